@@ -1,0 +1,1 @@
+//! The Ferrite client library: token-aware, pipelined, async and blocking.

@@ -1,0 +1,1 @@
+//! The Ferrite load generator: open-loop workloads, latency histograms, checked values.

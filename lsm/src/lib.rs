@@ -1,0 +1,18 @@
+//! Ferrite's storage engine: one log per core, and several LSM trees ("stores") behind it.
+//!
+//! The engine has no network, no clock and no threads. Its disk is the [`Disk`] trait, its sense of sharing a core the
+//! [`Pace`] trait; it spawns nothing and offers its host the next job instead.
+
+mod disk;
+mod key;
+mod pace;
+pub mod planted;
+mod record;
+
+pub use disk::{
+    AlignedBuf, BLOCK_BYTES, Class, Directory, Disk, DiskError, DiskErrorKind, FileName, NameOp, NameReply,
+    Open, Sync,
+};
+pub use key::{Key, Prefix};
+pub use pace::Pace;
+pub use record::{Record, RecordFlags};

@@ -1,0 +1,5 @@
+//! The Ferrite server: shards over an [`Env`], and the reactor that is the real one.
+
+pub mod env;
+
+pub use env::{Connection, Env, Handler, Hop, Received, Sent};

@@ -1,0 +1,1 @@
+//! The deterministic world in which whole Ferrite clusters are simulated.

@@ -1,0 +1,157 @@
+//! The first frame in each direction: who is there, which protocol versions, which cluster.
+//!
+//! ```text
+//! hello       := magic:u64 min:u16 max:u16 features:u64 cluster:16 role:u8 node:u16 core:u16 incarnation:u64
+//! hello_reply := magic:u64 version:u16 features:u64 cluster:16 node:u16 core:u16 cores:u16 incarnation:u64 epoch:u64 body_max:u32
+//! ```
+//!
+//! The frame header and the fields up to `features` never change, so that any version can refuse any other in words.
+
+use crate::{ClusterId, CoreId, DecodeError, Epoch, NodeId, Reader};
+
+/// Oldest protocol version spoken.
+pub const PROTOCOL_MIN: u16 = 1;
+/// Newest protocol version spoken.
+pub const PROTOCOL_MAX: u16 = 1;
+const MAGIC: u64 = u64::from_le_bytes(*b"FERRITE\0");
+
+/// Optional abilities, a bit each; none is defined yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features(pub u64);
+
+/// What the connecting side is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A client.
+    Client,
+    /// A core of another node of the cluster.
+    Peer {
+        /// Which node.
+        node: NodeId,
+        /// Which of its cores.
+        core: CoreId,
+        /// Random per start of the process.
+        incarnation: u64,
+    },
+}
+
+/// Opens a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// Oldest version the sender speaks.
+    pub min: u16,
+    /// Newest version the sender speaks.
+    pub max: u16,
+    /// What the sender can do beyond the version.
+    pub features: Features,
+    /// The cluster the sender expects; all zero (clients only) = whichever.
+    pub cluster: ClusterId,
+    /// What the sender is.
+    pub role: Role,
+}
+
+impl Hello {
+    /// Appends the body.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&MAGIC.to_le_bytes());
+        out.extend_from_slice(&self.min.to_le_bytes());
+        out.extend_from_slice(&self.max.to_le_bytes());
+        out.extend_from_slice(&self.features.0.to_le_bytes());
+        out.extend_from_slice(&self.cluster.0);
+        let (role, node, core, incarnation) = match self.role {
+            Role::Client => (0u8, NodeId(0), CoreId(0), 0u64),
+            Role::Peer { node, core, incarnation } => (1, node, core, incarnation),
+        };
+        out.push(role);
+        out.extend_from_slice(&node.0.to_le_bytes());
+        out.extend_from_slice(&core.0.to_le_bytes());
+        out.extend_from_slice(&incarnation.to_le_bytes());
+    }
+
+    /// Reads the body. Bytes after the known fields are left alone when `max` is newer than ours.
+    pub fn decode(body: &[u8]) -> Result<Hello, DecodeError> {
+        let mut reader = Reader::new(body);
+        if reader.u64()? != MAGIC {
+            return Err(DecodeError::Magic);
+        }
+        let (min, max) = (reader.u16()?, reader.u16()?);
+        let features = Features(reader.u64()?);
+        let cluster = ClusterId(reader.bytes16()?);
+        let role = reader.u8()?;
+        let (node, core, incarnation) = (NodeId(reader.u16()?), CoreId(reader.u16()?), reader.u64()?);
+        let role = match role {
+            0 => Role::Client,
+            1 => Role::Peer { node, core, incarnation },
+            _ => return Err(DecodeError::Unknown { field: "role", value: u64::from(role) }),
+        };
+        if max <= PROTOCOL_MAX && !reader.rest().is_empty() {
+            return Err(DecodeError::Trailing);
+        }
+        Ok(Hello { min, max, features, cluster, role })
+    }
+
+    /// The newest version both sides speak.
+    pub fn version_in_common(&self) -> Option<u16> {
+        let newest = self.max.min(PROTOCOL_MAX);
+        (newest >= self.min.max(PROTOCOL_MIN)).then_some(newest)
+    }
+}
+
+/// Accepts a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HelloReply {
+    /// The version both will speak.
+    pub version: u16,
+    /// What the server can do beyond the version.
+    pub features: Features,
+    /// The server's cluster.
+    pub cluster: ClusterId,
+    /// The server's node.
+    pub node: NodeId,
+    /// The core that owns this connection.
+    pub core: CoreId,
+    /// How many cores the node has.
+    pub cores: u16,
+    /// Random per start of the server's process.
+    pub incarnation: u64,
+    /// The server's topology epoch.
+    pub epoch: Epoch,
+    /// Longest frame body the server takes, in bytes.
+    pub body_bytes_max: u32,
+}
+
+impl HelloReply {
+    /// Appends the body.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&MAGIC.to_le_bytes());
+        out.extend_from_slice(&self.version.to_le_bytes());
+        out.extend_from_slice(&self.features.0.to_le_bytes());
+        out.extend_from_slice(&self.cluster.0);
+        out.extend_from_slice(&self.node.0.to_le_bytes());
+        out.extend_from_slice(&self.core.0.to_le_bytes());
+        out.extend_from_slice(&self.cores.to_le_bytes());
+        out.extend_from_slice(&self.incarnation.to_le_bytes());
+        out.extend_from_slice(&self.epoch.0.to_le_bytes());
+        out.extend_from_slice(&self.body_bytes_max.to_le_bytes());
+    }
+
+    /// Reads the body.
+    pub fn decode(body: &[u8]) -> Result<HelloReply, DecodeError> {
+        let mut reader = Reader::new(body);
+        if reader.u64()? != MAGIC {
+            return Err(DecodeError::Magic);
+        }
+        let reply = HelloReply {
+            version: reader.u16()?,
+            features: Features(reader.u64()?),
+            cluster: ClusterId(reader.bytes16()?),
+            node: NodeId(reader.u16()?),
+            core: CoreId(reader.u16()?),
+            cores: reader.u16()?,
+            incarnation: reader.u64()?,
+            epoch: Epoch(reader.u64()?),
+            body_bytes_max: reader.u32()?,
+        };
+        if reader.rest().is_empty() { Ok(reply) } else { Err(DecodeError::Trailing) }
+    }
+}

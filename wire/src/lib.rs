@@ -1,0 +1,34 @@
+//! Ferrite's wire protocol: identifiers, version envelopes, frames, requests, replies and peer messages.
+//!
+//! This crate has no I/O and no clock. Decoding borrows keys and values from the receive buffer; encoding appends to a
+//! caller's `Vec<u8>`. Every length read from outside is checked against a [`limits`] constant before it is used.
+//! `PROTOCOL.md` beside this crate describes every byte.
+#![forbid(unsafe_code)]
+
+mod bytes;
+mod error;
+mod frame;
+mod handshake;
+mod ids;
+mod key;
+pub mod limits;
+mod peer;
+mod reply;
+mod request;
+mod topology;
+mod version;
+
+pub use bytes::{Reader, Short};
+pub use error::{DecodeError, ErrorCode, Fault};
+pub use frame::{
+    FRAME_HEADER_BYTES, FrameFlags, FrameHeader, FrameKind, FrameView, Parsed, finish_frame, parse_frame,
+    start_frame,
+};
+pub use handshake::{Features, Hello, HelloReply, PROTOCOL_MAX, PROTOCOL_MIN, Role};
+pub use ids::{Actor, ClusterId, CoreId, Epoch, NodeId, Order, RequestId, TableId, Token, VnodeId};
+pub use key::{HashSeed, Key};
+pub use peer::{PeerMessage, ReadWant, ReplicaAnswer, WriteAnswer};
+pub use reply::{Item, Items, Reply};
+pub use request::{Keys, Level, Request};
+pub use topology::{NodeEntry, Topology};
+pub use version::{Version, VersionFlags};

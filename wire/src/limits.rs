@@ -1,0 +1,22 @@
+//! Bounds on everything that arrives from outside. A length is checked against these before anything is reserved.
+
+/// Longest key, partition and sort key together, in bytes.
+pub const KEY_BYTES_MAX: usize = 64 * 1024;
+/// Longest value, in bytes.
+pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
+/// Most keys in one multi-get.
+pub const MULTI_GET_KEYS_MAX: usize = 1024;
+/// Longest body of a frame, in bytes.
+pub const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Longest text in an error reply, in bytes.
+pub const ERROR_TEXT_BYTES_MAX: usize = 1024;
+/// Most nodes in a topology.
+pub const NODES_MAX: usize = 4096;
+/// Most cores of one node.
+pub const CORES_MAX: usize = 1024;
+/// Most vnodes in a cluster.
+pub const VNODES_MAX: usize = 65_536;
+/// Most replicas of one vnode.
+pub const REPLICAS_MAX: usize = 16;
+/// Longest name (node, rack, datacenter, address), in bytes.
+pub const NAME_BYTES_MAX: usize = 255;

@@ -1,0 +1,221 @@
+//! What servers answer.
+//!
+//! ```text
+//! value    := version answered:u8 value_len:u32 value
+//! absent   := answered:u8
+//! done     := version answered:u8
+//! values   := count:u32 item*      item := found:u8(1) version value_len:u32 value | absent:u8(0) | error:u8(2) code:u16
+//! error    := code:u16 text_len:u16 text
+//! topology_reply, status_reply := bytes
+//! pong     := (empty)
+//! ```
+
+use crate::request::checked;
+use crate::{DecodeError, ErrorCode, FrameKind, Reader, Version, limits};
+
+/// A reply, borrowed from its frame's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reply<'a> {
+    /// Answers a ping.
+    Pong,
+    /// An encoded [`crate::Topology`].
+    Topology(&'a [u8]),
+    /// `name value` lines.
+    Status(&'a str),
+    /// The key's value.
+    Value {
+        /// Its version.
+        version: Version,
+        /// How many replicas answered.
+        answered: u8,
+        /// The value.
+        value: &'a [u8],
+    },
+    /// The key has no value: never written, deleted or expired.
+    Absent {
+        /// How many replicas answered.
+        answered: u8,
+    },
+    /// The write reached its level.
+    Done {
+        /// The version it was given.
+        version: Version,
+        /// How many replicas had acknowledged it.
+        answered: u8,
+    },
+    /// Answers of a multi-get, in the order of its keys.
+    Values(Items<'a>),
+    /// A typed error.
+    Error {
+        /// What kind.
+        code: ErrorCode,
+        /// One line for people; may be empty.
+        text: &'a str,
+    },
+}
+
+/// One answer of a multi-get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Item<'a> {
+    /// The key's value.
+    Value {
+        /// Its version.
+        version: Version,
+        /// The value.
+        value: &'a [u8],
+    },
+    /// The key has no value.
+    Absent,
+    /// This key could not be read.
+    Error(ErrorCode),
+}
+
+/// The answers of a multi-get: validated, still encoded, borrowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Items<'a> {
+    count: u32,
+    bytes: &'a [u8],
+}
+
+impl<'a> Items<'a> {
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.count as usize
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Each answer in turn.
+    pub fn iter(&self) -> impl Iterator<Item = Item<'a>> + use<'a> {
+        let mut reader = Reader::new(self.bytes);
+        (0..self.count).map(move |_| Item::decode(&mut reader).expect("checked when the reply was decoded"))
+    }
+}
+
+impl<'a> Item<'a> {
+    /// Appends the item.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Item::Absent => out.push(0),
+            Item::Value { version, value } => {
+                out.push(1);
+                version.encode(out);
+                out.extend_from_slice(&(value.len() as u32).to_le_bytes());
+                out.extend_from_slice(value);
+            }
+            Item::Error(code) => {
+                out.push(2);
+                out.extend_from_slice(&(*code as u16).to_le_bytes());
+            }
+        }
+    }
+
+    fn decode(reader: &mut Reader<'a>) -> Result<Item<'a>, DecodeError> {
+        Ok(match reader.u8()? {
+            0 => Item::Absent,
+            1 => {
+                let version = Version::decode(reader)?;
+                let len = checked(reader.u32()?, "value", limits::VALUE_BYTES_MAX)?;
+                Item::Value { version, value: reader.take(len)? }
+            }
+            2 => Item::Error(ErrorCode::from_u16(reader.u16()?)?),
+            other => return Err(DecodeError::Unknown { field: "item", value: u64::from(other) }),
+        })
+    }
+}
+
+impl<'a> Reply<'a> {
+    /// The kind of frame that carries this reply.
+    pub fn kind(&self) -> FrameKind {
+        match self {
+            Reply::Pong => FrameKind::Pong,
+            Reply::Topology(_) => FrameKind::TopologyReply,
+            Reply::Status(_) => FrameKind::StatusReply,
+            Reply::Value { .. } => FrameKind::Value,
+            Reply::Absent { .. } => FrameKind::Absent,
+            Reply::Done { .. } => FrameKind::Done,
+            Reply::Values(_) => FrameKind::Values,
+            Reply::Error { .. } => FrameKind::Error,
+        }
+    }
+
+    /// Appends the body.
+    #[inline]
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match *self {
+            Reply::Pong => {}
+            Reply::Topology(bytes) => out.extend_from_slice(bytes),
+            Reply::Status(text) => out.extend_from_slice(text.as_bytes()),
+            Reply::Value { version, answered, value } => {
+                version.encode(out);
+                out.push(answered);
+                out.extend_from_slice(&(value.len() as u32).to_le_bytes());
+                out.extend_from_slice(value);
+            }
+            Reply::Absent { answered } => out.push(answered),
+            Reply::Done { version, answered } => {
+                version.encode(out);
+                out.push(answered);
+            }
+            Reply::Values(items) => {
+                out.extend_from_slice(&items.count.to_le_bytes());
+                out.extend_from_slice(items.bytes);
+            }
+            Reply::Error { code, text } => {
+                let mut len = text.len().min(limits::ERROR_TEXT_BYTES_MAX);
+                while !text.is_char_boundary(len) {
+                    len -= 1;
+                }
+                out.extend_from_slice(&(code as u16).to_le_bytes());
+                out.extend_from_slice(&(len as u16).to_le_bytes());
+                out.extend_from_slice(&text.as_bytes()[..len]);
+            }
+        }
+    }
+
+    /// Appends the body of a multi-get's reply.
+    pub fn encode_values<'i>(items: impl ExactSizeIterator<Item = Item<'i>>, out: &mut Vec<u8>) {
+        out.extend_from_slice(&(items.len() as u32).to_le_bytes());
+        items.for_each(|item| item.encode(out));
+    }
+
+    /// Reads the body of a reply frame. A kind that is not a reply is [`DecodeError::Unknown`].
+    #[inline]
+    pub fn decode(kind: FrameKind, body: &'a [u8]) -> Result<Reply<'a>, DecodeError> {
+        let mut reader = Reader::new(body);
+        let reply = match kind {
+            FrameKind::Value => {
+                let version = Version::decode(&mut reader)?;
+                let answered = reader.u8()?;
+                let len = checked(reader.u32()?, "value", limits::VALUE_BYTES_MAX)?;
+                Reply::Value { version, answered, value: reader.take(len)? }
+            }
+            FrameKind::Absent => Reply::Absent { answered: reader.u8()? },
+            FrameKind::Done => Reply::Done { version: Version::decode(&mut reader)?, answered: reader.u8()? },
+            FrameKind::Values => {
+                let count = checked(reader.u32()?, "multi-get", limits::MULTI_GET_KEYS_MAX)? as u32;
+                let bytes = reader.rest();
+                for _ in 0..count {
+                    Item::decode(&mut reader)?;
+                }
+                Reply::Values(Items { count, bytes })
+            }
+            FrameKind::Error => {
+                let code = ErrorCode::from_u16(reader.u16()?)?;
+                let len = checked(u32::from(reader.u16()?), "error text", limits::ERROR_TEXT_BYTES_MAX)?;
+                let text = std::str::from_utf8(reader.take(len)?).map_err(|_| DecodeError::NotUtf8)?;
+                Reply::Error { code, text }
+            }
+            FrameKind::Pong => Reply::Pong,
+            FrameKind::TopologyReply => return Ok(Reply::Topology(body)),
+            FrameKind::StatusReply => {
+                return Ok(Reply::Status(std::str::from_utf8(body).map_err(|_| DecodeError::NotUtf8)?));
+            }
+            other => return Err(DecodeError::Unknown { field: "reply", value: other as u64 }),
+        };
+        if reader.rest().is_empty() { Ok(reply) } else { Err(DecodeError::Trailing) }
+    }
+}
