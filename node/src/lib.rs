@@ -1,5 +1,6 @@
 //! The Ferrite server: shards over an [`Env`], and the reactor that is the real one.
 
+pub mod disk;
 pub mod env;
 pub mod ring;
 
