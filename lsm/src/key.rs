@@ -48,3 +48,29 @@ pub struct Key<'a> {
     /// Compared last.
     pub sort: &'a [u8],
 }
+
+impl Key<'_> {
+    /// An owned copy.
+    pub fn to_buf(&self) -> KeyBuf {
+        KeyBuf { prefix: self.prefix, partition: self.partition.into(), sort: self.sort.into() }
+    }
+}
+
+/// An owned key.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyBuf {
+    /// Compared first.
+    pub prefix: Prefix,
+    /// Compared next.
+    pub partition: Box<[u8]>,
+    /// Compared last.
+    pub sort: Box<[u8]>,
+}
+
+impl KeyBuf {
+    /// The key, borrowed.
+    #[inline]
+    pub fn as_key(&self) -> Key<'_> {
+        Key { prefix: self.prefix, partition: &self.partition, sort: &self.sort }
+    }
+}

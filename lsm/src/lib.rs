@@ -3,16 +3,18 @@
 //! The engine has no network, no clock and no threads. Its disk is the [`Disk`] trait, its sense of sharing a core the
 //! [`Pace`] trait; it spawns nothing and offers its host the next job instead.
 
+mod damage;
 mod disk;
 mod key;
 mod pace;
 pub mod planted;
 mod record;
 
+pub use damage::{Damage, ReadError};
 pub use disk::{
     AlignedBuf, BLOCK_BYTES, Class, Directory, Disk, DiskError, DiskErrorKind, FileName, NameOp, NameReply,
     Open, Sync,
 };
-pub use key::{Key, Prefix};
+pub use key::{Key, KeyBuf, Prefix};
 pub use pace::Pace;
 pub use record::{Record, RecordFlags};
