@@ -6,6 +6,7 @@
 mod damage;
 mod disk;
 mod key;
+pub mod mem_disk;
 mod pace;
 pub mod planted;
 mod record;

@@ -1,0 +1,110 @@
+//! Names and directories: what is seen, what is durable, and the changes in between.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use super::inode::Inode;
+use crate::{Directory, FileName};
+
+/// One change of names, whole or not at all.
+#[derive(Clone, Debug)]
+pub(super) enum Change {
+    Add { name: FileName, inode: Rc<Inode> },
+    Remove { name: FileName },
+    Rename { from: FileName, to: FileName, inode: Rc<Inode> },
+}
+
+impl Change {
+    fn directory(&self) -> Directory {
+        match self {
+            Change::Add { name, .. } | Change::Remove { name } => name.directory(),
+            Change::Rename { to, .. } => to.directory(),
+        }
+    }
+
+    pub(super) fn apply(&self, names: &mut BTreeMap<FileName, Rc<Inode>>) {
+        match self {
+            Change::Add { name, inode } => {
+                names.insert(*name, Rc::clone(inode));
+            }
+            Change::Remove { name } => {
+                names.remove(name);
+            }
+            Change::Rename { from, to, inode } => {
+                names.remove(from);
+                names.insert(*to, Rc::clone(inode));
+            }
+        }
+    }
+}
+
+/// All names of a disk.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Names {
+    /// A made directory is durable at once: there is no operation that would sync its parent.
+    pub(super) directories: BTreeSet<Directory>,
+    /// What opens and lists see.
+    pub(super) seen: BTreeMap<FileName, Rc<Inode>>,
+    /// What survives a power cut for certain.
+    pub(super) durable: BTreeMap<FileName, Rc<Inode>>,
+    /// What may survive, oldest first, with the disk's time at which it was done.
+    pub(super) unsynced: Vec<(u64, Change)>,
+}
+
+impl Names {
+    /// A completed change.
+    pub(super) fn change(&mut self, change: Change, stamp: u64) {
+        change.apply(&mut self.seen);
+        self.unsynced.push((stamp, change));
+    }
+
+    /// A directory sync that was called at `stamp` succeeds.
+    pub(super) fn sync(&mut self, directory: Directory, stamp: u64) {
+        let durable = &mut self.durable;
+        self.unsynced.retain(|(done, change)| {
+            if change.directory() != directory || *done >= stamp {
+                return true;
+            }
+            change.apply(durable);
+            false
+        });
+    }
+
+    /// Every file that has, had, or may get back a name; by id, so that the order is the same in every run.
+    pub(super) fn inodes(&self) -> BTreeMap<u64, Rc<Inode>> {
+        let changed = self.unsynced.iter().filter_map(|(_, change)| match change {
+            Change::Add { inode, .. } | Change::Rename { inode, .. } => Some(inode),
+            Change::Remove { .. } => None,
+        });
+        self.seen
+            .values()
+            .chain(self.durable.values())
+            .chain(changed)
+            .map(|inode| (inode.id, Rc::clone(inode)))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::inode::Content;
+    use super::*;
+
+    #[test]
+    fn names_are_durable_after_a_sync_of_their_own_directory() {
+        let table = |number| FileName::Table { store: 1, number };
+        let inode = Inode::new(1, Content::default());
+        let mut names = Names::default();
+        names.change(Change::Add { name: table(1), inode: Rc::clone(&inode) }, 1);
+        names.sync(Directory::Core(0), 2);
+        assert!(names.durable.is_empty());
+        names.sync(Directory::Store(1), 1);
+        assert!(names.durable.is_empty(), "done at the very moment of the call is not before it");
+        names.sync(Directory::Store(1), 2);
+        assert_eq!(names.durable.keys().collect::<Vec<_>>(), [&table(1)]);
+        names.change(Change::Rename { from: table(1), to: table(2), inode }, 3);
+        assert_eq!(names.seen.keys().collect::<Vec<_>>(), [&table(2)]);
+        assert_eq!(names.durable.keys().collect::<Vec<_>>(), [&table(1)]);
+        assert_eq!(names.inodes().len(), 1);
+    }
+}
