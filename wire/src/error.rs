@@ -31,6 +31,29 @@ pub enum DecodeError {
     NotUtf8,
     /// The first bytes are not a Ferrite handshake.
     Magic,
+    /// No protocol version in common with the sender of a handshake.
+    Version {
+        /// Oldest version the sender speaks.
+        min: u16,
+        /// Newest version the sender speaks.
+        max: u16,
+    },
+}
+
+impl DecodeError {
+    /// The code that answers bytes like these, before the connection is closed.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            DecodeError::Version { .. } => ErrorCode::Version,
+            DecodeError::TooLong { .. } => ErrorCode::TooLarge,
+            DecodeError::Short
+            | DecodeError::Trailing
+            | DecodeError::Checksum
+            | DecodeError::Unknown { .. }
+            | DecodeError::NotUtf8
+            | DecodeError::Magic => ErrorCode::Malformed,
+        }
+    }
 }
 
 impl From<Short> for DecodeError {
@@ -49,6 +72,10 @@ impl std::fmt::Display for DecodeError {
             DecodeError::Unknown { field, value } => write!(f, "unknown {field} {value}"),
             DecodeError::NotUtf8 => write!(f, "a text is not UTF-8"),
             DecodeError::Magic => write!(f, "not a Ferrite handshake"),
+            DecodeError::Version { min, max } => {
+                let (ours_min, ours_max) = (crate::PROTOCOL_MIN, crate::PROTOCOL_MAX);
+                write!(f, "the peer speaks protocol {min} to {max}, this side {ours_min} to {ours_max}")
+            }
         }
     }
 }
@@ -116,10 +143,59 @@ impl ErrorCode {
 
     /// The code that travels as `value`.
     pub fn from_u16(value: u16) -> Result<ErrorCode, DecodeError> {
-        ErrorCode::ALL
-            .into_iter()
-            .find(|code| *code as u16 == value)
+        // Codes are 1, 2, 3 … in the order of `ALL`.
+        let at = usize::from(value).checked_sub(1);
+        at.and_then(|at| ErrorCode::ALL.get(at).copied())
             .ok_or(DecodeError::Unknown { field: "error code", value: u64::from(value) })
+    }
+
+    /// Whether a write answered with this code has certainly reached no replica, so that it may be sent again.
+    /// The remaining codes leave it unknown.
+    pub fn says_not_applied(self) -> bool {
+        match self {
+            ErrorCode::Malformed
+            | ErrorCode::Version
+            | ErrorCode::ForeignCluster
+            | ErrorCode::TooLarge
+            | ErrorCode::Unavailable
+            | ErrorCode::Overloaded
+            | ErrorCode::Fenced
+            | ErrorCode::DiskFull
+            | ErrorCode::NoTable
+            | ErrorCode::ClockDrift
+            | ErrorCode::Stopping
+            | ErrorCode::Unsupported
+            | ErrorCode::Expired => true,
+            ErrorCode::Timeout | ErrorCode::Unknown | ErrorCode::Damaged => false,
+        }
+    }
+
+    /// The code in words.
+    pub fn name(self) -> &'static str {
+        match self {
+            ErrorCode::Malformed => "malformed",
+            ErrorCode::Version => "no common version",
+            ErrorCode::ForeignCluster => "foreign cluster",
+            ErrorCode::TooLarge => "too large",
+            ErrorCode::Unavailable => "unavailable",
+            ErrorCode::Timeout => "timed out",
+            ErrorCode::Unknown => "unknown",
+            ErrorCode::Overloaded => "overloaded",
+            ErrorCode::Fenced => "fenced",
+            ErrorCode::DiskFull => "disk full",
+            ErrorCode::Damaged => "damaged",
+            ErrorCode::NoTable => "no such table",
+            ErrorCode::ClockDrift => "clock drift",
+            ErrorCode::Stopping => "stopping",
+            ErrorCode::Unsupported => "unsupported",
+            ErrorCode::Expired => "expired",
+        }
+    }
+}
+
+impl std::fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -131,3 +207,15 @@ pub struct Fault {
     /// One line for people; may be empty.
     pub text: String,
 }
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.text.is_empty() {
+            write!(f, "{}", self.code)
+        } else {
+            write!(f, "{}: {}", self.code, self.text)
+        }
+    }
+}
+
+impl std::error::Error for Fault {}

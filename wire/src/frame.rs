@@ -195,6 +195,10 @@ pub fn parse_frame(bytes: &[u8], body_bytes_max: usize) -> Result<Parsed<'_>, De
     if flags & !FrameFlags::DEFINED != 0 {
         return Err(DecodeError::Unknown { field: "frame flags", value: u64::from(flags) });
     }
+    if head[10] | head[11] != 0 {
+        let value = u64::from(u16::from_le_bytes([head[10], head[11]]));
+        return Err(DecodeError::Unknown { field: "reserved header bytes", value });
+    }
     let total = FRAME_HEADER_BYTES + body_len;
     if bytes.len() < total {
         return Ok(Parsed::Need { bytes: total });

@@ -68,7 +68,8 @@ impl Hello {
         out.extend_from_slice(&incarnation.to_le_bytes());
     }
 
-    /// Reads the body. Bytes after the known fields are left alone when `max` is newer than ours.
+    /// Reads the body. Without a version in common nothing after `features` is looked at and the answer is
+    /// [`DecodeError::Version`]; bytes after the known fields are left alone when `max` is newer than ours.
     pub fn decode(body: &[u8]) -> Result<Hello, DecodeError> {
         let mut reader = Reader::new(body);
         if reader.u64()? != MAGIC {
@@ -76,10 +77,16 @@ impl Hello {
         }
         let (min, max) = (reader.u16()?, reader.u16()?);
         let features = Features(reader.u64()?);
+        if min > max || min > PROTOCOL_MAX || max < PROTOCOL_MIN {
+            return Err(DecodeError::Version { min, max });
+        }
         let cluster = ClusterId(reader.bytes16()?);
         let role = reader.u8()?;
         let (node, core, incarnation) = (NodeId(reader.u16()?), CoreId(reader.u16()?), reader.u64()?);
         let role = match role {
+            0 if (node, core, incarnation) != (NodeId(0), CoreId(0), 0) => {
+                return Err(DecodeError::Unknown { field: "node of a client", value: u64::from(node.0) });
+            }
             0 => Role::Client,
             1 => Role::Peer { node, core, incarnation },
             _ => return Err(DecodeError::Unknown { field: "role", value: u64::from(role) }),
@@ -141,9 +148,13 @@ impl HelloReply {
         if reader.u64()? != MAGIC {
             return Err(DecodeError::Magic);
         }
+        let (version, features) = (reader.u16()?, Features(reader.u64()?));
+        if !(PROTOCOL_MIN..=PROTOCOL_MAX).contains(&version) {
+            return Err(DecodeError::Version { min: version, max: version });
+        }
         let reply = HelloReply {
-            version: reader.u16()?,
-            features: Features(reader.u64()?),
+            version,
+            features,
             cluster: ClusterId(reader.bytes16()?),
             node: NodeId(reader.u16()?),
             core: CoreId(reader.u16()?),

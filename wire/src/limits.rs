@@ -1,4 +1,7 @@
 //! Bounds on everything that arrives from outside. A length is checked against these before anything is reserved.
+//!
+//! They are ceilings, each for itself: whatever is sent must also fit one body. A topology that does not is refused where
+//! it is made, by [`crate::Topology::check`]; values of a multi-get that do not are answered one by one.
 
 /// Longest key, partition and sort key together, in bytes.
 pub const KEY_BYTES_MAX: usize = 64 * 1024;
@@ -18,5 +21,7 @@ pub const CORES_MAX: usize = 1024;
 pub const VNODES_MAX: usize = 65_536;
 /// Most replicas of one vnode.
 pub const REPLICAS_MAX: usize = 16;
+/// Most entries (mapped nodes × vnodes) of the core maps that one topology may unfold to; 2 bytes each.
+pub const CORE_MAP_ENTRIES_MAX: usize = 16 * 1024 * 1024;
 /// Longest name (node, rack, datacenter, address), in bytes.
 pub const NAME_BYTES_MAX: usize = 255;

@@ -96,6 +96,14 @@ impl<'a> Items<'a> {
 }
 
 impl<'a> Item<'a> {
+    fn encoded_len(&self) -> usize {
+        match self {
+            Item::Absent => 1,
+            Item::Value { value, .. } => 1 + Version::BYTES + 4 + value.len(),
+            Item::Error(_) => 3,
+        }
+    }
+
     /// Appends the item.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
@@ -176,10 +184,23 @@ impl<'a> Reply<'a> {
         }
     }
 
-    /// Appends the body of a multi-get's reply.
+    /// Appends the body of a multi-get's reply, which is never longer than [`limits::BODY_BYTES_MAX`]: a value that
+    /// does not fit any more is answered [`ErrorCode::TooLarge`], and its asker gets it on its own.
     pub fn encode_values<'i>(items: impl ExactSizeIterator<Item = Item<'i>>, out: &mut Vec<u8>) {
+        const REFUSAL_BYTES: usize = 3;
+        assert!(items.len() <= limits::MULTI_GET_KEYS_MAX, "a multi-get is bounded when it is decoded");
+        let body_start = out.len();
+        let mut unanswered = items.len();
         out.extend_from_slice(&(items.len() as u32).to_le_bytes());
-        items.for_each(|item| item.encode(out));
+        for item in items {
+            unanswered -= 1;
+            let room = limits::BODY_BYTES_MAX - (out.len() - body_start) - unanswered * REFUSAL_BYTES;
+            if item.encoded_len() <= room {
+                item.encode(out);
+            } else {
+                Item::Error(ErrorCode::TooLarge).encode(out);
+            }
+        }
     }
 
     /// Reads the body of a reply frame. A kind that is not a reply is [`DecodeError::Unknown`].

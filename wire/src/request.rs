@@ -55,7 +55,10 @@ impl Level {
             Level::LocalOne => 5,
             Level::LocalQuorum => 6,
             Level::EachQuorum => 7,
-            Level::Number(count) => 0x80 | count,
+            Level::Number(count) => {
+                assert!((1..=limits::REPLICAS_MAX as u8).contains(&count), "a numbered level is 1 to 16");
+                0x80 | count
+            }
         }
     }
 

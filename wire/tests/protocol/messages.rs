@@ -1,0 +1,360 @@
+//! Arbitrary messages of every kind, owned, and the one way to put each into a frame.
+
+use ferrite_wire::{
+    Actor, ClusterId, CoreId, Epoch, ErrorCode, FRAME_HEADER_BYTES, Features, FrameFlags, FrameHeader,
+    FrameKind, HashSeed, Hello, HelloReply, Item, Key, Level, NodeEntry, NodeId, Order, PROTOCOL_MAX, Parsed,
+    PeerMessage, ReadWant, ReplicaAnswer, Reply, Request, RequestId, Role, TableId, Topology, Version,
+    VersionFlags, WriteAnswer, finish_frame, limits, parse_frame, start_frame,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+/// A key that owns its bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct OwnedKey {
+    table: u32,
+    partition: Vec<u8>,
+    sort: Vec<u8>,
+}
+
+impl OwnedKey {
+    pub(crate) fn view(&self) -> Key<'_> {
+        Key { table: TableId(self.table), partition: &self.partition, sort: &self.sort }
+    }
+}
+
+pub(crate) fn bytes() -> impl Strategy<Value = Vec<u8>> {
+    vec(any::<u8>(), 0..40)
+}
+
+pub(crate) fn key() -> impl Strategy<Value = OwnedKey> {
+    (any::<u32>(), bytes(), bytes()).prop_map(|(table, partition, sort)| OwnedKey { table, partition, sort })
+}
+
+pub(crate) fn level() -> impl Strategy<Value = Level> {
+    prop_oneof![
+        prop::sample::select(vec![
+            Level::One,
+            Level::Two,
+            Level::Quorum,
+            Level::All,
+            Level::LocalOne,
+            Level::LocalQuorum,
+            Level::EachQuorum
+        ]),
+        (1u8..=16).prop_map(Level::Number),
+    ]
+}
+
+pub(crate) fn version() -> impl Strategy<Value = Version> {
+    (any::<u64>(), any::<u64>(), 0u8..8, any::<u64>()).prop_map(|(order, actor, flags, expiry_ms)| Version {
+        order: Order(order),
+        actor: Actor(actor),
+        flags: VersionFlags(flags),
+        expiry_ms,
+    })
+}
+
+pub(crate) fn code() -> impl Strategy<Value = ErrorCode> {
+    prop::sample::select(ErrorCode::ALL.to_vec())
+}
+
+/// One frame's worth of message: its kind and its encoded body.
+pub(crate) type Body = (FrameKind, Vec<u8>);
+
+fn request_body(request: &Request<'_>) -> Body {
+    let mut out = Vec::new();
+    request.encode(&mut out);
+    (request.kind(), out)
+}
+
+fn reply_body(reply: &Reply<'_>) -> Body {
+    let mut out = Vec::new();
+    reply.encode(&mut out);
+    (reply.kind(), out)
+}
+
+fn peer_body(message: &PeerMessage<'_>) -> Body {
+    let mut out = Vec::new();
+    message.encode(&mut out);
+    (message.kind(), out)
+}
+
+pub(crate) fn request() -> impl Strategy<Value = Body> {
+    let common = || (any::<u64>().prop_map(Epoch), level());
+    prop_oneof![
+        Just(request_body(&Request::Ping)),
+        Just(request_body(&Request::Status)),
+        any::<u64>().prop_map(|have| request_body(&Request::Topology { have: Epoch(have) })),
+        (common(), key()).prop_map(|((epoch, level), key)| {
+            request_body(&Request::Get { epoch, level, options: 0, key: key.view() })
+        }),
+        (common(), key(), any::<u64>(), bytes(), bytes()).prop_map(
+            |((epoch, level), key, ttl_ms, context, value)| {
+                let (context, value) = (&context[..], &value[..]);
+                request_body(&Request::Put {
+                    epoch,
+                    level,
+                    options: 0,
+                    key: key.view(),
+                    ttl_ms,
+                    context,
+                    value,
+                })
+            }
+        ),
+        (common(), key(), bytes()).prop_map(|((epoch, level), key, context)| {
+            request_body(&Request::Delete { epoch, level, options: 0, key: key.view(), context: &context })
+        }),
+        (common(), vec(key(), 0..6)).prop_map(|((epoch, level), keys)| {
+            let mut out = Vec::new();
+            let keys: Vec<Key<'_>> = keys.iter().map(OwnedKey::view).collect();
+            Request::encode_multi_get(epoch, level, &keys, &mut out);
+            (FrameKind::MultiGet, out)
+        }),
+    ]
+}
+
+pub(crate) fn reply() -> impl Strategy<Value = Body> {
+    let item = || {
+        prop_oneof![
+            Just(None),
+            code().prop_map(|code| Some(Err(code))),
+            (version(), bytes()).prop_map(|found| Some(Ok(found))),
+        ]
+    };
+    prop_oneof![
+        Just(reply_body(&Reply::Pong)),
+        bytes().prop_map(|bytes| reply_body(&Reply::Topology(&bytes))),
+        "[ -~é]{0,30}".prop_map(|text| reply_body(&Reply::Status(&text))),
+        (version(), any::<u8>(), bytes()).prop_map(|(version, answered, value)| {
+            reply_body(&Reply::Value { version, answered, value: &value })
+        }),
+        any::<u8>().prop_map(|answered| reply_body(&Reply::Absent { answered })),
+        (version(), any::<u8>())
+            .prop_map(|(version, answered)| reply_body(&Reply::Done { version, answered })),
+        vec(item(), 0..6).prop_map(|items| {
+            let mut out = Vec::new();
+            let items = items.iter().map(|item| match item {
+                None => Item::Absent,
+                Some(Err(code)) => Item::Error(*code),
+                Some(Ok((version, value))) => Item::Value { version: *version, value },
+            });
+            Reply::encode_values(items, &mut out);
+            (FrameKind::Values, out)
+        }),
+        (code(), "[ -~é]{0,30}").prop_map(|(code, text)| reply_body(&Reply::Error { code, text: &text })),
+    ]
+}
+
+pub(crate) fn peer() -> impl Strategy<Value = Body> {
+    prop_oneof![
+        (any::<u64>(), key(), version(), bytes()).prop_map(|(epoch, key, version, value)| {
+            let vnode_epoch = Epoch(epoch);
+            peer_body(&PeerMessage::ReplicaWrite { vnode_epoch, key: key.view(), version, value: &value })
+        }),
+        (any::<u64>(), key(), any::<bool>()).prop_map(|(epoch, key, full)| {
+            let want = if full { ReadWant::Full } else { ReadWant::Digest };
+            peer_body(&PeerMessage::ReplicaRead { vnode_epoch: Epoch(epoch), want, key: key.view() })
+        }),
+        Just(peer_body(&PeerMessage::ReplicaWriteAnswer(WriteAnswer::Applied))),
+        code().prop_map(|code| peer_body(&PeerMessage::ReplicaWriteAnswer(WriteAnswer::Refused(code)))),
+        Just(peer_body(&PeerMessage::ReplicaReadAnswer(ReplicaAnswer::Absent))),
+        (version(), bytes()).prop_map(|(version, value)| {
+            peer_body(&PeerMessage::ReplicaReadAnswer(ReplicaAnswer::Full { version, value: &value }))
+        }),
+        version().prop_map(|version| peer_body(&PeerMessage::ReplicaReadAnswer(ReplicaAnswer::Digest {
+            version
+        }))),
+        code().prop_map(|code| peer_body(&PeerMessage::ReplicaReadAnswer(ReplicaAnswer::Refused(code)))),
+    ]
+}
+
+pub(crate) fn hello() -> impl Strategy<Value = Hello> {
+    let role = prop_oneof![
+        Just(Role::Client),
+        (any::<u16>(), any::<u16>(), any::<u64>()).prop_map(|(node, core, incarnation)| Role::Peer {
+            node: NodeId(node),
+            core: CoreId(core),
+            incarnation
+        }),
+    ];
+    (0u16..=1, PROTOCOL_MAX..9, any::<u64>(), any::<[u8; 16]>(), role).prop_map(
+        |(min, max, features, cluster, role)| Hello {
+            min,
+            max,
+            features: Features(features),
+            cluster: ClusterId(cluster),
+            role,
+        },
+    )
+}
+
+pub(crate) fn hello_reply() -> impl Strategy<Value = HelloReply> {
+    (any::<u64>(), any::<[u8; 16]>(), any::<[u16; 3]>(), any::<u64>(), any::<u64>(), any::<u32>()).prop_map(
+        |(features, cluster, [node, core, cores], incarnation, epoch, body_bytes_max)| HelloReply {
+            version: PROTOCOL_MAX,
+            features: Features(features),
+            cluster: ClusterId(cluster),
+            node: NodeId(node),
+            core: CoreId(core),
+            cores,
+            incarnation,
+            epoch: Epoch(epoch),
+            body_bytes_max,
+        },
+    )
+}
+
+fn handshake() -> impl Strategy<Value = Body> {
+    prop_oneof![
+        hello().prop_map(|hello| {
+            let mut out = Vec::new();
+            hello.encode(&mut out);
+            (FrameKind::Hello, out)
+        }),
+        hello_reply().prop_map(|reply| {
+            let mut out = Vec::new();
+            reply.encode(&mut out);
+            (FrameKind::HelloReply, out)
+        }),
+    ]
+}
+
+/// A message of any kind.
+pub(crate) fn any_body() -> impl Strategy<Value = Body> {
+    prop_oneof![request(), reply(), peer(), handshake()]
+}
+
+pub(crate) fn header() -> impl Strategy<Value = FrameHeader> {
+    (0u8..=1, any::<u32>(), any::<u64>(), any::<u64>()).prop_map(|(flags, deadline_us, request, time)| {
+        FrameHeader {
+            kind: FrameKind::Ping,
+            flags: FrameFlags(flags),
+            deadline_us,
+            request: RequestId(request),
+            time: Order(time),
+        }
+    })
+}
+
+/// A topology that [`Topology::check`] accepts and that survives the wire unchanged.
+pub(crate) fn topology() -> impl Strategy<Value = Topology> {
+    let node = (
+        "[a-z]{0,8}",
+        "[a-z]{0,4}",
+        "[a-z]{0,4}",
+        "[a-z0-9.]{1,9}:7100",
+        any::<u64>(),
+        0u16..4,
+        any::<u16>(),
+    );
+    let list = (any::<u64>(), vec(any::<prop::sample::Index>(), 0..4), any::<[u16; 4]>());
+    (
+        any::<[u64; 2]>(),
+        any::<[u8; 16]>(),
+        vec((1u16..9, node), 0..5),
+        (0u32..7).prop_flat_map(move |bits| vec(list.clone(), 1usize << bits)),
+    )
+        .prop_map(|([epoch, seed], cluster, members, lists)| {
+            let mut nodes: Vec<NodeEntry> = Vec::new();
+            for (step, (name, rack, datacenter, contact, incarnation, cores, mapped)) in members {
+                let id = NodeId(nodes.last().map_or(0, |last| last.id.0) + step);
+                let endpoints = (0..cores).map(|core| format!("{name}.example:{}", 7101 + core)).collect();
+                let core_of_vnode =
+                    if cores > 0 && mapped % 3 > 0 { vec![CoreId(0); lists.len()] } else { Vec::new() };
+                nodes.push(NodeEntry {
+                    id,
+                    incarnation,
+                    name,
+                    rack,
+                    datacenter,
+                    contact,
+                    endpoints,
+                    core_of_vnode,
+                });
+            }
+            let (mut replicas, mut vnode_epochs) = (Vec::new(), Vec::new());
+            let mut met = vec![false; nodes.len()];
+            for (vnode, (vnode_epoch, picks, cores)) in lists.iter().enumerate() {
+                let mut list = Vec::new();
+                for (pick, core) in picks.iter().zip(cores) {
+                    if nodes.is_empty() {
+                        break;
+                    }
+                    let at = pick.index(nodes.len());
+                    if list.contains(&nodes[at].id) {
+                        continue;
+                    }
+                    let node = &mut nodes[at];
+                    list.push(node.id);
+                    met[at] = true;
+                    if !node.core_of_vnode.is_empty() {
+                        node.core_of_vnode[vnode] = CoreId(core % node.endpoints.len() as u16);
+                    }
+                }
+                replicas.push(list);
+                vnode_epochs.push(Epoch(*vnode_epoch));
+            }
+            for (node, met) in nodes.iter_mut().zip(met) {
+                if !met {
+                    node.core_of_vnode.clear();
+                }
+            }
+            let (epoch, cluster, hash_seed) = (Epoch(epoch), ClusterId(cluster), HashSeed(seed));
+            Topology { epoch, cluster, hash_seed, nodes, replicas, vnode_epochs }
+        })
+}
+
+/// The body in a frame.
+pub(crate) fn frame(header: FrameHeader, body: &Body) -> Vec<u8> {
+    let mut out = Vec::new();
+    let start = start_frame(&mut out);
+    out.extend_from_slice(&body.1);
+    finish_frame(&mut out, start, &FrameHeader { kind: body.0, ..header });
+    out
+}
+
+/// Decodes `body` as whatever `kind` says and encodes what was understood again.
+pub(crate) fn recode((kind, body): &Body) -> Result<Vec<u8>, ferrite_wire::DecodeError> {
+    let mut out = Vec::new();
+    match kind {
+        FrameKind::Hello => Hello::decode(body)?.encode(&mut out),
+        FrameKind::HelloReply => HelloReply::decode(body)?.encode(&mut out),
+        FrameKind::ReplicaWrite
+        | FrameKind::ReplicaRead
+        | FrameKind::ReplicaWriteAnswer
+        | FrameKind::ReplicaReadAnswer => PeerMessage::decode(*kind, body)?.encode(&mut out),
+        FrameKind::Ping
+        | FrameKind::Topology
+        | FrameKind::Status
+        | FrameKind::Get
+        | FrameKind::Put
+        | FrameKind::Delete
+        | FrameKind::MultiGet => Request::decode(*kind, body)?.encode(&mut out),
+        FrameKind::Pong
+        | FrameKind::TopologyReply
+        | FrameKind::StatusReply
+        | FrameKind::Value
+        | FrameKind::Absent
+        | FrameKind::Done
+        | FrameKind::Values
+        | FrameKind::Error => Reply::decode(*kind, body)?.encode(&mut out),
+    }
+    Ok(out)
+}
+
+/// Reads every frame of a stream the way a connection does, then every body; `Err` closes the connection.
+pub(crate) fn read_stream(mut stream: &[u8]) -> Result<usize, ferrite_wire::DecodeError> {
+    let mut frames = 0;
+    while let Parsed::Frame { frame, bytes } = parse_frame(stream, limits::BODY_BYTES_MAX)? {
+        assert!(bytes >= FRAME_HEADER_BYTES && bytes <= stream.len());
+        recode(&(frame.header.kind, frame.body.to_vec()))?;
+        if frame.header.kind == FrameKind::TopologyReply {
+            let _ = Topology::decode(frame.body);
+        }
+        frames += 1;
+        stream = &stream[bytes..];
+    }
+    Ok(frames)
+}
