@@ -7,9 +7,11 @@ mod damage;
 mod disk;
 mod key;
 pub mod mem_disk;
+mod memtable;
 mod pace;
 pub mod planted;
 mod record;
+mod varint;
 
 pub use damage::{Damage, ReadError};
 pub use disk::{
@@ -17,5 +19,6 @@ pub use disk::{
     Open, Sync,
 };
 pub use key::{Key, KeyBuf, Prefix};
+pub use memtable::{MemCursor, MemIter, Memtable};
 pub use pace::Pace;
 pub use record::{Record, RecordFlags};
