@@ -1,0 +1,124 @@
+//! The configuration of a cluster that is about to be born: what `ferrite init` writes.
+//!
+//! Randomness is an argument: the caller draws the identity, so that this stays a function.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use ferrite_wire::{ClusterId, HashSeed};
+
+use super::Address;
+
+/// Vnodes of a new cluster of up to [`LARGE_CLUSTER_NODES`] nodes.
+pub const VNODES_DEFAULT: u32 = 4096;
+/// Vnodes of a larger one.
+const VNODES_LARGE: u32 = 16_384;
+/// From more nodes than this on, [`VNODES_LARGE`].
+const LARGE_CLUSTER_NODES: usize = 100;
+/// Replicas of a new cluster, if it has as many nodes.
+const REPLICATION_DEFAULT: usize = 3;
+/// The contact ports of nodes on one host lie a multiple of this apart.
+const PORT_STEP: usize = 10;
+
+/// A cluster to be.
+#[derive(Clone, Debug)]
+pub struct Birth {
+    /// Its name.
+    pub name: String,
+    /// 128 random bits.
+    pub id: ClusterId,
+    /// 64 random bits.
+    pub hash_seed: HashSeed,
+    /// How many nodes, at least 1.
+    pub nodes: usize,
+    /// One contact address per node; or one, for nodes on the same host with rising ports.
+    pub addresses: Vec<Address>,
+    /// Cores of each node, at least 1.
+    pub cores: usize,
+    /// CPUs of this machine, to spread nodes that share it.
+    pub cpus: usize,
+    /// Vnodes, or the default.
+    pub vnodes: Option<u32>,
+    /// Replicas, or the default.
+    pub replication: Option<usize>,
+    /// Memory of each node, or the server's own default.
+    pub memory: Option<super::ByteSize>,
+    /// Parent of the data directories.
+    pub data: PathBuf,
+}
+
+impl Birth {
+    /// The contact address of each node; `None` if neither one nor `nodes` addresses were given, or ports run out.
+    pub fn contacts(&self) -> Option<Vec<Address>> {
+        if self.addresses.len() == self.nodes {
+            return Some(self.addresses.clone());
+        }
+        let [first] = self.addresses.as_slice() else {
+            return None;
+        };
+        let step = (self.cores + 1).next_multiple_of(PORT_STEP);
+        let port = |index: usize| u16::try_from(first.port as usize + index * step).ok();
+        (0..self.nodes).map(|index| port(index).map(|port| first.with_port(port))).collect()
+    }
+
+    /// The configuration's text. What was asked for is written as it is; [`super::Config::parse`] judges it.
+    pub fn render(&self) -> Option<String> {
+        let contacts = self.contacts()?;
+        let large = self.nodes > LARGE_CLUSTER_NODES;
+        let vnodes = self.vnodes.unwrap_or(if large { VNODES_LARGE } else { VNODES_DEFAULT });
+        let replication = self.replication.unwrap_or(self.nodes.min(REPLICATION_DEFAULT));
+        let shared_host = self.nodes > 1 && contacts.iter().all(|contact| contact.host == contacts[0].host);
+        let memory = match self.memory {
+            Some(memory) => format!("memory = \"{memory}\""),
+            None => {
+                "# memory = \"1GiB\"                 # of each node: memtables, caches and buffers".to_owned()
+            }
+        };
+        let mut text = format!(
+            "# The configuration of one Ferrite cluster; every node reads the same file.\n\
+             \n\
+             # The cluster's identity. It is stamped into every data directory: never change it.\n\
+             [cluster]\n\
+             name = \"{name}\"\n\
+             id = \"{id}\"\n\
+             hash_seed = \"{seed:016x}\"\n\
+             vnodes = {vnodes}\n\
+             replication = {replication}\n\
+             \n\
+             # How each node uses its machine. Lines that are commented out show the defaults.\n\
+             [server]\n\
+             cores = {cores}                          # a number, a list of CPUs like [0, 2], or \"all\"\n\
+             {memory}\n\
+             # commitlog_sync = \"batch\"          # or \"periodic:100ms\": faster, loses up to that on power loss\n\
+             # request_timeout = \"2s\"\n\
+             # max_value_size = \"1MiB\"\n\
+             # max_clock_drift = \"500ms\"\n\
+             # spin = \"auto\"                     # or \"off\", or a time like \"50us\"\n",
+            name = self.name,
+            id = self.id,
+            seed = self.hash_seed.0,
+            cores = self.cores,
+        );
+        for (index, contact) in contacts.iter().enumerate() {
+            let number = index + 1;
+            let data = toml::Value::String(self.data.join(format!("n{number}")).display().to_string());
+            // Writing into a String cannot fail.
+            let _ = write!(
+                text,
+                "\n[[nodes]]\n\
+                 name = \"n{number}\"\n\
+                 id = {number}\n\
+                 address = \"{contact}\"       # its cores listen on the ports that follow\n\
+                 data = {data}\n"
+            );
+            if shared_host {
+                let first = index * self.cores;
+                let cpus: Vec<String> =
+                    (first..first + self.cores).map(|core| (core % self.cpus.max(1)).to_string()).collect();
+                let _ =
+                    writeln!(text, "cores = [{}]                        # CPUs of its own", cpus.join(", "));
+            }
+        }
+        Some(text)
+    }
+}

@@ -1,0 +1,178 @@
+//! What can be wrong with a configuration. Each prints as one line: the file, the line, what is wrong, what to do.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+/// A configuration that cannot be used.
+#[derive(Debug)]
+pub struct ConfigError {
+    /// The file.
+    pub file: PathBuf,
+    /// The line it is about, from 1; 0 where it is about the file as a whole.
+    pub line: usize,
+    /// What is wrong.
+    pub problem: Problem,
+}
+
+/// What is wrong with it.
+#[derive(Debug)]
+pub enum Problem {
+    /// The file could not be read.
+    Unreadable(io::Error),
+    /// The file is not UTF-8.
+    NotUtf8,
+    /// Not TOML, an unknown or missing key, a wrong type or unit: in the parser's words, on one line.
+    Grammar(String),
+    /// A name is empty, too long or has odd characters.
+    BadName {
+        /// Which key.
+        key: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// A number or quantity is outside its range.
+    OutOfRange {
+        /// Which key.
+        key: &'static str,
+        /// What was written.
+        value: String,
+        /// The least allowed.
+        min: String,
+        /// The most allowed.
+        max: String,
+    },
+    /// `vnodes` is not a power of two.
+    NotPowerOfTwo {
+        /// What was written.
+        vnodes: u32,
+    },
+    /// There are no `[[nodes]]`.
+    NoNodes,
+    /// There are more nodes than a cluster can have.
+    TooManyNodes {
+        /// How many there are.
+        nodes: usize,
+        /// The most allowed.
+        max: usize,
+    },
+    /// More replicas than nodes.
+    Replication {
+        /// Replicas asked for.
+        replication: u32,
+        /// Nodes there are.
+        nodes: usize,
+    },
+    /// Two nodes share a name, id or data directory.
+    Duplicate {
+        /// Which key.
+        key: &'static str,
+        /// The value both have.
+        value: String,
+        /// The line of the first.
+        first_line: usize,
+    },
+    /// Two listeners want the same port of the same host.
+    PortClash {
+        /// The `host:port`.
+        address: String,
+        /// Who has it already: a node, and which of its listeners.
+        first: String,
+        /// Who wants it too.
+        second: String,
+    },
+    /// A core's port would be beyond 65535.
+    PortRange {
+        /// The contact port.
+        contact: u16,
+        /// How many cores follow it.
+        cores: usize,
+    },
+    /// `ports` has not one port per core.
+    PortCount {
+        /// Ports listed.
+        ports: usize,
+        /// Cores the node has.
+        cores: usize,
+    },
+    /// What was given away is more than there is.
+    MemorySplit {
+        /// Bytes of `memtable` and `block_cache` together, as text.
+        parts: String,
+        /// `memory`, as text.
+        memory: String,
+    },
+    /// An address that others can reach, and nothing that tells friend from foe.
+    InsecureNetwork {
+        /// The address.
+        address: String,
+    },
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            0 => write!(f, "{}: {}", self.file.display(), self.problem),
+            line => write!(f, "{}:{line}: {}", self.file.display(), self.problem),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Problem::Unreadable(error) => {
+                write!(f, "cannot read the configuration: {error}; `ferrite init` writes one")
+            }
+            Problem::NotUtf8 => write!(f, "the configuration is not UTF-8 text"),
+            Problem::Grammar(words) => write!(f, "{words}"),
+            Problem::BadName { key, name } => {
+                write!(f, "{key} = \"{name}\": use 1 to 255 letters, digits, '-', '_' and '.'")
+            }
+            Problem::OutOfRange { key, value, min, max } => {
+                write!(f, "{key} = {value}: write something from {min} to {max}")
+            }
+            Problem::NotPowerOfTwo { vnodes } => {
+                let below = 1u32 << vnodes.checked_ilog2().unwrap_or(0);
+                write!(
+                    f,
+                    "vnodes = {vnodes} is not a power of two: the nearest are {below} and {}",
+                    below * 2
+                )
+            }
+            Problem::NoNodes => write!(f, "there are no nodes: write a [[nodes]] section for each"),
+            Problem::TooManyNodes { nodes, max } => write!(f, "{nodes} nodes are more than {max}"),
+            Problem::Replication { replication, nodes } => write!(
+                f,
+                "replication = {replication} needs as many nodes, and there are {nodes}: lower it or add [[nodes]]"
+            ),
+            Problem::Duplicate { key, value, first_line } => {
+                write!(f, "{key} {value} is already used on line {first_line}: give each node its own")
+            }
+            Problem::PortClash { address, first, second } => write!(
+                f,
+                "{address} is wanted by {first} and by {second}: a node listens on its contact port and on one port \
+                 per core after it; move one of the nodes"
+            ),
+            Problem::PortRange { contact, cores } => write!(
+                f,
+                "the ports of {cores} cores after {contact} go beyond 65535: use a lower contact port, or list `ports`"
+            ),
+            Problem::PortCount { ports, cores } => {
+                write!(f, "`ports` lists {ports} ports for {cores} cores: list one per core")
+            }
+            Problem::MemorySplit { parts, memory } => write!(
+                f,
+                "memtable and block_cache take {parts} together, more than memory = {memory}: raise memory or lower \
+                 them"
+            ),
+            Problem::InsecureNetwork { address } => write!(
+                f,
+                "{address} can be reached by others and this version has no authentication: use a loopback address, \
+                 or write allow_insecure_network = true under [server] if the network itself is trusted"
+            ),
+        }
+    }
+}

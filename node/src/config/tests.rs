@@ -1,0 +1,220 @@
+//! One line per mistake, and a cluster from birth to configuration.
+
+use std::path::Path;
+use std::time::Duration;
+
+use ferrite_wire::{ClusterId, CoreId, HashSeed, NodeId};
+
+use super::*;
+
+/// A correct file of two nodes; each mistake below is one replacement in it.
+const GOOD: &str = r#"[cluster]
+name = "demo"
+id = "8c1f7d2a54e94f0b9a3c6b1de2f40718"
+hash_seed = "1f3a90c2d4e5b687"
+vnodes = 4096
+replication = 2
+
+[server]
+cores = 2
+memory = "1GiB"
+
+[[nodes]]
+name = "n1"
+id = 1
+address = "127.0.0.1:7100"
+data = "data/n1"
+
+[[nodes]]
+name = "n2"
+id = 2
+address = "127.0.0.1:7110"
+data = "/var/lib/ferrite/n2"
+"#;
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(text, Path::new("/etc/ferrite/ferrite.toml"))
+}
+
+#[test]
+fn a_small_file_gets_defaults() {
+    let config = parse(GOOD).unwrap();
+    assert_eq!(config.cluster.vnodes, 4096);
+    assert_eq!(config.cluster.hash_seed, HashSeed(0x1f3a_90c2_d4e5_b687));
+    assert_eq!(config.server.memtable, ByteSize::mib(256));
+    assert_eq!(config.server.block_cache, ByteSize::mib(512));
+    assert_eq!(config.server.commitlog_sync, CommitlogSync::Batch);
+    assert_eq!(config.server.request_timeout, Duration::from_secs(2));
+    assert_eq!((config.server.stores_for(1), config.server.stores_for(8)), (16, 32));
+    let node = config.node("n1").unwrap();
+    assert_eq!(node.id, NodeId(1));
+    assert_eq!(node.data, Path::new("/etc/ferrite/data/n1"), "relative to the file");
+    assert_eq!(config.node("n2").unwrap().data, Path::new("/var/lib/ferrite/n2"));
+    assert_eq!(node.core_address(CoreId(1)).to_string(), "127.0.0.1:7102");
+    assert_eq!(config.node_by_id(NodeId(2)).unwrap().name, "n2");
+    assert!(config.node("n3").is_none());
+}
+
+#[test]
+fn nodes_are_sorted_and_may_differ() {
+    let text = GOOD
+        .replace("id = 1\n", "id = 7\nports = [7300, 7200]\nrack = \"b\"\n")
+        .replace("id = 2\n", "id = 2\ncores = [3]\n");
+    let config = parse(&text).unwrap();
+    assert_eq!(config.nodes.iter().map(|node| node.id.0).collect::<Vec<_>>(), [2, 7]);
+    assert_eq!(config.nodes[0].cores, Cores::Cpus(vec![3]));
+    assert_eq!(config.nodes[1].core_address(CoreId(1)).to_string(), "127.0.0.1:7200");
+    assert_eq!(config.nodes[1].rack, "b");
+}
+
+#[test]
+fn choices_are_read() {
+    let server = |lines: &str| parse(&GOOD.replace("cores = 2\n", lines)).unwrap();
+    assert_eq!(server("cores = \"all\"\n").nodes[0].cores, Cores::All);
+    assert_eq!(server("cores = [0, 0]\n").nodes[0].cores, Cores::Cpus(vec![0, 0]));
+    let periodic = server("commitlog_sync = \"periodic:100ms\"\n").server.commitlog_sync;
+    assert_eq!(periodic, CommitlogSync::Periodic(Duration::from_millis(100)));
+    assert_eq!(server("spin = \"off\"\n").server.spin, Spin::Off);
+    assert_eq!(server("spin = \"50us\"\n").server.spin, Spin::For(Duration::from_micros(50)));
+}
+
+#[test]
+fn every_mistake_is_one_line_with_its_place_and_a_remedy() {
+    let seed = "hash_seed = \"1f3a90c2d4e5b687\"";
+    let id = "8c1f7d2a54e94f0b9a3c6b1de2f40718";
+    for (from, to, line, part) in [
+        ("memory = \"1GiB\"", "memroy = \"1GiB\"", 10, "unknown field `memroy`, expected one of"),
+        ("memory = \"1GiB\"", "memory = \"1GB\"", 10, "use one of TiB, GiB, MiB, KiB, B"),
+        ("memory = \"1GiB\"", "memory = 1024", 10, "\"1024\" has no unit"),
+        ("memory = \"1GiB\"", "memory = \"1MiB\"", 10, "memory = 1MiB: write something from 64MiB"),
+        ("memory = \"1GiB\"", "memory = \"1GiB", 10, "invalid basic string"),
+        ("memory = \"1GiB\"", "memory = true", 10, "a size in quotes"),
+        ("memory = \"1GiB\"", "memtable = \"2GiB\"", 10, "more than memory = 1GiB"),
+        ("memory = \"1GiB\"", "request_timeout = \"2\"", 10, "has no unit"),
+        ("memory = \"1GiB\"", "request_timeout = \"0s\"", 10, "from 1ms to 1h"),
+        ("memory = \"1GiB\"", "max_value_size = \"2MiB\"", 10, "from 1B to 1MiB"),
+        ("memory = \"1GiB\"", "commitlog_sync = \"always\"", 10, "write \"batch\""),
+        ("memory = \"1GiB\"", "commitlog_sync = \"periodic:0s\"", 10, "a longer interval"),
+        ("memory = \"1GiB\"", "spin = \"1s\"", 10, "longer than 10ms"),
+        ("memory = \"1GiB\"", "stores = 0", 10, "from 1 to 1024"),
+        ("cores = 2", "cores = 0", 9, "at least one core"),
+        ("cores = 2", "cores = []", 9, "list at least one CPU"),
+        ("cores = 2", "cores = \"two\"", 9, "or \"all\""),
+        ("cores = 2", "cores = 5000", 9, "from 1 to 1024"),
+        (
+            "cores = 2",
+            "cores = 10",
+            21,
+            "127.0.0.1:7110 is wanted by core 9 of n1 and by the contact port of n2",
+        ),
+        ("vnodes = 4096", "vnodes = 5000", 5, "the nearest are 4096 and 8192"),
+        ("vnodes = 4096", "vnodes = 0", 5, "from 1 to 65536"),
+        ("vnodes = 4096\n", "", 1, "missing field `vnodes`"),
+        ("replication = 2", "replication = 3", 6, "needs as many nodes, and there are 2"),
+        ("replication = 2", "replication = 0", 6, "from 1 to 16"),
+        (id, "8c1f", 3, "is not a cluster id"),
+        (id, "00000000000000000000000000000000", 3, "is not a cluster id"),
+        (id, "+c1f7d2a54e94f0b9a3c6b1de2f40718", 3, "is not a cluster id"),
+        (seed, "hash_seed = 12", 4, "expected a string"),
+        (seed, "hash_seed = \"12\"", 4, "the 16 hexadecimal digits"),
+        ("name = \"demo\"", "name = \"de mo\"", 2, "use 1 to 255 letters"),
+        ("name = \"n2\"", "name = \"n1\"", 19, "node name n1 is already used on line 13"),
+        ("id = 2\n", "id = 1\n", 20, "node id 1 is already used on line 14"),
+        ("id = 2\n", "id = 0\n", 20, "from 1 to 65535"),
+        ("id = 2\n", "id = 2\nid = 3\n", 21, "duplicate key"),
+        ("/var/lib/ferrite/n2", "data/n1", 22, "is already used on line 16"),
+        ("/var/lib/ferrite/n2", "", 22, "name a directory"),
+        ("127.0.0.1:7110", "127.0.0.1:7101", 21, "wanted by core 0 of n1"),
+        ("127.0.0.1:7110", "127.0.0.1", 21, "has no port"),
+        ("127.0.0.1:7110", "127.0.0.1:65534", 21, "go beyond 65535"),
+        ("127.0.0.1:7110", "10.0.0.2:7110", 21, "allow_insecure_network = true"),
+        ("127.0.0.1:7110\"", "127.0.0.1:7110\"\nports = [1, 2, 3]", 22, "3 ports for 2 cores"),
+        ("127.0.0.1:7110\"", "127.0.0.1:7110\"\nports = [0, 2]", 22, "ports = 0"),
+        (
+            "127.0.0.1:7110\"",
+            "127.0.0.1:7110\"\nports = [7102, 7112]",
+            21,
+            "wanted by core 1 of n1 and by core 0 of n2",
+        ),
+    ] {
+        assert!(GOOD.contains(from), "{from}");
+        let error = parse(&GOOD.replacen(from, to, 1)).expect_err(to);
+        let text = error.to_string();
+        assert!(text.starts_with(&format!("/etc/ferrite/ferrite.toml:{line}: ")), "{to}: {text}");
+        assert!(text.contains(part), "{to}: {text}");
+        assert!(!text.contains('\n'), "{to}: {text}");
+    }
+    let no_nodes = &GOOD[..GOOD.find("[[nodes]]").unwrap()];
+    assert!(parse(no_nodes).unwrap_err().to_string().contains("missing field `nodes`"));
+    let empty = format!("nodes = []\n{no_nodes}");
+    assert!(parse(&empty).unwrap_err().to_string().contains("there are no nodes"));
+}
+
+#[test]
+fn a_network_that_is_trusted_is_allowed_in_writing() {
+    let text =
+        GOOD.replace("127.0.0.1:7110", "10.0.0.2:7110").replace("cores = 2", "allow_insecure_network = true");
+    assert!(parse(&text).is_ok());
+}
+
+#[test]
+fn unreadable_files_say_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("ferrite.toml");
+    let missing = Config::load(&file).unwrap_err();
+    assert!(matches!(missing.problem, Problem::Unreadable(_)));
+    assert!(missing.to_string().contains("`ferrite init` writes one"));
+    std::fs::write(&file, [0xff, 0xfe]).unwrap();
+    assert!(matches!(Config::load(&file).unwrap_err().problem, Problem::NotUtf8));
+    std::fs::write(&file, GOOD).unwrap();
+    assert_eq!(Config::load(&file).unwrap().node("n1").unwrap().data, directory.path().join("data/n1"));
+}
+
+fn birth(nodes: usize) -> Birth {
+    Birth {
+        name: "demo".into(),
+        id: ClusterId([7; 16]),
+        hash_seed: HashSeed(9),
+        nodes,
+        addresses: vec!["127.0.0.1:7100".parse().unwrap()],
+        cores: 1,
+        cpus: 2,
+        vnodes: None,
+        replication: None,
+        memory: None,
+        data: "data".into(),
+    }
+}
+
+#[test]
+fn what_init_writes_is_a_configuration() {
+    let config = parse(&birth(3).render().unwrap()).unwrap();
+    assert_eq!((config.cluster.id, config.cluster.hash_seed), (ClusterId([7; 16]), HashSeed(9)));
+    assert_eq!((config.cluster.vnodes, config.cluster.replication), (4096, 3));
+    let ports: Vec<u16> = config.nodes.iter().map(|node| node.address.port).collect();
+    assert_eq!(ports, [7100, 7110, 7120]);
+    let cores: Vec<Cores> = config.nodes.iter().map(|node| node.cores.clone()).collect();
+    assert_eq!(
+        cores,
+        [Cores::Cpus(vec![0]), Cores::Cpus(vec![1]), Cores::Cpus(vec![0])],
+        "spread over the CPUs"
+    );
+
+    let config = parse(&birth(1).render().unwrap()).unwrap();
+    assert_eq!((config.cluster.replication, &config.nodes[0].cores), (1, &Cores::Count(1)));
+
+    let wide = Birth { cores: 12, memory: Some(ByteSize::mib(96)), data: "/tmp/\"odd\\".into(), ..birth(2) };
+    let config = parse(&wide.render().unwrap()).unwrap();
+    assert_eq!(config.nodes[1].address.port, 7120, "room for twelve cores");
+    assert_eq!(config.server.memory, ByteSize::mib(96));
+    assert_eq!(config.nodes[0].data, Path::new("/tmp/\"odd\\/n1"));
+}
+
+#[test]
+fn what_init_cannot_place_it_does_not_write() {
+    let two = vec!["127.0.0.1:7100".parse().unwrap(), "127.0.0.1:7200".parse().unwrap()];
+    assert!(Birth { addresses: two.clone(), ..birth(3) }.render().is_none());
+    assert!(Birth { addresses: vec!["127.0.0.1:65530".parse().unwrap()], ..birth(3) }.render().is_none());
+    let config = parse(&Birth { addresses: two, ..birth(2) }.render().unwrap()).unwrap();
+    assert_eq!(config.nodes[1].address.port, 7200);
+}
