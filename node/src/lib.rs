@@ -1,7 +1,9 @@
 //! The Ferrite server: shards over an [`Env`], and the reactor that is the real one.
 
+pub mod config;
 pub mod disk;
 pub mod env;
+pub mod identity;
 pub mod ring;
 
 pub use env::{Connection, Env, Handler, Hop, Received, Sent};
