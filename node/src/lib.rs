@@ -4,6 +4,7 @@ pub mod config;
 pub mod disk;
 pub mod env;
 pub mod identity;
+pub mod reactor;
 pub mod ring;
 
 pub use env::{Connection, Env, Handler, Hop, Received, Sent};

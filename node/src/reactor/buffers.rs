@@ -1,0 +1,196 @@
+//! The two buffers of a connection: what came in and is not consumed yet, and what is to go out.
+
+/// Least room for a receive, in bytes.
+const RECEIVE_ROOM_MIN: usize = 2048;
+/// A connection whose receives fill its buffer gets a larger one, up to this, in bytes.
+const RECEIVE_GROWTH_MAX: usize = 256 * 1024;
+/// An out-buffer larger than this is not kept for the next batch, in bytes.
+const OUT_KEPT_MAX: usize = 256 * 1024;
+
+/// Received bytes: the unconsumed ones are contiguous, and new ones are received behind them.
+#[derive(Debug)]
+pub(super) struct Input {
+    bytes: Vec<u8>,
+    consumed: usize,
+    wanted: usize,
+}
+
+impl Input {
+    pub(super) fn new(receive_bytes: usize) -> Input {
+        Input { bytes: Vec::new(), consumed: 0, wanted: receive_bytes }
+    }
+
+    /// What the handler has not consumed yet.
+    pub(super) fn unread(&self) -> &[u8] {
+        &self.bytes[self.consumed..]
+    }
+
+    /// # Panics
+    /// If the handler consumed more than there is.
+    pub(super) fn consume(&mut self, used: usize) {
+        assert!(used <= self.unread().len(), "the handler consumed bytes that are not there");
+        self.consumed += used;
+    }
+
+    /// Takes the buffer for a receive behind the unread bytes, with room for a frame of `need` bytes in all.
+    pub(super) fn lend(&mut self, receive_bytes: usize, need: usize) -> Vec<u8> {
+        let unread = self.bytes.len() - self.consumed;
+        let capacity = self.wanted.max(need).max(unread + RECEIVE_ROOM_MIN);
+        if self.bytes.capacity() < capacity || self.bytes.capacity() > 4 * capacity.max(receive_bytes) {
+            // Grows for a large frame, and shrinks once it is consumed.
+            let mut larger = Vec::with_capacity(capacity);
+            larger.extend_from_slice(self.unread());
+            self.bytes = larger;
+        } else if self.consumed > 0 {
+            self.bytes.copy_within(self.consumed.., 0);
+            self.bytes.truncate(unread);
+        }
+        self.consumed = 0;
+        std::mem::take(&mut self.bytes)
+    }
+
+    /// Takes the buffer back after `received` bytes were appended.
+    pub(super) fn give_back(&mut self, bytes: Vec<u8>, received: usize, receive_bytes: usize) {
+        if bytes.len() == bytes.capacity() {
+            // The socket may have held more: fewer system calls next time.
+            self.wanted = (self.wanted * 2).min(RECEIVE_GROWTH_MAX.max(receive_bytes));
+        } else if received < receive_bytes / 2 {
+            self.wanted = receive_bytes;
+        }
+        self.bytes = bytes;
+        self.consumed = 0;
+    }
+}
+
+/// Bytes to be sent: encoded frames gather in one buffer while another is with the kernel.
+#[derive(Debug, Default)]
+pub(super) struct Output {
+    queued: Vec<u8>,
+    spare: Vec<u8>,
+    sending: bool,
+}
+
+impl Output {
+    /// Bytes that have not been handed to the kernel.
+    pub(super) fn queued_bytes(&self) -> usize {
+        self.queued.len()
+    }
+
+    /// Whether everything has left.
+    pub(super) fn is_clear(&self) -> bool {
+        !self.sending && self.queued.is_empty()
+    }
+
+    /// The buffer to encode into; goes back by [`Output::restore`].
+    pub(super) fn take(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.queued)
+    }
+
+    /// # Panics
+    /// If the encoder took bytes away that were there.
+    pub(super) fn restore(&mut self, buffer: Vec<u8>, had: usize) {
+        assert!(buffer.len() >= had, "an encoder only appends");
+        self.queued = buffer;
+    }
+
+    /// What to send now: nothing while a send is in flight.
+    pub(super) fn start(&mut self) -> Option<Vec<u8>> {
+        if self.sending || self.queued.is_empty() {
+            return None;
+        }
+        self.sending = true;
+        Some(std::mem::replace(&mut self.queued, std::mem::take(&mut self.spare)))
+    }
+
+    /// A send has ended and its buffer is back.
+    pub(super) fn finish(&mut self, mut buffer: Vec<u8>) {
+        assert!(self.sending, "a send ended that had not started");
+        self.sending = false;
+        if buffer.capacity() <= OUT_KEPT_MAX {
+            buffer.clear();
+            self.spare = buffer;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RECEIVE: usize = 4096;
+
+    #[test]
+    fn a_partial_tail_moves_to_the_front() {
+        let mut input = Input::new(RECEIVE);
+        let mut bytes = input.lend(RECEIVE, 0);
+        bytes.extend_from_slice(b"abcdef");
+        input.give_back(bytes, 6, RECEIVE);
+        input.consume(4);
+        assert_eq!(input.unread(), b"ef");
+        let mut bytes = input.lend(RECEIVE, 0);
+        assert_eq!(bytes, b"ef");
+        bytes.extend_from_slice(b"gh");
+        input.give_back(bytes, 2, RECEIVE);
+        assert_eq!(input.unread(), b"efgh");
+    }
+
+    #[test]
+    fn a_large_frame_gets_its_room_and_gives_it_up() {
+        let mut input = Input::new(RECEIVE);
+        let mut bytes = input.lend(RECEIVE, 0);
+        bytes.extend_from_slice(b"head");
+        input.give_back(bytes, 4, RECEIVE);
+        let mut bytes = input.lend(RECEIVE, 1 << 20);
+        assert_eq!(bytes, b"head");
+        assert!(bytes.capacity() >= 1 << 20);
+        bytes.resize(1 << 20, 0);
+        input.give_back(bytes, (1 << 20) - 4, RECEIVE);
+        input.consume(1 << 20);
+        input.wanted = RECEIVE;
+        assert!(input.lend(RECEIVE, 0).capacity() < 1 << 16);
+    }
+
+    #[test]
+    fn full_receives_grow_the_buffer_within_its_bound() {
+        let mut input = Input::new(RECEIVE);
+        for _ in 0..20 {
+            let mut bytes = input.lend(RECEIVE, 0);
+            let room = bytes.capacity();
+            bytes.resize(room, 0);
+            input.give_back(bytes, room, RECEIVE);
+            input.consume(room);
+        }
+        assert_eq!(input.wanted, RECEIVE_GROWTH_MAX);
+        let bytes = input.lend(RECEIVE, 0);
+        input.give_back(bytes, 1, RECEIVE);
+        assert_eq!(input.wanted, RECEIVE);
+    }
+
+    #[test]
+    fn one_send_at_a_time_and_its_buffer_is_used_again() {
+        let mut output = Output::default();
+        assert!(output.start().is_none());
+        let mut buffer = output.take();
+        buffer.extend_from_slice(b"one");
+        output.restore(buffer, 0);
+        let sent = output.start().unwrap();
+        assert_eq!(sent, b"one");
+        let mut buffer = output.take();
+        buffer.extend_from_slice(b"two");
+        output.restore(buffer, 0);
+        assert!(output.start().is_none(), "one at a time");
+        assert!(!output.is_clear());
+        output.finish(sent);
+        let sent = output.start().unwrap();
+        assert_eq!(sent, b"two");
+        output.finish(sent);
+        assert!(output.is_clear());
+        assert!(output.spare.capacity() > 0);
+    }
+
+    #[test]
+    #[should_panic(expected = "not there")]
+    fn consuming_too_much_is_a_bug() {
+        Input::new(RECEIVE).consume(1);
+    }
+}

@@ -1,0 +1,484 @@
+//! The loop of a core.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::net::{TcpListener, TcpStream};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::CoreError;
+use super::mailbox::Mail;
+use super::shared::{Shared, clock_ns};
+use super::spin::Spin;
+use super::table::{GENERATION_RESERVED, Link, connection, token};
+use crate::env::{Connection, Handler, Received};
+use crate::ring::{Doorbell, Event, Listening, Token, Wait};
+
+/// Most messages of other threads handled in a turn, so that a flood of them does not hold up the sockets.
+const MAIL_PER_TURN: usize = 512;
+/// Longest time a core blocks, whatever its timers say.
+const PARK_MAX_NS: u64 = 1_000_000_000;
+/// Pause before accepting again after accepting failed, for instance for want of descriptors.
+const ACCEPT_RETRY_NS: u64 = 100_000_000;
+const MILLISECOND_NS: u64 = 1_000_000;
+
+const DOORBELL: Token = Token(u64::MAX);
+
+struct Listener {
+    socket: Rc<TcpListener>,
+    listening: Option<Listening>,
+}
+
+/// A shard that is being started, and then is there once.
+type Started<H, E> = Rc<RefCell<Option<Result<H, E>>>>;
+
+pub(super) struct Driver<H, E> {
+    shared: Rc<Shared>,
+    started: Started<H, E>,
+    handler: Option<H>,
+    listeners: Vec<Listener>,
+    accept_again_ns: Option<u64>,
+    doorbell: Doorbell,
+    spin: Spin,
+    events: Vec<Event>,
+    /// The connections of the batch at hand that have something to send or to close.
+    batch: Vec<Connection>,
+    /// Connections on their way out, with the time their patience ends; in order of that time.
+    leaving: VecDeque<(u64, Connection)>,
+    /// Set once the core was told to stop: when it ends in any case.
+    stop_by_ns: Option<u64>,
+}
+
+impl<H: Handler, E> Driver<H, E> {
+    pub(super) fn new(
+        shared: Rc<Shared>,
+        listeners: Vec<TcpListener>,
+        started: Started<H, E>,
+    ) -> io::Result<Driver<H, E>> {
+        let doorbell = shared.mailbox.doorbell()?;
+        shared.ring.watch(&doorbell, DOORBELL);
+        let listener = |socket| Listener { socket: Rc::new(socket), listening: None };
+        Ok(Driver {
+            spin: Spin::new(shared.options.spin_us * 1000),
+            listeners: listeners.into_iter().map(listener).collect(),
+            shared,
+            started,
+            handler: None,
+            accept_again_ns: None,
+            doorbell,
+            events: Vec::new(),
+            batch: Vec::new(),
+            leaving: VecDeque::new(),
+            stop_by_ns: None,
+        })
+    }
+
+    pub(super) async fn run(mut self) -> Result<(), CoreError<E>> {
+        let result = self.serve().await;
+        let names = self.shared.table.borrow().names();
+        for name in names {
+            self.shared.table.borrow_mut().remove(name);
+        }
+        self.shared.ring.shutdown();
+        result
+    }
+
+    async fn serve(&mut self) -> Result<(), CoreError<E>> {
+        loop {
+            self.turn();
+            if self.handler.is_none() {
+                let started = self.started.borrow_mut().take();
+                match started {
+                    Some(Ok(handler)) => self.open_for_business(handler),
+                    Some(Err(error)) => return Err(CoreError::Shard(error)),
+                    None => {}
+                }
+            }
+            if self.is_finished() {
+                return Ok(());
+            }
+            if self.shared.tasks.take_runnable() {
+                self.shared.ring.enter(Wait::No).map_err(CoreError::Ring)?;
+                self.shared.slice_start.set(Instant::now());
+                // Everything that is runnable now runs once before this task does again: the queue is first in, first out.
+                glommio::executor().yield_now().await;
+            } else {
+                self.idle().map_err(CoreError::Ring)?;
+            }
+        }
+    }
+
+    fn open_for_business(&mut self, handler: H) {
+        if self.stop_by_ns.is_some() {
+            handler.on_stop();
+        }
+        self.handler = Some(handler);
+        for at in 0..self.listeners.len() {
+            self.listen(at);
+        }
+    }
+
+    fn listen(&mut self, at: usize) {
+        let token = Token(u64::from(GENERATION_RESERVED) << 32 | at as u64);
+        let listener = &mut self.listeners[at];
+        listener.listening = Some(self.shared.ring.accept(listener.socket.clone(), token));
+    }
+
+    /// Handles everything that has happened, and hands over what is to be sent.
+    fn turn(&mut self) {
+        self.shared.count(|counters| counters.turns += 1);
+        let mut events = std::mem::take(&mut self.events);
+        self.shared.ring.harvest(&mut events);
+        let now = clock_ns();
+        self.shared.now_ns.set(now);
+        for event in events.drain(..) {
+            self.on_event(event);
+        }
+        self.events = events;
+        for _ in 0..MAIL_PER_TURN {
+            let Some(mail) = self.shared.mailbox.take() else { break };
+            self.on_mail(mail);
+        }
+        let failed = std::mem::take(&mut *self.shared.failed.borrow_mut());
+        failed.into_iter().for_each(|name| self.on_broken(name));
+        self.on_time(now);
+        if let Some(handler) = &self.handler {
+            handler.on_batch_end();
+        }
+        self.flush(now);
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Received { token, buffer, result } => self.on_received(connection(token), buffer, result),
+            Event::Sent { token, buffer, from, result } => {
+                self.on_sent(connection(token), buffer, from, result);
+            }
+            Event::Accepted { token, stream, armed } => {
+                let at = token.0 as u32 as usize;
+                match stream {
+                    Ok(stream) => self.on_accepted(stream),
+                    Err(_) if armed => {}
+                    Err(_) => {
+                        self.listeners[at].listening = None;
+                        self.accept_again_ns = Some(self.shared.now_ns.get() + ACCEPT_RETRY_NS);
+                    }
+                }
+            }
+            Event::Connected { token, stream } => self.on_connected(connection(token), stream),
+            Event::Rung { .. } => self.shared.ring.watch(&self.doorbell, DOORBELL),
+        }
+    }
+
+    fn on_accepted(&mut self, stream: TcpStream) {
+        let shared = &self.shared;
+        let Some(handler) = &self.handler else { return };
+        if shared.table.borrow().len() >= shared.options.connections_max || self.stop_by_ns.is_some() {
+            shared.count(|counters| counters.refused += 1);
+            return;
+        }
+        shared.count(|counters| counters.accepted += 1);
+        let link = Link::new(Some(shared.adopt(stream)), shared.options.receive_bytes);
+        let name = shared.table.borrow_mut().insert(link);
+        handler.on_accepted(name);
+        self.receive(name);
+    }
+
+    fn on_connected(&mut self, name: Connection, stream: io::Result<TcpStream>) {
+        match stream {
+            Ok(stream) => {
+                let mut table = self.shared.table.borrow_mut();
+                // Closed meanwhile: dropping the socket is all there is to do.
+                let Some(link) = table.get(name) else { return };
+                link.stream = Some(self.shared.adopt(stream));
+                self.shared.mark_dirty(name, link);
+                drop(table);
+                if let Some(handler) = &self.handler {
+                    handler.on_connected(name);
+                }
+                self.receive(name);
+            }
+            Err(_) => self.on_broken(name),
+        }
+    }
+
+    fn on_received(&mut self, name: Connection, buffer: Vec<u8>, result: io::Result<usize>) {
+        let mut table = self.shared.table.borrow_mut();
+        let Some(link) = table.get(name) else { return };
+        let count = match result {
+            Ok(count) => count,
+            Err(error) if is_passing(&error) => {
+                link.input.give_back(buffer, 0, self.shared.options.receive_bytes);
+                drop(table);
+                return self.receive(name);
+            }
+            Err(_) => {
+                drop(table);
+                return self.on_broken(name);
+            }
+        };
+        link.input.give_back(buffer, count, self.shared.options.receive_bytes);
+        if link.closing {
+            return;
+        }
+        if count == 0 {
+            // The peer will send nothing more, but may read what was answered.
+            link.closing = true;
+            self.shared.mark_dirty(name, link);
+            drop(table);
+            if let Some(handler) = &self.handler {
+                handler.on_closed(name);
+            }
+            return;
+        }
+        drop(table);
+        self.shared.count(|counters| counters.received_bytes += count as u64);
+        self.deliver(name);
+        self.receive(name);
+    }
+
+    /// Shows the handler what is unread.
+    fn deliver(&mut self, name: Connection) {
+        let Some(handler) = &self.handler else { return };
+        let options = &self.shared.options;
+        let mut input = {
+            let mut table = self.shared.table.borrow_mut();
+            let Some(link) = table.get(name) else { return };
+            std::mem::replace(&mut link.input, super::buffers::Input::new(0))
+        };
+        let received = handler.on_received(name, input.unread());
+        let mut table = self.shared.table.borrow_mut();
+        let Some(link) = table.get(name) else { return };
+        match received {
+            Received::Consumed { used, need } => {
+                input.consume(used);
+                link.need = need;
+                let stuck = need > options.input_bytes_max || input.unread().len() > options.input_bytes_max;
+                link.closing |= stuck;
+            }
+            Received::Close => link.closing = true,
+        }
+        link.input = input;
+        if link.closing {
+            self.shared.mark_dirty(name, link);
+        }
+    }
+
+    /// Receives more, unless the connection is on its way out or its answers pile up.
+    fn receive(&mut self, name: Connection) {
+        let options = &self.shared.options;
+        let mut table = self.shared.table.borrow_mut();
+        let Some(link) = table.get(name) else { return };
+        let Some(stream) = link.stream.clone() else { return };
+        if link.closing {
+            return;
+        }
+        if link.output.queued_bytes() >= options.pause_bytes {
+            link.paused = true;
+            self.shared.count(|counters| counters.pauses += 1);
+            return;
+        }
+        let buffer = link.input.lend(options.receive_bytes, link.need);
+        self.shared.ring.receive(&stream, buffer, token(name));
+    }
+
+    fn on_sent(&mut self, name: Connection, buffer: Vec<u8>, from: usize, result: io::Result<usize>) {
+        let options = &self.shared.options;
+        let mut table = self.shared.table.borrow_mut();
+        let Some(link) = table.get(name) else { return };
+        let Some(stream) = &link.stream else { return };
+        let sent = match result {
+            Ok(sent) => sent,
+            Err(error) if is_passing(&error) => 0,
+            Err(_) => {
+                drop(table);
+                return self.on_broken(name);
+            }
+        };
+        self.shared.count(|counters| counters.sent_bytes += sent as u64);
+        if from + sent < buffer.len() {
+            self.shared.ring.send(stream, buffer, from + sent, token(name));
+            return;
+        }
+        link.output.finish(buffer);
+        if !link.output.is_clear() || link.closing {
+            self.shared.mark_dirty(name, link);
+        }
+        if link.paused && link.output.queued_bytes() < options.pause_bytes / 2 {
+            link.paused = false;
+            // What the handler left unread because it had no room may be all that will ever come.
+            let unread = !link.input.unread().is_empty();
+            drop(table);
+            if unread {
+                self.deliver(name);
+            }
+            self.receive(name);
+        }
+    }
+
+    /// The connection is of no use any more, in either direction.
+    fn on_broken(&mut self, name: Connection) {
+        let Some(link) = self.shared.table.borrow_mut().remove(name) else { return };
+        if !link.closing
+            && let Some(handler) = &self.handler
+        {
+            handler.on_closed(name);
+        }
+    }
+
+    fn on_mail(&mut self, mail: Mail) {
+        match mail {
+            Mail::Hop { from, message } => {
+                // Without a shard there is nobody to answer; the sender's deadline tells it.
+                if let Some(handler) = &self.handler {
+                    handler.on_hop(from, message);
+                }
+            }
+            Mail::Resolved { connection, address } => {
+                self.shared.resolved();
+                self.shared.connect_to(connection, address);
+            }
+        }
+    }
+
+    fn on_time(&mut self, now: u64) {
+        loop {
+            let due = self.shared.sleeps.borrow_mut().pop_due(now);
+            let Some(waker) = due else { break };
+            waker.wake();
+        }
+        if let Some(handler) = &self.handler
+            && handler.next_timer().is_some_and(|at| at <= now)
+        {
+            handler.on_timer(now);
+        }
+        while let Some(&(until, name)) = self.leaving.front()
+            && until <= now
+        {
+            self.leaving.pop_front();
+            self.shared.table.borrow_mut().remove(name);
+        }
+        if self.accept_again_ns.is_some_and(|at| at <= now) {
+            self.accept_again_ns = None;
+            let idle: Vec<_> =
+                (0..self.listeners.len()).filter(|at| self.listeners[*at].listening.is_none()).collect();
+            idle.into_iter().for_each(|at| self.listen(at));
+        }
+        if self.stop_by_ns.is_none() && self.shared.mailbox.is_stopped() {
+            self.stop(now);
+        }
+    }
+
+    fn stop(&mut self, now: u64) {
+        self.stop_by_ns = Some(now + self.shared.options.drain_ms * MILLISECOND_NS);
+        for listener in self.listeners.drain(..) {
+            if let Some(listening) = listener.listening {
+                self.shared.ring.stop_listening(listening);
+            }
+        }
+        self.accept_again_ns = None;
+        if let Some(handler) = &self.handler {
+            handler.on_stop();
+        }
+    }
+
+    /// Sends what the batch has queued, one send per connection, and lets go of those that are done.
+    fn flush(&mut self, now: u64) {
+        std::mem::swap(&mut self.batch, &mut *self.shared.dirty.borrow_mut());
+        let mut table = self.shared.table.borrow_mut();
+        for name in self.batch.drain(..) {
+            let Some(link) = table.get(name) else { continue };
+            link.dirty = false;
+            let Some(stream) = &link.stream else { continue };
+            if let Some(buffer) = link.output.start() {
+                self.shared.count(|counters| counters.sends += 1);
+                self.shared.ring.send(stream, buffer, 0, token(name));
+            }
+            if link.closing {
+                if link.output.is_clear() {
+                    table.remove(name);
+                } else {
+                    self.leaving.push_back((now + self.shared.options.linger_ms * MILLISECOND_NS, name));
+                }
+            }
+        }
+    }
+
+    fn is_finished(&self) -> bool {
+        let Some(stop_by_ns) = self.stop_by_ns else { return false };
+        if self.shared.now_ns.get() >= stop_by_ns {
+            return true;
+        }
+        let drained = self.handler.as_ref().is_some_and(|handler| handler.is_drained());
+        drained && self.shared.tasks.alive() == 0 && {
+            let names = self.shared.table.borrow().names();
+            let mut table = self.shared.table.borrow_mut();
+            names.into_iter().all(|name| {
+                table.get(name).is_none_or(|link| link.stream.is_none() || link.output.is_clear())
+            })
+        }
+    }
+
+    /// Nothing is runnable: spins for a moment if that has paid lately, then blocks until something happens.
+    fn idle(&mut self) -> io::Result<()> {
+        let shared = &self.shared;
+        let budget = self.spin.budget_ns();
+        if budget > 0 {
+            shared.ring.enter(Wait::No)?;
+            let from = Instant::now();
+            let hit = loop {
+                if shared.ring.is_pending() || shared.mailbox.has_news() {
+                    break true;
+                }
+                if from.elapsed() >= Duration::from_nanos(budget) {
+                    break false;
+                }
+                std::hint::spin_loop();
+            };
+            self.spin.spun(hit);
+            if hit {
+                shared.count(|counters| counters.spin_hits += 1);
+                return shared.ring.enter(Wait::No);
+            }
+        }
+        let from = clock_ns();
+        let wait_ns = self.next_ns().saturating_sub(from).min(PARK_MAX_NS);
+        if wait_ns == 0 {
+            return shared.ring.enter(Wait::No);
+        }
+        self.doorbell.before_sleep();
+        let entered = if shared.mailbox.has_news() || self.has_unheard_stop() {
+            shared.ring.enter(Wait::No)
+        } else {
+            shared.count(|counters| counters.parks += 1);
+            shared.ring.enter(Wait::For(Duration::from_nanos(wait_ns)))
+        };
+        self.doorbell.after_sleep();
+        self.spin.blocked(clock_ns() - from);
+        entered
+    }
+
+    fn has_unheard_stop(&self) -> bool {
+        self.stop_by_ns.is_none() && self.shared.mailbox.is_stopped()
+    }
+
+    /// When something is to be done even if nothing happens.
+    fn next_ns(&self) -> u64 {
+        let timers = [
+            self.handler.as_ref().and_then(|handler| handler.next_timer()),
+            self.shared.sleeps.borrow().next_ns(),
+            self.leaving.front().map(|(until, _)| *until),
+            self.accept_again_ns,
+            self.stop_by_ns,
+            // Whatever these hold is handled by the next turn.
+            (!self.shared.failed.borrow().is_empty() || !self.shared.dirty.borrow().is_empty()).then_some(0),
+        ];
+        timers.into_iter().flatten().min().unwrap_or(u64::MAX)
+    }
+}
+
+/// Errors after which the same operation may be tried again.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN))
+}

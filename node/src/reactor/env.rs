@@ -1,0 +1,85 @@
+//! The real world as a shard sees it.
+
+use std::rc::Rc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ferrite_wire::CoreId;
+
+use super::pace::RingPace;
+use super::shared::{ReactorCounters, Shared};
+use crate::disk::RingDisk;
+use crate::env::{Connection, Env, Hop, Sent};
+use crate::ring::RingCounters;
+
+/// The environment of a core. Cheap to clone, bound to its thread.
+#[derive(Clone)]
+pub struct RingEnv(pub(super) Rc<Shared>);
+
+impl RingEnv {
+    /// What the core has done so far.
+    pub fn counters(&self) -> (ReactorCounters, RingCounters) {
+        (self.0.counters.get(), self.0.ring.counters())
+    }
+
+    /// Connections of this core, those being connected or closed included.
+    pub fn connections(&self) -> usize {
+        self.0.table.borrow().len()
+    }
+}
+
+impl Env for RingEnv {
+    type Disk = RingDisk;
+    type Pace = RingPace;
+
+    fn now_ns(&self) -> u64 {
+        self.0.now_ns.get()
+    }
+
+    fn wall_ms(&self) -> u64 {
+        // A clock before 1970 is as wrong as one at 1970.
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+    }
+
+    fn random(&self) -> u64 {
+        self.0.random()
+    }
+
+    fn disk(&self) -> RingDisk {
+        self.0.disk.clone()
+    }
+
+    fn pace(&self) -> RingPace {
+        RingPace(self.0.clone())
+    }
+
+    fn core(&self) -> CoreId {
+        self.0.core
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.0.tasks.spawn(task);
+    }
+
+    fn sleep_ns(&self, nanoseconds: u64) -> impl Future<Output = ()> + 'static {
+        self.0.sleep(nanoseconds)
+    }
+
+    fn send(&self, connection: Connection, encode: impl FnOnce(&mut Vec<u8>)) -> Sent {
+        self.0.send(connection, encode)
+    }
+
+    fn connect(&self, address: &str) -> Connection {
+        self.0.connect(address)
+    }
+
+    fn close(&self, connection: Connection) {
+        self.0.close(connection);
+    }
+
+    fn hop(&self, to: CoreId, message: Hop) -> Result<(), Hop> {
+        match self.0.posts.get(usize::from(to.0)) {
+            Some(post) => post.hop(self.0.core, message),
+            None => Err(message),
+        }
+    }
+}

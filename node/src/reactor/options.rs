@@ -1,0 +1,40 @@
+//! Bounds and habits of a core's reactor.
+
+/// Options of a reactor; every bound of it is here or a named constant beside its use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReactorOptions {
+    /// Most connections of a core; more are closed as soon as they are accepted.
+    pub connections_max: usize,
+    /// Room for a receive on a connection that has nothing large under way, in bytes.
+    pub receive_bytes: usize,
+    /// Longest frame, and so most unconsumed bytes of a connection.
+    pub input_bytes_max: usize,
+    /// A connection with this much to send is no longer read from, in bytes.
+    pub pause_bytes: usize,
+    /// A connection with this much to send takes no more, in bytes; above `pause_bytes`, for what was admitted before.
+    pub out_bytes_max: usize,
+    /// How long an idle core spins before it blocks, in microseconds. 0 where the core is shared with others.
+    pub spin_us: u64,
+    /// How long a connection that is being closed may take to accept its last bytes, in milliseconds.
+    pub linger_ms: u64,
+    /// How long a stopping core waits for its shard, its tasks and its connections, in milliseconds.
+    pub drain_ms: u64,
+    /// Rate of flushes and compaction, in bytes per second; 0 is unlimited.
+    pub background_bytes_per_second: u64,
+}
+
+impl Default for ReactorOptions {
+    fn default() -> ReactorOptions {
+        ReactorOptions {
+            connections_max: 10_000,
+            receive_bytes: 16 * 1024,
+            input_bytes_max: ferrite_wire::limits::BODY_BYTES_MAX + 4096,
+            pause_bytes: 1024 * 1024,
+            out_bytes_max: 16 * 1024 * 1024,
+            spin_us: 50,
+            linger_ms: 5_000,
+            drain_ms: 10_000,
+            background_bytes_per_second: 0,
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! What the driver of a core and the environment of its shard both reach: one value per core, on one thread.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::rc::Rc;
+use std::sync::OnceLock;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use ferrite_wire::CoreId;
+
+use super::mailbox::{Mailbox, Post};
+use super::options::ReactorOptions;
+use super::sleeps::Sleeps;
+use super::table::{Link, Table, token};
+use super::tasks::Tasks;
+use crate::disk::RingDisk;
+use crate::env::{Connection, Sent};
+use crate::ring::Ring;
+
+/// Most names being resolved at once; each takes a thread while it lasts.
+const RESOLVES_MAX: u32 = 8;
+
+/// What a core has done since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReactorCounters {
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Connections turned away because the core has its most.
+    pub refused: u64,
+    /// Bytes received.
+    pub received_bytes: u64,
+    /// Bytes handed to sockets.
+    pub sent_bytes: u64,
+    /// Sends; one per connection and batch.
+    pub sends: u64,
+    /// Times a connection was no longer read from because its answers piled up.
+    pub pauses: u64,
+    /// Turns of the driver's loop.
+    pub turns: u64,
+    /// Times the core blocked.
+    pub parks: u64,
+    /// Times spinning found something.
+    pub spin_hits: u64,
+}
+
+pub(super) struct Shared {
+    pub(super) core: CoreId,
+    pub(super) ring: Ring,
+    pub(super) disk: RingDisk,
+    pub(super) options: ReactorOptions,
+    pub(super) mailbox: Mailbox,
+    pub(super) posts: Vec<Post>,
+    pub(super) table: RefCell<Table>,
+    pub(super) dirty: RefCell<Vec<Connection>>,
+    /// Connections that failed before the ring had a part in them; told to the handler in the next turn.
+    pub(super) failed: RefCell<Vec<Connection>>,
+    pub(super) sleeps: RefCell<Sleeps>,
+    pub(super) tasks: Tasks,
+    pub(super) now_ns: Cell<u64>,
+    pub(super) slice_start: Cell<Instant>,
+    pub(super) counters: Cell<ReactorCounters>,
+    resolving: Cell<u32>,
+    background_free_ns: Cell<u64>,
+    random: Cell<u64>,
+}
+
+/// Monotonic time since the process first asked, the same for all its threads.
+pub(super) fn clock_ns() -> u64 {
+    static ORIGIN: OnceLock<Instant> = OnceLock::new();
+    ORIGIN.get_or_init(Instant::now).elapsed().as_nanos() as u64
+}
+
+impl Shared {
+    pub(super) fn new(
+        core: CoreId,
+        ring: Ring,
+        disk: RingDisk,
+        options: ReactorOptions,
+        mailbox: Mailbox,
+        posts: Vec<Post>,
+        seed: u64,
+    ) -> Rc<Shared> {
+        Rc::new(Shared {
+            core,
+            ring,
+            disk,
+            options,
+            mailbox,
+            posts,
+            table: RefCell::default(),
+            dirty: RefCell::default(),
+            failed: RefCell::default(),
+            sleeps: RefCell::default(),
+            tasks: Tasks::new(),
+            now_ns: Cell::new(clock_ns()),
+            slice_start: Cell::new(Instant::now()),
+            counters: Cell::default(),
+            resolving: Cell::new(0),
+            background_free_ns: Cell::new(0),
+            random: Cell::new(seed),
+        })
+    }
+
+    pub(super) fn count(&self, change: impl FnOnce(&mut ReactorCounters)) {
+        let mut counters = self.counters.get();
+        change(&mut counters);
+        self.counters.set(counters);
+    }
+
+    /// SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
+    pub(super) fn random(&self) -> u64 {
+        let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.random.set(state);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    pub(super) fn send(&self, connection: Connection, encode: impl FnOnce(&mut Vec<u8>)) -> Sent {
+        let mut buffer = match self.table.borrow_mut().get(connection) {
+            None => return Sent::Gone,
+            Some(link) if link.closing => return Sent::Gone,
+            Some(link) if link.output.queued_bytes() >= self.options.out_bytes_max => return Sent::Full,
+            Some(link) => link.output.take(),
+        };
+        // Outside the borrow, so that an encoder may look at the world.
+        let had = buffer.len();
+        encode(&mut buffer);
+        let mut table = self.table.borrow_mut();
+        let Some(link) = table.get(connection) else { return Sent::Gone };
+        link.output.restore(buffer, had);
+        self.mark_dirty(connection, link);
+        Sent::Queued
+    }
+
+    pub(super) fn mark_dirty(&self, connection: Connection, link: &mut Link) {
+        if !link.dirty {
+            link.dirty = true;
+            self.dirty.borrow_mut().push(connection);
+        }
+    }
+
+    pub(super) fn connect(&self, address: &str) -> Connection {
+        let connection = self.table.borrow_mut().insert(Link::new(None, self.options.receive_bytes));
+        match address.parse::<SocketAddr>() {
+            Ok(address) => self.connect_to(connection, Some(address)),
+            Err(_) => self.resolve(connection, address.to_owned()),
+        }
+        connection
+    }
+
+    pub(super) fn connect_to(&self, connection: Connection, address: Option<SocketAddr>) {
+        let wanted = self.table.borrow_mut().get(connection).is_some_and(|link| !link.closing);
+        let started = match address {
+            Some(address) if wanted => self.ring.connect(address, token(connection)).is_ok(),
+            _ => false,
+        };
+        if !started {
+            self.failed.borrow_mut().push(connection);
+        }
+    }
+
+    pub(super) fn resolved(&self) {
+        self.resolving.set(self.resolving.get() - 1);
+    }
+
+    /// Asks the system's resolver, which blocks, on a thread of its own.
+    fn resolve(&self, connection: Connection, address: String) {
+        if self.resolving.get() >= RESOLVES_MAX {
+            self.failed.borrow_mut().push(connection);
+            return;
+        }
+        let post = self.mailbox.post();
+        let resolver = std::thread::Builder::new().name("resolve".into());
+        let started = resolver.spawn(move || {
+            let found = address.to_socket_addrs().ok().and_then(|mut found| found.next());
+            post.resolved(connection, found);
+        });
+        match started {
+            Ok(_) => self.resolving.set(self.resolving.get() + 1),
+            Err(_) => self.failed.borrow_mut().push(connection),
+        }
+    }
+
+    pub(super) fn close(&self, connection: Connection) {
+        let mut table = self.table.borrow_mut();
+        let Some(link) = table.get(connection) else { return };
+        link.closing = true;
+        if link.stream.is_none() {
+            // Nothing was promised to a peer that is not there yet.
+            table.remove(connection);
+            return;
+        }
+        self.mark_dirty(connection, link);
+    }
+
+    /// Adopts a socket that stands.
+    pub(super) fn adopt(&self, stream: TcpStream) -> Rc<TcpStream> {
+        // Fails on a socket that is already reset, which the first receive will tell.
+        let _ = stream.set_nodelay(true);
+        Rc::new(stream)
+    }
+
+    pub(super) fn sleep(self: &Rc<Self>, nanoseconds: u64) -> impl Future<Output = ()> + 'static {
+        let until_ns = clock_ns().saturating_add(nanoseconds);
+        self.clone().sleep_until(until_ns)
+    }
+
+    pub(super) fn sleep_until(self: Rc<Self>, until_ns: u64) -> impl Future<Output = ()> + 'static {
+        let mut asleep = false;
+        poll_fn(move |context| {
+            if clock_ns() >= until_ns {
+                return Poll::Ready(());
+            }
+            if !asleep {
+                asleep = true;
+                self.sleeps.borrow_mut().add(until_ns, context.waker().clone());
+            }
+            Poll::Pending
+        })
+    }
+
+    /// Books `bytes` of background transfer; when it may start, if not now.
+    pub(super) fn background_delay(&self, bytes: usize) -> Option<u64> {
+        let rate = self.options.background_bytes_per_second;
+        if rate == 0 {
+            return None;
+        }
+        let now = clock_ns();
+        let start = self.background_free_ns.get().max(now);
+        let takes = (bytes as u128 * Duration::from_secs(1).as_nanos() / u128::from(rate)) as u64;
+        self.background_free_ns.set(start.saturating_add(takes));
+        (start > now).then_some(start)
+    }
+}

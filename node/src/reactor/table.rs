@@ -1,0 +1,172 @@
+//! The connections of a core: a slab whose slots carry generations, so that a stale name finds nothing.
+
+use std::net::{Shutdown, TcpStream};
+use std::rc::Rc;
+
+use super::buffers::{Input, Output};
+use crate::env::Connection;
+use crate::ring::Token;
+
+/// Generation that no connection ever has; the reactor's own tokens use it.
+pub(super) const GENERATION_RESERVED: u32 = u32::MAX;
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Link {
+    /// Absent while it is being connected.
+    pub(super) stream: Option<Rc<TcpStream>>,
+    pub(super) input: Input,
+    pub(super) output: Output,
+    /// Length of the frame that is not whole yet, from its first byte; 0 = unknown.
+    pub(super) need: usize,
+    /// Not read from, because its out-buffer is over its bound.
+    pub(super) paused: bool,
+    /// To be closed once everything has left; the handler has no part in it any more.
+    pub(super) closing: bool,
+    /// On the list of connections to look at before the batch ends.
+    pub(super) dirty: bool,
+}
+
+impl Link {
+    pub(super) fn new(stream: Option<Rc<TcpStream>>, receive_bytes: usize) -> Link {
+        Link {
+            stream,
+            input: Input::new(receive_bytes),
+            output: Output::default(),
+            need: 0,
+            paused: false,
+            closing: false,
+            dirty: false,
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // Operations in flight hold the socket too: ends them. It fails if the peer was faster, which is as well.
+        if let Some(stream) = &self.stream {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Slot {
+    generation: u32,
+    link: Option<Link>,
+}
+
+/// The connections of a core, by name.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    live: usize,
+}
+
+impl Table {
+    /// Adds a connection.
+    pub(super) fn insert(&mut self, link: Link) -> Connection {
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None => {
+                let slot = u32::try_from(self.slots.len()).expect("fewer than 2^32 connections");
+                self.slots.push(Slot { generation: 0, link: None });
+                slot
+            }
+        };
+        let entry = &mut self.slots[slot as usize];
+        assert!(entry.link.is_none(), "a free slot holds no connection");
+        entry.link = Some(link);
+        self.live += 1;
+        Connection { slot, generation: entry.generation }
+    }
+
+    pub(super) fn get(&mut self, connection: Connection) -> Option<&mut Link> {
+        let slot = self.slots.get_mut(connection.slot as usize)?;
+        if slot.generation != connection.generation {
+            return None;
+        }
+        slot.link.as_mut()
+    }
+
+    /// Takes a connection out; its name is never given again.
+    pub(super) fn remove(&mut self, connection: Connection) -> Option<Link> {
+        let slot = self.slots.get_mut(connection.slot as usize)?;
+        if slot.generation != connection.generation {
+            return None;
+        }
+        let link = slot.link.take()?;
+        self.live -= 1;
+        slot.generation += 1;
+        // A slot whose names are used up stays empty.
+        if slot.generation != GENERATION_RESERVED {
+            self.free.push(connection.slot);
+        }
+        Some(link)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.live
+    }
+
+    /// Every connection there is.
+    pub(super) fn names(&self) -> Vec<Connection> {
+        let name = |(slot, entry): (usize, &Slot)| {
+            let name = Connection { slot: slot as u32, generation: entry.generation };
+            entry.link.is_some().then_some(name)
+        };
+        self.slots.iter().enumerate().filter_map(name).collect()
+    }
+}
+
+/// The ring's name for a connection.
+pub(super) fn token(connection: Connection) -> Token {
+    Token(u64::from(connection.generation) << 32 | u64::from(connection.slot))
+}
+
+/// The connection behind a ring's name.
+pub(super) fn connection(token: Token) -> Connection {
+    Connection { slot: token.0 as u32, generation: (token.0 >> 32) as u32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link() -> Link {
+        Link::new(None, 4096)
+    }
+
+    #[test]
+    fn a_slot_is_reused_under_another_name() {
+        let mut table = Table::default();
+        let first = table.insert(link());
+        let second = table.insert(link());
+        assert_ne!(first.slot, second.slot);
+        assert!(table.remove(first).is_some());
+        assert!(table.get(first).is_none() && table.remove(first).is_none());
+        let third = table.insert(link());
+        assert_eq!(third.slot, first.slot);
+        assert_ne!(third, first);
+        assert!(table.get(first).is_none() && table.get(third).is_some());
+        assert_eq!(table.len(), 2);
+        assert_eq!(table.names(), vec![third, second]);
+    }
+
+    #[test]
+    fn a_slot_out_of_generations_is_retired() {
+        let mut table = Table::default();
+        let first = table.insert(link());
+        table.slots[first.slot as usize].generation = GENERATION_RESERVED - 1;
+        let last = Connection { slot: first.slot, generation: GENERATION_RESERVED - 1 };
+        assert!(table.remove(last).is_some());
+        assert_ne!(table.insert(link()).slot, first.slot);
+    }
+
+    #[test]
+    fn tokens_read_back() {
+        let name = Connection { slot: 7, generation: 0xdead_beef };
+        assert_eq!(connection(token(name)), name);
+    }
+}

@@ -1,0 +1,450 @@
+//! The reactor on loopback, with a shard that echoes: framing, slow readers, many connections, hops, tasks and stopping.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use ferrite_lsm::{Class, Directory, Disk, FileName, NameOp, Open, Pace, Sync};
+use ferrite_node::disk::{DiskOptions, supports_direct};
+use ferrite_node::reactor::{CoreError, CoreSetup, Post, ReactorOptions, RingEnv, mailboxes, run_core};
+use ferrite_node::ring::listen;
+use ferrite_node::{Connection, Env, Handler, Hop, Received};
+use ferrite_wire::CoreId;
+
+/// Longest that a test waits for an answer before it fails rather than hangs.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a test can see of its shards.
+#[derive(Default)]
+struct Seen {
+    accepted: AtomicUsize,
+    closed: AtomicUsize,
+    pauses: AtomicUsize,
+}
+
+/// Frames are a length byte pair and a body. The body's first byte says what to do with the rest.
+struct Echo {
+    env: RingEnv,
+    seen: Arc<Seen>,
+    stopping: Cell<bool>,
+    timers: RefCell<Vec<(u64, Connection)>>,
+    upstream: Cell<Option<(Connection, Connection)>>,
+}
+
+impl Echo {
+    fn reply(&self, connection: Connection, body: &[u8]) {
+        self.env.send(connection, |out| frame(out, body));
+    }
+
+    fn handle(&self, connection: Connection, body: &[u8]) -> bool {
+        match body.first() {
+            Some(b'e') => self.reply(connection, body),
+            // A task that yields, sleeps and answers.
+            Some(b't') => {
+                let (env, body) = (self.env.clone(), body.to_vec());
+                self.env.spawn(async move {
+                    env.pace().yield_now().await;
+                    env.sleep_ns(1_000_000).await;
+                    env.pace().throttle(1 << 20, Class::Background).await;
+                    env.send(connection, |out| frame(out, &body));
+                });
+            }
+            // Written to disk, read back, answered.
+            Some(b'd') => {
+                let (env, body) = (self.env.clone(), body.to_vec());
+                self.env.spawn(async move {
+                    let body = through_disk(&env, &body).await;
+                    env.send(connection, |out| frame(out, &body));
+                });
+            }
+            Some(b'w') => {
+                self.timers.borrow_mut().push((self.env.now_ns() + 2_000_000, connection));
+            }
+            Some(b'h') => {
+                let to = CoreId(1 - self.env.core().0);
+                let message =
+                    Hop::Request { connection, from_peer: false, deadline_ns: 0, frame: body.to_vec() };
+                self.env.hop(to, message).unwrap();
+            }
+            // Connects to the address in the body, and passes on what that says.
+            Some(b'c') => {
+                let address = std::str::from_utf8(&body[1..]).unwrap();
+                self.upstream.set(Some((self.env.connect(address), connection)));
+            }
+            Some(b'm') => {
+                self.env.send(connection, |out| out.resize(out.len() + (1 << 20), b'm'));
+            }
+            Some(b'x') => {
+                self.reply(connection, b"bye");
+                self.env.close(connection);
+            }
+            _ => return false,
+        }
+        true
+    }
+}
+
+async fn through_disk(env: &RingEnv, body: &[u8]) -> Vec<u8> {
+    let disk = env.disk();
+    let name = FileName::Segment { core: env.core().0, slot: 0 };
+    disk.names(NameOp::CreateDirectory(Directory::Core(env.core().0))).await.unwrap();
+    disk.names(NameOp::CreateZeroed { name, bytes: 8192 }).await.unwrap();
+    let file = disk.open(name, Open::Write).await.ok().unwrap();
+    let mut buf = disk.buf(4096, Class::Log).unwrap();
+    buf[..body.len()].copy_from_slice(body);
+    let (_, wrote) = disk.write(&file, 4096, buf, Sync::Data, Class::Log).await;
+    assert_eq!(wrote, Ok(4096));
+    let (buf, read) = disk.read(&file, 4096, disk.buf(4096, Class::Read).unwrap(), Class::Read).await;
+    assert_eq!(read, Ok(4096));
+    buf[..body.len()].to_vec()
+}
+
+fn frame(out: &mut Vec<u8>, body: &[u8]) {
+    out.extend_from_slice(&(body.len() as u16).to_le_bytes());
+    out.extend_from_slice(body);
+}
+
+impl Handler for Echo {
+    fn on_accepted(&self, _connection: Connection) {
+        self.seen.accepted.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn on_connected(&self, connection: Connection) {
+        self.reply(connection, b"ehello");
+    }
+
+    fn on_received(&self, connection: Connection, bytes: &[u8]) -> Received {
+        let mut used = 0;
+        loop {
+            let rest = &bytes[used..];
+            let Some(header) = rest.first_chunk::<2>() else {
+                return Received::Consumed { used, need: 0 };
+            };
+            let len = 2 + usize::from(u16::from_le_bytes(*header));
+            let Some(body) = rest.get(2..len) else {
+                return Received::Consumed { used, need: len };
+            };
+            if let Some((upstream, client)) = self.upstream.get()
+                && upstream == connection
+            {
+                self.reply(client, body);
+            } else if !self.handle(connection, body) {
+                return Received::Close;
+            }
+            used += len;
+        }
+    }
+
+    fn on_closed(&self, connection: Connection) {
+        self.seen.closed.fetch_add(1, Ordering::SeqCst);
+        if let Some((upstream, client)) = self.upstream.get()
+            && upstream == connection
+        {
+            self.reply(client, b"refused");
+        }
+    }
+
+    fn on_hop(&self, from: CoreId, message: Hop) {
+        match message {
+            Hop::Request { connection, frame: body, .. } => {
+                let mut reply = Vec::new();
+                frame(&mut reply, &body);
+                self.env.hop(from, Hop::Reply { connection, frame: reply }).unwrap();
+            }
+            Hop::Reply { connection, frame } => {
+                self.env.send(connection, |out| out.extend_from_slice(&frame));
+            }
+        }
+    }
+
+    fn on_batch_end(&self) {
+        self.seen.pauses.store(self.env.counters().0.pauses as usize, Ordering::SeqCst);
+    }
+
+    fn next_timer(&self) -> Option<u64> {
+        self.timers.borrow().iter().map(|(at, _)| *at).min()
+    }
+
+    fn on_timer(&self, now_ns: u64) {
+        let mut timers = self.timers.borrow_mut();
+        let due: Vec<_> = timers.extract_if(.., |(at, _)| *at <= now_ns).collect();
+        drop(timers);
+        due.into_iter().for_each(|(_, connection)| self.reply(connection, b"wake"));
+    }
+
+    fn on_stop(&self) {
+        self.stopping.set(true);
+    }
+
+    fn is_drained(&self) -> bool {
+        self.stopping.get()
+    }
+}
+
+/// A running node of echoing cores.
+struct Node {
+    address: SocketAddr,
+    posts: Vec<Post>,
+    threads: Vec<JoinHandle<Result<(), CoreError<Infallible>>>>,
+    seen: Arc<Seen>,
+    _data: tempfile::TempDir,
+}
+
+impl Node {
+    fn start(cores: usize, options: ReactorOptions) -> Node {
+        let listener = listen("127.0.0.1:0".parse().unwrap(), 1024).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (posts, boxes) = mailboxes(cores).unwrap();
+        let seen = Arc::new(Seen::default());
+        let data = tempfile::tempdir().unwrap();
+        let direct = supports_direct(data.path()).unwrap();
+        let mut listeners = vec![listener];
+        let threads = boxes.into_iter().enumerate().map(|(core, mailbox)| {
+            let (posts, seen, path) = (posts.clone(), seen.clone(), data.path().to_owned());
+            let listeners = std::mem::take(&mut listeners);
+            std::thread::spawn(move || {
+                let setup = CoreSetup {
+                    core: CoreId(core as u16),
+                    cpu: None,
+                    listeners,
+                    data: path,
+                    options,
+                    disk: DiskOptions { direct, ..DiskOptions::default() },
+                    mailbox,
+                    posts,
+                };
+                run_core(setup, |env| async move {
+                    // A start that takes its time: nothing is accepted before it is done.
+                    env.sleep_ns(1_000_000).await;
+                    Ok::<_, Infallible>(Echo {
+                        env,
+                        seen,
+                        stopping: Cell::new(false),
+                        timers: RefCell::default(),
+                        upstream: Cell::new(None),
+                    })
+                })
+            })
+        });
+        let threads = threads.collect();
+        Node { address, posts, threads, seen, _data: data }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream
+    }
+
+    fn stop(self) -> Arc<Seen> {
+        self.posts.iter().for_each(Post::stop);
+        for thread in self.threads {
+            thread.join().unwrap().unwrap();
+        }
+        self.seen
+    }
+}
+
+fn ask(stream: &mut TcpStream, body: &[u8]) -> Vec<u8> {
+    let mut request = Vec::new();
+    frame(&mut request, body);
+    stream.write_all(&request).unwrap();
+    answer(stream)
+}
+
+fn answer(stream: &mut TcpStream) -> Vec<u8> {
+    let mut header = [0; 2];
+    stream.read_exact(&mut header).unwrap();
+    let mut body = vec![0; usize::from(u16::from_le_bytes(header))];
+    stream.read_exact(&mut body).unwrap();
+    body
+}
+
+#[test]
+fn whole_half_and_many_frames_are_echoed() {
+    let node = Node::start(1, ReactorOptions { receive_bytes: 4096, ..ReactorOptions::default() });
+    let mut stream = node.connect();
+    assert_eq!(ask(&mut stream, b"e1"), b"e1");
+
+    // One byte at a time.
+    let mut request = Vec::new();
+    frame(&mut request, b"ehalf");
+    for byte in &request {
+        stream.write_all(std::slice::from_ref(byte)).unwrap();
+    }
+    assert_eq!(answer(&mut stream), b"ehalf");
+
+    // Larger than the receive buffer, behind and before others.
+    let mut large = vec![b'e'; 60_000];
+    large[30_000] = b'!';
+    let mut request = Vec::new();
+    for body in [&b"e"[..], &large, &b"e2"[..]] {
+        frame(&mut request, body);
+    }
+    stream.write_all(&request).unwrap();
+    assert_eq!(answer(&mut stream), b"e");
+    assert_eq!(answer(&mut stream), large);
+    assert_eq!(answer(&mut stream), b"e2");
+
+    let mut request = Vec::new();
+    (0..5000).for_each(|n: u32| frame(&mut request, format!("e{n}").as_bytes()));
+    let mut reader = stream.try_clone().unwrap();
+    let reading = std::thread::spawn(move || {
+        (0..5000).for_each(|n| assert_eq!(answer(&mut reader), format!("e{n}").into_bytes()));
+    });
+    stream.write_all(&request).unwrap();
+    reading.join().unwrap();
+    node.stop();
+}
+
+#[test]
+fn tasks_timers_disk_and_hops_answer() {
+    let node = Node::start(2, ReactorOptions::default());
+    let mut stream = node.connect();
+    assert_eq!(ask(&mut stream, b"task"), b"task");
+    assert_eq!(ask(&mut stream, b"wait"), b"wake");
+    assert_eq!(ask(&mut stream, b"disk"), b"disk");
+    for n in 0..100 {
+        let body = format!("hop {n}").into_bytes();
+        assert_eq!(ask(&mut stream, &body), body);
+    }
+    node.stop();
+}
+
+#[test]
+fn many_connections_are_served_and_let_go() {
+    let node = Node::start(1, ReactorOptions::default());
+    let mut streams: Vec<_> = (0..200).map(|_| node.connect()).collect();
+    for round in 0..3 {
+        for (n, stream) in streams.iter_mut().enumerate() {
+            let mut request = Vec::new();
+            frame(&mut request, format!("e{n} {round}").as_bytes());
+            stream.write_all(&request).unwrap();
+        }
+        for (n, stream) in streams.iter_mut().enumerate() {
+            assert_eq!(answer(stream), format!("e{n} {round}").into_bytes());
+        }
+    }
+    streams.truncate(1);
+    // The closed ones are seen to be closed sooner or later; each question gives the core another turn to see them.
+    while node.seen.closed.load(Ordering::SeqCst) < 199 {
+        assert_eq!(ask(&mut streams[0], b"e"), b"e");
+    }
+    assert_eq!(node.stop().accepted.load(Ordering::SeqCst), 200);
+}
+
+#[test]
+fn a_reader_that_sleeps_is_no_longer_read_from_and_harms_nobody() {
+    let options =
+        ReactorOptions { pause_bytes: 1 << 20, out_bytes_max: 2 << 20, ..ReactorOptions::default() };
+    let node = Node::start(1, options);
+    let mut sleeper = node.connect();
+    let mut other = node.connect();
+    // Each asks for a megabyte; one at a time, so that pausing is what stops them.
+    let mut asked = 0;
+    while node.seen.pauses.load(Ordering::SeqCst) == 0 {
+        assert!(asked < 1000, "a connection that does not read its answers was read from for ever");
+        let mut request = Vec::new();
+        frame(&mut request, b"m");
+        sleeper.write_all(&request).unwrap();
+        asked += 1;
+        assert_eq!(ask(&mut other, b"e"), b"e");
+    }
+    let mut buffer = vec![0; 1 << 20];
+    for _ in 0..asked {
+        sleeper.read_exact(&mut buffer).unwrap();
+        assert!(buffer.iter().all(|byte| *byte == b'm'));
+    }
+    assert_eq!(ask(&mut sleeper, b"eawake"), b"eawake");
+    node.stop();
+}
+
+#[test]
+fn a_broken_protocol_closes_its_connection_alone() {
+    let node = Node::start(1, ReactorOptions::default());
+    let (mut bad, mut good) = (node.connect(), node.connect());
+    let mut request = Vec::new();
+    frame(&mut request, b"ebefore");
+    frame(&mut request, b"?");
+    bad.write_all(&request).unwrap();
+    assert_eq!(answer(&mut bad), b"ebefore");
+    assert_eq!(bad.read(&mut [0; 1]).unwrap(), 0, "closed after what was queued");
+    assert_eq!(ask(&mut good, b"e"), b"e");
+
+    let mut leaving = node.connect();
+    assert_eq!(ask(&mut leaving, b"x"), b"bye");
+    assert_eq!(leaving.read(&mut [0; 1]).unwrap(), 0);
+
+    let mut half = node.connect();
+    let mut request = Vec::new();
+    frame(&mut request, b"elast words");
+    half.write_all(&request).unwrap();
+    half.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(answer(&mut half), b"elast words");
+    node.stop();
+}
+
+#[test]
+fn connections_out_stand_or_fail() {
+    let node = Node::start(1, ReactorOptions::default());
+    let mut stream = node.connect();
+    let there = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = there.local_addr().unwrap();
+    let peer = std::thread::spawn(move || {
+        let (mut peer, _) = there.accept().unwrap();
+        assert_eq!(answer(&mut peer), b"ehello");
+        let mut greeting = Vec::new();
+        frame(&mut greeting, b"welcome");
+        peer.write_all(&greeting).unwrap();
+        assert_eq!(peer.read(&mut [0; 1]).unwrap(), 0, "closed when the node stops");
+    });
+    assert_eq!(ask(&mut stream, format!("c{address}").as_bytes()), b"welcome");
+    assert_eq!(ask(&mut stream, b"cno.such.port:99999"), b"refused");
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    assert_eq!(ask(&mut stream, format!("clocalhost:{}", free.port()).as_bytes()), b"refused");
+    node.stop();
+    peer.join().unwrap();
+}
+
+#[test]
+fn a_full_table_turns_connections_away() {
+    let node = Node::start(1, ReactorOptions { connections_max: 2, ..ReactorOptions::default() });
+    let (mut first, mut second) = (node.connect(), node.connect());
+    assert_eq!(ask(&mut first, b"e"), b"e");
+    assert_eq!(ask(&mut second, b"e"), b"e");
+    let mut third = node.connect();
+    // Turned away with an end or a reset, whichever the kernel makes of it.
+    assert!(!matches!(third.read(&mut [0; 1]), Ok(1)));
+    drop(first);
+    while node.seen.closed.load(Ordering::SeqCst) < 1 {
+        assert_eq!(ask(&mut second, b"e"), b"e");
+    }
+    assert_eq!(ask(&mut node.connect(), b"e"), b"e");
+    node.stop();
+}
+
+#[test]
+fn a_shard_that_cannot_start_ends_its_core() {
+    let (posts, mut boxes) = mailboxes(1).unwrap();
+    let data = tempfile::tempdir().unwrap();
+    let setup = CoreSetup {
+        core: CoreId(0),
+        cpu: None,
+        listeners: vec![],
+        data: data.path().to_owned(),
+        options: ReactorOptions::default(),
+        disk: DiskOptions { direct: false, ..DiskOptions::default() },
+        mailbox: boxes.pop().unwrap(),
+        posts,
+    };
+    let ended = run_core(setup, |_| async { Err::<Echo, _>("no luck") });
+    let Err(CoreError::Shard(reason)) = ended else { panic!("expected the shard's own reason") };
+    assert_eq!(reason, "no luck");
+}
