@@ -6,5 +6,6 @@ pub mod env;
 pub mod identity;
 pub mod reactor;
 pub mod ring;
+pub mod startup;
 
 pub use env::{Connection, Env, Handler, Hop, Received, Sent};

@@ -1,0 +1,87 @@
+//! The kernel, io_uring, and the limits of this process.
+
+use std::fs;
+use std::io;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::StartupError;
+use crate::config::ByteSize;
+use crate::ring::Ring;
+
+/// The oldest kernel with everything the ring asks for (DEFER_TASKRUN).
+const KERNEL_MIN: (u32, u32) = (6, 1);
+/// What an executor's own rings insist on, in bytes.
+pub(super) const LOCKED_BYTES_MIN: u64 = 512 << 10;
+/// Files, sockets and rings of a small node.
+pub(super) const OPEN_FILES_MIN: u64 = 1024;
+
+pub(super) fn check_kernel() -> Result<(), StartupError> {
+    let path = "/proc/sys/kernel/osrelease";
+    let release = fs::read_to_string(path)
+        .map_err(|error| StartupError::Unreadable { what: "the kernel's release", error })?;
+    let release = release.trim();
+    if is_new_enough(release) { Ok(()) } else { Err(StartupError::Kernel { release: release.to_owned() }) }
+}
+
+/// Whether a release like `6.1.0-13-amd64` will do. One that cannot be read is given the benefit of the doubt: the ring
+/// itself is tried next.
+pub(super) fn is_new_enough(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= KERNEL_MIN,
+        _ => true,
+    }
+}
+
+pub(super) fn check_uring() -> Result<(), StartupError> {
+    // 0 = everybody may, 1 = the privileged may, 2 = nobody may; absent before Linux 6.6.
+    let setting = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok();
+    let setting = setting.and_then(|text| text.trim().parse::<u8>().ok()).unwrap_or(0);
+    match Ring::new(None) {
+        Ok(_) => Ok(()),
+        Err(error) if setting > 0 && error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(StartupError::UringDisabled { setting })
+        }
+        Err(error) => Err(StartupError::UringRefused(error)),
+    }
+}
+
+/// Raises the soft limits to the hard ones (to more, where we are privileged), and checks that they are enough.
+pub(super) fn raise_limits() -> Result<(), StartupError> {
+    let limit = raise(Resource::Memlock, LOCKED_BYTES_MIN);
+    if limit < LOCKED_BYTES_MIN {
+        return Err(StartupError::LockedMemory { limit });
+    }
+    let limit = raise(Resource::Nofile, OPEN_FILES_MIN);
+    if limit < OPEN_FILES_MIN { Err(StartupError::OpenFiles { limit }) } else { Ok(()) }
+}
+
+/// Raises a soft limit as far as it goes and returns where it stands then.
+fn raise(resource: Resource, least: u64) -> u64 {
+    let old = getrlimit(resource);
+    let hard = old.maximum.map(|hard| hard.max(least));
+    // First beyond the hard limit if that is too low, which takes privilege; then up to it. A refusal shows in the result.
+    for maximum in [hard, old.maximum] {
+        if setrlimit(resource, Rlimit { current: maximum, maximum }).is_ok() {
+            break;
+        }
+    }
+    getrlimit(resource).current.unwrap_or(u64::MAX)
+}
+
+pub(super) fn check_memory(wanted: ByteSize) -> Result<(), StartupError> {
+    let text = fs::read_to_string("/proc/meminfo")
+        .map_err(|error| StartupError::Unreadable { what: "the size of memory", error })?;
+    match memory_total(&text) {
+        Some(found) if found < wanted.0 => Err(StartupError::Memory { wanted, found }),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Bytes of memory by the first line of `/proc/meminfo`: `MemTotal: 16314832 kB`.
+pub(super) fn memory_total(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
