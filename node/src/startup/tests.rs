@@ -89,9 +89,9 @@ fn direct_io_is_tried_and_leaves_nothing() {
 #[test]
 fn this_machine_will_do() {
     let temp = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-    let (contact, core) =
-        (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
-    let (contact, core) = (contact.local_addr().unwrap(), core.local_addr().unwrap());
+    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let [contact, core] = listeners.each_ref().map(|listener| listener.local_addr().unwrap());
+    drop(listeners);
     let text = format!(
         "[cluster]\nname = \"t\"\nid = \"{:032x}\"\nhash_seed = \"{:016x}\"\nvnodes = 16\nreplication = 1\n\
          [server]\ncores = 1\nmemory = \"64MiB\"\n[[nodes]]\nname = \"n1\"\nid = 1\naddress = \"{contact}\"\n\
