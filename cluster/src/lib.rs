@@ -2,3 +2,16 @@
 //!
 //! No I/O and no clock: time is an argument, messages are return values.
 #![forbid(unsafe_code)]
+
+mod clock;
+pub mod planted;
+mod read_quorum;
+mod replica_set;
+mod ring;
+mod write_quorum;
+
+pub use clock::{Clock, ClockSettings, MintError};
+pub use read_quorum::{Ask, ReadAnswer, ReadOutcome, ReadQuorum, ReadStep};
+pub use replica_set::ReplicaSet;
+pub use ring::Ring;
+pub use write_quorum::{Unavailable, WriteOutcome, WriteQuorum};

@@ -1,0 +1,41 @@
+//! Deliberate bugs that prove the simulator's worth: compiled in only with the `planted-bugs` feature, and even then off
+//! until switched on for the calling thread.
+
+/// A bug the replication logic can be told to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Bug {
+    /// Every level needs one replica less than it should.
+    QuorumOffByOne,
+    /// The claim puts two replicas of a vnode at the tail of the ring on one node.
+    TailRepeatsNode,
+}
+
+#[cfg(feature = "planted-bugs")]
+mod switch {
+    use super::Bug;
+    use std::cell::Cell;
+
+    thread_local! {
+        static ACTIVE: Cell<Option<Bug>> = const { Cell::new(None) };
+    }
+
+    /// Switches one bug on for this thread, or all off.
+    pub fn plant(bug: Option<Bug>) {
+        ACTIVE.set(bug);
+    }
+
+    /// Whether this thread has the bug.
+    pub fn active(bug: Bug) -> bool {
+        ACTIVE.get() == Some(bug)
+    }
+}
+
+#[cfg(feature = "planted-bugs")]
+pub use switch::{active, plant};
+
+/// Whether this thread has the bug: never, without the `planted-bugs` feature.
+#[cfg(not(feature = "planted-bugs"))]
+#[inline(always)]
+pub fn active(_: Bug) -> bool {
+    false
+}
