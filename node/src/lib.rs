@@ -4,6 +4,7 @@ pub mod config;
 pub mod disk;
 pub mod env;
 pub mod identity;
+pub mod null;
 pub mod reactor;
 pub mod ring;
 pub mod startup;
