@@ -5,12 +5,16 @@
 
 mod damage;
 mod disk;
+mod engine;
 mod key;
+mod manifest;
 pub mod mem_disk;
 mod memtable;
 mod pace;
 pub mod planted;
 mod record;
+mod seq;
+mod table_meta;
 mod varint;
 
 pub use damage::{Damage, ReadError};
@@ -18,7 +22,10 @@ pub use disk::{
     AlignedBuf, BLOCK_BYTES, Class, Directory, Disk, DiskError, DiskErrorKind, FileName, NameOp, NameReply,
     Open, Sync,
 };
+pub use engine::{Engine, Fenced, Found, Job, Miss, OpenError, Options, Recovery, Refusal, Stats};
 pub use key::{Key, KeyBuf, Prefix};
 pub use memtable::{MemCursor, MemIter, Memtable};
 pub use pace::Pace;
 pub use record::{Record, RecordFlags};
+pub use seq::Seq;
+pub use table_meta::TableMeta;

@@ -1,0 +1,56 @@
+//! What an engine is told when it opens: who it is, and the bound of every buffer, queue and level.
+
+/// Options of one core's engine. Sizes are in bytes.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The core; its log and manifest live in its directory.
+    pub core: u16,
+    /// The stores of this core. Stores may be added when the engine is opened again; one that holds data may not be left out.
+    pub stores: Vec<u16>,
+    /// 128 random bits, fresh at each open: file ids and the log's life are derived from them.
+    pub entropy: u128,
+    /// Memtables of all stores together that are still being written to, before the largest is flushed. Default 64 MiB.
+    pub memtable_bytes: usize,
+    /// Blocks of tables kept in memory, for all stores together. Default 64 MiB.
+    pub cache_bytes: usize,
+    /// The log's length from which the store that pins its oldest segment is flushed. Default 256 MiB, 4 × `memtable_bytes`.
+    pub log_bytes_max: u64,
+    /// Length at which a compaction starts its next table. Default 32 MiB.
+    pub table_bytes: u64,
+    /// Tables in level 0 from which it is compacted. Default 4.
+    pub l0_tables_trigger: usize,
+    /// Tables in level 0 from which writers are delayed. Default 10.
+    pub l0_tables_slow: usize,
+    /// Tables in level 0 from which writes are refused. Default 20.
+    pub l0_tables_max: usize,
+    /// Length of level 1 of one store. Default 64 MiB.
+    pub level_base_bytes: u64,
+    /// How many times longer each level is than the one above it. Default 10.
+    pub level_fanout: u64,
+    /// Delay of one write when level 0 or the frozen memtables are about to be at their limit. Default 10,000 µs.
+    pub write_delay_max_us: u64,
+    /// Length of the manifest's edits from which it is written afresh. Default 1 MiB.
+    pub manifest_bytes_max: u64,
+}
+
+impl Options {
+    /// The defaults, for a core and its stores.
+    pub fn new(core: u16, stores: Vec<u16>, entropy: u128) -> Options {
+        Options {
+            core,
+            stores,
+            entropy,
+            memtable_bytes: 64 << 20,
+            cache_bytes: 64 << 20,
+            log_bytes_max: 256 << 20,
+            table_bytes: 32 << 20,
+            l0_tables_trigger: 4,
+            l0_tables_slow: 10,
+            l0_tables_max: 20,
+            level_base_bytes: 64 << 20,
+            level_fanout: 10,
+            write_delay_max_us: 10_000,
+            manifest_bytes_max: 1 << 20,
+        }
+    }
+}

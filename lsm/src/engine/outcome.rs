@@ -1,0 +1,181 @@
+//! What the engine answers: findings, refusals, failures.
+
+use crate::{Damage, DiskError, FileName, ReadError, Record, RecordFlags};
+
+/// What [`Engine::open`](super::Engine::open) found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// There was nothing: this is the first open.
+    pub fresh: bool,
+    /// The engine had been closed, and everything it had made durable is here.
+    pub clean: bool,
+    /// How often the engine was opened, this time included; it never repeats in one data directory.
+    pub incarnation: u64,
+    /// The log ended in something incomplete, which was cut off.
+    pub cut_tail: bool,
+    /// What was cut off may have been acknowledged: its vnodes ask for repair and new actors are minted.
+    pub possibly_acknowledged: bool,
+    /// Damage in the log. What it hid is lost here; everything behind it was recovered.
+    pub damage: Vec<Damage>,
+    /// Records that came from the log.
+    pub replayed: u64,
+    /// `(vnode, store)` of every vnode that lives here, by vnode.
+    pub vnodes: Vec<(u16, u16)>,
+}
+
+/// Why an engine was not opened. The data is as it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OpenError {
+    /// The disk failed, or a manifest or table is damaged.
+    Read(ReadError),
+    /// A file was written by a version of this software that is not known here.
+    Version {
+        /// The file.
+        file: FileName,
+        /// Its version.
+        found: u16,
+    },
+    /// A table that the manifest names is not there.
+    MissingTable(FileName),
+    /// There are files of data, and no manifest that says what they are.
+    MissingManifest {
+        /// One of them.
+        file: FileName,
+    },
+    /// The log lacks records that are in no table.
+    MissingLog {
+        /// The log is needed from this sequence number on.
+        needed: u64,
+        /// It starts here.
+        found: u64,
+    },
+    /// A store that holds data or vnodes is not among the options' stores.
+    MissingStore(u16),
+    /// The log holds a record of a vnode that lives in no store.
+    UnplacedVnode(u16),
+}
+
+impl std::fmt::Display for OpenError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            OpenError::Read(error) => error.fmt(f),
+            OpenError::Version { file, found } => {
+                write!(f, "{} has format version {found}, which is not known here", describe(*file))
+            }
+            OpenError::MissingTable(file) => {
+                write!(f, "{} is named by the manifest, and missing", describe(*file))
+            }
+            OpenError::MissingManifest { file } => {
+                write!(f, "{} is there, and no manifest that names it", describe(*file))
+            }
+            OpenError::MissingLog { needed, found } => {
+                write!(f, "the log starts at record {found}, and is needed from record {needed}")
+            }
+            OpenError::MissingStore(store) => write!(f, "store {store} holds data and is not configured"),
+            OpenError::UnplacedVnode(vnode) => {
+                write!(f, "the log holds records of vnode {vnode}, which lives in no store")
+            }
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+impl From<ReadError> for OpenError {
+    fn from(error: ReadError) -> Self {
+        OpenError::Read(error)
+    }
+}
+
+impl From<DiskError> for OpenError {
+    fn from(error: DiskError) -> Self {
+        OpenError::Read(error.into())
+    }
+}
+
+fn describe(file: FileName) -> String {
+    match file {
+        FileName::Segment { core, slot } => format!("log segment {slot} of core {core}"),
+        FileName::Manifest { core, number } => format!("manifest {number} of core {core}"),
+        FileName::Table { store, number } => format!("table {number} of store {store}"),
+    }
+}
+
+/// Why a record was not staged. It will never be found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// A sync failed earlier: until a restart this core takes no writes.
+    Fenced,
+    /// The disk is full; reads go on, and writes as soon as a background job has found space.
+    DiskFull,
+    /// A limit is reached: staged bytes, frozen memtables, level 0, or the log.
+    Overloaded,
+    /// The vnode lives in no store of this core.
+    UnknownVnode,
+    /// The record would not fit into a log group.
+    TooLarge,
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Refusal::Fenced => "a sync failed: this core takes no writes until it is restarted",
+            Refusal::DiskFull => "the disk is full",
+            Refusal::Overloaded => "too many writes wait",
+            Refusal::UnknownVnode => "the vnode does not live here",
+            Refusal::TooLarge => "the record is too large",
+        })
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// A sync failed, now or earlier. Records staged and not yet reported durable may or may not be found after a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fenced;
+
+impl std::fmt::Display for Fenced {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a sync failed: this core takes no writes until it is restarted")
+    }
+}
+
+impl std::error::Error for Fenced {}
+
+/// The answer is not in memory: ask [`Engine::read`](super::Engine::read).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Miss;
+
+/// A record that was read from the disk, and owns what it shows.
+#[derive(Clone, Debug)]
+pub struct Found {
+    pub(super) order: u64,
+    pub(super) actor: u64,
+    pub(super) flags: RecordFlags,
+    pub(super) expiry_ms: u64,
+    pub(super) value: Value,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Value {
+    Copied(Box<[u8]>),
+}
+
+impl Found {
+    pub(super) fn copy(record: Record<'_>) -> Found {
+        let Record { order, actor, flags, expiry_ms, value } = record;
+        Found { order, actor, flags, expiry_ms, value: Value::Copied(value.into()) }
+    }
+
+    /// The record.
+    pub fn record(&self) -> Record<'_> {
+        let Found { order, actor, flags, expiry_ms, .. } = *self;
+        Record { order, actor, flags, expiry_ms, value: self.value() }
+    }
+
+    fn value(&self) -> &[u8] {
+        match &self.value {
+            Value::Copied(value) => value,
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! What the manifest says: the stores of a core, their tables, and which vnode lives where.
+
+use std::collections::BTreeMap;
+
+use super::format::Edit;
+use crate::table_meta::TableMeta;
+
+/// Most levels of a store: level 0 and six sorted ones.
+pub(crate) const LEVELS: usize = 7;
+
+/// The state that a manifest's edits lead to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Catalog {
+    /// How often the engine was opened.
+    pub(crate) incarnation: u64,
+    /// Set while the engine is closed: the highest sequence number it had made durable.
+    pub(crate) closed: Option<u64>,
+    /// The file number to use next, without the core's part.
+    pub(crate) next_number: u64,
+    /// The log is whole from here on: what comes before may have been recycled.
+    pub(crate) log_floor: u64,
+    /// By number.
+    pub(crate) stores: BTreeMap<u16, StoreEntry>,
+    /// Where each vnode lives.
+    pub(crate) vnodes: BTreeMap<u16, VnodeEntry>,
+}
+
+/// One store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct StoreEntry {
+    /// Records up to this sequence number are in its tables.
+    pub(crate) flushed_through: u64,
+    /// Tables by level; in level 0 oldest first, elsewhere by key, and disjoint.
+    pub(crate) levels: [Vec<TableMeta>; LEVELS],
+}
+
+/// Where a vnode lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct VnodeEntry {
+    pub(crate) store: u16,
+    /// The vnode's epoch when it came here; 0 until vnodes move.
+    pub(crate) epoch: u64,
+}
+
+/// An edit that cannot follow what is there: the bytes hold, the story does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Contradiction {
+    pub(crate) what: &'static str,
+    /// The store, vnode or number it is about.
+    pub(crate) subject: u64,
+}
+
+impl Catalog {
+    /// Applies one edit. After an error the catalog is not to be used.
+    pub(crate) fn apply(&mut self, edit: &Edit) -> Result<(), Contradiction> {
+        let wrong = |what, subject: u64| Contradiction { what, subject };
+        self.closed = None;
+        match edit {
+            Edit::Opened { incarnation } => self.incarnation = *incarnation,
+            Edit::Store { store } => {
+                self.stores.entry(*store).or_default();
+            }
+            Edit::Assign { vnode, store, epoch } => {
+                if !self.stores.contains_key(store) {
+                    return Err(wrong("a vnode of a store that does not exist", (*store).into()));
+                }
+                self.vnodes.insert(*vnode, VnodeEntry { store: *store, epoch: *epoch });
+            }
+            Edit::Add { store, level, table } => {
+                let entry = self.store(*store)?;
+                let tables = entry.levels.get_mut(usize::from(*level));
+                let tables = tables.ok_or(wrong("a level that does not exist", (*level).into()))?;
+                let at = match level {
+                    0 => tables.len(),
+                    _ => tables.partition_point(|other| other.smallest < table.smallest),
+                };
+                let before = at.checked_sub(1).and_then(|before| tables.get(before));
+                let overlaps = before.is_some_and(|before| before.largest >= table.smallest)
+                    || tables.get(at).is_some_and(|after| after.smallest <= table.largest);
+                if *level > 0 && overlaps {
+                    return Err(wrong("a table that overlaps another of its level", table.number));
+                }
+                tables.insert(at, table.clone());
+            }
+            Edit::Remove { store, number } => {
+                let entry = self.store(*store)?;
+                let level = entry.levels.iter_mut().find(|level| level.iter().any(|t| t.number == *number));
+                let level = level.ok_or(wrong("the removal of a table that does not exist", *number))?;
+                level.retain(|table| table.number != *number);
+            }
+            Edit::Flushed { store, seq } => {
+                let entry = self.store(*store)?;
+                entry.flushed_through = entry.flushed_through.max(*seq);
+            }
+            Edit::NextNumber { number } => self.next_number = self.next_number.max(*number),
+            Edit::LogFloor { seq } => self.log_floor = self.log_floor.max(*seq),
+            Edit::Closed { seq } => self.closed = Some(*seq),
+        }
+        Ok(())
+    }
+
+    fn store(&mut self, store: u16) -> Result<&mut StoreEntry, Contradiction> {
+        self.stores
+            .get_mut(&store)
+            .ok_or(Contradiction { what: "a store that does not exist", subject: store.into() })
+    }
+
+    /// Edits that lead from nothing to this.
+    pub(crate) fn to_edits(&self) -> Vec<Edit> {
+        let mut edits = vec![
+            Edit::Opened { incarnation: self.incarnation },
+            Edit::NextNumber { number: self.next_number },
+            Edit::LogFloor { seq: self.log_floor },
+        ];
+        for (&store, entry) in &self.stores {
+            edits.push(Edit::Store { store });
+            edits.push(Edit::Flushed { store, seq: entry.flushed_through });
+            for (level, tables) in entry.levels.iter().enumerate() {
+                let level = level as u8;
+                edits.extend(tables.iter().map(|table| Edit::Add { store, level, table: table.clone() }));
+            }
+        }
+        edits.extend(self.vnodes.iter().map(|(&vnode, entry)| Edit::Assign {
+            vnode,
+            store: entry.store,
+            epoch: entry.epoch,
+        }));
+        if let Some(seq) = self.closed {
+            edits.push(Edit::Closed { seq });
+        }
+        edits
+    }
+}

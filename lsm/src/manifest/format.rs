@@ -1,0 +1,330 @@
+//! The manifest's bytes.
+//!
+//! All integers are little-endian. A group is what one change of the engine's files takes: it holds as a whole or not at all.
+//!
+//! ```text
+//! manifest  = group*                     ; the first group is a snapshot: every edit that leads to the state
+//! group     = header edit* zero*         ; starts and ends on a 4 KiB boundary
+//! header    = magic:u32 version:u16 core:u16
+//!             life:u128                  ; random, the same in every group of the file
+//!             index:u32                  ; 0, 1, 2, …
+//!             edits:u32                  ; bytes of the edits
+//!             checksum:u32               ; crc32c of the whole group, zeros included, with this field zero, after the file's number
+//!             zero:u32
+//! edit      = 1 incarnation:u64                          ; the engine was opened
+//!           | 2 store:u16                                ; a store exists
+//!           | 3 vnode:u16 store:u16 epoch:u64            ; a vnode lives in a store
+//!           | 4 store:u16 level:u8 table                 ; a table was added; within level 0 later is newer
+//!           | 5 store:u16 number:u64                     ; a table was removed
+//!           | 6 store:u16 seq:u64                        ; the log is no longer needed for this store up to here
+//!           | 7 number:u64                               ; file numbers up to here are spent
+//!           | 8 seq:u64                                  ; the log may lack what comes before
+//!           | 9 seq:u64                                  ; the engine was closed; cleared by the next edit
+//! table     = number:u64 bytes:u64 entries:u64 tombstones:u64 raw:u64
+//!             order_min:u64 order_max:u64 seq_max:u64 file_id:u128 key key   ; smallest, largest
+//! key       = prefix:u128 length:u32 partition length:u32 sort
+//! ```
+//!
+//! **Tail rule.** Appends wait for each other's syncs, so a power cut can harm the last group only. A bad group with a good
+//! later one of the same life behind it is damage; a bad group at the end is a change that nobody was told of, and is cut.
+
+use crate::table_meta::TableMeta;
+use crate::{BLOCK_BYTES, Damage, FileName, KeyBuf, Prefix};
+
+/// The first bytes of each group.
+pub(crate) const MAGIC: u32 = 0x464d_6546;
+/// The version of everything above.
+pub(crate) const VERSION: u16 = 1;
+/// Bytes of a group's header.
+pub(crate) const HEADER_BYTES: usize = 40;
+/// Most bytes of a group: a snapshot of a hundred thousand tables with ordinary keys fits several times over.
+pub(crate) const GROUP_BYTES_MAX: usize = 256 << 20;
+const CHECKSUM_AT: usize = 32;
+
+/// One change of the engine's files or of what is in them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Edit {
+    Opened { incarnation: u64 },
+    Store { store: u16 },
+    Assign { vnode: u16, store: u16, epoch: u64 },
+    Add { store: u16, level: u8, table: TableMeta },
+    Remove { store: u16, number: u64 },
+    Flushed { store: u16, seq: u64 },
+    NextNumber { number: u64 },
+    LogFloor { seq: u64 },
+    Closed { seq: u64 },
+}
+
+/// What identifies a manifest's groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) core: u16,
+    pub(crate) number: u64,
+    pub(crate) life: u128,
+}
+
+/// Encodes a group, padded to whole blocks.
+pub(crate) fn encode_group(identity: Identity, index: u32, edits: &[Edit]) -> Vec<u8> {
+    let mut out = vec![0; HEADER_BYTES];
+    for edit in edits {
+        encode_edit(edit, &mut out);
+    }
+    let edit_bytes = out.len() - HEADER_BYTES;
+    assert!(edit_bytes <= GROUP_BYTES_MAX - HEADER_BYTES, "a manifest group of {edit_bytes} bytes");
+    out.resize(out.len().next_multiple_of(BLOCK_BYTES), 0);
+    out[0..4].copy_from_slice(&MAGIC.to_le_bytes());
+    out[4..6].copy_from_slice(&VERSION.to_le_bytes());
+    out[6..8].copy_from_slice(&identity.core.to_le_bytes());
+    out[8..24].copy_from_slice(&identity.life.to_le_bytes());
+    out[24..28].copy_from_slice(&index.to_le_bytes());
+    out[28..32].copy_from_slice(&(edit_bytes as u32).to_le_bytes());
+    seal(identity.number, &mut out);
+    out
+}
+
+/// Puts the checksum into a group.
+pub(super) fn seal(number: u64, group: &mut [u8]) {
+    let checksum = checksum(number, group);
+    group[CHECKSUM_AT..CHECKSUM_AT + 4].copy_from_slice(&checksum.to_le_bytes());
+}
+
+/// A group that holds.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Group {
+    pub(crate) life: u128,
+    pub(crate) index: u32,
+    pub(crate) edits: Vec<Edit>,
+    /// Bytes of the whole group.
+    pub(crate) bytes: usize,
+}
+
+/// Why the bytes at some offset are no group of this file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// They are not what was written, or nothing was.
+    Damaged { what: &'static str, expected: u64, found: u64 },
+    /// They are what was written, and do not belong here or make no sense.
+    Wrong { what: &'static str, expected: u64, found: u64 },
+    /// They are what was written, by a version of this software that is not known here.
+    Version { found: u16 },
+}
+
+impl Fault {
+    pub(crate) fn at(self, core: u16, number: u64, offset: u64) -> Damage {
+        let file = FileName::Manifest { core, number };
+        match self {
+            Fault::Damaged { what, expected, found } | Fault::Wrong { what, expected, found } => {
+                Damage { file, offset, what, expected, found }
+            }
+            Fault::Version { found } => {
+                Damage { file, offset, what: "format version", expected: VERSION.into(), found: found.into() }
+            }
+        }
+    }
+}
+
+fn damaged(what: &'static str, expected: u64, found: u64) -> Fault {
+    Fault::Damaged { what, expected, found }
+}
+
+/// Decodes the group at the start of `bytes`, which may be followed by others.
+pub(crate) fn decode_group(core: u16, number: u64, bytes: &[u8]) -> Result<Group, Fault> {
+    let Some(header) = bytes.get(..HEADER_BYTES) else {
+        return Err(damaged("group header length", HEADER_BYTES as u64, bytes.len() as u64));
+    };
+    let mut fields = Reader(header);
+    let magic = fields.u32()?;
+    if magic != MAGIC {
+        return Err(damaged("group magic", MAGIC.into(), magic.into()));
+    }
+    let version = fields.u16()?;
+    let of_core = fields.u16()?;
+    let life = fields.u128()?;
+    let index = fields.u32()?;
+    let edit_bytes = fields.u32()? as usize;
+    let stored = fields.u32()?;
+    if edit_bytes > GROUP_BYTES_MAX - HEADER_BYTES {
+        return Err(damaged("group length", GROUP_BYTES_MAX as u64, edit_bytes as u64));
+    }
+    let len = (HEADER_BYTES + edit_bytes).next_multiple_of(BLOCK_BYTES);
+    let Some(group) = bytes.get(..len) else {
+        return Err(damaged("group length", bytes.len() as u64, len as u64));
+    };
+    let computed = checksum(number, group);
+    if stored != computed {
+        return Err(damaged("group checksum", computed.into(), stored.into()));
+    }
+    // The checksum holds: what is odd from here on was written so.
+    if version != VERSION {
+        return Err(Fault::Version { found: version });
+    }
+    if of_core != core {
+        return Err(Fault::Wrong { what: "core", expected: core.into(), found: of_core.into() });
+    }
+    let mut rest = Reader(&group[HEADER_BYTES..HEADER_BYTES + edit_bytes]);
+    let mut edits = Vec::new();
+    while !rest.0.is_empty() {
+        edits.push(decode_edit(&mut rest).map_err(|fault| match fault {
+            Fault::Damaged { what, expected, found } => Fault::Wrong { what, expected, found },
+            other => other,
+        })?);
+    }
+    Ok(Group { life, index, edits, bytes: len })
+}
+
+/// crc32c of the file's number and the group, its checksum field taken as zero.
+fn checksum(number: u64, group: &[u8]) -> u32 {
+    let seed = crc32c::crc32c(&number.to_le_bytes());
+    let seed = crc32c::crc32c_append(seed, &group[..CHECKSUM_AT]);
+    let seed = crc32c::crc32c_append(seed, &[0; 4]);
+    crc32c::crc32c_append(seed, &group[CHECKSUM_AT + 4..])
+}
+
+fn encode_edit(edit: &Edit, out: &mut Vec<u8>) {
+    match edit {
+        Edit::Opened { incarnation } => {
+            out.push(1);
+            out.extend_from_slice(&incarnation.to_le_bytes());
+        }
+        Edit::Store { store } => {
+            out.push(2);
+            out.extend_from_slice(&store.to_le_bytes());
+        }
+        Edit::Assign { vnode, store, epoch } => {
+            out.push(3);
+            out.extend_from_slice(&vnode.to_le_bytes());
+            out.extend_from_slice(&store.to_le_bytes());
+            out.extend_from_slice(&epoch.to_le_bytes());
+        }
+        Edit::Add { store, level, table } => {
+            out.push(4);
+            out.extend_from_slice(&store.to_le_bytes());
+            out.push(*level);
+            encode_table(table, out);
+        }
+        Edit::Remove { store, number } => {
+            out.push(5);
+            out.extend_from_slice(&store.to_le_bytes());
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        Edit::Flushed { store, seq } => {
+            out.push(6);
+            out.extend_from_slice(&store.to_le_bytes());
+            out.extend_from_slice(&seq.to_le_bytes());
+        }
+        Edit::NextNumber { number } => {
+            out.push(7);
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        Edit::LogFloor { seq } => {
+            out.push(8);
+            out.extend_from_slice(&seq.to_le_bytes());
+        }
+        Edit::Closed { seq } => {
+            out.push(9);
+            out.extend_from_slice(&seq.to_le_bytes());
+        }
+    }
+}
+
+fn decode_edit(from: &mut Reader<'_>) -> Result<Edit, Fault> {
+    let edit = match from.u8()? {
+        1 => Edit::Opened { incarnation: from.u64()? },
+        2 => Edit::Store { store: from.u16()? },
+        3 => Edit::Assign { vnode: from.u16()?, store: from.u16()?, epoch: from.u64()? },
+        4 => {
+            let store = from.u16()?;
+            Edit::Add { store, level: from.u8()?, table: decode_table(store, from)? }
+        }
+        5 => Edit::Remove { store: from.u16()?, number: from.u64()? },
+        6 => Edit::Flushed { store: from.u16()?, seq: from.u64()? },
+        7 => Edit::NextNumber { number: from.u64()? },
+        8 => Edit::LogFloor { seq: from.u64()? },
+        9 => Edit::Closed { seq: from.u64()? },
+        tag => return Err(damaged("edit tag", 9, tag.into())),
+    };
+    Ok(edit)
+}
+
+/// What is left to decode.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn bytes(&mut self, len: usize) -> Result<&'a [u8], Fault> {
+        let Some((taken, rest)) = self.0.split_at_checked(len) else {
+            return Err(damaged("edit length", len as u64, self.0.len() as u64));
+        };
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
+        Ok(self.bytes(N)?.try_into().expect("N bytes were taken"))
+    }
+
+    fn u8(&mut self) -> Result<u8, Fault> {
+        Ok(u8::from_le_bytes(self.array()?))
+    }
+
+    fn u16(&mut self) -> Result<u16, Fault> {
+        Ok(u16::from_le_bytes(self.array()?))
+    }
+
+    fn u32(&mut self) -> Result<u32, Fault> {
+        Ok(u32::from_le_bytes(self.array()?))
+    }
+
+    fn u64(&mut self) -> Result<u64, Fault> {
+        Ok(u64::from_le_bytes(self.array()?))
+    }
+
+    fn u128(&mut self) -> Result<u128, Fault> {
+        Ok(u128::from_le_bytes(self.array()?))
+    }
+}
+
+fn encode_key(key: &KeyBuf, out: &mut Vec<u8>) {
+    out.extend_from_slice(&key.prefix.to_u128().to_le_bytes());
+    for part in [&key.partition, &key.sort] {
+        out.extend_from_slice(&(part.len() as u32).to_le_bytes());
+        out.extend_from_slice(part);
+    }
+}
+
+fn decode_key(from: &mut Reader<'_>) -> Result<KeyBuf, Fault> {
+    let prefix = Prefix::from_u128(from.u128()?);
+    let partition_bytes = from.u32()? as usize;
+    let partition = from.bytes(partition_bytes)?.into();
+    let sort_bytes = from.u32()? as usize;
+    let sort = from.bytes(sort_bytes)?.into();
+    Ok(KeyBuf { prefix, partition, sort })
+}
+
+fn encode_table(table: &TableMeta, out: &mut Vec<u8>) {
+    for field in [table.number, table.bytes, table.entries, table.tombstones, table.raw_bytes] {
+        out.extend_from_slice(&field.to_le_bytes());
+    }
+    for field in [table.min_order, table.max_order, table.max_seq] {
+        out.extend_from_slice(&field.to_le_bytes());
+    }
+    out.extend_from_slice(&table.file_id.to_le_bytes());
+    encode_key(&table.smallest, out);
+    encode_key(&table.largest, out);
+}
+
+fn decode_table(store: u16, from: &mut Reader<'_>) -> Result<TableMeta, Fault> {
+    Ok(TableMeta {
+        store,
+        number: from.u64()?,
+        bytes: from.u64()?,
+        entries: from.u64()?,
+        tombstones: from.u64()?,
+        raw_bytes: from.u64()?,
+        min_order: from.u64()?,
+        max_order: from.u64()?,
+        max_seq: from.u64()?,
+        file_id: from.u128()?,
+        smallest: decode_key(from)?,
+        largest: decode_key(from)?,
+    })
+}

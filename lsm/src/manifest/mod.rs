@@ -1,0 +1,364 @@
+//! The manifest: a core's durable memory of its stores, their tables and its vnodes, as a log of edits.
+//!
+//! Why: tables are written once and removed whole, so what the engine consists of at any time is a list; a change of that list
+//! (a flush, a compaction, a vnode that arrives) must hold as a whole or not at all, also across a power cut.
+//!
+//! How: each change is one group of [`Edit`]s, written and synced before [`Manifest::commit`] returns. Every open begins a new
+//! file with a snapshot, and so does a manifest that has grown long or whose last append failed: what a failed append left
+//! on the disk is unknown, and nothing may be written behind it. The highest numbered file whose first group holds is the
+//! current one.
+//!
+//! Invariants:
+//! 1. The files an edit names, and their directories, are synced before the edit is written. The caller sees to it.
+//! 2. [`Manifest::catalog`] shows durable state only.
+//! 3. A file is unlinked only after the edit that drops it is durable.
+//! 4. After a change that failed, the files it named stay until a new manifest is durable: the change may be found on the disk.
+//!
+//! It refuses: a bad group with a good one behind it, an unknown version, another core's file, edits that contradict each other.
+
+mod catalog;
+mod format;
+mod turn;
+
+use std::cell::{Ref, RefCell};
+
+pub(crate) use catalog::{Catalog, Contradiction, LEVELS};
+pub(crate) use format::Edit;
+use format::{Fault, Identity};
+pub(crate) use turn::Turn;
+
+use crate::planted::{self, Bug};
+use crate::{
+    BLOCK_BYTES, Class, Directory, Disk, DiskError, DiskErrorKind, FileName, NameOp, NameReply, Open,
+    ReadError, Sync,
+};
+
+/// Bytes moved by one read or write.
+const TRANSFER_BYTES: usize = 256 << 10;
+
+/// The open manifest of a core.
+pub(crate) struct Manifest<D: Disk> {
+    disk: D,
+    core: u16,
+    life: u128,
+    /// Length of the edits behind the snapshot from which a new file is begun.
+    edit_bytes_max: u64,
+    turn: Turn,
+    state: RefCell<State<D>>,
+}
+
+struct State<D: Disk> {
+    catalog: Catalog,
+    number: u64,
+    /// `None`: the file cannot be appended to, and the next change begins a new one.
+    tail: Option<Tail<D>>,
+}
+
+#[derive(Clone)]
+struct Tail<D: Disk> {
+    file: D::File,
+    at: u64,
+    index: u32,
+    snapshot_bytes: u64,
+}
+
+/// Why a change was not made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CommitError {
+    pub(crate) error: DiskError,
+    /// The change may be found on the disk all the same: what it names must stay until a later change was made.
+    pub(crate) in_doubt: bool,
+}
+
+/// What reading the manifests of a core found.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// `None`: there is no manifest, or only one that was cut while the first was being made.
+    pub(crate) catalog: Option<Catalog>,
+    /// The current file's last group was incomplete.
+    pub(crate) cut_tail: bool,
+    /// All manifest files, by number.
+    pub(crate) numbers: Vec<u64>,
+}
+
+/// Why the manifest could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LoadError {
+    Read(ReadError),
+    Version { number: u64, found: u16 },
+}
+
+impl From<DiskError> for LoadError {
+    fn from(error: DiskError) -> Self {
+        LoadError::Read(error.into())
+    }
+}
+
+/// Reads the current manifest of a core.
+pub(crate) async fn load<D: Disk>(disk: &D, core: u16) -> Result<Found, LoadError> {
+    let mut files = Vec::new();
+    for (name, bytes) in list(disk, Directory::Core(core)).await? {
+        if let FileName::Manifest { number, .. } = name {
+            files.push((number, bytes));
+        }
+    }
+    files.sort_unstable();
+    let numbers = files.iter().map(|(number, _)| *number).collect();
+    for &(number, bytes) in files.iter().rev() {
+        let content = read_file(disk, FileName::Manifest { core, number }, bytes).await?;
+        match replay(core, number, &content) {
+            Replay::Empty => {}
+            Replay::Whole { catalog, cut_tail } => {
+                return Ok(Found { catalog: Some(catalog), cut_tail, numbers });
+            }
+            Replay::Damaged(Fault::Version { found }, _) => {
+                return Err(LoadError::Version { number, found });
+            }
+            Replay::Damaged(fault, offset) => {
+                return Err(LoadError::Read(fault.at(core, number, offset).into()));
+            }
+        }
+    }
+    Ok(Found { catalog: None, cut_tail: false, numbers })
+}
+
+/// What the bytes of one manifest file come to.
+#[derive(Debug, PartialEq)]
+enum Replay {
+    /// Its snapshot was never finished.
+    Empty,
+    Whole {
+        catalog: Catalog,
+        cut_tail: bool,
+    },
+    Damaged(Fault, u64),
+}
+
+fn replay(core: u16, number: u64, bytes: &[u8]) -> Replay {
+    let mut catalog = Catalog::default();
+    let mut at = 0;
+    let mut index = 0;
+    let mut life = None;
+    while at < bytes.len() {
+        let group = match format::decode_group(core, number, &bytes[at..]) {
+            Ok(group) => group,
+            Err(fault @ (Fault::Version { .. } | Fault::Wrong { .. })) => {
+                return Replay::Damaged(fault, at as u64);
+            }
+            Err(fault @ Fault::Damaged { .. }) => {
+                if later_group(core, number, &bytes[at..], life) {
+                    return Replay::Damaged(fault, at as u64);
+                }
+                return if index == 0 { Replay::Empty } else { Replay::Whole { catalog, cut_tail: true } };
+            }
+        };
+        if *life.get_or_insert(group.life) != group.life || group.index != index {
+            let fault =
+                Fault::Wrong { what: "group index", expected: index.into(), found: group.index.into() };
+            return Replay::Damaged(fault, at as u64);
+        }
+        for edit in &group.edits {
+            if let Err(Contradiction { what, subject }) = catalog.apply(edit) {
+                return Replay::Damaged(Fault::Wrong { what, expected: 0, found: subject }, at as u64);
+            }
+        }
+        at += group.bytes;
+        index += 1;
+    }
+    if index == 0 { Replay::Empty } else { Replay::Whole { catalog, cut_tail: false } }
+}
+
+/// Whether a group of the same life stands anywhere behind the bad one at the start of `bytes`.
+fn later_group(core: u16, number: u64, bytes: &[u8], life: Option<u128>) -> bool {
+    (BLOCK_BYTES..bytes.len()).step_by(BLOCK_BYTES).any(|at| {
+        format::decode_group(core, number, &bytes[at..])
+            .is_ok_and(|group| life.is_none_or(|life| life == group.life))
+    })
+}
+
+impl<D: Disk> Manifest<D> {
+    /// Begins a new manifest that holds `catalog`, and removes the files of `old`.
+    pub(crate) async fn begin(
+        disk: D,
+        core: u16,
+        life: u128,
+        edit_bytes_max: u64,
+        catalog: Catalog,
+        old: &[u64],
+    ) -> Result<Manifest<D>, DiskError> {
+        let number = old.iter().copied().max().unwrap_or(0);
+        let state = RefCell::new(State { catalog: catalog.clone(), number, tail: None });
+        let manifest = Manifest { disk, core, life, edit_bytes_max, turn: Turn::default(), state };
+        manifest.rotate(catalog).await.map_err(|failed| failed.error)?;
+        for &number in old {
+            manifest.unlink(number).await?;
+        }
+        Ok(manifest)
+    }
+
+    /// The durable state.
+    pub(crate) fn catalog(&self) -> Ref<'_, Catalog> {
+        Ref::map(self.state.borrow(), |state| &state.catalog)
+    }
+
+    /// Makes a change durable: all of `edits`, or none.
+    pub(crate) async fn commit(&self, edits: &[Edit]) -> Result<(), CommitError> {
+        let _turn = self.turn.take().await;
+        let mut catalog = self.state.borrow().catalog.clone();
+        for edit in edits {
+            let applied = catalog.apply(edit);
+            assert!(applied.is_ok(), "the engine's own edit contradicts its state: {applied:?}");
+        }
+        let tail = self.state.borrow().tail.clone();
+        match tail {
+            Some(tail) if tail.at - tail.snapshot_bytes < self.edit_bytes_max => {
+                self.append(tail, edits, catalog).await
+            }
+            Some(_) | None => {
+                let old = self.state.borrow().number;
+                self.rotate(catalog).await?;
+                // The change is made; a file that stays behind is removed at the next open.
+                let _left_behind = self.unlink(old).await;
+                Ok(())
+            }
+        }
+    }
+
+    async fn append(&self, mut tail: Tail<D>, edits: &[Edit], catalog: Catalog) -> Result<(), CommitError> {
+        let number = self.state.borrow().number;
+        let group = format::encode_group(self.identity(number), tail.index, edits);
+        // Until the write has succeeded the tail's content is unknown.
+        self.state.borrow_mut().tail = None;
+        if let Err(error) = write_all(&self.disk, &tail.file, self.name(number), tail.at, &group).await {
+            return Err(CommitError { error, in_doubt: true });
+        }
+        tail.at += group.len() as u64;
+        tail.index += 1;
+        let mut state = self.state.borrow_mut();
+        state.tail = Some(tail);
+        state.catalog = catalog;
+        Ok(())
+    }
+
+    /// Writes `catalog` as the snapshot of a new file.
+    async fn rotate(&self, catalog: Catalog) -> Result<(), CommitError> {
+        // The number is spent even if this fails: a half-made file may keep its name.
+        let number = {
+            let mut state = self.state.borrow_mut();
+            state.number += 1;
+            state.tail = None;
+            state.number
+        };
+        let name = self.name(number);
+        let clean = |error| CommitError { error, in_doubt: false };
+        let doubtful = |error| CommitError { error, in_doubt: true };
+        let file = self.disk.open(name, Open::Create).await.map_err(clean)?;
+        let group = format::encode_group(self.identity(number), 0, &catalog.to_edits());
+        write_all(&self.disk, &file, name, 0, &group).await.map_err(doubtful)?;
+        self.disk.sync(&file).await.map_err(doubtful)?;
+        self.sync_directory().await.map_err(doubtful)?;
+        let snapshot_bytes = group.len() as u64;
+        let mut state = self.state.borrow_mut();
+        state.tail = Some(Tail { file, at: snapshot_bytes, index: 1, snapshot_bytes });
+        state.catalog = catalog;
+        Ok(())
+    }
+
+    /// Removes a superseded file for good, so that it can never be taken for the current one.
+    async fn unlink(&self, number: u64) -> Result<(), DiskError> {
+        match self.disk.names(NameOp::Unlink(self.name(number))).await {
+            Ok(_) => self.sync_directory().await,
+            Err(DiskError { kind: DiskErrorKind::NotFound, .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn sync_directory(&self) -> Result<(), DiskError> {
+        sync_directory(&self.disk, Directory::Core(self.core)).await
+    }
+
+    fn name(&self, number: u64) -> FileName {
+        FileName::Manifest { core: self.core, number }
+    }
+
+    fn identity(&self, number: u64) -> Identity {
+        Identity { core: self.core, number, life: self.life }
+    }
+}
+
+/// Makes the names in a directory durable.
+pub(crate) async fn sync_directory<D: Disk>(disk: &D, directory: Directory) -> Result<(), DiskError> {
+    if planted::active(Bug::SkippedDirectorySync) {
+        return Ok(());
+    }
+    disk.names(NameOp::SyncDirectory(directory)).await.map(|_| ())
+}
+
+/// The files of a directory with their lengths in bytes.
+pub(crate) async fn list<D: Disk>(disk: &D, directory: Directory) -> Result<Vec<(FileName, u64)>, DiskError> {
+    match disk.names(NameOp::List(directory)).await? {
+        NameReply::Files(files) => Ok(files),
+        NameReply::Done => unreachable!("a listing is answered with files"),
+    }
+}
+
+fn failed(operation: &'static str, name: FileName, kind: DiskErrorKind) -> DiskError {
+    DiskError { kind, operation, name: Some(name) }
+}
+
+/// Reads a file of `bytes` bytes, rounded up to blocks; what lies behind its end reads as zeros.
+async fn read_file<D: Disk>(disk: &D, name: FileName, bytes: u64) -> Result<Vec<u8>, LoadError> {
+    let file = disk.open(name, Open::Read).await?;
+    let len = (bytes as usize).next_multiple_of(BLOCK_BYTES);
+    let mut content = vec![0; len];
+    let mut at = 0;
+    while at < len {
+        let wanted = (len - at).min(TRANSFER_BYTES);
+        let buf = disk.buf(wanted, Class::Background).ok_or(LoadError::Read(ReadError::NoBuffer))?;
+        let (buf, moved) = disk.read(&file, at as u64, buf, Class::Background).await;
+        let moved = moved?;
+        content[at..at + moved].copy_from_slice(&buf[..moved]);
+        if at + moved >= bytes as usize {
+            break;
+        }
+        // A short read goes on from the last whole block.
+        let whole = moved / BLOCK_BYTES * BLOCK_BYTES;
+        if whole == 0 {
+            return Err(failed("read", name, DiskErrorKind::Io).into());
+        }
+        at += whole;
+    }
+    Ok(content)
+}
+
+/// Writes whole blocks so that they are durable when this returns.
+async fn write_all<D: Disk>(
+    disk: &D,
+    file: &D::File,
+    name: FileName,
+    at: u64,
+    bytes: &[u8],
+) -> Result<(), DiskError> {
+    assert_eq!(bytes.len() % BLOCK_BYTES, 0, "whole blocks");
+    let mut done = 0;
+    while done < bytes.len() {
+        let len = (bytes.len() - done).min(TRANSFER_BYTES);
+        let Some(mut buf) = disk.buf(len, Class::Flush) else {
+            return Err(failed("write", name, DiskErrorKind::Os(ENOMEM)));
+        };
+        buf.copy_from_slice(&bytes[done..done + len]);
+        let (_, moved) = disk.write(file, at + done as u64, buf, Sync::Data, Class::Flush).await;
+        let whole = moved? / BLOCK_BYTES * BLOCK_BYTES;
+        if whole == 0 {
+            return Err(failed("write", name, DiskErrorKind::Io));
+        }
+        done += whole;
+    }
+    Ok(())
+}
+
+/// Linux's number for "out of memory": the budget for buffers is spent.
+const ENOMEM: i32 = 12;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,225 @@
+use super::*;
+use crate::mem_disk::run::{block_on, try_run};
+use crate::mem_disk::{CrashMode, Fault as DiskFault, MemDisk};
+use crate::table_meta::TableMeta;
+use crate::{KeyBuf, Prefix};
+
+const CORE: u16 = 3;
+const LIFE: u128 = 0x1234_5678;
+
+fn table(number: u64) -> TableMeta {
+    let key = |token: u64| KeyBuf {
+        prefix: Prefix { space: 1, vnode: 2, table: 3, token },
+        partition: token.to_be_bytes()[..].into(),
+        sort: Box::default(),
+    };
+    TableMeta {
+        store: 5,
+        number,
+        bytes: 4096 * number,
+        entries: 10,
+        tombstones: 1,
+        raw_bytes: 4000,
+        min_order: 7,
+        max_order: 9,
+        max_seq: 11,
+        file_id: u128::from(number) << 70,
+        smallest: key(number),
+        largest: key(number),
+    }
+}
+
+/// A change for every kind of edit, each valid after the ones before it.
+fn changes() -> Vec<Vec<Edit>> {
+    vec![
+        vec![Edit::Opened { incarnation: 1 }, Edit::Store { store: 5 }, Edit::Store { store: 6 }],
+        vec![Edit::Assign { vnode: 9, store: 6, epoch: 4 }, Edit::Assign { vnode: 8, store: 5, epoch: 0 }],
+        vec![
+            Edit::Add { store: 5, level: 0, table: table(1) },
+            Edit::Flushed { store: 5, seq: 20 },
+            Edit::NextNumber { number: 2 },
+            Edit::LogFloor { seq: 12 },
+        ],
+        vec![
+            Edit::Remove { store: 5, number: 1 },
+            Edit::Add { store: 5, level: 1, table: table(2) },
+            Edit::Add { store: 5, level: 1, table: table(3) },
+        ],
+        vec![Edit::Closed { seq: 33 }],
+    ]
+}
+
+fn states(changes: &[Vec<Edit>]) -> Vec<Catalog> {
+    let mut catalog = Catalog::default();
+    let mut states = vec![catalog.clone()];
+    for change in changes {
+        for edit in change {
+            catalog.apply(edit).expect("valid");
+        }
+        states.push(catalog.clone());
+    }
+    states
+}
+
+fn disk() -> MemDisk {
+    let disk = MemDisk::new();
+    block_on(disk.names(NameOp::CreateDirectory(Directory::Core(CORE)))).expect("fresh disk");
+    disk
+}
+
+async fn begin(disk: &MemDisk, edit_bytes_max: u64) -> Result<Manifest<MemDisk>, DiskError> {
+    let found = load(disk, CORE).await.expect("nothing is damaged");
+    let catalog = found.catalog.unwrap_or_default();
+    Manifest::begin(disk.clone(), CORE, LIFE, edit_bytes_max, catalog, &found.numbers).await
+}
+
+fn bytes_of(changes: &[Vec<Edit>]) -> Vec<u8> {
+    let identity = Identity { core: CORE, number: 1, life: LIFE };
+    (0..).zip(changes).flat_map(|(index, edits)| format::encode_group(identity, index, edits)).collect()
+}
+
+#[test]
+fn every_change_survives_reopening() {
+    for edit_bytes_max in [0, 5000, 1 << 20] {
+        let disk = disk();
+        let (changes, states) = (changes(), states(&changes()));
+        for (at, change) in changes.iter().enumerate() {
+            let manifest = block_on(begin(&disk, edit_bytes_max)).expect("opens");
+            assert_eq!(*manifest.catalog(), states[at]);
+            block_on(manifest.commit(change)).expect("commits");
+            assert_eq!(*manifest.catalog(), states[at + 1]);
+        }
+        let found = block_on(load(&disk, CORE)).expect("loads");
+        assert_eq!(found.catalog.as_ref(), states.last());
+        assert!(!found.cut_tail);
+        assert_eq!(found.numbers.len(), 1, "old files are removed");
+    }
+}
+
+#[test]
+fn a_snapshot_leads_to_the_same_state() {
+    for state in states(&changes()) {
+        let mut again = Catalog::default();
+        for edit in state.to_edits() {
+            again.apply(&edit).expect("valid");
+        }
+        assert_eq!(again, state);
+    }
+}
+
+#[test]
+fn a_flipped_bit_is_found_or_cuts_the_last_change_only() {
+    let changes = changes();
+    let states = states(&changes);
+    let bytes = bytes_of(&changes);
+    let last = bytes.len() - BLOCK_BYTES;
+    for at in 0..bytes.len() {
+        let mut bad = bytes.clone();
+        bad[at] ^= 1 << (at % 8);
+        match replay(CORE, 1, &bad) {
+            Replay::Damaged(_, offset) => assert_eq!(offset as usize, at / BLOCK_BYTES * BLOCK_BYTES),
+            Replay::Whole { catalog, cut_tail: true } => {
+                assert!(at >= last, "byte {at} is in the middle");
+                assert_eq!(catalog, states[states.len() - 2]);
+            }
+            other => panic!("byte {at} flipped gives {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn every_length_gives_a_state_that_was() {
+    let changes = changes();
+    let states = states(&changes);
+    let bytes = bytes_of(&changes);
+    for len in 0..=bytes.len() {
+        let groups = len / BLOCK_BYTES;
+        match replay(CORE, 1, &bytes[..len]) {
+            Replay::Empty => assert_eq!(groups, 0),
+            Replay::Whole { catalog, cut_tail } => {
+                assert_eq!(catalog, states[groups]);
+                assert_eq!(cut_tail, !len.is_multiple_of(BLOCK_BYTES));
+            }
+            Replay::Damaged(fault, at) => panic!("{fault:?} at {at} after {len} bytes"),
+        }
+    }
+}
+
+#[test]
+fn foreign_files_and_unknown_versions_are_refused() {
+    let bytes = bytes_of(&changes());
+    assert!(matches!(replay(CORE + 1, 1, &bytes), Replay::Damaged(Fault::Wrong { .. }, 0)));
+    assert!(matches!(replay(CORE, 2, &bytes), Replay::Empty), "another file's number seeds the checksum");
+    let mut newer = bytes[..BLOCK_BYTES].to_vec();
+    newer[4] += 1;
+    format::seal(1, &mut newer);
+    assert!(matches!(replay(CORE, 1, &newer), Replay::Damaged(Fault::Version { found: 2 }, 0)));
+    let contradiction = bytes_of(&[vec![Edit::Remove { store: 1, number: 1 }]]);
+    assert!(matches!(replay(CORE, 1, &contradiction), Replay::Damaged(..)));
+}
+
+#[test]
+fn a_power_cut_at_any_step_keeps_what_was_committed() {
+    let (changes, states) = (changes(), states(&changes()));
+    for edit_bytes_max in [0, 1 << 20] {
+        for mode in CrashMode::EVERY {
+            for step in 0.. {
+                let disk = disk();
+                let first = disk.steps();
+                disk.crash_at(first + step);
+                let mut committed = 0;
+                let ended = try_run(async {
+                    let manifest = begin(&disk, edit_bytes_max).await.expect("no fault");
+                    for change in &changes {
+                        manifest.commit(change).await.expect("no fault");
+                        committed += 1;
+                    }
+                });
+                let mut random = step.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+                let left = disk.crash(mode, &mut || {
+                    random ^= random << 13;
+                    random ^= random >> 7;
+                    random ^= random << 17;
+                    random
+                });
+                let found = block_on(load(&left, CORE)).expect("a cut is no damage");
+                let catalog = found.catalog.unwrap_or_default();
+                let next = states.get(committed + 1).unwrap_or(&states[committed]);
+                assert!(
+                    catalog == states[committed] || catalog == *next,
+                    "step {step}, {mode:?}, {committed} committed: {catalog:?}"
+                );
+                if ended.is_some() {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_failed_step_loses_nothing_and_the_next_change_succeeds() {
+    let (changes, states) = (changes(), states(&changes()));
+    for fault in [DiskFault::NoSpace, DiskFault::Io, DiskFault::Short] {
+        for edit_bytes_max in [0, 1 << 20] {
+            for n in 0.. {
+                let disk = disk();
+                let manifest = block_on(begin(&disk, edit_bytes_max)).expect("no fault yet");
+                disk.fail_at(n, fault);
+                let before = disk.steps();
+                for (at, change) in changes.iter().enumerate() {
+                    if block_on(manifest.commit(change)).is_err() {
+                        assert_eq!(*manifest.catalog(), states[at]);
+                        block_on(manifest.commit(change)).expect("the fault is over");
+                    }
+                    assert_eq!(*manifest.catalog(), states[at + 1]);
+                }
+                let found = block_on(load(&disk, CORE)).expect("loads");
+                assert_eq!(found.catalog.as_ref(), states.last());
+                if disk.steps() - before < n {
+                    break;
+                }
+            }
+        }
+    }
+}
