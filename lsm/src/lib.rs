@@ -28,4 +28,3 @@ pub use memtable::{MemCursor, MemIter, Memtable};
 pub use pace::Pace;
 pub use record::{Record, RecordFlags};
 pub use seq::Seq;
-pub use table_meta::TableMeta;

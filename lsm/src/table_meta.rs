@@ -4,29 +4,29 @@ use crate::KeyBuf;
 
 /// A finished table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TableMeta {
+pub(crate) struct TableMeta {
     /// The store whose directory it lies in.
-    pub store: u16,
+    pub(crate) store: u16,
     /// Its file number, unique within the node.
-    pub number: u64,
+    pub(crate) number: u64,
     /// Length of the file, in bytes.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Records.
-    pub entries: u64,
+    pub(crate) entries: u64,
     /// Records that are deletions.
-    pub tombstones: u64,
+    pub(crate) tombstones: u64,
     /// Keys and values before encoding, in bytes.
-    pub raw_bytes: u64,
+    pub(crate) raw_bytes: u64,
     /// Lowest order of a record.
-    pub min_order: u64,
+    pub(crate) min_order: u64,
     /// Highest order of a record.
-    pub max_order: u64,
+    pub(crate) max_order: u64,
     /// Highest log sequence number its records came from.
-    pub max_seq: u64,
+    pub(crate) max_seq: u64,
     /// Random; seeds its checksums.
-    pub file_id: u128,
+    pub(crate) file_id: u128,
     /// First key.
-    pub smallest: KeyBuf,
+    pub(crate) smallest: KeyBuf,
     /// Last key.
-    pub largest: KeyBuf,
+    pub(crate) largest: KeyBuf,
 }
