@@ -3,6 +3,7 @@
 //! No I/O and no clock: time is an argument, messages are return values.
 #![forbid(unsafe_code)]
 
+mod claim;
 mod clock;
 pub mod planted;
 mod read_quorum;
@@ -10,6 +11,7 @@ mod replica_set;
 mod ring;
 mod write_quorum;
 
+pub use claim::{Member, claim, initial_topology};
 pub use clock::{Clock, ClockSettings, MintError};
 pub use read_quorum::{Ask, ReadAnswer, ReadOutcome, ReadQuorum, ReadStep};
 pub use replica_set::ReplicaSet;
