@@ -1,0 +1,259 @@
+//! The blocking front: `std::net` sockets, one reading thread per connection, the caller's thread for the rest.
+//!
+//! A connection's thread opens the socket and hands on what it reads; the calling thread drives the [`Pipeline`] and
+//! writes. Between calls nothing is driven: what arrives meanwhile waits, at most [`READS_QUEUED_MAX`] reads of
+//! [`READ_BYTES`], and then in the kernel. One client serves one thread; make another for another.
+
+mod batch;
+mod socket;
+
+use crate::options::Builder;
+use crate::outcome::{ReadError, ReadResult, WriteOutcome};
+use crate::pipeline::{Action, Completion, ConnectionId, Operation, Pipeline};
+use crate::{ReadOptions, WriteOptions};
+pub use batch::BatchSummary;
+use ferrite_wire::{ErrorCode, Key, Topology};
+use socket::{Event, What};
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+/// Most reads that wait for the calling thread, all connections together.
+pub(crate) const READS_QUEUED_MAX: usize = 64;
+/// Most bytes of one read.
+pub(crate) const READ_BYTES: usize = 64 * 1024;
+/// Longest sleep without looking at the clock again.
+const NAP_MAX: Duration = Duration::from_millis(500);
+
+/// A client for one thread. Dropping it closes its connections.
+pub struct BlockingClient {
+    pipeline: Pipeline,
+    streams: BTreeMap<ConnectionId, TcpStream>,
+    events: Receiver<Event>,
+    events_in: SyncSender<Event>,
+    connect_timeout: Duration,
+    write_timeout: Duration,
+    calls_max: usize,
+    spare: Vec<u8>,
+    calls: u64,
+}
+
+impl Builder {
+    /// Connects to the cluster: returns once a seed has answered with the topology.
+    pub fn connect_blocking(self) -> Result<BlockingClient, ReadError> {
+        let mut client = self.start_blocking();
+        match client.topology() {
+            // A server without a topology is spoken to where it is.
+            Err(ReadError::Refused(fault)) if fault.code == ErrorCode::Unsupported => Ok(client),
+            Err(error) => Err(error),
+            Ok(_) => Ok(client),
+        }
+    }
+
+    /// A client that connects when it is first used, and until then knows only the seeds.
+    pub fn start_blocking(self) -> BlockingClient {
+        let (events_in, events) = sync_channel(READS_QUEUED_MAX);
+        BlockingClient {
+            connect_timeout: self.options.connect_timeout,
+            write_timeout: self.options.timeout,
+            calls_max: self.options.calls_max,
+            pipeline: Pipeline::new(self.options),
+            streams: BTreeMap::new(),
+            events,
+            events_in,
+            spare: Vec::new(),
+            calls: 0,
+        }
+    }
+}
+
+impl BlockingClient {
+    /// Collects options, then connects with [`Builder::connect_blocking`].
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Reads one key.
+    pub fn get(&mut self, key: Key<'_>, options: ReadOptions) -> ReadResult {
+        match self.call(Operation::Get(key, options)) {
+            Completion::Read(result) => result,
+            other => unreachable!("a get ends as a read, not {other:?}"),
+        }
+    }
+
+    /// Reads several keys; the answers are in their order. Each is for itself: there is no snapshot across keys.
+    pub fn multi_get(&mut self, keys: &[Key<'_>], options: ReadOptions) -> Vec<ReadResult> {
+        match self.call(Operation::MultiGet(keys, options)) {
+            Completion::Reads(results) => results,
+            other => unreachable!("a multi-get ends as reads, not {other:?}"),
+        }
+    }
+
+    /// Writes one key.
+    pub fn put(&mut self, key: Key<'_>, value: &[u8], options: WriteOptions) -> WriteOutcome {
+        match self.call(Operation::Put(key, value, options)) {
+            Completion::Write(outcome) => outcome,
+            other => unreachable!("a put ends as a write, not {other:?}"),
+        }
+    }
+
+    /// Deletes one key. Deleting what is not there is done like any other delete.
+    pub fn delete(&mut self, key: Key<'_>, options: WriteOptions) -> WriteOutcome {
+        match self.call(Operation::Delete(key, options)) {
+            Completion::Write(outcome) => outcome,
+            other => unreachable!("a delete ends as a write, not {other:?}"),
+        }
+    }
+
+    /// Asks any member for an answer and nothing else.
+    pub fn ping(&mut self, options: ReadOptions) -> Result<(), ReadError> {
+        self.ping_call(None, options)
+    }
+
+    /// Asks the server at `address` (`host:port`) for an answer and nothing else.
+    pub fn ping_at(&mut self, address: &str, options: ReadOptions) -> Result<(), ReadError> {
+        self.ping_call(Some(address), options)
+    }
+
+    fn ping_call(&mut self, at: Option<&str>, options: ReadOptions) -> Result<(), ReadError> {
+        match self.call(Operation::Ping(at, options)) {
+            Completion::Pong(result) => result,
+            other => unreachable!("a ping ends as a pong, not {other:?}"),
+        }
+    }
+
+    /// The state of any member, as `name value` lines.
+    pub fn status(&mut self, options: ReadOptions) -> Result<String, ReadError> {
+        self.status_call(None, options)
+    }
+
+    /// The state of the server at `address` (`host:port`), as `name value` lines.
+    pub fn status_at(&mut self, address: &str, options: ReadOptions) -> Result<String, ReadError> {
+        self.status_call(Some(address), options)
+    }
+
+    fn status_call(&mut self, at: Option<&str>, options: ReadOptions) -> Result<String, ReadError> {
+        match self.call(Operation::Status(at, options)) {
+            Completion::Status(result) => result,
+            other => unreachable!("a status request ends as a status, not {other:?}"),
+        }
+    }
+
+    /// Fetches the topology from any member, and uses it.
+    pub fn topology(&mut self) -> Result<Arc<Topology>, ReadError> {
+        match self.call(Operation::Topology(None, ReadOptions::default())) {
+            Completion::Topology(result) => result,
+            other => unreachable!("a topology request ends as a topology, not {other:?}"),
+        }
+    }
+
+    /// The topology in use, without asking anyone; `None` = not learned yet.
+    pub fn known_topology(&self) -> Option<&Arc<Topology>> {
+        self.pipeline.topology()
+    }
+
+    fn call(&mut self, operation: Operation<'_>) -> Completion {
+        // What arrived since the last call comes first: a connection may be gone.
+        self.take_events();
+        self.calls += 1;
+        let tag = self.calls;
+        self.pipeline.submit(Instant::now(), tag, operation);
+        loop {
+            while let Some((done, completion)) = self.pipeline.poll_completion() {
+                if done == tag {
+                    self.act();
+                    return completion;
+                }
+            }
+            self.turn();
+        }
+    }
+
+    /// Does what is to do, then waits for something to happen.
+    fn turn(&mut self) {
+        self.act();
+        let now = Instant::now();
+        let nap =
+            self.pipeline.wake_at().map_or(NAP_MAX, |at| at.saturating_duration_since(now).min(NAP_MAX));
+        match self.events.recv_timeout(nap) {
+            Ok(event) => self.take_event(event),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => unreachable!("the client holds a sender"),
+        }
+        self.take_events();
+        self.pipeline.handle_timeout(Instant::now());
+    }
+
+    fn take_events(&mut self) {
+        while let Ok(event) = self.events.try_recv() {
+            self.take_event(event);
+        }
+    }
+
+    fn take_event(&mut self, event: Event) {
+        let (now, connection) = (Instant::now(), event.connection);
+        match event.what {
+            What::Connected(stream) if !self.pipeline.is_open(connection) => {
+                // It came too late; the reading thread ends with the socket.
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+            What::Connected(stream) => {
+                self.streams.insert(connection, stream);
+                self.pipeline.handle_connected(now, connection);
+            }
+            What::Bytes(bytes) => self.pipeline.handle_bytes(now, connection, &bytes),
+            What::Lost(detail) => {
+                self.streams.remove(&connection);
+                self.pipeline.handle_lost(now, connection, &detail);
+            }
+        }
+    }
+
+    fn act(&mut self) {
+        while let Some(action) = self.pipeline.poll_action() {
+            match action {
+                Action::Connect { connection, address } => {
+                    socket::open(
+                        connection,
+                        address,
+                        self.connect_timeout,
+                        self.write_timeout,
+                        &self.events_in,
+                    );
+                }
+                Action::Send(connection) => self.send(connection),
+                Action::Close(connection) => self.close(connection),
+            }
+        }
+    }
+
+    fn send(&mut self, connection: ConnectionId) {
+        let mut bytes = std::mem::take(&mut self.spare);
+        self.pipeline.take_output(connection, &mut bytes);
+        if let Some(stream) = self.streams.get_mut(&connection)
+            && let Err(error) = stream.write_all(&bytes)
+        {
+            self.close(connection);
+            self.pipeline.handle_lost(Instant::now(), connection, &error.to_string());
+        }
+        self.spare = bytes;
+    }
+
+    fn close(&mut self, connection: ConnectionId) {
+        if let Some(stream) = self.streams.remove(&connection) {
+            // Wakes the reading thread; an error says that the socket is closed already.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Drop for BlockingClient {
+    fn drop(&mut self) {
+        for stream in std::mem::take(&mut self.streams).into_values() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! What arrives from servers: handshakes, replies, errors; and what follows for the call each belongs to.
+
+use super::call::{Owner, Place, slot_and_attempt};
+use super::route::ROUND_PAUSE;
+use super::{Action, Completion, ConnectionId, Pipeline, REFRESH_INTERVAL, Stage};
+use crate::outcome::{ReadError, ReadResult, UnknownReason, Value, WriteOutcome};
+use crate::retry::{Next, after};
+use crate::router::Stop;
+use crate::session::{Arrival, Session};
+use ferrite_wire::{Epoch, ErrorCode, Fault, FrameHeader, FrameKind, Item, Key, Reply, Request, Topology};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Most faults that servers may answer a call with before the last one is its answer.
+const FAULTS_MAX: u32 = 3;
+
+/// A call that meets one overloaded server after another pauses at most this many times [`ROUND_PAUSE`].
+const PAUSES_MAX: u32 = 8;
+
+/// A reply that does not fit its request: the server broke the protocol.
+struct Misfit;
+
+impl Pipeline {
+    /// Bytes arrived on a connection.
+    pub fn handle_bytes(&mut self, now: Instant, connection: ConnectionId, bytes: &[u8]) {
+        let Some(open) = self.connection_mut(connection) else { return };
+        open.heard_at = now;
+        open.session.as_mut().expect("not being read").receive(bytes);
+        // The session lends its replies while calls and other connections change; until it is back, calls for this
+        // connection wait.
+        let Some(mut session) = open.session.take() else {
+            unreachable!("bytes are not read within reading")
+        };
+        let ended = self.read_all(now, connection, &mut session);
+        let at = connection.slot as usize;
+        self.connection_mut(connection).expect("open while it is read").session = Some(session);
+        match ended {
+            Ok(()) => self.settle(now, at),
+            Err(detail) => {
+                self.actions.push_back(Action::Close(connection));
+                self.lose(now, at, &detail);
+            }
+        }
+    }
+
+    fn read_all(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        session: &mut Session,
+    ) -> Result<(), String> {
+        loop {
+            match session.poll_arrival() {
+                Ok(None) => return Ok(()),
+                Err(error) => return Err(error.to_string()),
+                Ok(Some(Arrival::Ready(server))) => {
+                    let open = self.connection_mut(connection).expect("open while it is read");
+                    open.stage = Stage::Ready;
+                    let endpoint = open.endpoint;
+                    let endpoint = self.router.endpoint_mut(endpoint);
+                    (endpoint.failures, endpoint.retry_at) = (0, None);
+                    endpoint.last_error.clear();
+                    if self.router.topology().is_some_and(|topology| topology.epoch < server.epoch) {
+                        self.want_refresh(now);
+                    }
+                }
+                Ok(Some(Arrival::Reply { header, reply })) => {
+                    if self.take_reply(now, connection, header, reply).is_err() {
+                        return Err("the server sent a reply that does not fit its request".to_owned());
+                    }
+                }
+            }
+        }
+    }
+
+    /// After replies: send what waited for room, close what has drained.
+    fn settle(&mut self, now: Instant, at: usize) {
+        let connection = self.connections[at].as_ref().expect("an open connection");
+        match connection.stage {
+            Stage::Opening => {}
+            Stage::Ready => self.pump(now, at),
+            Stage::Draining if connection.in_flight == 0 => {
+                self.actions.push_back(Action::Close(connection.id));
+                self.connections[at] = None;
+            }
+            Stage::Draining => {}
+        }
+    }
+
+    fn take_reply(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        header: FrameHeader,
+        reply: Reply<'_>,
+    ) -> Result<(), Misfit> {
+        self.highest_time = self.highest_time.max(header.time);
+        let (slot, attempt) = slot_and_attempt(header.request);
+        let is_awaited = self.calls.get(slot).is_some_and(|call| {
+            let sent_here = matches!(call.place, Place::Sent { connection: on, .. } if on == connection);
+            call.attempt == attempt && sent_here
+        });
+        if !is_awaited {
+            self.stray_replies += 1;
+            return Ok(());
+        }
+        self.connection_mut(connection).expect("open while it is read").in_flight -= 1;
+        if header.flags.is_stale() {
+            self.want_refresh(now);
+        }
+        let kind = self.calls.open(slot).kind;
+        let found = |version, answered, value: &[u8]| Value { bytes: value.to_vec(), version, answered };
+        let completion = match (kind, reply) {
+            (_, Reply::Error { code, text }) => {
+                self.take_fault(now, slot, Fault { code, text: text.to_owned() });
+                return Ok(());
+            }
+            (FrameKind::Get, Reply::Value { version, answered, value }) => {
+                Completion::Read(Ok(Some(found(version, Some(answered), value))))
+            }
+            (FrameKind::Get, Reply::Absent { .. }) => Completion::Read(Ok(None)),
+            (FrameKind::Put | FrameKind::Delete, Reply::Done { version, answered }) => {
+                Completion::Write(WriteOutcome::Done { version, answered })
+            }
+            (FrameKind::MultiGet, Reply::Values(items)) => {
+                let call = self.calls.open(slot);
+                let Ok(Request::MultiGet { keys, .. }) = Request::decode(call.kind, &call.body) else {
+                    unreachable!("the client encoded it");
+                };
+                if keys.len() != items.len() {
+                    return Err(Misfit);
+                }
+                Completion::Reads(items.iter().map(|item| item_result(&item)).collect())
+            }
+            (FrameKind::Ping, Reply::Pong) => Completion::Pong(Ok(())),
+            (FrameKind::Status, Reply::Status(text)) => Completion::Status(Ok(text.to_owned())),
+            (FrameKind::Topology, Reply::Topology(bytes)) => {
+                let topology = Arc::new(Topology::decode(bytes).map_err(|_| Misfit)?);
+                Completion::Topology(self.learn(topology))
+            }
+            // The call is lost with its connection: a write may well have been applied.
+            _ => return Err(Misfit),
+        };
+        self.complete(now, slot, completion);
+        Ok(())
+    }
+
+    fn learn(&mut self, topology: Arc<Topology>) -> Result<Arc<Topology>, ReadError> {
+        let expected = self.options.cluster.or(self.router.topology().map(|known| known.cluster));
+        if expected.is_some_and(|expected| expected != topology.cluster) {
+            let text = format!("the topology is that of cluster {}", topology.cluster);
+            return Err(ReadError::Refused(Fault { code: ErrorCode::ForeignCluster, text }));
+        }
+        self.router.install(topology.clone());
+        Ok(topology)
+    }
+
+    fn take_fault(&mut self, now: Instant, slot: u32, fault: Fault) {
+        let call = self.calls.open(slot);
+        let next = after(fault.code, call.is_write());
+        call.place = Place::Paused(now);
+        call.faults += 1;
+        let faults = call.faults;
+        if next == Next::Unknown {
+            let outcome = WriteOutcome::Unknown(UnknownReason::Server(fault));
+            return self.complete(now, slot, Completion::Write(outcome));
+        }
+        call.last_fault = Some(fault);
+        match next {
+            Next::Answer | Next::Unknown => self.finish_spent(now, slot),
+            Next::OtherReplica if faults >= FAULTS_MAX => self.finish_spent(now, slot),
+            Next::OtherReplica => self.route(now, slot),
+            Next::AfterPause => self.pause_after_overload(now, slot, faults),
+        }
+    }
+
+    /// The other addresses come first; once all of them are overloaded the round begins anew.
+    fn pause_after_overload(&mut self, now: Instant, slot: u32, faults: u32) {
+        let until = now + ROUND_PAUSE * faults.min(PAUSES_MAX);
+        let call = self.calls.get(slot).expect("an open call");
+        let mut has_others = false;
+        self.router.candidates(call.target, |endpoint| {
+            has_others = !call.has_tried(endpoint);
+            if has_others { Stop::Yes } else { Stop::No }
+        });
+        let tried_len = if has_others { call.tried_len } else { 0 };
+        self.pause(slot, until);
+        self.calls.open(slot).tried_len = tried_len;
+    }
+
+    /// A sent call's time on its connection is up. A connection that has said nothing since takes no more calls.
+    pub(super) fn stop_waiting_for(
+        &mut self,
+        now: Instant,
+        slot: u32,
+        connection: ConnectionId,
+        sent_at: Instant,
+    ) {
+        if self.calls.get(slot).is_some_and(|call| call.deadline <= now) {
+            self.finish_late(now, slot);
+        } else {
+            self.route(now, slot);
+        }
+        let Some(open) = self.connection_mut(connection) else { return };
+        open.in_flight -= 1;
+        let at = connection.slot as usize;
+        if open.stage == Stage::Ready && open.heard_at <= sent_at {
+            open.stage = Stage::Draining;
+            let (endpoint, waiting) = (open.endpoint, std::mem::take(&mut open.waiting));
+            self.note_failure(now, endpoint, at, "no reply in time");
+            for (slot, attempt) in waiting {
+                if self
+                    .calls
+                    .get(slot)
+                    .is_some_and(|call| call.attempt == attempt && call.place == Place::Waiting(connection))
+                {
+                    self.route(now, slot);
+                }
+            }
+            self.want_refresh(now);
+        }
+        if self.connection_mut(connection).is_some() {
+            self.settle(now, at);
+        }
+    }
+
+    /// Hands a call's end to whoever waits for it.
+    pub(super) fn complete(&mut self, now: Instant, slot: u32, completion: Completion) {
+        let call = self.calls.remove(slot);
+        match call.owner {
+            Owner::Front(tag) => self.completions.push_back((tag, completion)),
+            Owner::Refresh => {
+                self.refresh.is_running = false;
+                self.refresh.not_before = Some(now + REFRESH_INTERVAL);
+            }
+            Owner::Part { gather, places } => {
+                let mut again = Vec::new();
+                if let (FrameKind::MultiGet, Completion::Reads(answers)) = (call.kind, &completion) {
+                    let Ok(Request::MultiGet { keys, level, .. }) = Request::decode(call.kind, &call.body)
+                    else {
+                        unreachable!("the client encoded it");
+                    };
+                    for ((key, answer), place) in keys.iter().zip(answers).zip(&places) {
+                        if is_crowded_out(answer) {
+                            again.push((*place, self.router.target(&key), encode_get(level, key)));
+                        }
+                    }
+                }
+                self.gather_part(now, gather, &places, completion, call.deadline, again);
+            }
+        }
+        self.calls.recycle(call.body);
+    }
+}
+
+fn item_result(item: &Item<'_>) -> ReadResult {
+    match item {
+        Item::Value { version, value } => {
+            Ok(Some(Value { bytes: value.to_vec(), version: *version, answered: None }))
+        }
+        Item::Absent => Ok(None),
+        Item::Error(code) => Err(ReadError::Refused(Fault { code: *code, text: String::new() })),
+    }
+}
+
+/// Whether a multi-get's reply had no room for this value.
+fn is_crowded_out(answer: &ReadResult) -> bool {
+    matches!(answer, Err(ReadError::Refused(fault)) if fault.code == ErrorCode::TooLarge)
+}
+
+fn encode_get(level: ferrite_wire::Level, key: Key<'_>) -> Vec<u8> {
+    let mut body = Vec::new();
+    Request::Get { epoch: Epoch(0), level, options: 0, key }.encode(&mut body);
+    body
+}

@@ -1,0 +1,379 @@
+//! The whole client without sockets, clock and threads: calls in, bytes out; bytes in, completions out.
+//!
+//! ```text
+//! submit ──► route ──► waits on a connection ──► sent ──► completion
+//!              ▲            │ lost before it was sent       │ read: error, loss, attempt's time
+//!              └────────────┴── paused ◄────────────────────┘ write: only if it was not applied
+//! ```
+//!
+//! A front owns the sockets and the clock. It calls, in any order, what happened: [`Pipeline::submit`],
+//! [`Pipeline::handle_connected`], [`Pipeline::handle_bytes`], [`Pipeline::handle_lost`], [`Pipeline::handle_timeout`]
+//! (no later than [`Pipeline::wake_at`]); and after each, until they are empty, what to do: [`Pipeline::poll_action`]
+//! and [`Pipeline::poll_completion`].
+//!
+//! Invariants:
+//! - A write is put into a connection's output at most once whose outcome is not certainly "not applied".
+//! - Each accepted call completes exactly once, no later than the first `handle_timeout` after its deadline.
+//! - A connection never has more than `in_flight_per_connection` requests out; the rest wait, at most `calls_max`.
+//! - A reply is matched by request id *and* attempt: a late one never answers a later call.
+
+mod arrive;
+mod call;
+mod gather;
+mod route;
+
+use crate::backoff::{Random, backoff};
+use crate::options::{CONNECTIONS_PER_CORE_MAX, IN_FLIGHT_MAX};
+use crate::outcome::{ReadError, ReadResult, WriteOutcome};
+use crate::router::{EndpointId, Router};
+use crate::session::Session;
+use crate::{Options, ReadOptions, WriteOptions};
+use call::{Calls, Place};
+use ferrite_wire::{Key, Order, Topology};
+use gather::Gather;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Shortest time between two fetches of the topology.
+pub(crate) const REFRESH_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What to do.
+#[derive(Clone, Copy, Debug)]
+pub enum Operation<'a> {
+    /// Reads one key. Completes with [`Completion::Read`].
+    Get(Key<'a>, ReadOptions),
+    /// Reads several keys. Completes with [`Completion::Reads`], in their order.
+    MultiGet(&'a [Key<'a>], ReadOptions),
+    /// Writes one key. Completes with [`Completion::Write`].
+    Put(Key<'a>, &'a [u8], WriteOptions),
+    /// Deletes one key. Completes with [`Completion::Write`].
+    Delete(Key<'a>, WriteOptions),
+    /// Asks for an answer and nothing else, of this address or of any member. Completes with [`Completion::Pong`].
+    Ping(Option<&'a str>, ReadOptions),
+    /// Asks this address or any member for its state. Completes with [`Completion::Status`].
+    Status(Option<&'a str>, ReadOptions),
+    /// Fetches the topology, of this address or of any member. Completes with [`Completion::Topology`].
+    Topology(Option<&'a str>, ReadOptions),
+}
+
+/// What a call came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is named after its operation")]
+pub enum Completion {
+    Read(ReadResult),
+    Reads(Vec<ReadResult>),
+    Write(WriteOutcome),
+    Pong(Result<(), ReadError>),
+    Status(Result<String, ReadError>),
+    Topology(Result<Arc<Topology>, ReadError>),
+}
+
+/// A connection, as the front knows it; never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId {
+    slot: u32,
+    serial: u32,
+}
+
+/// What the front has to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Open a connection to `address`, then say `handle_connected` or `handle_lost`.
+    Connect {
+        /// The connection's name from now on.
+        connection: ConnectionId,
+        /// `host:port`.
+        address: String,
+    },
+    /// Take the connection's output ([`Pipeline::take_output`]) and send it.
+    Send(ConnectionId),
+    /// Close the connection; nothing more is said about it.
+    Close(ConnectionId),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The socket is not there yet, or the handshake is under way.
+    Opening,
+    Ready,
+    /// Takes no more calls; closed when its last is answered.
+    Draining,
+}
+
+struct Connection {
+    id: ConnectionId,
+    endpoint: EndpointId,
+    /// Out while what arrived is read.
+    session: Option<Session>,
+    stage: Stage,
+    is_connected: bool,
+    /// Whether a `Send` action is queued.
+    is_sending: bool,
+    in_flight: usize,
+    /// Calls (slot, attempt) that wait for the handshake or for room.
+    waiting: VecDeque<(u32, u32)>,
+    /// The handshake is late after this.
+    ready_by: Instant,
+    heard_at: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Refresh {
+    is_running: bool,
+    is_wanted: bool,
+    not_before: Option<Instant>,
+}
+
+/// The client's protocol state; see the module.
+pub struct Pipeline {
+    options: Options,
+    router: Router,
+    calls: Calls,
+    connections: Vec<Option<Connection>>,
+    connection_serial: u32,
+    gathers: BTreeMap<u32, Gather>,
+    gather_serial: u32,
+    refresh: Refresh,
+    actions: VecDeque<Action>,
+    completions: VecDeque<(u64, Completion)>,
+    highest_time: Order,
+    random: Random,
+    wake_at: Option<Instant>,
+    stray_replies: u64,
+}
+
+impl Pipeline {
+    /// A client that has not connected yet. There must be at least one seed.
+    pub fn new(mut options: Options) -> Pipeline {
+        assert!(!options.seeds.is_empty(), "a client needs at least one seed");
+        options.connections_per_core = options.connections_per_core.clamp(1, CONNECTIONS_PER_CORE_MAX);
+        options.in_flight_per_connection = options.in_flight_per_connection.clamp(1, IN_FLIGHT_MAX);
+        Pipeline {
+            router: Router::new(&options.seeds),
+            random: Random::new(options.jitter_seed),
+            options,
+            calls: Calls::default(),
+            connections: Vec::new(),
+            connection_serial: 0,
+            gathers: BTreeMap::new(),
+            gather_serial: 0,
+            refresh: Refresh::default(),
+            actions: VecDeque::new(),
+            completions: VecDeque::new(),
+            highest_time: Order(0),
+            wake_at: None,
+            stray_replies: 0,
+        }
+    }
+
+    /// The topology at hand.
+    pub fn topology(&self) -> Option<&Arc<Topology>> {
+        self.router.topology()
+    }
+
+    /// The highest hybrid logical time seen in any reply; every request carries it.
+    pub fn highest_time(&self) -> Order {
+        self.highest_time
+    }
+
+    /// Calls accepted and not completed, the client's own included.
+    pub fn calls_open(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// Replies that matched no call: late ones, mostly.
+    pub fn stray_replies(&self) -> u64 {
+        self.stray_replies
+    }
+
+    /// Accepts a call. Its completion carries `tag`, and may be there at once.
+    pub fn submit(&mut self, now: Instant, tag: u64, operation: Operation<'_>) {
+        self.accept(now, tag, operation);
+    }
+
+    /// What to do next; `None` = wait for something to happen.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// A call that came to an end: its tag and what it came to.
+    pub fn poll_completion(&mut self) -> Option<(u64, Completion)> {
+        self.completions.pop_front()
+    }
+
+    /// When [`Pipeline::handle_timeout`] is due; `None` = not before something else happens.
+    pub fn wake_at(&self) -> Option<Instant> {
+        self.wake_at
+    }
+
+    /// Exchanges the bytes that a connection has to send for an empty buffer. Answers [`Action::Send`].
+    pub fn take_output(&mut self, connection: ConnectionId, empty: &mut Vec<u8>) {
+        empty.clear();
+        if let Some(connection) = self.connection_mut(connection) {
+            connection.is_sending = false;
+            connection.session.as_mut().expect("not being read").take_output(empty);
+        }
+    }
+
+    /// Whether the pipeline still wants this connection.
+    pub fn is_open(&self, connection: ConnectionId) -> bool {
+        let slot = self.connections.get(connection.slot as usize);
+        slot.is_some_and(|open| open.as_ref().is_some_and(|open| open.id == connection))
+    }
+
+    /// The socket is open.
+    pub fn handle_connected(&mut self, _now: Instant, connection: ConnectionId) {
+        let Some(open) = self.connection_mut(connection) else { return };
+        open.is_connected = true;
+        self.want_send(connection.slot as usize);
+    }
+
+    /// The socket could not be opened, or is closed by the other side, or failed.
+    pub fn handle_lost(&mut self, now: Instant, connection: ConnectionId, detail: &str) {
+        if self.connection_mut(connection).is_some() {
+            self.lose(now, connection.slot as usize, detail);
+        }
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.wake_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.wake_at = None;
+        for slot in 0..self.connections.len() {
+            let Some(connection) = &self.connections[slot] else { continue };
+            if connection.stage == Stage::Opening {
+                if connection.ready_by <= now {
+                    self.actions.push_back(Action::Close(connection.id));
+                    self.lose(now, slot, "no handshake in time");
+                } else {
+                    let ready_by = connection.ready_by;
+                    self.wake_by(ready_by);
+                }
+            }
+        }
+        for slot in 0..self.calls.slots() {
+            self.check_call(now, slot);
+        }
+        if self.refresh.is_wanted {
+            self.want_refresh(now);
+        }
+    }
+
+    fn check_call(&mut self, now: Instant, slot: u32) {
+        let Some(call) = self.calls.get(slot) else { return };
+        let due = match call.place {
+            Place::Waiting(_) => call.deadline,
+            Place::Sent { by, .. } => by,
+            Place::Paused(until) => until.min(call.deadline),
+        };
+        if due > now {
+            self.wake_by(due);
+            return;
+        }
+        if let Place::Sent { connection, at, .. } = call.place {
+            self.stop_waiting_for(now, slot, connection, at);
+        } else if call.deadline <= now {
+            self.finish_late(now, slot);
+        } else {
+            self.route(now, slot);
+        }
+    }
+
+    fn wake_by(&mut self, at: Instant) {
+        self.wake_at = Some(self.wake_at.map_or(at, |known| known.min(at)));
+    }
+
+    fn connection_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        self.connections.get_mut(id.slot as usize)?.as_mut().filter(|connection| connection.id == id)
+    }
+
+    fn want_send(&mut self, slot: usize) {
+        let connection = self.connections[slot].as_mut().expect("an open connection");
+        let has_output = connection.session.as_ref().is_some_and(Session::has_output);
+        if connection.is_connected && !connection.is_sending && has_output {
+            connection.is_sending = true;
+            self.actions.push_back(Action::Send(connection.id));
+        }
+    }
+
+    fn open(&mut self, now: Instant, endpoint: EndpointId) -> usize {
+        let slot = self.connections.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.connections.push(None);
+            self.connections.len() - 1
+        });
+        self.connection_serial = self.connection_serial.wrapping_add(1);
+        let id = ConnectionId { slot: slot as u32, serial: self.connection_serial };
+        let cluster = self.router.topology().map(|topology| topology.cluster).or(self.options.cluster);
+        let ready_by = now + self.options.connect_timeout;
+        self.connections[slot] = Some(Connection {
+            id,
+            endpoint,
+            session: Some(Session::new(cluster)),
+            stage: Stage::Opening,
+            is_connected: false,
+            is_sending: false,
+            in_flight: 0,
+            waiting: VecDeque::new(),
+            ready_by,
+            heard_at: now,
+        });
+        let endpoint = self.router.endpoint_mut(endpoint);
+        endpoint.connections.push(slot);
+        let address = endpoint.address.clone();
+        self.actions.push_back(Action::Connect { connection: id, address });
+        self.wake_by(ready_by);
+        slot
+    }
+
+    /// Forgets a connection: what was not sent goes elsewhere, so do reads; writes that were sent are unknown.
+    fn lose(&mut self, now: Instant, slot: usize, detail: &str) {
+        let connection = self.connections[slot].take().expect("an open connection");
+        self.note_failure(now, connection.endpoint, slot, detail);
+        for call_slot in 0..self.calls.slots() {
+            let Some(call) = self.calls.get(call_slot) else { continue };
+            match call.place {
+                Place::Waiting(id) if id == connection.id => self.route(now, call_slot),
+                Place::Sent { connection: id, .. } if id == connection.id => {
+                    if call.is_write() {
+                        self.finish_lost(now, call_slot, detail);
+                    } else {
+                        self.route(now, call_slot);
+                    }
+                }
+                Place::Waiting(_) | Place::Sent { .. } | Place::Paused(_) => {}
+            }
+        }
+        self.want_refresh(now);
+    }
+
+    fn note_failure(&mut self, now: Instant, endpoint: EndpointId, slot: usize, detail: &str) {
+        let (min, max) = (self.options.backoff_min, self.options.backoff_max);
+        let endpoint = self.router.endpoint_mut(endpoint);
+        endpoint.connections.retain(|known| *known != slot);
+        endpoint.failures = endpoint.failures.saturating_add(1);
+        endpoint.retry_at = Some(now + backoff(endpoint.failures, min, max, &mut self.random));
+        endpoint.last_error.clear();
+        endpoint.last_error.push_str(detail);
+    }
+
+    /// Fetches the topology, unless that is under way or was done just now.
+    fn want_refresh(&mut self, now: Instant) {
+        if self.refresh.is_running || self.router.topology().is_none() {
+            return;
+        }
+        match self.refresh.not_before {
+            Some(at) if at > now => {
+                self.refresh.is_wanted = true;
+                self.wake_by(at);
+            }
+            Some(_) | None => {
+                self.refresh.is_wanted = false;
+                self.refresh.is_running = true;
+                self.fetch_topology(now);
+            }
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! From an accepted call to a connection: which address, which of its connections, when to pause, when to give up.
+//!
+//! A round visits the addresses for the call in order, each once, leaving out those in backoff. When a round is spent,
+//! an error that a server answered ends the call; otherwise nobody was reached, and the call pauses until the first
+//! address may be tried again.
+
+use super::call::{Call, Owner, Place, TRIED_MAX, request_id};
+use super::{Completion, Operation, Pipeline, Stage};
+use crate::outcome::{ReadError, UnknownReason, WriteOutcome};
+use crate::router::{EndpointId, Stop, Target};
+use ferrite_wire::{
+    Epoch, ErrorCode, Fault, FrameFlags, FrameHeader, FrameKind, Key, Level, Request, limits,
+};
+use std::time::{Duration, Instant};
+
+/// Most attempts of one call, refused connections included.
+pub(super) const ATTEMPTS_MAX: u32 = 64;
+/// A read is given at least this long by one replica before the next is asked.
+const ATTEMPT_MIN: Duration = Duration::from_millis(20);
+/// Pause between two rounds in which no address was in backoff, and after a server said that it is overloaded.
+pub(super) const ROUND_PAUSE: Duration = Duration::from_millis(5);
+
+impl Pipeline {
+    pub(super) fn accept(&mut self, now: Instant, tag: u64, operation: Operation<'_>) {
+        let timeout = match operation {
+            Operation::Get(_, options)
+            | Operation::MultiGet(_, options)
+            | Operation::Ping(_, options)
+            | Operation::Status(_, options)
+            | Operation::Topology(_, options) => options.timeout,
+            Operation::Put(_, _, options) | Operation::Delete(_, options) => options.timeout,
+        };
+        let deadline = now + timeout.unwrap_or(self.options.timeout);
+        if let Some(fault) = self.refusal(&operation) {
+            self.completions.push_back((tag, refused(&operation, fault)));
+            return;
+        }
+        let (target, level) = match operation {
+            Operation::MultiGet(keys, options) => {
+                let level = options.level.unwrap_or(self.options.level);
+                return self.accept_multi_get(now, tag, keys, level, deadline);
+            }
+            Operation::Get(key, options) => (self.router.target(&key), options.level),
+            Operation::Put(key, _, options) | Operation::Delete(key, options) => {
+                (self.router.target(&key), options.level)
+            }
+            Operation::Ping(at, _) | Operation::Status(at, _) | Operation::Topology(at, _) => {
+                (at.map_or(Target::Anyone, |at| Target::Address(self.router.endpoint_at(at))), None)
+            }
+        };
+        let (epoch, options, level) = (Epoch(0), 0, level.unwrap_or(self.options.level));
+        let request = match operation {
+            Operation::Get(key, _) => Request::Get { epoch, level, options, key },
+            Operation::Put(key, value, write) => {
+                // A lifetime shorter than a millisecond must not become "for ever".
+                let ttl_ms =
+                    write.ttl.map_or(0, |ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1));
+                Request::Put { epoch, level, options, key, ttl_ms, context: b"", value }
+            }
+            Operation::Delete(key, _) => Request::Delete { epoch, level, options, key, context: b"" },
+            Operation::Ping(..) => Request::Ping,
+            Operation::Status(..) => Request::Status,
+            Operation::Topology(..) => Request::Topology { have: Epoch(0) },
+            Operation::MultiGet(..) => unreachable!("accepted above"),
+        };
+        let mut body = self.calls.buffer();
+        request.encode(&mut body);
+        self.start(now, Owner::Front(tag), request.kind(), target, body, deadline);
+    }
+
+    fn refusal(&self, operation: &Operation<'_>) -> Option<Fault> {
+        if self.calls.len() >= self.options.calls_max {
+            let text = format!("this client already has {} calls open", self.options.calls_max);
+            return Some(Fault { code: ErrorCode::Overloaded, text });
+        }
+        let key_too_long = |key: &Key<'_>| {
+            (key.partition.len() + key.sort.len() > limits::KEY_BYTES_MAX)
+                .then(|| format!("a key has at most {} bytes", limits::KEY_BYTES_MAX))
+        };
+        let too_large = match operation {
+            Operation::Get(key, _) | Operation::Delete(key, _) => key_too_long(key),
+            Operation::MultiGet(keys, _) => keys.iter().find_map(key_too_long),
+            Operation::Put(key, value, _) => key_too_long(key).or_else(|| {
+                (value.len() > limits::VALUE_BYTES_MAX)
+                    .then(|| format!("a value has at most {} bytes", limits::VALUE_BYTES_MAX))
+            }),
+            Operation::Ping(..) | Operation::Status(..) | Operation::Topology(..) => None,
+        };
+        if let Some(text) = too_large {
+            return Some(Fault { code: ErrorCode::TooLarge, text });
+        }
+        let level = match operation {
+            Operation::Get(_, options) | Operation::MultiGet(_, options) => options.level,
+            Operation::Put(_, _, options) | Operation::Delete(_, options) => options.level,
+            Operation::Ping(..) | Operation::Status(..) | Operation::Topology(..) => None,
+        };
+        match level.unwrap_or(self.options.level) {
+            Level::Number(count) if !(1..=limits::REPLICAS_MAX as u8).contains(&count) => Some(Fault {
+                code: ErrorCode::Unsupported,
+                text: format!("a numbered level is 1 to {}", limits::REPLICAS_MAX),
+            }),
+            _ => None,
+        }
+    }
+
+    pub(super) fn start(
+        &mut self,
+        now: Instant,
+        owner: Owner,
+        kind: FrameKind,
+        target: Target,
+        body: Vec<u8>,
+        deadline: Instant,
+    ) {
+        let slot = self.calls.insert(Call {
+            owner,
+            kind,
+            target,
+            body,
+            deadline,
+            place: Place::Paused(now),
+            attempt: 0,
+            attempts: 0,
+            faults: 0,
+            last_fault: None,
+            tried: [EndpointId(0); TRIED_MAX],
+            tried_len: 0,
+        });
+        self.wake_by(deadline);
+        self.route(now, slot);
+    }
+
+    pub(super) fn fetch_topology(&mut self, now: Instant) {
+        let have = self.router.topology().map_or(Epoch(0), |topology| topology.epoch);
+        let mut body = self.calls.buffer();
+        Request::Topology { have }.encode(&mut body);
+        let deadline = now + self.options.timeout;
+        self.start(now, Owner::Refresh, FrameKind::Topology, Target::Anyone, body, deadline);
+    }
+
+    /// Finds the call's next connection, or a time to try again, or an end.
+    pub(super) fn route(&mut self, now: Instant, slot: u32) {
+        let call = self.calls.open(slot);
+        // Whatever becomes of it, no reply to an earlier attempt may match any more.
+        call.place = Place::Paused(now);
+        if call.deadline <= now {
+            return self.finish_late(now, slot);
+        }
+        if call.attempts >= ATTEMPTS_MAX {
+            return self.finish_spent(now, slot);
+        }
+        let call = &self.calls.get(slot).expect("an open call");
+        let (mut chosen, mut earliest) = (None, None::<Instant>);
+        self.router.candidates(call.target, |endpoint| {
+            if call.has_tried(endpoint) {
+                return Stop::No;
+            }
+            match self.router.endpoint(endpoint).retry_at {
+                Some(at) if at > now => {
+                    earliest = Some(earliest.map_or(at, |known| known.min(at)));
+                    Stop::No
+                }
+                Some(_) | None => {
+                    chosen = Some(endpoint);
+                    Stop::Yes
+                }
+            }
+        });
+        match chosen {
+            Some(endpoint) => self.queue(now, slot, endpoint),
+            None if call.last_fault.is_some() => self.finish_spent(now, slot),
+            None => self.pause(slot, earliest.unwrap_or(now + ROUND_PAUSE)),
+        }
+    }
+
+    /// Ends the round: every address may be tried again from `until` on.
+    pub(super) fn pause(&mut self, slot: u32, until: Instant) {
+        let call = self.calls.open(slot);
+        call.tried_len = 0;
+        call.place = Place::Paused(until);
+        let wake = until.min(call.deadline);
+        self.wake_by(wake);
+    }
+
+    /// Puts a call into the queue of the address's least busy connection and sends what may be sent.
+    fn queue(&mut self, now: Instant, slot: u32, endpoint: EndpointId) {
+        let open = &self.router.endpoint(endpoint).connections;
+        let is_full = open.len() >= self.options.connections_per_core;
+        let load = |at: usize| {
+            let connection = self.connections[at].as_ref().expect("endpoints know their connections");
+            connection.in_flight + connection.waiting.len()
+        };
+        let least = open.iter().map(|at| (load(*at), *at)).min();
+        let at = match least {
+            Some((load, at)) if load == 0 || is_full => at,
+            Some(_) | None => self.open(now, endpoint),
+        };
+        let attempt = self.calls.next_attempt();
+        let connection = self.connections[at].as_mut().expect("just found");
+        let call = self.calls.open(slot);
+        call.remember(endpoint);
+        call.attempts += 1;
+        call.attempt = attempt;
+        call.place = Place::Waiting(connection.id);
+        connection.waiting.push_back((slot, attempt));
+        self.pump(now, at);
+    }
+
+    /// Sends waiting calls while the connection has room.
+    pub(super) fn pump(&mut self, now: Instant, at: usize) {
+        loop {
+            let connection = self.connections[at].as_mut().expect("an open connection");
+            if connection.stage != Stage::Ready
+                || connection.session.is_none()
+                || connection.in_flight >= self.options.in_flight_per_connection
+            {
+                break;
+            }
+            let Some((slot, attempt)) = connection.waiting.pop_front() else { break };
+            let id = connection.id;
+            let is_current = self
+                .calls
+                .get(slot)
+                .is_some_and(|call| call.attempt == attempt && call.place == Place::Waiting(id));
+            if is_current {
+                self.send(now, at, slot);
+            }
+        }
+        self.want_send(at);
+    }
+
+    fn send(&mut self, now: Instant, at: usize, slot: u32) {
+        let connection = self.connections[at].as_mut().expect("an open connection");
+        let session = connection.session.as_mut().expect("not being read");
+        let call = self.calls.open(slot);
+        if call.deadline <= now {
+            return self.finish_late(now, slot);
+        }
+        if call.body.len() > session.body_bytes_max() {
+            let text = format!("the server takes at most {} bytes", session.body_bytes_max());
+            call.last_fault = Some(Fault { code: ErrorCode::TooLarge, text });
+            return self.finish_spent(now, slot);
+        }
+        let left = call.deadline - now;
+        // A read that one replica sits on still has time for another; a write is sent once and waits to the end.
+        let has_others = !matches!(call.target, Target::Address(_));
+        let given = if call.is_write() || !has_others { left } else { (left / 2).max(ATTEMPT_MIN).min(left) };
+        let by = now + given;
+        call.set_epoch(self.router.topology().map_or(Epoch(0), |topology| topology.epoch));
+        let header = FrameHeader {
+            kind: call.kind,
+            flags: FrameFlags(0),
+            deadline_us: u32::try_from(given.as_micros()).unwrap_or(u32::MAX).max(1),
+            request: request_id(slot, call.attempt),
+            time: self.highest_time,
+        };
+        call.place = Place::Sent { connection: connection.id, at: now, by };
+        session.request(&header, &call.body);
+        connection.in_flight += 1;
+        self.wake_by(by);
+    }
+
+    /// Ends a call at its deadline.
+    pub(super) fn finish_late(&mut self, now: Instant, slot: u32) {
+        let call = self.calls.get(slot).expect("an open call");
+        let detail = match &call.last_fault {
+            Some(fault) => fault.to_string(),
+            None => self.obstacle(call.target),
+        };
+        let was_sent = matches!(call.place, Place::Sent { .. });
+        let kind = call.kind;
+        let fault = call.last_fault.clone();
+        self.finish(now, slot, |is_write| {
+            if !is_write {
+                return Ended::Read(ReadError::Deadline(detail));
+            }
+            if was_sent {
+                return Ended::Write(WriteOutcome::Unknown(UnknownReason::Deadline));
+            }
+            let late =
+                || Fault { code: ErrorCode::Expired, text: format!("never sent {}: {detail}", name(kind)) };
+            Ended::Write(WriteOutcome::NotApplied(fault.unwrap_or_else(late)))
+        });
+    }
+
+    /// Ends a call that nobody is left to try for.
+    pub(super) fn finish_spent(&mut self, now: Instant, slot: u32) {
+        let call = self.calls.get(slot).expect("an open call");
+        let fault = call.last_fault.clone().unwrap_or_else(|| Fault {
+            code: ErrorCode::Unavailable,
+            text: format!(
+                "no server was reached in {} attempts: {}",
+                call.attempts,
+                self.obstacle(call.target)
+            ),
+        });
+        self.finish(now, slot, |is_write| {
+            if is_write {
+                Ended::Write(WriteOutcome::NotApplied(fault))
+            } else {
+                Ended::Read(ReadError::Refused(fault))
+            }
+        });
+    }
+
+    /// Ends a write whose connection was lost after it was sent.
+    pub(super) fn finish_lost(&mut self, now: Instant, slot: u32, detail: &str) {
+        let reason = UnknownReason::ConnectionLost(detail.to_owned());
+        self.finish(now, slot, |_| Ended::Write(WriteOutcome::Unknown(reason)));
+    }
+
+    fn finish(&mut self, now: Instant, slot: u32, ended: impl FnOnce(bool) -> Ended) {
+        let call = self.calls.open(slot);
+        let completion = match (ended(call.is_write()), call.kind) {
+            (Ended::Write(outcome), _) => Completion::Write(outcome),
+            (Ended::Read(error), FrameKind::Ping) => Completion::Pong(Err(error)),
+            (Ended::Read(error), FrameKind::Status) => Completion::Status(Err(error)),
+            (Ended::Read(error), FrameKind::Topology) => Completion::Topology(Err(error)),
+            (Ended::Read(error), _) => Completion::Read(Err(error)),
+        };
+        self.complete(now, slot, completion);
+    }
+
+    /// What last stood in the way of reaching an address for `target`.
+    fn obstacle(&self, target: Target) -> String {
+        let mut text = String::new();
+        self.router.candidates(target, |endpoint| {
+            let endpoint = self.router.endpoint(endpoint);
+            if endpoint.last_error.is_empty() {
+                return Stop::No;
+            }
+            text = format!("{}: {}", endpoint.address, endpoint.last_error);
+            Stop::Yes
+        });
+        text
+    }
+}
+
+enum Ended {
+    Write(WriteOutcome),
+    Read(ReadError),
+}
+
+fn name(kind: FrameKind) -> &'static str {
+    if kind == FrameKind::Delete { "the delete" } else { "the put" }
+}
+
+fn refused(operation: &Operation<'_>, fault: Fault) -> Completion {
+    let error = |fault| ReadError::Refused(fault);
+    match operation {
+        Operation::Get(..) => Completion::Read(Err(error(fault))),
+        Operation::MultiGet(keys, _) => {
+            Completion::Reads(keys.iter().map(|_| Err(error(fault.clone()))).collect())
+        }
+        Operation::Put(..) | Operation::Delete(..) => Completion::Write(WriteOutcome::NotApplied(fault)),
+        Operation::Ping(..) => Completion::Pong(Err(error(fault))),
+        Operation::Status(..) => Completion::Status(Err(error(fault))),
+        Operation::Topology(..) => Completion::Topology(Err(error(fault))),
+    }
+}

@@ -1,0 +1,248 @@
+//! Which address serves a key: token → vnode → preference list → the replica's owning core.
+//!
+//! For each key there is an order of addresses to try: its replicas' owning cores in preference order; then the same
+//! nodes' contact addresses, which serve everything where the network lets only one port through; then the seeds, which
+//! may know a newer topology. Without a topology there are only the seeds.
+
+use ferrite_wire::{Key, Token, Topology};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Most addresses remembered; a topology that would add more is refused.
+pub(crate) const ENDPOINTS_MAX: usize = 65_536;
+
+/// An address the client may connect to; never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct EndpointId(pub(crate) u32);
+
+/// What is known of an address.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) address: String,
+    /// Failures in a row, since the last handshake.
+    pub(crate) failures: u32,
+    /// Not to be tried before.
+    pub(crate) retry_at: Option<Instant>,
+    /// Slots of its connections in the pipeline.
+    pub(crate) connections: Vec<usize>,
+    /// Why it failed last, for people.
+    pub(crate) last_error: String,
+}
+
+/// What a call is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// A replica of this token.
+    Token(Token),
+    /// Any member.
+    Anyone,
+    /// This address.
+    Address(EndpointId),
+}
+
+struct Member {
+    contact: EndpointId,
+    cores: Vec<EndpointId>,
+}
+
+/// Addresses and the topology that orders them.
+pub(crate) struct Router {
+    endpoints: Vec<Endpoint>,
+    by_address: BTreeMap<String, EndpointId>,
+    seeds: Vec<EndpointId>,
+    topology: Option<Arc<Topology>>,
+    /// In the order of the topology's nodes.
+    members: Vec<Member>,
+}
+
+impl Router {
+    pub(crate) fn new(seeds: &[String]) -> Router {
+        let mut router = Router {
+            endpoints: Vec::new(),
+            by_address: BTreeMap::new(),
+            seeds: Vec::new(),
+            topology: None,
+            members: Vec::new(),
+        };
+        router.seeds = seeds.iter().map(|seed| router.endpoint_at(seed)).collect();
+        router
+    }
+
+    pub(crate) fn endpoint_at(&mut self, address: &str) -> EndpointId {
+        if let Some(known) = self.by_address.get(address) {
+            return *known;
+        }
+        let id = EndpointId(self.endpoints.len() as u32);
+        self.by_address.insert(address.to_owned(), id);
+        self.endpoints.push(Endpoint {
+            address: address.to_owned(),
+            failures: 0,
+            retry_at: None,
+            connections: Vec::new(),
+            last_error: String::new(),
+        });
+        id
+    }
+
+    pub(crate) fn endpoint(&self, id: EndpointId) -> &Endpoint {
+        &self.endpoints[id.0 as usize]
+    }
+
+    pub(crate) fn endpoint_mut(&mut self, id: EndpointId) -> &mut Endpoint {
+        &mut self.endpoints[id.0 as usize]
+    }
+
+    pub(crate) fn topology(&self) -> Option<&Arc<Topology>> {
+        self.topology.as_ref()
+    }
+
+    pub(crate) fn target(&self, key: &Key<'_>) -> Target {
+        match &self.topology {
+            Some(topology) => Target::Token(key.token(topology.hash_seed)),
+            None => Target::Anyone,
+        }
+    }
+
+    /// Takes a topology unless it is older than the one at hand or of another cluster.
+    pub(crate) fn install(&mut self, topology: Arc<Topology>) -> bool {
+        if let Some(known) = &self.topology
+            && (known.cluster != topology.cluster || known.epoch > topology.epoch)
+        {
+            return false;
+        }
+        let named: usize = topology.nodes.iter().map(|node| 1 + node.endpoints.len()).sum();
+        if self.endpoints.len() + named > ENDPOINTS_MAX {
+            return false;
+        }
+        self.members = topology
+            .nodes
+            .iter()
+            .map(|node| Member {
+                contact: self.endpoint_at(&node.contact),
+                cores: node.endpoints.iter().map(|address| self.endpoint_at(address)).collect(),
+            })
+            .collect();
+        self.topology = Some(topology);
+        true
+    }
+
+    /// Visits the addresses for `target` in the order to try them, until `visit` says to stop. An address may come twice.
+    pub(crate) fn candidates(&self, target: Target, mut visit: impl FnMut(EndpointId) -> Stop) {
+        if let Target::Address(endpoint) = target {
+            visit(endpoint);
+            return;
+        }
+        if let (Target::Token(token), Some(topology)) = (target, &self.topology) {
+            let vnode = token.vnode(topology.vnodes());
+            let replicas = || {
+                topology.preference_list(vnode).iter().filter_map(|id| {
+                    let at = topology.nodes.binary_search_by_key(id, |node| node.id).ok()?;
+                    Some((&topology.nodes[at], &self.members[at]))
+                })
+            };
+            for (node, member) in replicas() {
+                let core = node.core_of_vnode.get(vnode.0 as usize);
+                if let Some(core) = core
+                    && visit(member.cores[core.0 as usize]) == Stop::Yes
+                {
+                    return;
+                }
+            }
+            for (_, member) in replicas() {
+                if visit(member.contact) == Stop::Yes {
+                    return;
+                }
+            }
+        }
+        let members = self.members.iter().map(|member| member.contact);
+        let contacts = members.filter(|_| target == Target::Anyone);
+        for endpoint in self.seeds.iter().copied().chain(contacts) {
+            if visit(endpoint) == Stop::Yes {
+                return;
+            }
+        }
+    }
+
+    /// The first address for `target`.
+    pub(crate) fn preferred(&self, target: Target) -> Option<EndpointId> {
+        let mut first = None;
+        self.candidates(target, |endpoint| {
+            first = Some(endpoint);
+            Stop::Yes
+        });
+        first
+    }
+}
+
+/// Whether a visit ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    Yes,
+    No,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferrite_wire::{ClusterId, CoreId, Epoch, HashSeed, NodeEntry, NodeId};
+
+    fn node(id: u16, cores: u16, vnodes: usize) -> NodeEntry {
+        NodeEntry {
+            id: NodeId(id),
+            incarnation: 1,
+            name: format!("n{id}"),
+            rack: String::new(),
+            datacenter: String::new(),
+            contact: format!("n{id}:7100"),
+            endpoints: (0..cores).map(|core| format!("n{id}:{}", 7101 + core)).collect(),
+            core_of_vnode: (0..if cores == 0 { 0 } else { vnodes })
+                .map(|vnode| CoreId(vnode as u16 % cores))
+                .collect(),
+        }
+    }
+
+    fn topology(epoch: u64) -> Topology {
+        Topology {
+            epoch: Epoch(epoch),
+            cluster: ClusterId([1; 16]),
+            hash_seed: HashSeed(9),
+            nodes: vec![node(1, 2, 4), node(2, 0, 4), node(3, 2, 4)],
+            replicas: (0..4u16).map(|v| vec![NodeId(v % 3 + 1), NodeId((v + 1) % 3 + 1)]).collect(),
+            vnode_epochs: vec![Epoch(1); 4],
+        }
+    }
+
+    fn order(router: &Router, target: Target) -> Vec<&str> {
+        let mut seen = Vec::new();
+        router.candidates(target, |endpoint| {
+            seen.push(router.endpoint(endpoint).address.as_str());
+            Stop::No
+        });
+        seen
+    }
+
+    #[test]
+    fn owning_cores_then_contacts_then_seeds() {
+        let mut router = Router::new(&["seed:1".to_owned()]);
+        assert_eq!(order(&router, Target::Anyone), ["seed:1"]);
+        assert!(router.install(Arc::new(topology(2))));
+        // Vnode 3 of 4: nodes 1 and 2; node 2's cores are not known.
+        let token = Target::Token(Token(3 << 62));
+        assert_eq!(order(&router, token), ["n1:7102", "n1:7100", "n2:7100", "seed:1"]);
+        // Vnode 2: nodes 3 and 1, core 0 of each.
+        let token = Target::Token(Token(2 << 62));
+        assert_eq!(order(&router, token), ["n3:7101", "n1:7101", "n3:7100", "n1:7100", "seed:1"]);
+        assert_eq!(order(&router, Target::Anyone), ["seed:1", "n1:7100", "n2:7100", "n3:7100"]);
+    }
+
+    #[test]
+    fn older_and_foreign_topologies_are_refused() {
+        let mut router = Router::new(&["seed:1".to_owned()]);
+        assert!(router.install(Arc::new(topology(2))));
+        assert!(!router.install(Arc::new(topology(1))));
+        assert!(!router.install(Arc::new(Topology { cluster: ClusterId([2; 16]), ..topology(3) })));
+        assert!(router.install(Arc::new(topology(2))), "the same epoch may bring endpoints");
+        assert_eq!(router.topology().unwrap().epoch, Epoch(2));
+    }
+}
