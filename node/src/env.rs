@@ -123,3 +123,36 @@ pub trait Handler: 'static {
     /// After [`Handler::on_stop`]: whether everything is drained and synced.
     fn is_drained(&self) -> bool;
 }
+
+impl<H: Handler> Handler for std::rc::Rc<H> {
+    fn on_accepted(&self, connection: Connection) {
+        (**self).on_accepted(connection);
+    }
+    fn on_connected(&self, connection: Connection) {
+        (**self).on_connected(connection);
+    }
+    fn on_received(&self, connection: Connection, bytes: &[u8]) -> Received {
+        (**self).on_received(connection, bytes)
+    }
+    fn on_closed(&self, connection: Connection) {
+        (**self).on_closed(connection);
+    }
+    fn on_hop(&self, from: CoreId, message: Hop) {
+        (**self).on_hop(from, message);
+    }
+    fn on_batch_end(&self) {
+        (**self).on_batch_end();
+    }
+    fn next_timer(&self) -> Option<u64> {
+        (**self).next_timer()
+    }
+    fn on_timer(&self, now_ns: u64) {
+        (**self).on_timer(now_ns);
+    }
+    fn on_stop(&self) {
+        (**self).on_stop();
+    }
+    fn is_drained(&self) -> bool {
+        (**self).is_drained()
+    }
+}

@@ -5,8 +5,13 @@ pub mod disk;
 pub mod env;
 pub mod identity;
 pub mod null;
+mod placement;
 pub mod reactor;
 pub mod ring;
+pub mod server;
+pub mod shard;
 pub mod startup;
 
 pub use env::{Connection, Env, Handler, Hop, Received, Sent};
+pub use placement::Placement;
+pub use shard::{Shard, ShardSettings};

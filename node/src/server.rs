@@ -1,0 +1,326 @@
+//! A node's process: checks, cores, signals, and the way down.
+//!
+//! The thread that calls [`serve`] starts one thread per core and then waits: for a signal, or for a core that ended by
+//! itself. Either way all cores are told to stop, each drains and syncs, and only then does `serve` return.
+
+use std::fmt;
+use std::io;
+use std::net::{TcpListener, ToSocketAddrs};
+use std::rc::Rc;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use ferrite_cluster::Member;
+use ferrite_lsm::OpenError;
+use ferrite_wire::{CoreId, Topology};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::Placement;
+use crate::config::{CommitlogSync, Config, Node, Spin};
+use crate::disk::DiskOptions;
+use crate::identity::DataDirectory;
+use crate::reactor::{CoreError, CoreSetup, ReactorOptions, mailboxes, run_core};
+use crate::shard::{Shard, ShardSettings};
+use crate::startup::{self, StartupError};
+
+/// Why a node ended other than by being told to.
+#[derive(Debug)]
+pub enum ServeError {
+    /// It could not start.
+    Startup(StartupError),
+    /// The system refused a thread, a descriptor or a signal handler.
+    System(io::Error),
+    /// A core ended.
+    Core {
+        /// Which.
+        core: CoreId,
+        /// Why.
+        error: CoreError<OpenError>,
+    },
+    /// A core's thread panicked: a bug.
+    Panicked(CoreId),
+    /// A sync failed on every core: nothing can be written until the device is well and the node starts again.
+    AllFenced,
+}
+
+impl ServeError {
+    /// What the process exits with.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            ServeError::Startup(error) => error.exit_code(),
+            ServeError::System(_)
+            | ServeError::Core { .. }
+            | ServeError::Panicked(_)
+            | ServeError::AllFenced => startup::EXIT_ENVIRONMENT,
+        }
+    }
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ServeError::Startup(error) => write!(f, "{error}"),
+            ServeError::System(error) => write!(f, "the system refused a thread or descriptor: {error}"),
+            ServeError::Core { core, error } => write!(f, "core {}: {error}", core.0),
+            ServeError::Panicked(core) => write!(f, "core {} panicked; see the log above", core.0),
+            ServeError::AllFenced => {
+                write!(
+                    f,
+                    "a sync failed on every core: check the device, then start the node again to recover"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for ServeError {}
+
+impl From<StartupError> for ServeError {
+    fn from(error: StartupError) -> Self {
+        ServeError::Startup(error)
+    }
+}
+
+impl From<io::Error> for ServeError {
+    fn from(error: io::Error) -> Self {
+        ServeError::System(error)
+    }
+}
+
+/// Runs `node` until SIGTERM or SIGINT, then drains. `ready` is called once all cores accept connections.
+pub fn serve(config: &Config, node: &Node, ready: impl FnOnce(&Started)) -> Result<(), ServeError> {
+    let startup::Ready { cpus, directory } = startup::prepare(config, node)?;
+    let cores = cpus.len() as u16;
+    let (posts, boxes) = mailboxes(cpus.len())?;
+    // Signals are taken before threads exist, so that no thread is killed by one.
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let handle = signals.handle();
+    let (events, happened) = unbounded();
+    let signalled = events.clone();
+    let watcher = std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for signal in &mut signals {
+            signalled.send(Event::Signal(signal)).ok();
+        }
+    })?;
+    let plan = Plan::new(config, node, cores);
+    let mut threads = Vec::new();
+    for (mailbox, (at, cpu)) in boxes.into_iter().zip(cpus.iter().enumerate()) {
+        let core = CoreId(at as u16);
+        let setup = CoreSetup {
+            core,
+            cpu: Some(*cpu),
+            listeners: listeners(node, core)?,
+            data: directory.path().to_owned(),
+            options: plan.reactor,
+            disk: plan.disk,
+            mailbox,
+            posts: posts.clone(),
+        };
+        let settings = plan.settings(core);
+        let events = events.clone();
+        let name = format!("core-{at}");
+        threads.push(std::thread::Builder::new().name(name).spawn(move || run(setup, settings, &events))?);
+    }
+    let outcome = supervise(&happened, cores, &Started { topology: plan.topology, directory }, ready);
+    posts.iter().for_each(|post| post.stop());
+    let mut ended = outcome;
+    for (at, thread) in threads.into_iter().enumerate() {
+        let core = CoreId(at as u16);
+        match thread.join() {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => ended = ended.and(Err(ServeError::Core { core, error })),
+            Err(_) => ended = Err(ServeError::Panicked(core)),
+        }
+    }
+    handle.close();
+    watcher.join().ok();
+    ended
+}
+
+/// A node that has started.
+#[derive(Debug)]
+pub struct Started {
+    /// Members and placement, with this node's endpoints.
+    pub topology: Topology,
+    /// The data directory, locked.
+    pub directory: DataDirectory,
+}
+
+enum Event {
+    Signal(i32),
+    Ready,
+    Fenced,
+    Ended,
+}
+
+/// Waits until the node is to stop.
+fn supervise(
+    happened: &Receiver<Event>,
+    cores: u16,
+    started: &Started,
+    ready: impl FnOnce(&Started),
+) -> Result<(), ServeError> {
+    let mut ready = Some(ready);
+    let (mut opened, mut fenced) = (0, 0);
+    while let Ok(event) = happened.recv() {
+        match event {
+            Event::Ready => {
+                opened += 1;
+                if opened == cores
+                    && let Some(ready) = ready.take()
+                {
+                    ready(started);
+                }
+            }
+            Event::Fenced => {
+                fenced += 1;
+                if fenced == cores {
+                    return Err(ServeError::AllFenced);
+                }
+            }
+            Event::Signal(signal) => {
+                tracing::info!(signal, "stopping: draining requests and syncing the log");
+                return Ok(());
+            }
+            Event::Ended => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
+/// Runs one core on this thread.
+fn run(
+    setup: CoreSetup,
+    settings: ShardSettings,
+    events: &Sender<Event>,
+) -> Result<(), CoreError<OpenError>> {
+    /// Says that the thread has ended, also when it panics.
+    struct Farewell<'e>(&'e Sender<Event>);
+    impl Drop for Farewell<'_> {
+        fn drop(&mut self) {
+            self.0.send(Event::Ended).ok();
+        }
+    }
+    let _farewell = Farewell(events);
+    let events = events.clone();
+    run_core(setup, move |env| async move {
+        let told = events.clone();
+        let shard: Rc<Shard<_>> = Shard::open(env, settings).await?;
+        shard.on_fence(move || {
+            told.send(Event::Fenced).ok();
+        });
+        events.send(Event::Ready).ok();
+        Ok(shard)
+    })
+}
+
+/// What is the same for all cores of the node.
+struct Plan {
+    topology: Topology,
+    placement: Placement,
+    reactor: ReactorOptions,
+    disk: DiskOptions,
+    cores: u16,
+    incarnation: u64,
+    node: ferrite_wire::NodeId,
+    server: crate::config::Server,
+}
+
+impl Plan {
+    fn new(config: &Config, node: &Node, cores: u16) -> Plan {
+        let mut topology = initial_topology(config);
+        let stores = config.server.stores_for(cores as usize) as u16;
+        let placement = Placement::deal(&topology, node.id, stores, cores);
+        let incarnation = random_u64();
+        if let Ok(at) = topology.nodes.binary_search_by_key(&node.id, |entry| entry.id) {
+            let entry = &mut topology.nodes[at];
+            entry.incarnation = incarnation;
+            entry.endpoints = (0..cores).map(|core| node.core_address(CoreId(core)).to_string()).collect();
+            entry.core_of_vnode = placement.core_map();
+        }
+        let spin_us = match config.server.spin {
+            Spin::Off => 0,
+            Spin::For(time) => time.as_micros() as u64,
+            Spin::Auto => ReactorOptions::default().spin_us,
+        };
+        let reactor = ReactorOptions { spin_us, ..ReactorOptions::default() };
+        let disk = DiskOptions::default();
+        let server = config.server.clone();
+        Plan { topology, placement, reactor, disk, cores, incarnation, node: node.id, server }
+    }
+
+    fn settings(&self, core: CoreId) -> ShardSettings {
+        let mut engine = ferrite_lsm::Options::new(
+            core.0,
+            self.placement.stores_of(core),
+            u128::from(random_u64()) << 64 | u128::from(random_u64()),
+        );
+        engine.memtable_bytes = (self.server.memtable.0 / u64::from(self.cores)) as usize;
+        engine.cache_bytes = (self.server.block_cache.0 / u64::from(self.cores)) as usize;
+        let mut settings = ShardSettings::new(
+            self.node,
+            core,
+            self.cores,
+            self.incarnation,
+            self.topology.clone(),
+            self.placement.clone(),
+            engine,
+        );
+        settings.value_bytes_max =
+            (self.server.max_value_size.0 as usize).min(ferrite_wire::limits::VALUE_BYTES_MAX);
+        settings.request_timeout_ns = self.server.request_timeout.as_nanos() as u64;
+        settings.clock_drift_max_ms = self.server.max_clock_drift.as_millis() as u64;
+        settings.sync_interval_ns = match self.server.commitlog_sync {
+            CommitlogSync::Batch => None,
+            CommitlogSync::Periodic(every) => Some(every.as_nanos() as u64),
+        };
+        settings
+    }
+}
+
+/// Members and replica lists as the configuration determines them: the same on every node.
+pub fn initial_topology(config: &Config) -> Topology {
+    let members: Vec<Member> = config
+        .nodes
+        .iter()
+        .map(|node| Member {
+            id: node.id,
+            name: node.name.clone(),
+            rack: node.rack.clone(),
+            datacenter: node.datacenter.clone(),
+            contact: node.address.to_string(),
+            weight: 1,
+        })
+        .collect();
+    let cluster = &config.cluster;
+    ferrite_cluster::initial_topology(
+        cluster.id,
+        cluster.hash_seed,
+        cluster.vnodes,
+        &members,
+        cluster.replication,
+    )
+}
+
+/// Core 0 serves the contact port beside its own.
+fn listeners(node: &Node, core: CoreId) -> Result<Vec<TcpListener>, StartupError> {
+    let mut addresses = vec![node.core_address(core)];
+    if core.0 == 0 {
+        addresses.push(node.address.clone());
+    }
+    addresses.iter().map(|address| listen(&address.to_string())).collect()
+}
+
+fn listen(address: &str) -> Result<TcpListener, StartupError> {
+    let attempt = || -> io::Result<TcpListener> {
+        let resolved = address.to_socket_addrs()?.next().ok_or(io::ErrorKind::NotFound)?;
+        TcpListener::bind(resolved)
+    };
+    attempt().map_err(|error| startup::listen_error(address, error))
+}
+
+fn random_u64() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    // Each hasher's keys come from the system's random source.
+    std::hash::RandomState::new().build_hasher().finish()
+}

@@ -1,0 +1,99 @@
+//! Accepting connections: the handshake, and what a connection may send after it.
+
+use std::rc::Rc;
+
+use ferrite_wire::{
+    ClusterId, DecodeError, ErrorCode, Features, FrameFlags, FrameHeader, FrameKind, FrameView, Hello,
+    HelloReply, Order, Reply, RequestId, Role, finish_frame, limits, start_frame,
+};
+
+use super::Shard;
+use super::requester::frame;
+use super::session::SessionKind;
+use crate::env::{Connection, Env};
+
+/// Longest body of a frame from a connection that has not said who it is, in bytes.
+pub(super) const GREETING_BODY_BYTES_MAX: usize = 1024;
+
+impl<E: Env> Shard<E> {
+    /// The first frame of an accepted connection. False = the connection closes.
+    pub(super) fn greet(self: &Rc<Self>, connection: Connection, frame: &FrameView<'_>) -> bool {
+        if frame.header.kind != FrameKind::Hello {
+            return self.refuse(
+                connection,
+                frame.header.request,
+                ErrorCode::Malformed,
+                "the first frame is a hello",
+            );
+        }
+        let hello = match Hello::decode(frame.body) {
+            Ok(hello) => hello,
+            Err(error) => return self.refuse_bytes(connection, frame.header.request, error),
+        };
+        let own = self.settings.topology.cluster;
+        let any = hello.role == Role::Client && hello.cluster == ClusterId([0; 16]);
+        if !any && hello.cluster != own {
+            let text = format!("this node belongs to cluster {own}, not to {}", hello.cluster);
+            return self.refuse(connection, frame.header.request, ErrorCode::ForeignCluster, &text);
+        }
+        let kind = match hello.role {
+            Role::Client => SessionKind::Client,
+            Role::Peer { node, .. } if self.settings.topology.node(node).is_some() => SessionKind::Peer,
+            Role::Peer { node, .. } => {
+                let text = format!("node {} is not a member of this cluster", node.0);
+                return self.refuse(connection, frame.header.request, ErrorCode::ForeignCluster, &text);
+            }
+        };
+        if let Some(session) = self.sessions.borrow_mut().get_mut(connection) {
+            session.kind = kind;
+            session.half_sent_since_ns = None;
+        }
+        let reply = HelloReply {
+            version: hello.version_in_common().expect("checked when it was decoded"),
+            features: Features(0),
+            cluster: own,
+            node: self.settings.node,
+            core: self.settings.core,
+            cores: self.settings.cores,
+            incarnation: self.settings.incarnation,
+            epoch: self.ring.borrow().epoch(),
+            body_bytes_max: limits::BODY_BYTES_MAX as u32,
+        };
+        self.env.send(connection, |out| {
+            let start = start_frame(out);
+            reply.encode(out);
+            let header = FrameHeader {
+                kind: FrameKind::HelloReply,
+                flags: FrameFlags(0),
+                deadline_us: 0,
+                request: frame.header.request,
+                time: self.clock.borrow().latest(),
+            };
+            finish_frame(out, start, &header);
+        });
+        true
+    }
+
+    /// Says why in a typed error; the connection closes after it. Always false.
+    pub(super) fn refuse(
+        &self,
+        connection: Connection,
+        request: RequestId,
+        code: ErrorCode,
+        text: &str,
+    ) -> bool {
+        self.counters.count_error(code);
+        self.env.send(connection, |out| frame(&Reply::Error { code, text }, request, false, Order(0), out));
+        false
+    }
+
+    /// Refuses bytes that do not decode. Always false.
+    pub(super) fn refuse_bytes(
+        &self,
+        connection: Connection,
+        request: RequestId,
+        error: DecodeError,
+    ) -> bool {
+        self.refuse(connection, request, error.code(), &error.to_string())
+    }
+}

@@ -1,0 +1,183 @@
+//! The task that turns staged records into durable groups, and the acknowledgements that wait for them.
+//!
+//! Records become durable in the order they were staged, so what waits is a queue, not a map: after each group its front is
+//! answered up to the group's last sequence number. One group is in flight at a time; what arrives meanwhile is the next.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use ferrite_lsm::{Key, Record, Refusal, Seq};
+use ferrite_wire::{ErrorCode, Order, PeerMessage, Reply, Version, WriteAnswer};
+
+use super::Shard;
+use super::requester::Requester;
+use super::slab::OperationId;
+use crate::env::Env;
+
+/// What is to be done once a record is durable.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Ack {
+    /// Answer a client whose key has this node as its only replica.
+    Client {
+        /// Who.
+        requester: Requester,
+        /// The version it was given.
+        version: Version,
+    },
+    /// Answer the coordinator on another node.
+    Peer(Requester),
+    /// Count for an operation coordinated by this core.
+    Local {
+        /// Which.
+        operation: OperationId,
+        /// This node's place in the key's preference list.
+        replica: u8,
+    },
+    /// The clock may now mint up to here.
+    ClockBound(Order),
+}
+
+/// Acknowledgements waiting for their groups.
+#[derive(Debug, Default)]
+pub(super) struct AckQueue {
+    waiting: VecDeque<(Seq, Ack)>,
+}
+
+impl AckQueue {
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    fn push(&mut self, seq: Seq, ack: Ack) {
+        debug_assert!(self.waiting.back().is_none_or(|(last, _)| *last < seq), "records are staged in order");
+        self.waiting.push_back((seq, ack));
+    }
+
+    fn pop_through(&mut self, durable: Seq) -> Option<Ack> {
+        match self.waiting.front() {
+            Some((seq, _)) if *seq <= durable => self.waiting.pop_front().map(|(_, ack)| ack),
+            _ => None,
+        }
+    }
+}
+
+/// The error code a refusal is answered with.
+pub(super) fn refusal_code(refusal: Refusal) -> ErrorCode {
+    match refusal {
+        Refusal::Fenced => ErrorCode::Fenced,
+        Refusal::DiskFull => ErrorCode::DiskFull,
+        Refusal::Overloaded => ErrorCode::Overloaded,
+        Refusal::TooLarge => ErrorCode::TooLarge,
+        Refusal::UnknownVnode => ErrorCode::Unavailable,
+    }
+}
+
+impl<E: Env> Shard<E> {
+    /// Puts a record into the next group; `ack` is acted on when it is durable.
+    pub(super) fn stage(
+        &self,
+        key: Key<'_>,
+        record: Record<'_>,
+        vnode_epoch: u64,
+        ack: Ack,
+    ) -> Result<(), ErrorCode> {
+        let seq = self.engine.stage(key, record, vnode_epoch).map_err(refusal_code)?;
+        self.acks.borrow_mut().push(seq, ack);
+        Ok(())
+    }
+
+    /// Starts the pump unless it runs or has nothing to do. Called when a whole batch of requests has been staged.
+    pub(super) fn start_pump(self: &Rc<Self>) {
+        if self.pump_runs.get() || !self.engine.has_staged() {
+            return;
+        }
+        self.pump_runs.set(true);
+        let shard = self.clone();
+        self.env.spawn(async move {
+            while shard.engine.has_staged() {
+                match shard.engine.commit().await {
+                    Ok(durable) => shard.acknowledge(durable),
+                    Err(_fenced) => {
+                        shard.fail_waiting();
+                        break;
+                    }
+                }
+            }
+            shard.pump_runs.set(false);
+            shard.wrote_ns.set(Some(shard.env.now_ns()));
+            shard.start_job();
+        });
+    }
+
+    fn acknowledge(self: &Rc<Self>, durable: Seq) {
+        loop {
+            let ack = self.acks.borrow_mut().pop_through(durable);
+            let Some(ack) = ack else { break };
+            match ack {
+                Ack::Client { requester, version } => {
+                    self.answer(requester, &Reply::Done { version, answered: 1 });
+                }
+                Ack::Peer(requester) => {
+                    self.answer_peer(requester, &PeerMessage::ReplicaWriteAnswer(WriteAnswer::Applied));
+                }
+                Ack::Local { operation, replica } => {
+                    self.on_write_answer(operation, replica, WriteAnswer::Applied);
+                }
+                Ack::ClockBound(bound) => {
+                    self.clock.borrow_mut().persisted(bound);
+                    self.lease_staged.set(false);
+                }
+            }
+        }
+        self.start_job();
+    }
+
+    /// A sync failed. What was in flight may or may not be found after a restart: nobody is told that it was not applied.
+    fn fail_waiting(self: &Rc<Self>) {
+        tracing::error!(
+            core = self.settings.core.0,
+            "a sync of the log failed: this core is fenced and serves reads only"
+        );
+        if let Some(told) = self.on_fence.borrow_mut().take() {
+            told();
+        }
+        let waiting = std::mem::take(&mut self.acks.borrow_mut().waiting);
+        for (_, ack) in waiting {
+            match ack {
+                Ack::Client { requester, .. } => self.answer_error(requester, ErrorCode::Unknown),
+                Ack::Peer(requester) => {
+                    let answer = WriteAnswer::Refused(ErrorCode::Unknown);
+                    self.answer_peer(requester, &PeerMessage::ReplicaWriteAnswer(answer));
+                }
+                Ack::Local { operation, replica } => self.on_write_lost(operation, replica),
+                Ack::ClockBound(_) => {}
+            }
+        }
+    }
+
+    /// Runs flushes, compactions and the log's housekeeping, one at a time.
+    pub(super) fn start_job(self: &Rc<Self>) {
+        if self.job_runs.get() {
+            return;
+        }
+        let Some(first) = self.engine.next_job() else { return };
+        self.job_runs.set(true);
+        let shard = self.clone();
+        self.env.spawn(async move {
+            let mut next = Some(first);
+            while let Some(job) = next {
+                if let Err(error) = shard.engine.run(job).await {
+                    tracing::warn!(core = shard.settings.core.0, %error, "background work failed; it is tried again");
+                    shard.counters.jobs_failed.set(shard.counters.jobs_failed.get() + 1);
+                    shard.env.sleep_ns(JOB_RETRY_PAUSE_NS).await;
+                }
+                next = if shard.stopping.get() { None } else { shard.engine.next_job() };
+            }
+            shard.job_runs.set(false);
+        });
+    }
+}
+
+/// Pause after failed background work: a full disk is asked again this often.
+const JOB_RETRY_PAUSE_NS: u64 = 500_000_000;

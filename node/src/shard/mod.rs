@@ -1,0 +1,434 @@
+//! A shard: all that one core of a node does with data.
+//!
+//! It is written over an [`Env`] and told what happens through [`Handler`], so that the reactor and the simulator run the
+//! same code. A request's way: bytes → [`Shard::on_received`] → session → request borrowed from the buffer → route (wrong
+//! core? hop) → local read or write, or a coordinator ([`reads`], [`writes`]) → log group ([`log_pump`]) → answer.
+//!
+//! State lies in small cells, each borrowed for a few statements and never across an await or a call that may come back.
+//! What is in memory is answered within the call that brought the question; only disk reads, log groups and background jobs
+//! are tasks, and every one of them ends by itself.
+
+mod greeting;
+mod link;
+mod log_pump;
+mod multi_get;
+mod peers;
+mod reads;
+mod record;
+mod replica;
+mod requester;
+mod requests;
+mod session;
+mod settings;
+mod slab;
+mod status;
+mod time;
+mod wheel;
+mod writes;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::{Rc, Weak};
+
+use ferrite_cluster::{Clock, Ring};
+use ferrite_lsm::{Engine, OpenError};
+use ferrite_wire::{
+    Actor, CoreId, Epoch, FrameKind, FrameView, Parsed, PeerMessage, Request, Token, VnodeId, limits,
+    parse_frame,
+};
+
+pub use settings::ShardSettings;
+
+use crate::env::{Connection, Env, Handler, Hop, Received};
+use greeting::GREETING_BODY_BYTES_MAX;
+use link::Links;
+use log_pump::AckQueue;
+use multi_get::MultiGet;
+use reads::ReadOperation;
+use requester::Requester;
+use session::{SessionKind, Sessions};
+use slab::{OperationId, Slab};
+use status::Counters;
+use wheel::Wheel;
+use writes::WriteOperation;
+
+/// Grain of request deadlines, in nanoseconds.
+const DEADLINE_GRAIN_NS: u64 = 4_000_000;
+/// How often links and sessions are looked after, in nanoseconds.
+const TEND_INTERVAL_NS: u64 = 20_000_000;
+/// Most multi-gets in flight on a core.
+const MULTI_GETS_MAX: usize = 1_024;
+
+/// Where a key belongs, as this core sees it.
+#[derive(Clone, Copy, Debug)]
+struct Route {
+    token: Token,
+    vnode: VnodeId,
+    vnode_epoch: Epoch,
+    /// This node's place in the preference list, if it is a replica.
+    position: Option<usize>,
+    /// Length of the preference list.
+    replicas: usize,
+    /// The core of this node that owns the vnode, if it is not this one.
+    hop: Option<CoreId>,
+}
+
+/// An operation this core coordinates.
+#[derive(Debug)]
+enum Operation {
+    Read(Box<ReadOperation>),
+    Write(WriteOperation),
+}
+
+/// One core of a node.
+pub struct Shard<E: Env> {
+    env: E,
+    settings: ShardSettings,
+    engine: Engine<E::Disk, E::Pace>,
+    me: Weak<Shard<E>>,
+    actor: Actor,
+    clock: RefCell<Clock>,
+    ring: RefCell<Ring>,
+    sessions: RefCell<Sessions>,
+    links: RefCell<Links>,
+    acks: RefCell<AckQueue>,
+    operations: RefCell<Slab<Operation>>,
+    multi_gets: RefCell<Slab<MultiGet>>,
+    deadlines: RefCell<Wheel<OperationId>>,
+    hop_backlog: RefCell<VecDeque<(CoreId, Hop)>>,
+    counters: Counters,
+    pump_runs: Cell<bool>,
+    job_runs: Cell<bool>,
+    disk_reads: Cell<usize>,
+    /// When the last group became durable, while the log owes a mark.
+    wrote_ns: Cell<Option<u64>>,
+    /// When links and sessions are looked after next.
+    tend_ns: Cell<u64>,
+    synced_ns: Cell<u64>,
+    lease_staged: Cell<bool>,
+    stopping: Cell<bool>,
+    closed: Cell<bool>,
+    /// Called once when a sync has failed.
+    on_fence: RefCell<Option<Box<dyn FnOnce()>>>,
+}
+
+impl<E: Env> Shard<E> {
+    /// Recovers the core's data and makes the shard ready to be told of connections. What was found is logged and counted.
+    pub async fn open(env: E, settings: ShardSettings) -> Result<Rc<Shard<E>>, OpenError> {
+        let (engine, recovery) = Engine::open(env.disk(), env.pace(), settings.engine.clone()).await?;
+        settle_vnodes::<E>(&engine, &settings).await?;
+        let clock = time::restore(&env, &settings, &engine).await?;
+        let ring = Ring::new(settings.topology.clone(), settings.node);
+        let now_ns = env.now_ns();
+        let shard = Rc::new_cyclic(|me| Shard {
+            actor: Actor(env.random()),
+            engine,
+            me: me.clone(),
+            clock: RefCell::new(clock),
+            ring: RefCell::new(ring),
+            sessions: RefCell::default(),
+            links: RefCell::default(),
+            acks: RefCell::default(),
+            operations: RefCell::new(Slab::new(settings.operations_max)),
+            multi_gets: RefCell::new(Slab::new(MULTI_GETS_MAX)),
+            deadlines: RefCell::new(Wheel::new(now_ns, DEADLINE_GRAIN_NS)),
+            hop_backlog: RefCell::default(),
+            counters: Counters::new(&recovery),
+            pump_runs: Cell::new(false),
+            job_runs: Cell::new(false),
+            disk_reads: Cell::new(0),
+            wrote_ns: Cell::new(None),
+            tend_ns: Cell::new(now_ns),
+            synced_ns: Cell::new(now_ns),
+            lease_staged: Cell::new(false),
+            stopping: Cell::new(false),
+            closed: Cell::new(false),
+            on_fence: RefCell::default(),
+            env,
+            settings,
+        });
+        shard.add_contact_links();
+        shard.start_job();
+        Ok(shard)
+    }
+
+    fn rc(&self) -> Rc<Shard<E>> {
+        self.me.upgrade().expect("a shard is only called while somebody holds it")
+    }
+
+    /// Calls `told` once if a sync fails.
+    pub fn on_fence(&self, told: impl FnOnce() + 'static) {
+        *self.on_fence.borrow_mut() = Some(Box::new(told));
+    }
+
+    /// Whether a sync failed: the shard serves reads only.
+    pub fn is_fenced(&self) -> bool {
+        self.engine.is_fenced()
+    }
+
+    fn on_frame(
+        self: &Rc<Self>,
+        connection: Connection,
+        kind: SessionKind,
+        frame: &FrameView<'_>,
+        raw: &[u8],
+    ) -> bool {
+        match kind {
+            SessionKind::New => self.greet(connection, frame),
+            SessionKind::Client => self.on_client_frame(connection, frame, raw),
+            SessionKind::Peer => self.on_peer_frame(connection, frame, raw),
+            SessionKind::Link(number) => self.on_link_frame(number, connection, frame),
+        }
+    }
+
+    /// A frame from a peer that connected to us: a replica message, or a question of the link's own.
+    fn on_peer_frame(self: &Rc<Self>, connection: Connection, frame: &FrameView<'_>, raw: &[u8]) -> bool {
+        let id = frame.header.request;
+        let requester = Requester::Connection { connection, request: id, stale: false };
+        match frame.header.kind {
+            FrameKind::ReplicaWrite | FrameKind::ReplicaRead => {
+                let message = match PeerMessage::decode(frame.header.kind, frame.body) {
+                    Ok(message) => message,
+                    Err(error) => return self.refuse_bytes(connection, id, error),
+                };
+                let (PeerMessage::ReplicaWrite { key, .. } | PeerMessage::ReplicaRead { key, .. }) = &message
+                else {
+                    unreachable!("the kinds above");
+                };
+                let now_ns = self.env.now_ns();
+                if let Ok(Route { hop: Some(core), .. }) = self.route(key) {
+                    let deadline_ns = now_ns + u64::from(frame.header.deadline_us) * 1_000;
+                    let hop = Hop::Request { connection, from_peer: true, deadline_ns, frame: raw.to_vec() };
+                    self.counters.hops.set(self.counters.hops.get() + 1);
+                    self.send_hop(core, hop);
+                } else {
+                    self.on_peer_message(requester, frame, &message);
+                }
+                true
+            }
+            FrameKind::Ping | FrameKind::Topology => match Request::decode(frame.header.kind, frame.body) {
+                Ok(request) => {
+                    self.execute(requester, frame.header.time, &request, 0);
+                    true
+                }
+                Err(error) => self.refuse_bytes(connection, id, error),
+            },
+            _ => self.refuse(connection, id, ferrite_wire::ErrorCode::Unsupported, "not a peer's message"),
+        }
+    }
+
+    /// Closes a connection from this side.
+    fn drop_connection(self: &Shard<E>, connection: Connection) {
+        self.env.close(connection);
+        self.forget(connection);
+    }
+
+    fn forget(&self, connection: Connection) {
+        let kind = self.sessions.borrow_mut().close(connection);
+        if let Some(SessionKind::Link(number)) = kind {
+            self.rc().on_link_cut(number, connection);
+        }
+    }
+
+    fn tend(self: &Rc<Self>, now_ns: u64) {
+        self.tend_ns.set(now_ns + TEND_INTERVAL_NS);
+        self.tend_links(now_ns);
+        let late = now_ns.saturating_sub(self.settings.half_sent_timeout_ns);
+        let half_sent = self.sessions.borrow().half_sent_before(late);
+        for connection in half_sent {
+            let text = "a handshake or frame was not finished in time";
+            self.refuse(connection, ferrite_wire::RequestId(0), ferrite_wire::ErrorCode::Malformed, text);
+            self.drop_connection(connection);
+        }
+        self.tend_clock();
+        self.tend_log(now_ns);
+        self.start_job();
+    }
+
+    /// The log's own rhythm: periodic syncs, and a mark once writing has paused.
+    fn tend_log(self: &Rc<Self>, now_ns: u64) {
+        if self.pump_runs.get() || self.engine.is_fenced() {
+            return;
+        }
+        let sync_due = |every| now_ns.saturating_sub(self.synced_ns.get()) >= every;
+        let sync = self.settings.sync_interval_ns.is_some_and(sync_due);
+        let mark =
+            self.wrote_ns.get().is_some_and(|at| now_ns.saturating_sub(at) >= self.settings.mark_after_ns);
+        if !sync && !mark {
+            return;
+        }
+        self.pump_runs.set(true);
+        let shard = self.rc();
+        self.env.spawn(async move {
+            if sync {
+                shard.synced_ns.set(now_ns);
+                shard.engine.sync_now().await.ok();
+            }
+            if mark {
+                shard.wrote_ns.set(None);
+                shard.engine.mark().await;
+            }
+            shard.pump_runs.set(false);
+            shard.start_pump();
+        });
+    }
+}
+
+/// The first start persists which store holds which vnode; later starts find the same.
+async fn settle_vnodes<E: Env>(
+    engine: &Engine<E::Disk, E::Pace>,
+    settings: &ShardSettings,
+) -> Result<(), OpenError> {
+    let mine = settings.placement.vnodes_of(settings.core);
+    let missing: Vec<(u16, u16)> =
+        mine.iter().copied().filter(|(vnode, _)| engine.vnode_store(*vnode).is_none()).collect();
+    if !missing.is_empty() {
+        engine.assign(&missing).await?;
+    }
+    Ok(())
+}
+
+impl<E: Env> Handler for Shard<E> {
+    fn on_accepted(&self, connection: Connection) {
+        if self.stopping.get() {
+            return self.env.close(connection);
+        }
+        self.sessions.borrow_mut().open(connection, SessionKind::New, self.env.now_ns());
+    }
+
+    fn on_connected(&self, connection: Connection) {
+        self.hello(connection);
+    }
+
+    fn on_received(&self, connection: Connection, bytes: &[u8]) -> Received {
+        let shard = self.rc();
+        let mut used = 0;
+        loop {
+            // Asked anew for each frame: the first changes it, and any may close the connection.
+            let Some(kind) = self.sessions.borrow().kind(connection) else { return Received::Close };
+            let body_bytes_max =
+                if kind == SessionKind::New { GREETING_BODY_BYTES_MAX } else { limits::BODY_BYTES_MAX };
+            match parse_frame(&bytes[used..], body_bytes_max) {
+                Ok(Parsed::Frame { frame, bytes: len }) => {
+                    if !shard.on_frame(connection, kind, &frame, &bytes[used..used + len]) {
+                        self.forget(connection);
+                        return Received::Close;
+                    }
+                    used += len;
+                }
+                Ok(Parsed::Need { bytes: need }) => {
+                    let left = bytes.len() - used;
+                    let now_ns = self.env.now_ns();
+                    if let Some(session) = self.sessions.borrow_mut().get_mut(connection)
+                        && kind != SessionKind::New
+                    {
+                        // A frame that grows is not stuck; one that stands still from one receive to the next is.
+                        session.half_sent_since_ns = (left > 0).then_some(now_ns);
+                    }
+                    return Received::Consumed { used, need: if left == 0 { 0 } else { need } };
+                }
+                Err(error) => {
+                    self.refuse_bytes(connection, ferrite_wire::RequestId(0), error);
+                    self.forget(connection);
+                    return Received::Close;
+                }
+            }
+        }
+    }
+
+    fn on_closed(&self, connection: Connection) {
+        self.forget(connection);
+    }
+
+    fn on_hop(&self, from: CoreId, message: Hop) {
+        let shard = self.rc();
+        match message {
+            Hop::Reply { connection, frame } => {
+                if shard.take_item_reply(connection, &frame) {
+                    return;
+                }
+                if let Some(session) = self.sessions.borrow_mut().get_mut(connection) {
+                    session.in_flight = session.in_flight.saturating_sub(1);
+                }
+                if self.env.send(connection, |out| out.extend_from_slice(&frame)) == crate::env::Sent::Full {
+                    self.drop_connection(connection);
+                }
+            }
+            Hop::Request { connection, from_peer, deadline_ns, frame } => {
+                let Ok(Parsed::Frame { frame, .. }) = parse_frame(&frame, limits::BODY_BYTES_MAX) else {
+                    unreachable!("the other core checked this frame");
+                };
+                let requester = Requester::Core { core: from, connection, request: frame.header.request };
+                if from_peer {
+                    let message = PeerMessage::decode(frame.header.kind, frame.body)
+                        .expect("the other core decoded it");
+                    shard.on_peer_message(requester, &frame, &message);
+                } else if self.env.now_ns() >= deadline_ns {
+                    self.answer_error(requester, ferrite_wire::ErrorCode::Expired);
+                } else {
+                    let request =
+                        Request::decode(frame.header.kind, frame.body).expect("the other core decoded it");
+                    shard.execute(requester, frame.header.time, &request, deadline_ns);
+                }
+            }
+        }
+    }
+
+    fn on_batch_end(&self) {
+        self.flush_hops();
+        self.rc().start_pump();
+    }
+
+    fn next_timer(&self) -> Option<u64> {
+        let tend = self.tend_ns.get();
+        Some(self.deadlines.borrow().next().map_or(tend, |deadline| deadline.min(tend)))
+    }
+
+    fn on_timer(&self, now_ns: u64) {
+        let shard = self.rc();
+        let mut due = Vec::new();
+        self.deadlines.borrow_mut().take_due(now_ns, &mut due);
+        for operation in due {
+            shard.on_deadline(operation);
+        }
+        if now_ns >= self.tend_ns.get() {
+            shard.tend(now_ns);
+        }
+        self.flush_hops();
+        shard.start_pump();
+    }
+
+    fn on_stop(&self) {
+        self.stopping.set(true);
+    }
+
+    fn is_drained(&self) -> bool {
+        if self.closed.get() {
+            return true;
+        }
+        let idle = self.acks.borrow().len() == 0
+            && self.operations.borrow().len() == 0
+            && self.multi_gets.borrow().len() == 0
+            && self.hop_backlog.borrow().is_empty()
+            && self.disk_reads.get() == 0
+            && !self.pump_runs.get()
+            && !self.job_runs.get();
+        if idle && !self.engine.has_staged() {
+            self.pump_runs.set(true);
+            let shard = self.rc();
+            self.env.spawn(async move {
+                if let Err(error) = shard.engine.close().await {
+                    tracing::error!(core = shard.settings.core.0, %error, "the log was not closed cleanly");
+                }
+                shard.closed.set(true);
+            });
+        }
+        false
+    }
+}
+
+impl<E: Env> std::fmt::Debug for Shard<E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Shard(node {}, core {})", self.settings.node.0, self.settings.core.0)
+    }
+}

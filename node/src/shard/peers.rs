@@ -1,0 +1,229 @@
+//! Keeping this core's links to the cores of other nodes: connecting, greeting, pinging, cutting.
+
+use std::rc::Rc;
+
+use ferrite_wire::{
+    CoreId, Epoch, Features, FrameFlags, FrameHeader, FrameKind, FrameView, Hello, HelloReply, PROTOCOL_MAX,
+    PROTOCOL_MIN, PeerMessage, Reply, Request, RequestId, Role, Topology, finish_frame, start_frame,
+};
+
+use super::Shard;
+use super::link::{Link, LinkState};
+use super::session::SessionKind;
+use super::slab::OperationId;
+use crate::env::{Connection, Env, Sent};
+
+/// Request ids of a link's own questions; operations' ids never have all bits of their replica set.
+const OWN_REQUEST: RequestId = RequestId(u64::MAX);
+
+impl<E: Env> Shard<E> {
+    /// Adds a link to core 0 of every other member; they connect at the next tick.
+    pub(super) fn add_contact_links(&self) {
+        let now_ns = self.env.now_ns();
+        let mut links = self.links.borrow_mut();
+        for node in self.settings.topology.nodes.iter().filter(|node| node.id != self.settings.node) {
+            links.add(node.id, CoreId(0), &node.contact, now_ns);
+        }
+    }
+
+    /// Connects what has rested, pings what is up, cuts what is silent.
+    pub(super) fn tend_links(self: &Rc<Self>, now_ns: u64) {
+        let mut cut = Vec::new();
+        let mut pings = Vec::new();
+        {
+            let mut links = self.links.borrow_mut();
+            for (number, link) in links.iter_mut() {
+                match link.state {
+                    LinkState::Resting(until) if now_ns >= until => {
+                        let connection = self.env.connect(&link.address);
+                        (link.state, link.heard_ns) = (LinkState::Greeting(connection), now_ns);
+                        self.sessions.borrow_mut().open(connection, SessionKind::Link(number), now_ns);
+                    }
+                    LinkState::Resting(_) => {}
+                    LinkState::Greeting(connection) | LinkState::Up(connection) => {
+                        if now_ns.saturating_sub(link.heard_ns) > self.settings.peer_timeout_ns {
+                            cut.push(connection);
+                        } else if link.up().is_some()
+                            && now_ns.saturating_sub(link.pinged_ns) >= self.settings.ping_interval_ns
+                        {
+                            link.pinged_ns = now_ns;
+                            pings.push(connection);
+                        }
+                    }
+                }
+            }
+        }
+        for connection in pings {
+            self.ask(connection, &Request::Ping);
+        }
+        for connection in cut {
+            self.drop_connection(connection);
+        }
+    }
+
+    /// An outgoing connection stands: say who we are.
+    pub(super) fn hello(&self, connection: Connection) {
+        let settings = &self.settings;
+        let role = Role::Peer { node: settings.node, core: settings.core, incarnation: settings.incarnation };
+        let hello = Hello {
+            min: PROTOCOL_MIN,
+            max: PROTOCOL_MAX,
+            features: Features(0),
+            cluster: settings.topology.cluster,
+            role,
+        };
+        self.env.send(connection, |out| {
+            let start = start_frame(out);
+            hello.encode(out);
+            finish_frame(out, start, &self.question(FrameKind::Hello, OWN_REQUEST, 0));
+        });
+    }
+
+    fn ask(&self, connection: Connection, request: &Request<'_>) {
+        self.env.send(connection, |out| {
+            let start = start_frame(out);
+            request.encode(out);
+            finish_frame(out, start, &self.question(request.kind(), OWN_REQUEST, 0));
+        });
+    }
+
+    fn question(&self, kind: FrameKind, request: RequestId, deadline_us: u32) -> FrameHeader {
+        FrameHeader { kind, flags: FrameFlags(0), deadline_us, request, time: self.clock.borrow().latest() }
+    }
+
+    /// Sends an operation's message to a replica. False = it certainly did not leave.
+    pub(super) fn ask_replica(
+        &self,
+        connection: Connection,
+        operation: OperationId,
+        replica: u8,
+        left_ns: u64,
+        message: &PeerMessage<'_>,
+    ) -> bool {
+        let deadline_us = (left_ns / 1_000).clamp(1, u64::from(u32::MAX)) as u32;
+        let sent = self.env.send(connection, |out| {
+            let start = start_frame(out);
+            message.encode(out);
+            let request = RequestId(operation.to_request(replica));
+            finish_frame(out, start, &self.question(message.kind(), request, deadline_us));
+        });
+        sent == Sent::Queued
+    }
+
+    /// A frame came in over a link. False = the other side broke the protocol and the link is cut.
+    pub(super) fn on_link_frame(
+        self: &Rc<Self>,
+        number: u32,
+        connection: Connection,
+        frame: &FrameView<'_>,
+    ) -> bool {
+        let now_ns = self.env.now_ns();
+        self.clock.borrow_mut().observe(frame.header.time);
+        let mut links = self.links.borrow_mut();
+        let link = links.get_mut(number);
+        link.heard_ns = now_ns;
+        let up = link.up() == Some(connection);
+        match frame.header.kind {
+            FrameKind::HelloReply if !up => {
+                let accepted =
+                    HelloReply::decode(frame.body).is_ok_and(|reply| self.is_expected(link, &reply));
+                if !accepted {
+                    return false;
+                }
+                link.greeted(connection, now_ns);
+                let (node, core) = (link.node.0, link.core.0);
+                drop(links);
+                tracing::info!(core = self.settings.core.0, peer_node = node, peer_core = core, "peer is up");
+                if core == 0 {
+                    self.ask(connection, &Request::Topology { have: Epoch(0) });
+                }
+                true
+            }
+            FrameKind::Pong => up,
+            FrameKind::TopologyReply if up => {
+                let node = link.node;
+                drop(links);
+                match Topology::decode(frame.body) {
+                    Ok(topology) => self.learn(node, &topology),
+                    Err(_) => return false,
+                }
+                true
+            }
+            FrameKind::ReplicaWriteAnswer | FrameKind::ReplicaReadAnswer if up => {
+                drop(links);
+                let (operation, replica) = OperationId::from_request(frame.header.request.0);
+                match PeerMessage::decode(frame.header.kind, frame.body) {
+                    Ok(PeerMessage::ReplicaWriteAnswer(answer)) => {
+                        self.on_write_answer(operation, replica, answer);
+                    }
+                    Ok(PeerMessage::ReplicaReadAnswer(answer)) => {
+                        self.on_read_answer(operation, replica, &answer);
+                    }
+                    Ok(PeerMessage::ReplicaWrite { .. } | PeerMessage::ReplicaRead { .. }) | Err(_) => {
+                        return false;
+                    }
+                }
+                true
+            }
+            FrameKind::Error => {
+                let (node, address) = (link.node.0, link.address.clone());
+                drop(links);
+                if let Ok(Reply::Error { code, text }) = Reply::decode(frame.header.kind, frame.body) {
+                    tracing::warn!(peer_node = node, address, ?code, text, "a peer refused this node");
+                }
+                false
+            }
+            _ => false,
+        }
+    }
+
+    fn is_expected(&self, link: &Link, reply: &HelloReply) -> bool {
+        let expected = (self.settings.topology.cluster, link.node, link.core);
+        let found = (reply.cluster, reply.node, reply.core);
+        if expected != found {
+            tracing::warn!(
+                address = link.address,
+                expected_node = expected.1.0,
+                found_node = found.1.0,
+                "another node or core answers at a peer's address"
+            );
+        }
+        expected == found
+    }
+
+    /// Takes over what a node says of its own endpoints and cores, and links to each of its cores.
+    fn learn(&self, node: ferrite_wire::NodeId, topology: &Topology) {
+        let Some(entry) = topology.node(node) else { return };
+        if topology.cluster != self.settings.topology.cluster || entry.endpoints.is_empty() {
+            return;
+        }
+        self.ring.borrow_mut().learn(entry);
+        let now_ns = self.env.now_ns();
+        let mut links = self.links.borrow_mut();
+        for (core, endpoint) in entry.endpoints.iter().enumerate() {
+            links.add(node, CoreId(core as u16), endpoint, now_ns);
+        }
+    }
+
+    /// A link's connection is gone: rest before the next attempt, and tell the operations that waited for it.
+    pub(super) fn on_link_cut(self: &Rc<Self>, number: u32, connection: Connection) {
+        let now_ns = self.env.now_ns();
+        {
+            let mut links = self.links.borrow_mut();
+            let link = links.get_mut(number);
+            if link.connection() != Some(connection) {
+                return;
+            }
+            if link.up().is_some() {
+                tracing::warn!(
+                    core = self.settings.core.0,
+                    peer_node = link.node.0,
+                    peer_core = link.core.0,
+                    "peer is down"
+                );
+            }
+            link.cut(now_ns, self.settings.reconnect_pause_max_ns, self.env.random());
+        }
+        self.on_replica_connection_lost(connection);
+    }
+}

@@ -1,0 +1,192 @@
+//! Coordinating reads: one replica sends the record, the others its digest.
+//!
+//! What decides is [`ReadQuorum`]; this file carries its messages and keeps the bytes of the best record so far.
+
+use std::rc::Rc;
+
+use ferrite_cluster::{Ask, ReadAnswer, ReadOutcome, ReadQuorum, ReadStep};
+use ferrite_wire::{
+    ErrorCode, Key, Level, PeerMessage, ReadWant, ReplicaAnswer, Reply, TableId, limits::REPLICAS_MAX,
+};
+
+use super::record::version_of;
+use super::requester::Requester;
+use super::slab::OperationId;
+use super::{Operation, Route, Shard};
+use crate::env::{Connection, Env};
+
+/// One read in flight.
+#[derive(Debug)]
+pub(super) struct ReadOperation {
+    requester: Requester,
+    route: Route,
+    table: TableId,
+    /// The key, partition then sort: asked again if answers differ or a replica fails.
+    key: Box<[u8]>,
+    partition_len: usize,
+    deadline_ns: u64,
+    quorum: ReadQuorum,
+    /// The newest full record that has come.
+    kept: Vec<u8>,
+    /// How each replica is reached; this node has no connection to itself.
+    connections: [Option<Connection>; REPLICAS_MAX],
+}
+
+impl<E: Env> Shard<E> {
+    /// Asks the level's number of replicas.
+    pub(super) fn coordinate_read(
+        self: &Rc<Self>,
+        requester: Requester,
+        route: Route,
+        level: Level,
+        key: &Key<'_>,
+        deadline_ns: u64,
+    ) {
+        if !self.operations.borrow().has_room() {
+            return self.answer_error(requester, ErrorCode::Overloaded);
+        }
+        let (live, connections) = self.live_replicas(route);
+        let local = route.position.map(|at| at as u8);
+        let needed = level.needed(route.replicas) as u8;
+        let Ok((quorum, asks)) = ReadQuorum::start(route.replicas as u8, live, local, needed) else {
+            return self.answer_error(requester, ErrorCode::Unavailable);
+        };
+        let operation = ReadOperation {
+            requester,
+            route,
+            table: key.table,
+            key: [key.partition, key.sort].concat().into(),
+            partition_len: key.partition.len(),
+            deadline_ns,
+            quorum,
+            kept: Vec::new(),
+            connections,
+        };
+        let id = self.operations.borrow_mut().insert(Operation::Read(Box::new(operation)));
+        self.deadlines.borrow_mut().add(deadline_ns, id);
+        // Others first: they work while this node reads its own copy.
+        for ask in asks.iter().rev() {
+            self.ask_read(id, route, *ask, connections[ask.replica as usize], key, deadline_ns);
+        }
+    }
+
+    fn ask_read(
+        self: &Rc<Self>,
+        id: OperationId,
+        route: Route,
+        ask: Ask,
+        connection: Option<Connection>,
+        key: &Key<'_>,
+        deadline_ns: u64,
+    ) {
+        let Some(connection) = connection else {
+            return self.local_read(route, key, move |shard, found| {
+                let answer = match found {
+                    Err(code) => ReplicaAnswer::Refused(code),
+                    Ok(None) => ReplicaAnswer::Absent,
+                    Ok(Some(record)) => match ask.want {
+                        ReadWant::Full => {
+                            ReplicaAnswer::Full { version: version_of(&record), value: record.value }
+                        }
+                        ReadWant::Digest => ReplicaAnswer::Digest { version: version_of(&record) },
+                    },
+                };
+                shard.on_read_answer(id, ask.replica, &answer);
+            });
+        };
+        let left_ns = deadline_ns.saturating_sub(self.env.now_ns());
+        let message = PeerMessage::ReplicaRead { vnode_epoch: route.vnode_epoch, want: ask.want, key: *key };
+        if !self.ask_replica(connection, id, ask.replica, left_ns, &message) {
+            self.on_read_answer(id, ask.replica, &ReplicaAnswer::Refused(ErrorCode::Overloaded));
+        }
+    }
+
+    /// A replica, perhaps this node, has answered.
+    pub(super) fn on_read_answer(self: &Rc<Self>, id: OperationId, replica: u8, answer: &ReplicaAnswer<'_>) {
+        let (short, bytes): (ReadAnswer, &[u8]) = match answer {
+            ReplicaAnswer::Absent => (ReadAnswer::Absent, b""),
+            ReplicaAnswer::Full { version, value } => (ReadAnswer::Full(*version), value),
+            ReplicaAnswer::Digest { version } => (ReadAnswer::Digest(*version), b""),
+            ReplicaAnswer::Refused(code) => (ReadAnswer::Failed(*code), b""),
+        };
+        let step = {
+            let mut operations = self.operations.borrow_mut();
+            let Some(Operation::Read(read)) = operations.get_mut(id) else { return };
+            let step = read.quorum.on_answer(replica, short);
+            // What ends the read now is answered from where it lies.
+            if step.keep && step.outcome.is_none() {
+                read.kept.clear();
+                read.kept.extend_from_slice(bytes);
+            }
+            step
+        };
+        self.follow_read(id, step, bytes);
+    }
+
+    /// The connection is gone: every read that waits for a replica behind it asks another.
+    pub(super) fn on_read_connection_lost(self: &Rc<Self>, id: OperationId, connection: Connection) {
+        let lost = match self.operations.borrow_mut().get_mut(id) {
+            Some(Operation::Read(read)) => {
+                read.connections.iter().position(|asked| *asked == Some(connection))
+            }
+            Some(Operation::Write(_)) | None => None,
+        };
+        if let Some(replica) = lost {
+            self.on_read_answer(id, replica as u8, &ReplicaAnswer::Refused(ErrorCode::Unavailable));
+        }
+    }
+
+    /// Time is up.
+    pub(super) fn on_read_deadline(self: &Rc<Self>, id: OperationId) {
+        let outcome = match self.operations.borrow_mut().get_mut(id) {
+            Some(Operation::Read(read)) => read.quorum.on_deadline(),
+            Some(Operation::Write(_)) | None => return,
+        };
+        self.follow_read(id, ReadStep { outcome: Some(outcome), ..ReadStep::default() }, b"");
+    }
+
+    fn follow_read(self: &Rc<Self>, id: OperationId, step: ReadStep, bytes: &[u8]) {
+        if let Some(outcome) = step.outcome {
+            let Some(Operation::Read(read)) = self.operations.borrow_mut().remove(id) else {
+                unreachable!("an outcome comes from a read in flight");
+            };
+            match outcome {
+                ReadOutcome::Found { version, answered } => {
+                    let value = if step.keep { bytes } else { &read.kept };
+                    self.answer(read.requester, &self.client_reply(&version, value, answered));
+                }
+                ReadOutcome::Absent { answered } => self.answer(read.requester, &Reply::Absent { answered }),
+                ReadOutcome::Failed(code) => self.answer_error(read.requester, code),
+            }
+            if !read.quorum.stale().is_empty() {
+                self.counters.digest_mismatches.set(self.counters.digest_mismatches.get() + 1);
+            }
+        } else if let Some(ask) = step.ask {
+            let (route, table, key, partition_len, connection, deadline_ns) = {
+                let mut operations = self.operations.borrow_mut();
+                let Some(Operation::Read(read)) = operations.get_mut(id) else { return };
+                let connection = read.connections[ask.replica as usize];
+                (read.route, read.table, read.key.clone(), read.partition_len, connection, read.deadline_ns)
+            };
+            let (partition, sort) = key.split_at(partition_len);
+            self.ask_read(id, route, ask, connection, &Key { table, partition, sort }, deadline_ns);
+        }
+    }
+}
+
+impl<E: Env> Shard<E> {
+    /// An operation's time is up.
+    pub(super) fn on_deadline(self: &Rc<Self>, id: OperationId) {
+        self.on_write_deadline(id);
+        self.on_read_deadline(id);
+    }
+
+    /// A connection to another node is gone: the operations that waited for answers over it are told.
+    pub(super) fn on_replica_connection_lost(self: &Rc<Self>, connection: Connection) {
+        let ids = self.operations.borrow().ids();
+        for id in ids {
+            self.on_write_connection_lost(id, connection);
+            self.on_read_connection_lost(id, connection);
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! The replica's side: records stored and read for coordinators on other nodes.
+
+use std::rc::Rc;
+
+use ferrite_lsm::Record;
+use ferrite_wire::{
+    ErrorCode, FrameView, Key, PeerMessage, ReadWant, ReplicaAnswer, Reply, TableId, Version, WriteAnswer,
+};
+
+use super::log_pump::Ack;
+use super::record::{engine_key, record_of, version_of};
+use super::requester::Requester;
+use super::{Route, Shard};
+use crate::env::Env;
+
+impl<E: Env> Shard<E> {
+    /// Handles a message of another node's core. The frame has been routed: this core owns the key, or nobody here does.
+    pub(super) fn on_peer_message(
+        self: &Rc<Self>,
+        requester: Requester,
+        frame: &FrameView<'_>,
+        message: &PeerMessage<'_>,
+    ) {
+        self.clock.borrow_mut().observe(frame.header.time);
+        match message {
+            PeerMessage::ReplicaWrite { vnode_epoch, key, version, value } => {
+                let refused = match self.route(key) {
+                    Ok(Route { position: Some(_), vnode, token, .. }) => {
+                        self.clock.borrow_mut().observe(version.order);
+                        let key = engine_key(key, vnode, token);
+                        self.stage(key, record_of(version, value), vnode_epoch.0, Ack::Peer(requester)).err()
+                    }
+                    Ok(_) => Some(ErrorCode::Unavailable),
+                    Err(code) => Some(code),
+                };
+                if let Some(code) = refused {
+                    self.answer_peer(requester, &PeerMessage::ReplicaWriteAnswer(WriteAnswer::Refused(code)));
+                }
+            }
+            PeerMessage::ReplicaRead { want, key, .. } => match self.route(key) {
+                Ok(route @ Route { position: Some(_), .. }) => {
+                    self.replica_read(requester, route, *want, key);
+                }
+                Ok(_) => self.refuse_read(requester, ErrorCode::Unavailable),
+                Err(code) => self.refuse_read(requester, code),
+            },
+            PeerMessage::ReplicaWriteAnswer(_) | PeerMessage::ReplicaReadAnswer(_) => {
+                unreachable!("answers come over links and are taken there")
+            }
+        }
+    }
+
+    fn refuse_read(&self, requester: Requester, code: ErrorCode) {
+        self.answer_peer(requester, &PeerMessage::ReplicaReadAnswer(ReplicaAnswer::Refused(code)));
+    }
+
+    fn replica_read(self: &Rc<Self>, requester: Requester, route: Route, want: ReadWant, key: &Key<'_>) {
+        self.local_read(route, key, move |shard, found| {
+            let answer = match found {
+                Err(code) => ReplicaAnswer::Refused(code),
+                Ok(None) => ReplicaAnswer::Absent,
+                Ok(Some(record)) => match want {
+                    ReadWant::Full => {
+                        ReplicaAnswer::Full { version: version_of(&record), value: record.value }
+                    }
+                    ReadWant::Digest => ReplicaAnswer::Digest { version: version_of(&record) },
+                },
+            };
+            shard.answer_peer(requester, &PeerMessage::ReplicaReadAnswer(answer));
+        });
+    }
+
+    /// Reads this core's own copy: at once if it is in memory, else by a task that waits for the disk. `done` is called once.
+    pub(super) fn local_read(
+        self: &Rc<Self>,
+        route: Route,
+        key: &Key<'_>,
+        done: impl FnOnce(&Rc<Shard<E>>, Result<Option<Record<'_>>, ErrorCode>) + 'static,
+    ) {
+        let engine_key = engine_key(key, route.vnode, route.token);
+        let mut done = Some(done);
+        let answered = self.engine.get(engine_key, |record| {
+            let done = done.take().expect("called once");
+            done(self, Ok(record));
+        });
+        let Some(done) = done else {
+            debug_assert!(answered.is_ok());
+            return;
+        };
+        if self.disk_reads.get() >= self.settings.disk_reads_max {
+            return done(self, Err(ErrorCode::Overloaded));
+        }
+        self.disk_reads.set(self.disk_reads.get() + 1);
+        let read = self.engine.read(engine_key);
+        let shard = self.clone();
+        self.env.spawn(async move {
+            let found = read.await;
+            shard.disk_reads.set(shard.disk_reads.get() - 1);
+            match &found {
+                Ok(None) => done(&shard, Ok(None)),
+                Ok(Some(found)) => done(&shard, Ok(Some(found.record()))),
+                Err(error) => {
+                    tracing::warn!(core = shard.settings.core.0, %error, "a read failed");
+                    done(&shard, Err(ErrorCode::Damaged));
+                }
+            }
+        });
+    }
+
+    /// Whether a record is a live value for a client at this moment.
+    pub(super) fn visible(&self, version: &Version) -> bool {
+        !version.flags.is_tombstone() && (version.expiry_ms == 0 || version.expiry_ms > self.env.wall_ms())
+    }
+
+    /// The reply for a record as a client sees it.
+    pub(super) fn client_reply<'r>(&self, version: &Version, value: &'r [u8], answered: u8) -> Reply<'r> {
+        if self.visible(version) {
+            Reply::Value { version: *version, answered, value }
+        } else {
+            Reply::Absent { answered }
+        }
+    }
+
+    /// Whether a table exists.
+    pub(super) fn check_table(&self, table: TableId) -> Result<(), ErrorCode> {
+        if table == TableId::DEFAULT { Ok(()) } else { Err(ErrorCode::NoTable) }
+    }
+}

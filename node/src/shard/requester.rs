@@ -1,0 +1,144 @@
+//! Who waits for an answer, and how it gets there.
+
+use ferrite_wire::{
+    CoreId, ErrorCode, FrameFlags, FrameHeader, FrameKind, Order, PeerMessage, Reply, RequestId,
+    finish_frame, start_frame,
+};
+
+use super::Shard;
+use super::multi_get::MultiGetId;
+use crate::env::{Connection, Env, Hop, Sent};
+
+/// Who waits for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Requester {
+    /// A connection of this core.
+    Connection {
+        /// Which.
+        connection: Connection,
+        /// The number it gave the request.
+        request: RequestId,
+        /// Its topology is older than ours.
+        stale: bool,
+    },
+    /// A connection of another core of this node.
+    Core {
+        /// Which core.
+        core: CoreId,
+        /// The connection there.
+        connection: Connection,
+        /// The number it gave the request.
+        request: RequestId,
+    },
+    /// A multi-get of this core.
+    Item {
+        /// Which.
+        multi_get: MultiGetId,
+        /// Which of its keys.
+        index: u32,
+    },
+}
+
+/// An answer that can be encoded: a reply to a client or a message to a peer.
+pub(super) trait Answer {
+    /// The kind of its frame.
+    fn kind(&self) -> FrameKind;
+    /// Appends its body.
+    fn encode(&self, out: &mut Vec<u8>);
+}
+
+impl Answer for Reply<'_> {
+    fn kind(&self) -> FrameKind {
+        Reply::kind(self)
+    }
+    fn encode(&self, out: &mut Vec<u8>) {
+        Reply::encode(self, out);
+    }
+}
+
+impl Answer for PeerMessage<'_> {
+    fn kind(&self) -> FrameKind {
+        PeerMessage::kind(self)
+    }
+    fn encode(&self, out: &mut Vec<u8>) {
+        PeerMessage::encode(self, out);
+    }
+}
+
+/// Appends a whole reply frame.
+#[inline]
+pub(super) fn frame(answer: &impl Answer, request: RequestId, stale: bool, time: Order, out: &mut Vec<u8>) {
+    let start = start_frame(out);
+    answer.encode(out);
+    let flags = FrameFlags(if stale { FrameFlags::STALE_TOPOLOGY } else { 0 });
+    finish_frame(out, start, &FrameHeader { kind: answer.kind(), flags, deadline_us: 0, request, time });
+}
+
+impl<E: Env> Shard<E> {
+    /// Answers a client's request.
+    pub(super) fn answer(&self, requester: Requester, reply: &Reply<'_>) {
+        let time = match reply {
+            Reply::Value { version, .. } | Reply::Done { version, .. } => version.order,
+            _ => Order(0),
+        };
+        match requester {
+            Requester::Item { multi_get, index } => self.answer_item(multi_get, index, reply),
+            _ => self.deliver(requester, reply, time),
+        }
+    }
+
+    /// Answers with an error.
+    pub(super) fn answer_error(&self, requester: Requester, code: ErrorCode) {
+        self.counters.count_error(code);
+        self.answer(requester, &Reply::Error { code, text: "" });
+    }
+
+    /// Answers a peer's message. Peers never ask for items of a multi-get.
+    pub(super) fn answer_peer(&self, requester: Requester, message: &PeerMessage<'_>) {
+        self.deliver(requester, message, self.clock.borrow().latest());
+    }
+
+    fn deliver(&self, requester: Requester, answer: &impl Answer, time: Order) {
+        match requester {
+            Requester::Connection { connection, request, stale } => {
+                if let Some(session) = self.sessions.borrow_mut().get_mut(connection) {
+                    session.in_flight = session.in_flight.saturating_sub(1);
+                }
+                if self.env.send(connection, |out| frame(answer, request, stale, time, out)) == Sent::Full {
+                    // Its answers are not read: the connection has had its bound, and no answer may be lost silently.
+                    self.drop_connection(connection);
+                }
+            }
+            Requester::Core { core, connection, request } => {
+                let mut out = Vec::new();
+                frame(answer, request, true, time, &mut out);
+                self.send_hop(core, Hop::Reply { connection, frame: out });
+            }
+            Requester::Item { .. } => unreachable!("items are answered by reply"),
+        }
+    }
+
+    /// Sends to another core, or keeps the message until that core's queue has room again. What waits is bounded by the
+    /// requests in flight: every message here is the one answer of one of them.
+    pub(super) fn send_hop(&self, core: CoreId, message: Hop) {
+        let mut backlog = self.hop_backlog.borrow_mut();
+        if backlog.is_empty() {
+            if let Err(message) = self.env.hop(core, message) {
+                backlog.push_back((core, message));
+            }
+        } else {
+            backlog.push_back((core, message));
+        }
+    }
+
+    /// Tries again to send what found a full queue.
+    pub(super) fn flush_hops(&self) {
+        let mut backlog = self.hop_backlog.borrow_mut();
+        while let Some((core, message)) = backlog.pop_front() {
+            if let Err(message) = self.env.hop(core, message) {
+                backlog.push_front((core, message));
+                break;
+            }
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! What clients ask, from frame to answer or to a coordinator.
+
+use std::rc::Rc;
+
+use ferrite_wire::{
+    DecodeError, Epoch, ErrorCode, FrameView, Key, Level, Order, Reply, Request, RequestId, Token, Version,
+    VersionFlags, finish_frame, start_frame,
+};
+
+use super::log_pump::Ack;
+use super::record::{engine_key, record_of, version_of};
+use super::requester::Requester;
+use super::{Route, Shard};
+use crate::env::{Connection, Env, Hop, Sent};
+
+impl<E: Env> Shard<E> {
+    /// A client's frame. `raw` is the whole of it, for a hop. False = the connection closes.
+    pub(super) fn on_client_frame(
+        self: &Rc<Self>,
+        connection: Connection,
+        frame: &FrameView<'_>,
+        raw: &[u8],
+    ) -> bool {
+        let id = frame.header.request;
+        let request = match Request::decode(frame.header.kind, frame.body) {
+            Ok(request) => request,
+            // The frame is whole and its checksum holds: this request is refused, the connection lives.
+            Err(DecodeError::TooLong { .. }) => {
+                self.refuse(connection, id, ErrorCode::TooLarge, "a key or value is longer than its limit");
+                return true;
+            }
+            Err(DecodeError::Unknown { field: "request", .. }) => {
+                return self.refuse(connection, id, ErrorCode::Unsupported, "not a request");
+            }
+            Err(error) => return self.refuse_bytes(connection, id, error),
+        };
+        if let Request::Get { epoch, level, key, .. } = &request
+            && self.get_here(connection, id, *epoch, *level, key)
+        {
+            return true;
+        }
+        let now_ns = self.env.now_ns();
+        let timeout_ns = match frame.header.deadline_us {
+            0 => self.settings.request_timeout_ns,
+            us => u64::from(us) * 1_000,
+        };
+        let deadline_ns = now_ns + timeout_ns;
+        if self.stopping.get() {
+            self.refuse(connection, id, ErrorCode::Stopping, "this node is shutting down");
+            return true;
+        }
+        let Some(requester) = self.admit(connection, id, request_epoch(&request)) else {
+            self.refuse(connection, id, ErrorCode::Overloaded, "too many requests in flight");
+            return true;
+        };
+        if let Some(key) = single_key(&request)
+            && let Ok(Route { hop: Some(core), .. }) = self.route(key)
+        {
+            let hop = Hop::Request { connection, from_peer: false, deadline_ns, frame: raw.to_vec() };
+            self.counters.hops.set(self.counters.hops.get() + 1);
+            if self.env.hop(core, hop).is_err() {
+                self.answer_error(requester, ErrorCode::Overloaded);
+            }
+            return true;
+        }
+        self.execute(requester, frame.header.time, &request, deadline_ns);
+        true
+    }
+
+    /// Counts a request against its connection's bound. `None` = over it.
+    fn admit(&self, connection: Connection, request: RequestId, epoch: Epoch) -> Option<Requester> {
+        let mut sessions = self.sessions.borrow_mut();
+        let session = sessions.get_mut(connection)?;
+        if session.in_flight >= self.settings.requests_per_connection_max {
+            return None;
+        }
+        session.in_flight += 1;
+        let stale = epoch != Epoch(0) && epoch < self.ring.borrow().epoch();
+        Some(Requester::Connection { connection, request, stale })
+    }
+
+    /// The short way of a get: this core owns the key, one replica suffices, and the record is in memory.
+    /// It is encoded from where it lies straight into the connection's out-buffer. False = take the long way.
+    #[inline]
+    fn get_here(
+        &self,
+        connection: Connection,
+        id: RequestId,
+        epoch: Epoch,
+        level: Level,
+        key: &Key<'_>,
+    ) -> bool {
+        let Ok(route) = self.route(key) else { return false };
+        if route.hop.is_some() || route.position.is_none() || level.needed(route.replicas) != 1 {
+            return false;
+        }
+        let stale = epoch != Epoch(0) && epoch < self.ring.borrow().epoch();
+        let mut answered = false;
+        let sent = self.env.send(connection, |out| {
+            let start = start_frame(out);
+            let result = self.engine.get(engine_key(key, route.vnode, route.token), |record| {
+                let version = record.as_ref().map(version_of);
+                let reply = match (&record, &version) {
+                    (Some(record), Some(version)) => self.client_reply(version, record.value, 1),
+                    _ => Reply::Absent { answered: 1 },
+                };
+                reply.encode(out);
+                let time = version.map_or(Order(0), |version| version.order);
+                let flags =
+                    ferrite_wire::FrameFlags(u8::from(stale) * ferrite_wire::FrameFlags::STALE_TOPOLOGY);
+                let header = ferrite_wire::FrameHeader {
+                    kind: reply.kind(),
+                    flags,
+                    deadline_us: 0,
+                    request: id,
+                    time,
+                };
+                finish_frame(out, start, &header);
+            });
+            answered = result.is_ok();
+            if !answered {
+                out.truncate(start);
+            }
+        });
+        if answered {
+            self.counters.gets.set(self.counters.gets.get() + 1);
+        }
+        match sent {
+            Sent::Queued => answered,
+            Sent::Gone => true,
+            Sent::Full => {
+                self.drop_connection(connection);
+                true
+            }
+        }
+    }
+
+    /// Carries out a request that belongs to this core.
+    pub(super) fn execute(
+        self: &Rc<Self>,
+        requester: Requester,
+        time: Order,
+        request: &Request<'_>,
+        deadline_ns: u64,
+    ) {
+        match *request {
+            Request::Ping => self.answer(requester, &Reply::Pong),
+            Request::Topology { .. } => {
+                let topology = self.ring.borrow().topology_bytes();
+                self.answer(requester, &Reply::Topology(&topology));
+            }
+            Request::Status => {
+                let text = self.status();
+                self.answer(requester, &Reply::Status(&text));
+            }
+            Request::Get { level, key, .. } => {
+                self.counters.gets.set(self.counters.gets.get() + 1);
+                match self.route(&key) {
+                    Ok(route) => self.get(requester, route, level, &key, deadline_ns),
+                    Err(code) => self.answer_error(requester, code),
+                }
+            }
+            Request::Put { level, key, ttl_ms, value, .. } => {
+                self.counters.puts.set(self.counters.puts.get() + 1);
+                let mut version = Version::default();
+                if ttl_ms > 0 {
+                    version.flags.0 |= VersionFlags::EXPIRES;
+                    version.expiry_ms = self.env.wall_ms().saturating_add(ttl_ms);
+                }
+                self.put(requester, time, level, &key, version, value, deadline_ns);
+            }
+            Request::Delete { level, key, .. } => {
+                self.counters.deletes.set(self.counters.deletes.get() + 1);
+                let version = Version { flags: VersionFlags(VersionFlags::TOMBSTONE), ..Version::default() };
+                self.put(requester, time, level, &key, version, b"", deadline_ns);
+            }
+            Request::MultiGet { level, keys, .. } => {
+                self.counters.gets.set(self.counters.gets.get() + keys.len() as u64);
+                self.multi_get(requester, level, keys, deadline_ns);
+            }
+        }
+    }
+
+    /// Reads one key for a client.
+    pub(super) fn get(
+        self: &Rc<Self>,
+        requester: Requester,
+        route: Route,
+        level: Level,
+        key: &Key<'_>,
+        deadline_ns: u64,
+    ) {
+        if route.position.is_some() && level.needed(route.replicas) == 1 {
+            return self.local_read(route, key, move |shard, found| match found {
+                Ok(None) => shard.answer(requester, &Reply::Absent { answered: 1 }),
+                Ok(Some(record)) => {
+                    let version = version_of(&record);
+                    shard.answer(requester, &shard.client_reply(&version, record.value, 1));
+                }
+                Err(code) => shard.answer_error(requester, code),
+            });
+        }
+        self.coordinate_read(requester, route, level, key, deadline_ns);
+    }
+
+    /// Mints a version for a write and sees to its replicas.
+    #[expect(clippy::too_many_arguments, reason = "a write is all of these")]
+    fn put(
+        self: &Rc<Self>,
+        requester: Requester,
+        seen: Order,
+        level: Level,
+        key: &Key<'_>,
+        mut version: Version,
+        value: &[u8],
+        deadline_ns: u64,
+    ) {
+        if value.len() > self.settings.value_bytes_max {
+            return self.answer_error(requester, ErrorCode::TooLarge);
+        }
+        let route = match self.route(key) {
+            Ok(route) => route,
+            Err(code) => return self.answer_error(requester, code),
+        };
+        if self.engine.is_fenced() && route.position.is_some() {
+            return self.answer_error(requester, ErrorCode::Fenced);
+        }
+        match self.mint(seen) {
+            Ok(order) => (version.order, version.actor) = (order, self.actor),
+            Err(code) => return self.answer_error(requester, code),
+        }
+        if route.replicas == 1 && route.position.is_some() {
+            if level.needed(1) > 1 {
+                return self.answer_error(requester, ErrorCode::Unavailable);
+            }
+            let ack = Ack::Client { requester, version };
+            let key = engine_key(key, route.vnode, route.token);
+            if let Err(code) = self.stage(key, record_of(&version, value), route.vnode_epoch.0, ack) {
+                self.answer_error(requester, code);
+            }
+            return;
+        }
+        self.coordinate_write(requester, route, level, key, version, value, deadline_ns);
+    }
+
+    /// Where a key belongs.
+    #[inline]
+    pub(super) fn route(&self, key: &Key<'_>) -> Result<Route, ErrorCode> {
+        self.check_table(key.table)?;
+        let ring = self.ring.borrow();
+        let token: Token = key.token(ring.hash_seed());
+        let vnode = token.vnode(ring.vnodes());
+        let position = ring.position_of_me(vnode);
+        let owner = self.settings.placement.core(vnode);
+        let hop = (position.is_some() && owner != self.settings.core).then_some(owner);
+        let replicas = ring.replicas(vnode).len();
+        Ok(Route { token, vnode, vnode_epoch: ring.vnode_epoch(vnode), position, replicas, hop })
+    }
+}
+
+fn single_key<'r>(request: &'r Request<'_>) -> Option<&'r Key<'r>> {
+    match request {
+        Request::Get { key, .. } | Request::Put { key, .. } | Request::Delete { key, .. } => Some(key),
+        Request::Ping | Request::Topology { .. } | Request::Status | Request::MultiGet { .. } => None,
+    }
+}
+
+fn request_epoch(request: &Request<'_>) -> Epoch {
+    match request {
+        Request::Get { epoch, .. }
+        | Request::Put { epoch, .. }
+        | Request::Delete { epoch, .. }
+        | Request::MultiGet { epoch, .. } => *epoch,
+        Request::Ping | Request::Topology { .. } | Request::Status => Epoch(0),
+    }
+}

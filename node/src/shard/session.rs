@@ -1,0 +1,113 @@
+//! Accepted and outgoing connections of a shard, and how far each has come.
+
+use crate::env::Connection;
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SessionKind {
+    /// Accepted; its hello has not come yet.
+    New,
+    /// A client.
+    Client,
+    /// A core of another node that connected to us: it asks, we answer.
+    Peer,
+    /// We connected to a core of another node: we ask, it answers. The number finds the link.
+    Link(u32),
+}
+
+/// One connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Session {
+    generation: u32,
+    /// What it is for.
+    pub(super) kind: SessionKind,
+    /// Requests that have not been answered.
+    pub(super) in_flight: u32,
+    /// Since when a handshake or a frame has been incomplete.
+    pub(super) half_sent_since_ns: Option<u64>,
+}
+
+/// The sessions by connection slot.
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    slots: Vec<Option<Session>>,
+}
+
+impl Sessions {
+    /// Adds a connection.
+    pub(super) fn open(&mut self, connection: Connection, kind: SessionKind, now_ns: u64) {
+        let slot = connection.slot as usize;
+        if slot >= self.slots.len() {
+            self.slots.resize(slot + 1, None);
+        }
+        let half_sent_since_ns = (kind == SessionKind::New).then_some(now_ns);
+        self.slots[slot] =
+            Some(Session { generation: connection.generation, kind, in_flight: 0, half_sent_since_ns });
+    }
+
+    /// Removes a connection and says what it was.
+    pub(super) fn close(&mut self, connection: Connection) -> Option<SessionKind> {
+        let session = *self.get_mut(connection)?;
+        self.slots[connection.slot as usize] = None;
+        Some(session.kind)
+    }
+
+    /// The session of a connection that still stands.
+    #[inline]
+    pub(super) fn get_mut(&mut self, connection: Connection) -> Option<&mut Session> {
+        let session = self.slots.get_mut(connection.slot as usize)?.as_mut()?;
+        (session.generation == connection.generation).then_some(session)
+    }
+
+    /// What a connection is for.
+    #[inline]
+    pub(super) fn kind(&self, connection: Connection) -> Option<SessionKind> {
+        let session = self.slots.get(connection.slot as usize)?.as_ref()?;
+        (session.generation == connection.generation).then_some(session.kind)
+    }
+
+    /// How many there are of clients and of peers that connected to us.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        let of = |kind| self.slots.iter().flatten().filter(|session| session.kind == kind).count();
+        (of(SessionKind::Client), of(SessionKind::Peer))
+    }
+
+    /// Connections that have kept a handshake or a frame incomplete since before `since_ns`.
+    pub(super) fn half_sent_before(&self, since_ns: u64) -> Vec<Connection> {
+        let late = |session: &Session| session.half_sent_since_ns.is_some_and(|since| since < since_ns);
+        let named = |(slot, session): (usize, &Option<Session>)| {
+            let session = session.as_ref().filter(|session| late(session))?;
+            Some(Connection { slot: slot as u32, generation: session.generation })
+        };
+        self.slots.iter().enumerate().filter_map(named).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reused_slot_is_another_session() {
+        let mut sessions = Sessions::default();
+        let old = Connection { slot: 3, generation: 1 };
+        let new = Connection { slot: 3, generation: 2 };
+        sessions.open(old, SessionKind::New, 10);
+        assert_eq!(sessions.close(old), Some(SessionKind::New));
+        sessions.open(new, SessionKind::Client, 20);
+        assert!(sessions.get_mut(old).is_none());
+        assert_eq!(sessions.close(old), None);
+        assert_eq!(sessions.kind(new), Some(SessionKind::Client));
+    }
+
+    #[test]
+    fn only_the_half_sent_are_late() {
+        let mut sessions = Sessions::default();
+        let slow = Connection { slot: 0, generation: 1 };
+        let fine = Connection { slot: 1, generation: 1 };
+        sessions.open(slow, SessionKind::New, 10);
+        sessions.open(fine, SessionKind::Client, 10);
+        assert_eq!(sessions.half_sent_before(11), vec![slow]);
+        assert_eq!(sessions.half_sent_before(10), vec![]);
+    }
+}

@@ -1,0 +1,85 @@
+//! What a shard is told when it opens.
+
+use ferrite_wire::{CoreId, NodeId, Topology};
+
+use crate::Placement;
+
+const MS: u64 = 1_000_000;
+
+/// Identity, topology and bounds of one shard. All times in nanoseconds unless the name says otherwise.
+#[derive(Clone, Debug)]
+pub struct ShardSettings {
+    /// This node.
+    pub node: NodeId,
+    /// This core.
+    pub core: CoreId,
+    /// How many cores the node has.
+    pub cores: u16,
+    /// Random per start of the process.
+    pub incarnation: u64,
+    /// Members and replica lists, with this node's own endpoints and core map filled in.
+    pub topology: Topology,
+    /// The node's vnodes, stores and cores.
+    pub placement: Placement,
+    /// The engine's options.
+    pub engine: ferrite_lsm::Options,
+    /// Longest value taken, in bytes.
+    pub value_bytes_max: usize,
+    /// Deadline of a request that names none.
+    pub request_timeout_ns: u64,
+    /// How far ahead of this node's wall clock a client's or peer's time may be when minting, in milliseconds.
+    pub clock_drift_max_ms: u64,
+    /// How often each peer connection is pinged.
+    pub ping_interval_ns: u64,
+    /// A peer connection that has been silent for so long is cut, and its node counts as down.
+    pub peer_timeout_ns: u64,
+    /// Longest pause between attempts to reach a peer.
+    pub reconnect_pause_max_ns: u64,
+    /// A connection that has not finished its handshake, or a frame, after so long is closed.
+    pub half_sent_timeout_ns: u64,
+    /// With `commitlog_sync = periodic`: how often the log is synced; `None` = batch, every acknowledgement waits for its sync.
+    pub sync_interval_ns: Option<u64>,
+    /// After so long without writes the log appends a mark that says that everything before it was synced.
+    pub mark_after_ns: u64,
+    /// Most requests of one client connection in flight.
+    pub requests_per_connection_max: u32,
+    /// Most coordinated requests in flight on this core.
+    pub operations_max: usize,
+    /// Most reads waiting for the disk on this core.
+    pub disk_reads_max: usize,
+}
+
+impl ShardSettings {
+    /// Defaults for everything that has one.
+    pub fn new(
+        node: NodeId,
+        core: CoreId,
+        cores: u16,
+        incarnation: u64,
+        topology: Topology,
+        placement: Placement,
+        engine: ferrite_lsm::Options,
+    ) -> ShardSettings {
+        ShardSettings {
+            node,
+            core,
+            cores,
+            incarnation,
+            topology,
+            placement,
+            engine,
+            value_bytes_max: ferrite_wire::limits::VALUE_BYTES_MAX,
+            request_timeout_ns: 2_000 * MS,
+            clock_drift_max_ms: 500,
+            ping_interval_ns: 250 * MS,
+            peer_timeout_ns: 1_000 * MS,
+            reconnect_pause_max_ns: 1_000 * MS,
+            half_sent_timeout_ns: 5_000 * MS,
+            sync_interval_ns: None,
+            mark_after_ns: 100 * MS,
+            requests_per_connection_max: 4_096,
+            operations_max: 65_536,
+            disk_reads_max: 4_096,
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Counters of a shard, and the text that `ferrite status` shows.
+
+use std::cell::{Cell, RefCell};
+use std::fmt::Write;
+
+use ferrite_lsm::Recovery;
+use ferrite_wire::ErrorCode;
+
+use super::Shard;
+use crate::env::Env;
+
+/// What a shard has done since it opened.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    /// Reads of single keys, those of multi-gets included.
+    pub(super) gets: Cell<u64>,
+    /// Puts coordinated.
+    pub(super) puts: Cell<u64>,
+    /// Deletes coordinated.
+    pub(super) deletes: Cell<u64>,
+    /// Requests sent on to another core of this node.
+    pub(super) hops: Cell<u64>,
+    /// Reads whose replicas did not agree.
+    pub(super) digest_mismatches: Cell<u64>,
+    /// Background jobs that failed.
+    pub(super) jobs_failed: Cell<u64>,
+    errors: RefCell<Vec<(ErrorCode, u64)>>,
+    replayed: u64,
+}
+
+impl Counters {
+    pub(super) fn new(recovery: &Recovery) -> Counters {
+        Counters { replayed: recovery.replayed, ..Counters::default() }
+    }
+
+    pub(super) fn count_error(&self, code: ErrorCode) {
+        let mut errors = self.errors.borrow_mut();
+        match errors.iter_mut().find(|(counted, _)| *counted == code) {
+            Some((_, count)) => *count += 1,
+            None => errors.push((code, 1)),
+        }
+    }
+}
+
+impl<E: Env> Shard<E> {
+    /// The state of this core and what it sees of the others, as `name value` lines.
+    pub(super) fn status(&self) -> String {
+        let mut text = String::new();
+        let now_ns = self.env.now_ns();
+        let mut line = |name: &str, value: &dyn std::fmt::Display| {
+            writeln!(text, "{name} {value}").expect("a string takes any text");
+        };
+        line("node", &self.settings.node.0);
+        line("core", &self.settings.core.0);
+        line("cores", &self.settings.cores);
+        line("cluster", &self.settings.topology.cluster);
+        line("epoch", &self.ring.borrow().epoch().0);
+        line("fenced", &self.engine.is_fenced());
+        for (name, counter) in [
+            ("gets", &self.counters.gets),
+            ("puts", &self.counters.puts),
+            ("deletes", &self.counters.deletes),
+            ("hops", &self.counters.hops),
+            ("digest_mismatches", &self.counters.digest_mismatches),
+            ("jobs_failed", &self.counters.jobs_failed),
+        ] {
+            line(name, &counter.get());
+        }
+        line("log_records_replayed", &self.counters.replayed);
+        for (code, count) in self.counters.errors.borrow().iter() {
+            line(&format!("errors.{code:?}"), count);
+        }
+        let (clients, peers) = self.sessions.borrow().counts();
+        line("connections.clients", &clients);
+        line("connections.peers", &peers);
+        for link in self.links.borrow().iter() {
+            let state = if link.up().is_some() { "up" } else { "down" };
+            let age_s = now_ns.saturating_sub(link.since_ns) / 1_000_000_000;
+            line(
+                &format!("peer.{}.{}", link.node.0, link.core.0),
+                &format!("{state} {age_s}s {}", link.address),
+            );
+        }
+        let stats = self.engine.stats();
+        for (name, value) in [
+            ("memtable_bytes", stats.memtable_bytes),
+            ("frozen_bytes", stats.frozen_bytes),
+            ("log_bytes", stats.log_bytes),
+            ("log_groups", stats.groups),
+            ("log_syncs", stats.log_syncs),
+            ("log_records", stats.records),
+            ("tables", stats.tables.iter().sum()),
+            ("table_bytes", stats.table_bytes.iter().sum()),
+            ("l0_tables_max", stats.l0_tables_max),
+            ("gets_memtable", stats.gets_memtable),
+            ("gets_cached", stats.gets_cached),
+            ("gets_absent", stats.gets_absent),
+            ("gets_disk", stats.gets_disk),
+            ("filter_positives", stats.filter_positives),
+            ("filter_false_positives", stats.filter_false_positives),
+            ("flushes", stats.flushes),
+            ("flush_bytes", stats.flush_bytes),
+            ("compactions", stats.compactions),
+            ("compaction_bytes", stats.compaction_bytes),
+            ("cache_hits", stats.cache_hits),
+            ("cache_misses", stats.cache_misses),
+            ("cache_bytes", stats.cache_bytes),
+            ("debt_bytes", stats.debt_bytes),
+        ] {
+            line(&format!("engine.{name}"), &value);
+        }
+        line("engine.disk_full", &stats.disk_full);
+        text
+    }
+}

@@ -1,0 +1,68 @@
+//! The shard's hybrid clock and its persisted bound.
+//!
+//! No order is minted at or above the bound that the log holds, so a restart with an earlier wall clock still mints above
+//! everything minted before. The bound is raised ahead of need by a record in the node's local space.
+
+use std::rc::Rc;
+
+use ferrite_cluster::{Clock, ClockSettings, MintError};
+use ferrite_lsm::{Engine, Key, OpenError, Prefix, Record, RecordFlags};
+use ferrite_wire::{ErrorCode, Order};
+
+use super::log_pump::Ack;
+use super::{Shard, ShardSettings};
+use crate::env::Env;
+
+/// The clock's record: in space 0, which is this node's own.
+const KEY: Key<'static> =
+    Key { prefix: Prefix { space: 0, vnode: 0, table: 0, token: 0 }, partition: b"clock", sort: b"" };
+
+fn bound_record(bound: Order) -> Record<'static> {
+    Record { order: bound.0, actor: 0, flags: RecordFlags(0), expiry_ms: 0, value: b"" }
+}
+
+/// Restores the clock of an earlier life and persists the first bound of this one.
+pub(super) async fn restore<E: Env>(
+    env: &E,
+    settings: &ShardSettings,
+    engine: &Engine<E::Disk, E::Pace>,
+) -> Result<Clock, OpenError> {
+    let found = engine.read(KEY).await.map_err(OpenError::from)?;
+    let bound = found.map_or(Order(0), |found| Order(found.record().order));
+    let clock_settings =
+        ClockSettings { drift_max_ms: settings.clock_drift_max_ms, ..ClockSettings::default() };
+    let mut clock = Clock::restart(clock_settings, bound);
+    if let Some(next) = clock.lease(env.wall_ms())
+        && engine.stage(KEY, bound_record(next), 0).is_ok()
+        && engine.commit().await.is_ok()
+    {
+        clock.persisted(next);
+    }
+    Ok(clock)
+}
+
+impl<E: Env> Shard<E> {
+    /// A version's order: above everything this core has seen, and what the client has.
+    pub(super) fn mint(self: &Rc<Self>, seen: Order) -> Result<Order, ErrorCode> {
+        let minted = self.clock.borrow_mut().mint(self.env.wall_ms(), seen);
+        match minted {
+            Ok(order) => Ok(order),
+            Err(MintError::Drift { .. }) => Err(ErrorCode::ClockDrift),
+            Err(MintError::BoundReached) => {
+                self.tend_clock();
+                Err(ErrorCode::Overloaded)
+            }
+        }
+    }
+
+    /// Raises the persisted bound ahead of need.
+    pub(super) fn tend_clock(self: &Rc<Self>) {
+        if self.lease_staged.get() || self.engine.is_fenced() {
+            return;
+        }
+        let Some(bound) = self.clock.borrow().lease(self.env.wall_ms()) else { return };
+        if self.stage(KEY, bound_record(bound), 0, Ack::ClockBound(bound)).is_ok() {
+            self.lease_staged.set(true);
+        }
+    }
+}
