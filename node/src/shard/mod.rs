@@ -75,6 +75,7 @@ struct Route {
 
 /// An operation this core coordinates.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a box would be an allocation for every replicated write")]
 enum Operation {
     Read(Box<ReadOperation>),
     Write(WriteOperation),
