@@ -3,6 +3,7 @@
 //! The engine has no network, no clock and no threads. Its disk is the [`Disk`] trait, its sense of sharing a core the
 //! [`Pace`] trait; it spawns nothing and offers its host the next job instead.
 
+mod cache;
 mod damage;
 mod disk;
 mod engine;
@@ -10,13 +11,16 @@ mod key;
 mod manifest;
 pub mod mem_disk;
 mod memtable;
+mod merge;
 mod pace;
 pub mod planted;
 mod record;
 mod seq;
+mod table;
 mod table_meta;
 mod varint;
 
+pub use cache::{BlockCache, CacheStats};
 pub use damage::{Damage, ReadError};
 pub use disk::{
     AlignedBuf, BLOCK_BYTES, Class, Directory, Disk, DiskError, DiskErrorKind, FileName, NameOp, NameReply,
@@ -25,6 +29,11 @@ pub use disk::{
 pub use engine::{Engine, Fenced, Found, Job, Miss, OpenError, Options, Recovery, Refusal, Stats};
 pub use key::{Key, KeyBuf, Prefix};
 pub use memtable::{MemCursor, MemIter, Memtable};
+pub use merge::{AnySource, Join, Joined, LastWriteWins, Merge, RecordBuf, Source};
 pub use pace::Pace;
 pub use record::{Record, RecordFlags};
 pub use seq::Seq;
+pub use table::{
+    Block, BlockHandle, BuildError, Compression, FileId, KeyHash, RECORD_BYTES_MAX, TABLE_BYTES_MAX,
+    TABLE_FORMAT, Table, TableBuilder, TableCursor, TableMeta, TableName, TableOptions,
+};

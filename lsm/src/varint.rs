@@ -5,7 +5,6 @@ pub(crate) const BYTES_MAX: usize = 10;
 
 /// Appends `value`.
 #[inline]
-#[cfg(test)]
 pub(crate) fn put(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
@@ -16,7 +15,6 @@ pub(crate) fn put(out: &mut Vec<u8>, mut value: u64) {
 
 /// Bytes that `value` takes.
 #[inline]
-#[cfg(test)]
 pub(crate) fn len(value: u64) -> usize {
     (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
 }

@@ -1,0 +1,119 @@
+//! Reads under way, so that those who miss the same block share one.
+//!
+//! The first to miss leads and reads; the others wait. A leader that is dropped before it has landed (its request ran out of
+//! time) wakes them all with nothing, and the first to ask again leads. As many wait as there are requests in flight,
+//! which are bounded where they are admitted.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use super::BlockKey;
+use crate::ReadError;
+use crate::table::Block;
+
+type Landing = Result<Block, ReadError>;
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Flights {
+    under_way: RefCell<BTreeMap<BlockKey, Rc<Flight>>>,
+}
+
+#[derive(Default)]
+struct Flight {
+    state: RefCell<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Set once, when the flight is over: `Some(None)` = its leader went away.
+    over: Option<Option<Landing>>,
+    /// Of the followers, each at the place it was given.
+    wakers: Vec<Option<Waker>>,
+}
+
+/// What a reader has to do.
+pub(super) enum Role<'a> {
+    /// Read, and land.
+    Leader(Lead<'a>),
+    /// Wait.
+    Follower(Wait),
+}
+
+impl Flights {
+    pub(super) fn join(&self, key: BlockKey) -> Role<'_> {
+        let mut under_way = self.under_way.borrow_mut();
+        if let Some(flight) = under_way.get(&key) {
+            return Role::Follower(Wait { flight: Rc::clone(flight), place: None });
+        }
+        let flight = Rc::new(Flight::default());
+        under_way.insert(key, Rc::clone(&flight));
+        Role::Leader(Lead { flights: self, key, flight, landing: None })
+    }
+}
+
+/// The duty to end a flight; dropping it does, too.
+pub(super) struct Lead<'a> {
+    flights: &'a Flights,
+    key: BlockKey,
+    flight: Rc<Flight>,
+    landing: Option<Landing>,
+}
+
+impl Lead<'_> {
+    /// Gives everyone who waits the result.
+    pub(super) fn land(mut self, landing: Landing) {
+        self.landing = Some(landing);
+    }
+}
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        self.flights.under_way.borrow_mut().remove(&self.key);
+        let mut state = self.flight.state.borrow_mut();
+        state.over = Some(self.landing.take());
+        let wakers = std::mem::take(&mut state.wakers);
+        drop(state);
+        wakers.into_iter().flatten().for_each(Waker::wake);
+    }
+}
+
+/// Waits for the end of a flight; `None` = its leader went away.
+pub(super) struct Wait {
+    flight: Rc<Flight>,
+    place: Option<usize>,
+}
+
+impl Future for Wait {
+    type Output = Option<Landing>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.flight.state.borrow_mut();
+        if let Some(over) = &state.over {
+            return Poll::Ready(over.clone());
+        }
+        let place = self.place.unwrap_or(state.wakers.len());
+        match state.wakers.get_mut(place) {
+            Some(Some(waker)) => waker.clone_from(context.waker()),
+            Some(slot) => *slot = Some(context.waker().clone()),
+            None => state.wakers.push(Some(context.waker().clone())),
+        }
+        drop(state);
+        self.place = Some(place);
+        Poll::Pending
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        if let Some(place) = self.place
+            && let Some(slot) = self.flight.state.borrow_mut().wakers.get_mut(place)
+        {
+            *slot = None;
+        }
+    }
+}

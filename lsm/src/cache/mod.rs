@@ -1,0 +1,155 @@
+//! The cache of blocks of a core: bounded in bytes, resistant to scans, one read per block however many wait for it.
+//!
+//! Eviction is S3-FIFO (Yang et al., SOSP 2023): a new block enters a small queue, and moves to the main one only if it was
+//! hit meanwhile or was evicted a short while ago; the main queue gives blocks that were hit another round. A hit
+//! therefore moves nothing: it is one hash probe, a counter and a reference count, and never allocates.
+//!
+//! - The blocks that the cache holds never exceed its budget. A block that a reader holds beyond its eviction is the
+//!   reader's: readers hold blocks for the time of one reply.
+//! - Blocks are keyed by table number, which is never used again, and number of the block, so nothing is ever stale.
+//! - Reads for large scans and compaction do not pass here.
+
+mod flight;
+mod slots;
+
+use std::cell::{Cell, RefCell};
+
+use flight::{Flights, Role};
+use slots::Slots;
+
+use crate::table::{Block, BlockHandle, Table};
+use crate::{Class, Disk, ReadError};
+
+/// What the cache did so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheStats {
+    /// Lookups answered.
+    pub hits: u64,
+    /// Lookups not answered.
+    pub misses: u64,
+    /// Reads that waited for another's instead of making their own.
+    pub coalesced: u64,
+    /// Blocks evicted to make room.
+    pub evictions: u64,
+    /// Bytes held.
+    pub bytes: usize,
+    /// Blocks held.
+    pub blocks: usize,
+}
+
+/// A block among all of a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct BlockKey {
+    table: u64,
+    block: u32,
+}
+
+impl BlockKey {
+    #[inline]
+    fn hash(self) -> u64 {
+        let mixed = (self.table.rotate_left(32) ^ u64::from(self.block)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mixed ^ mixed >> 29
+    }
+}
+
+/// See the module. One per core, shared as `Rc`.
+pub struct BlockCache {
+    slots: RefCell<Slots>,
+    flights: Flights,
+    hits: Cell<u64>,
+    misses: Cell<u64>,
+    coalesced: Cell<u64>,
+}
+
+impl BlockCache {
+    /// A cache of at most `budget_bytes` of blocks and what it keeps beside each.
+    pub fn new(budget_bytes: usize) -> BlockCache {
+        BlockCache {
+            slots: RefCell::new(Slots::new(budget_bytes)),
+            flights: Flights::default(),
+            hits: Cell::new(0),
+            misses: Cell::new(0),
+            coalesced: Cell::new(0),
+        }
+    }
+
+    /// A block, if it is held.
+    #[inline]
+    pub fn get(&self, table: u64, handle: BlockHandle) -> Option<Block> {
+        let found = self.slots.borrow_mut().get(BlockKey { table, block: handle.0 });
+        let counter = if found.is_some() { &self.hits } else { &self.misses };
+        counter.set(counter.get() + 1);
+        found
+    }
+
+    /// A block, held or read. Whoever asks for a block that is being read waits for that read; if its reader goes away, one
+    /// of those who wait reads instead.
+    pub async fn read<D: Disk>(
+        &self,
+        table: &Table<D>,
+        handle: BlockHandle,
+        class: Class,
+    ) -> Result<Block, ReadError> {
+        if let Some(block) = self.get(table.number(), handle) {
+            return Ok(block);
+        }
+        self.read_missed(table, handle, class).await
+    }
+
+    /// As [`BlockCache::read`] after a [`BlockCache::get`] that found nothing, without counting that again.
+    pub async fn read_missed<D: Disk>(
+        &self,
+        table: &Table<D>,
+        handle: BlockHandle,
+        class: Class,
+    ) -> Result<Block, ReadError> {
+        let key = BlockKey { table: table.number(), block: handle.0 };
+        loop {
+            match self.flights.join(key) {
+                Role::Leader(lead) => {
+                    // It may have landed between the caller's lookup and now.
+                    let held = self.slots.borrow_mut().get(key);
+                    let result = match held {
+                        Some(block) => Ok(block),
+                        None => table.read_block(handle, class).await,
+                    };
+                    if let Ok(block) = &result {
+                        self.slots.borrow_mut().insert(key, block.clone());
+                    }
+                    lead.land(result.clone());
+                    return result;
+                }
+                Role::Follower(wait) => {
+                    self.coalesced.set(self.coalesced.get() + 1);
+                    if let Some(result) = wait.await {
+                        return result;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Puts a block in that was come by otherwise.
+    pub fn insert(&self, table: u64, handle: BlockHandle, block: Block) {
+        self.slots.borrow_mut().insert(BlockKey { table, block: handle.0 }, block);
+    }
+
+    /// Lets go of all blocks of a table that is gone.
+    pub fn forget(&self, table: u64, blocks: u32) {
+        let mut slots = self.slots.borrow_mut();
+        (0..blocks).for_each(|block| slots.remove(BlockKey { table, block }));
+    }
+
+    /// What it did so far.
+    pub fn stats(&self) -> CacheStats {
+        let slots = self.slots.borrow();
+        CacheStats {
+            hits: self.hits.get(),
+            misses: self.misses.get(),
+            coalesced: self.coalesced.get(),
+            evictions: slots.evictions(),
+            bytes: slots.bytes(),
+            blocks: slots.len(),
+        }
+    }
+}

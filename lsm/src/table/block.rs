@@ -1,0 +1,398 @@
+//! A block: the unit that is read, checked, cached and searched.
+//!
+//! ```text
+//! payload     := header run{run_count} actor:u64{actor_count} fingerprint:u16{count} start:u16{count} entry{count}
+//! header      := order_base:u64 count:u16 run_count:u16 actor_count:u16 order_bytes:u8 zero:u8
+//! run         := high:u64 token_base:u64 first:u16 shape:u8        keys that share space, vnode and table; shape = hashed:1 shift:7
+//! entry       := flags:u8 token_low{low_bytes} order_delta{order_bytes} actor_index{actor_bytes}
+//!                partition_len:varint (sort_len:varint)? (expiry_ms:varint)? partition sort value
+//! ```
+//!
+//! The fingerprint of an entry is `(token - token_base) >> shift`, so a lookup is a search among small integers spread
+//! evenly over `0..=65535`; keys are compared only where fingerprints are equal. What the fingerprint leaves out of the
+//! token stands in `token_low` (`low_bytes = shift / 8`, rounded up), or nowhere in a hashed run: there the token is XXH3 of
+//! the partition key. Orders are deltas to the block's lowest, as wide as the widest; actors are indices into the block's
+//! dictionary, `actor_bytes` = 0, 1 or 2 as its length needs. `start` counts from the front of the payload; an entry ends
+//! where the next starts. Flags are the record's, [`HAS_SORT`] and [`HAS_EXPIRY`].
+//!
+//! A payload is checked whole, once, when it was read from the disk; after that a malformed one is a bug.
+
+use std::cmp::Ordering;
+use std::rc::Rc;
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::format::take;
+use crate::{Key, Prefix, Record, RecordFlags, varint};
+
+pub(super) const HEADER_BYTES: usize = 16;
+pub(super) const RUN_BYTES: usize = 19;
+pub(super) const ACTOR_BYTES: usize = 8;
+/// Fingerprint and start.
+pub(super) const SLOT_BYTES: usize = 4;
+/// In a run's shape: tokens are computed from partition keys.
+pub(super) const HASHED: u8 = 0x80;
+/// `sort_len` is stored.
+pub(super) const HAS_SORT: u8 = 1 << 5;
+/// `expiry_ms` is stored.
+pub(super) const HAS_EXPIRY: u8 = 1 << 6;
+/// Equal fingerprints up to which keys are compared one by one.
+const TIES_WALKED_MAX: usize = 4;
+
+/// Bytes of an actor's index in a dictionary of `actors`.
+#[inline]
+pub(super) fn actor_bytes(actors: usize) -> usize {
+    usize::from(actors > 1) + usize::from(actors > 256)
+}
+
+/// Bytes of `token_low` in a run of this shape.
+#[inline]
+pub(super) fn low_bytes(shape: u8) -> usize {
+    if shape & HASHED != 0 { 0 } else { usize::from(shape).div_ceil(8) }
+}
+
+/// A checked payload. Cloning shares it.
+#[derive(Clone)]
+pub struct Block {
+    bytes: Rc<[u8]>,
+    token_seed: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Header {
+    order_base: u64,
+    count: usize,
+    runs: usize,
+    actors: usize,
+    order_bytes: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Run {
+    high: u64,
+    token_base: u64,
+    first: usize,
+    end: usize,
+    shape: u8,
+}
+
+impl Run {
+    #[inline]
+    fn shift(&self) -> u32 {
+        u32::from(self.shape & !HASHED)
+    }
+}
+
+struct Entry<'a> {
+    token_low: u64,
+    partition: &'a [u8],
+    sort: &'a [u8],
+    record: Record<'a>,
+}
+
+impl Block {
+    /// Checks a payload and takes a copy. The error names what is wrong.
+    pub(super) fn parse(payload: &[u8], token_seed: u64) -> Result<Block, &'static str> {
+        check(payload)?;
+        Ok(Block { bytes: payload.into(), token_seed })
+    }
+
+    /// Number of entries.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.header().count
+    }
+
+    /// Never: a block has at least one entry.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes it keeps in memory.
+    #[inline]
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The record of a key.
+    #[inline]
+    pub fn get(&self, key: &Key<'_>) -> Option<Record<'_>> {
+        let header = self.header();
+        let run = self.run_of(&header, high_of(&key.prefix))?;
+        let (from, to) = self.ties(&header, &run, key.prefix.token)?;
+        if to - from > TIES_WALKED_MAX {
+            let at = self.lower_bound(&header, &run, from, to, key);
+            let entry = (at < to).then(|| self.entry(&header, &run, at))?;
+            return self.is_key(&run, &entry, key).then_some(entry.record);
+        }
+        (from..to).find_map(|at| {
+            let entry = self.entry(&header, &run, at);
+            self.is_key(&run, &entry, key).then_some(entry.record)
+        })
+    }
+
+    /// The key and record of entry `at`.
+    pub fn entry_at(&self, at: usize) -> (Key<'_>, Record<'_>) {
+        let header = self.header();
+        assert!(at < header.count);
+        let run = (0..header.runs)
+            .rev()
+            .map(|number| self.run(&header, number))
+            .find(|run| run.first <= at)
+            .expect("the first run starts at entry 0");
+        let entry = self.entry(&header, &run, at);
+        let token = self.token(&header, &run, at, &entry);
+        let prefix = Prefix::from_u128(u128::from(run.high) << 64 | u128::from(token));
+        (Key { prefix, partition: entry.partition, sort: entry.sort }, entry.record)
+    }
+
+    /// The first entry whose key is not before `key`; `len()` if none.
+    pub fn seek(&self, key: &Key<'_>) -> usize {
+        let header = self.header();
+        let high = high_of(&key.prefix);
+        for number in 0..header.runs {
+            let run = self.run(&header, number);
+            match run.high.cmp(&high) {
+                Ordering::Less => {}
+                Ordering::Equal => return self.lower_bound(&header, &run, run.first, run.end, key),
+                Ordering::Greater => return run.first,
+            }
+        }
+        header.count
+    }
+
+    #[inline]
+    fn header(&self) -> Header {
+        Header::of(&self.bytes)
+    }
+
+    #[inline]
+    fn run(&self, header: &Header, number: usize) -> Run {
+        header.run(&self.bytes, number)
+    }
+
+    #[inline]
+    fn run_of(&self, header: &Header, high: u64) -> Option<Run> {
+        (0..header.runs).map(|number| self.run(header, number)).find(|run| run.high == high)
+    }
+
+    /// Entries of `run` whose fingerprint is that of `token`, as a range; `None` = there are none.
+    #[inline]
+    fn ties(&self, header: &Header, run: &Run, token: u64) -> Option<(usize, usize)> {
+        let wanted = token.checked_sub(run.token_base)? >> run.shift();
+        let prints = &self.bytes[header.fingerprints() + 2 * run.first..header.fingerprints() + 2 * run.end];
+        let prints = prints.as_chunks::<2>().0;
+        let print = |at: usize| u64::from(u16::from_le_bytes(prints[at]));
+        let last = print(prints.len() - 1);
+        if wanted > last {
+            return None;
+        }
+        // Tokens are uniform, so the guess is off by a few entries.
+        let mut at = (wanted as usize * prints.len()) / (last as usize + 1);
+        while at > 0 && print(at - 1) >= wanted {
+            at -= 1;
+        }
+        while print(at) < wanted {
+            at += 1;
+        }
+        if print(at) != wanted {
+            return None;
+        }
+        let mut end = at + 1;
+        while end < prints.len() && print(end) == wanted {
+            end += 1;
+        }
+        Some((run.first + at, run.first + end))
+    }
+
+    /// The first entry in `from..to` of `run` whose key is not before `key`.
+    fn lower_bound(
+        &self,
+        header: &Header,
+        run: &Run,
+        mut from: usize,
+        mut to: usize,
+        key: &Key<'_>,
+    ) -> usize {
+        while from < to {
+            let middle = from + (to - from) / 2;
+            let entry = self.entry(header, run, middle);
+            let token = self.token(header, run, middle, &entry);
+            let order = token
+                .cmp(&key.prefix.token)
+                .then_with(|| entry.partition.cmp(key.partition))
+                .then_with(|| entry.sort.cmp(key.sort));
+            if order == Ordering::Less { from = middle + 1 } else { to = middle }
+        }
+        from
+    }
+
+    #[inline]
+    fn is_key(&self, run: &Run, entry: &Entry<'_>, key: &Key<'_>) -> bool {
+        let mask = !(u64::MAX << run.shift());
+        entry.partition == key.partition
+            && entry.sort == key.sort
+            && (run.shape & HASHED != 0
+                || entry.token_low == key.prefix.token.wrapping_sub(run.token_base) & mask)
+    }
+
+    #[inline]
+    fn token(&self, header: &Header, run: &Run, at: usize, entry: &Entry<'_>) -> u64 {
+        if run.shape & HASHED != 0 {
+            return xxh3_64_with_seed(entry.partition, self.token_seed);
+        }
+        let print = u64::from(read_u16(&self.bytes, header.fingerprints() + 2 * at));
+        run.token_base.wrapping_add(print << run.shift() | entry.token_low)
+    }
+
+    #[inline]
+    fn entry(&self, header: &Header, run: &Run, at: usize) -> Entry<'_> {
+        let (start, end) = header.bounds(&self.bytes, at);
+        decode(&self.bytes, header, run.shape, start, end).expect("checked when it was read")
+    }
+}
+
+/// Space, vnode and table as one integer.
+#[inline]
+pub(super) fn high_of(prefix: &Prefix) -> u64 {
+    (prefix.to_u128() >> 64) as u64
+}
+
+impl Header {
+    #[inline]
+    fn of(bytes: &[u8]) -> Header {
+        let header: &[u8; HEADER_BYTES] = bytes.first_chunk().expect("a payload has a header");
+        Header {
+            order_base: read_u64(header, 0),
+            count: usize::from(read_u16(header, 8)),
+            runs: usize::from(read_u16(header, 10)),
+            actors: usize::from(read_u16(header, 12)),
+            order_bytes: usize::from(header[14]),
+        }
+    }
+
+    #[inline]
+    fn dictionary(&self) -> usize {
+        HEADER_BYTES + self.runs * RUN_BYTES
+    }
+
+    #[inline]
+    fn fingerprints(&self) -> usize {
+        self.dictionary() + self.actors * ACTOR_BYTES
+    }
+
+    #[inline]
+    fn starts(&self) -> usize {
+        self.fingerprints() + 2 * self.count
+    }
+
+    #[inline]
+    fn entries(&self) -> usize {
+        self.starts() + 2 * self.count
+    }
+
+    #[inline]
+    fn run(&self, bytes: &[u8], number: usize) -> Run {
+        let at = HEADER_BYTES + number * RUN_BYTES;
+        let last = number + 1 == self.runs;
+        let end = if last { self.count } else { usize::from(read_u16(bytes, at + RUN_BYTES + 16)) };
+        Run {
+            high: read_u64(bytes, at),
+            token_base: read_u64(bytes, at + 8),
+            first: usize::from(read_u16(bytes, at + 16)),
+            end,
+            shape: bytes[at + 18],
+        }
+    }
+
+    #[inline]
+    fn bounds(&self, bytes: &[u8], at: usize) -> (usize, usize) {
+        let start = usize::from(read_u16(bytes, self.starts() + 2 * at));
+        let last = at + 1 == self.count;
+        let end = if last { bytes.len() } else { usize::from(read_u16(bytes, self.starts() + 2 * at + 2)) };
+        (start, end)
+    }
+}
+
+/// Takes an entry apart; `None` = malformed.
+#[inline]
+fn decode<'a>(bytes: &'a [u8], header: &Header, shape: u8, start: usize, end: usize) -> Option<Entry<'a>> {
+    let mut rest = bytes.get(start..end)?;
+    let [flags] = take(&mut rest)?;
+    let token_low = take_uint(&mut rest, low_bytes(shape))?;
+    let order = header.order_base.checked_add(take_uint(&mut rest, header.order_bytes)?)?;
+    let actor_index = take_uint(&mut rest, actor_bytes(header.actors))? as usize;
+    if actor_index >= header.actors {
+        return None;
+    }
+    let partition_len = varint::take(&mut rest)?;
+    let sort_len = if flags & HAS_SORT != 0 { varint::take(&mut rest)? } else { 0 };
+    let expiry_ms = if flags & HAS_EXPIRY != 0 { varint::take(&mut rest)? } else { 0 };
+    let (partition, rest) = rest.split_at_checked(usize::try_from(partition_len).ok()?)?;
+    let (sort, value) = rest.split_at_checked(usize::try_from(sort_len).ok()?)?;
+    let actor = read_u64(bytes, header.dictionary() + actor_index * ACTOR_BYTES);
+    let flags = RecordFlags(flags & !(HAS_SORT | HAS_EXPIRY));
+    Some(Entry { token_low, partition, sort, record: Record { order, actor, flags, expiry_ms, value } })
+}
+
+/// Everything that reading a payload relies on.
+fn check(bytes: &[u8]) -> Result<(), &'static str> {
+    if bytes.len() < HEADER_BYTES {
+        return Err("block header");
+    }
+    let header = Header::of(bytes);
+    let shaped = header.count > 0 && header.runs > 0 && header.actors > 0 && header.order_bytes <= 8;
+    if !shaped || header.entries() > bytes.len() {
+        return Err("block header");
+    }
+    let mut before = None;
+    for number in 0..header.runs {
+        let run = header.run(bytes, number);
+        let first_fits = if number == 0 { run.first == 0 } else { true };
+        let ascends = before.is_none_or(|before| before < run.high);
+        let fits = run.first < run.end && run.end <= header.count && run.shift() <= 48;
+        if !(first_fits && ascends && fits) {
+            return Err("block run");
+        }
+        before = Some(run.high);
+        let mut print_before = 0;
+        for at in run.first..run.end {
+            let print = read_u16(bytes, header.fingerprints() + 2 * at);
+            if print < print_before {
+                return Err("block fingerprints");
+            }
+            print_before = print;
+            let (start, end) = header.bounds(bytes, at);
+            if start < header.entries() || start > end {
+                return Err("block entry start");
+            }
+            if decode(bytes, &header, run.shape, start, end).is_none() {
+                return Err("block entry");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[inline]
+fn take_uint(bytes: &mut &[u8], len: usize) -> Option<u64> {
+    // One wide load where there is room; entries are rarely at the very end.
+    if let Some(wide) = bytes.first_chunk::<8>() {
+        *bytes = &bytes[len..];
+        let mask = if len == 8 { u64::MAX } else { !(u64::MAX << (8 * len)) };
+        return Some(u64::from_le_bytes(*wide) & mask);
+    }
+    let (field, rest) = bytes.split_at_checked(len)?;
+    *bytes = rest;
+    Some(field.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
+}
+
+#[inline]
+fn read_u16(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes(*bytes[at..].first_chunk().expect("inside the payload"))
+}
+
+#[inline]
+fn read_u64(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(*bytes[at..].first_chunk().expect("inside the payload"))
+}
