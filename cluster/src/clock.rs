@@ -1,33 +1,45 @@
 //! The hybrid logical clock that orders writes (Kulkarni et al., "Logical Physical Clocks", 2014).
 //!
-//! Minted orders grow: above every order minted or observed here, above the client's, above the wall clock's millisecond, and
-//! above the persisted bound of an earlier life. Drift is refused when *minting* only: refusing old or odd records from
-//! repair would keep replicas from converging.
+//! An order is minted above every order this clock has minted or observed, above what the client has seen, above the wall
+//! clock's millisecond, and above everything an earlier life may have minted. Three guards keep that from going wrong:
 //!
-//! Invariant: nothing is minted at or above `persisted`. The host persists a higher bound ahead of need ([`Clock::lease`]).
+//! | guard | against | kept by |
+//! |---|---|---|
+//! | nothing is minted at or above the persisted bound | a restart with an earlier wall clock | [`Clock::lease`] |
+//! | nothing is minted further ahead of the wall clock than `drift_max_ms` | a clock, here or elsewhere, that is wrong | [`MintError::Drift`] |
+//! | the bound is never persisted further ahead than `drift_max_ms + lease_ms` | one wrong order poisoning later lives | [`Clock::lease`] |
+//!
+//! Drift is refused when *minting* only. [`Clock::observe`] takes any order: a record that exists must be beaten, or an
+//! acknowledged write would silently lose to it; and refusing old or odd records would keep replicas from converging. So a
+//! record from a wrong clock stops writes with a typed answer until its time has come, rather than losing them.
+//!
+//! After a crash the bound lies up to a lease ahead of the last mint. Orders start above it, and while it is further ahead
+//! than `drift_max_ms` nothing is minted: at most `lease_ms`, less what the restart itself took. That is why a lease is
+//! short. Rejected: a lease of many seconds with a tolerance to match. Every restart would push the cluster's time seconds
+//! into the future, and other nodes would refuse the clients that have seen it.
 
 use ferrite_wire::Order;
 
 /// Tolerances of a clock, in milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct ClockSettings {
-    /// How far ahead of the wall clock a seen order may be when minting.
+    /// How far ahead of the wall clock an order may be minted.
     pub drift_max_ms: u64,
-    /// How far ahead of the wall clock the bound is persisted.
+    /// How far ahead of need the bound is persisted; it is renewed when half of it is used up.
     pub lease_ms: u64,
 }
 
 impl Default for ClockSettings {
     fn default() -> Self {
-        ClockSettings { drift_max_ms: 500, lease_ms: 10_000 }
+        ClockSettings { drift_max_ms: 500, lease_ms: 1_000 }
     }
 }
 
 /// Why nothing was minted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MintError {
-    /// The client or a peer has seen a time further ahead of this node's wall clock than is tolerated, or this node's wall
-    /// clock has fallen behind.
+    /// The order would be further ahead of this node's wall clock than is tolerated: the client or a peer has seen such a
+    /// time, an earlier life of this node may have minted it, or this node's wall clock has fallen back.
     Drift {
         /// How far ahead, in milliseconds.
         ahead_ms: u64,
@@ -40,40 +52,43 @@ pub enum MintError {
 #[derive(Clone, Debug)]
 pub struct Clock {
     settings: ClockSettings,
-    /// The highest order minted or observed.
+    /// The highest order minted or observed in this life. Others may be told.
     latest: Order,
-    /// Orders below this may be minted.
+    /// An earlier life minted nothing at or above this. Others are not told: it lies ahead of what really happened.
+    floor: Order,
+    /// Orders below this may be minted. Invariant: a bound at least this high is durable.
     persisted: Order,
 }
 
 impl Clock {
-    /// A clock for a new life of the node; `bound` is what the last life persisted (0 = none). It mints nothing until a bound
-    /// has been persisted.
+    /// A clock for a new life of the node; `bound` is what the last life persisted (0 = none). It mints nothing until a
+    /// bound has been persisted.
     pub fn restart(settings: ClockSettings, bound: Order) -> Clock {
-        Clock { settings, latest: bound, persisted: bound }
+        assert!(settings.lease_ms >= 2, "half a lease is at least a millisecond");
+        Clock { settings, latest: Order(0), floor: bound, persisted: bound }
     }
 
-    /// The highest order minted or observed.
+    /// The highest order minted or observed in this life.
     pub fn latest(&self) -> Order {
         self.latest
     }
 
-    /// Takes note of a record's or peer's order. Orders beyond the tolerated drift are noted too: what exists must be beaten.
+    /// Takes note of a record's or peer's order, however far ahead.
+    #[inline]
     pub fn observe(&mut self, order: Order) {
         self.latest = self.latest.max(order);
     }
 
-    /// An order for a new write, above `seen` (the highest its client has seen).
+    /// An order for a new write, above `seen` (the highest its client has seen). A refusal changes nothing.
+    #[inline]
     pub fn mint(&mut self, wall_ms: u64, seen: Order) -> Result<Order, MintError> {
-        let floor = self.latest.max(seen);
-        let ahead_ms = floor.wall_ms().saturating_sub(wall_ms);
-        // The bound of an earlier life may lie a lease ahead of the clock; that is this node's own doing, not drift.
-        if ahead_ms > self.settings.drift_max_ms + self.settings.lease_ms
-            || seen.wall_ms().saturating_sub(wall_ms) > self.settings.drift_max_ms && seen > self.latest
-        {
+        let above = self.latest.max(seen).max(self.floor);
+        // Saturating: the highest order there is lies beyond any tolerated drift and is refused below.
+        let next = Order(above.0.saturating_add(1)).max(Order::from_wall_ms(wall_ms));
+        let ahead_ms = next.wall_ms() - wall_ms;
+        if ahead_ms > self.settings.drift_max_ms {
             return Err(MintError::Drift { ahead_ms });
         }
-        let next = Order(floor.0 + 1).max(Order::from_wall_ms(wall_ms));
         if next >= self.persisted {
             return Err(MintError::BoundReached);
         }
@@ -81,15 +96,214 @@ impl Clock {
         Ok(next)
     }
 
-    /// The bound to persist now, if the persisted one is less than half a lease ahead.
+    /// The bound to persist now, if less than half a lease is left. Mints go on below the old bound until
+    /// [`Clock::persisted`] says that the new one is durable.
     pub fn lease(&self, wall_ms: u64) -> Option<Order> {
-        let base_ms = wall_ms.max(self.latest.wall_ms());
-        let low = Order::from_wall_ms(base_ms + self.settings.lease_ms / 2);
-        (self.persisted < low).then(|| Order::from_wall_ms(base_ms + self.settings.lease_ms))
+        // Needed next is what could be minted next, and that is never beyond the tolerated drift.
+        let need_ms = self.latest.wall_ms().clamp(wall_ms, wall_ms + self.settings.drift_max_ms);
+        let low = Order::from_wall_ms(need_ms + self.settings.lease_ms / 2);
+        (self.persisted < low).then(|| Order::from_wall_ms(need_ms + self.settings.lease_ms))
     }
 
-    /// A bound has been persisted.
+    /// A bound has been made durable.
     pub fn persisted(&mut self, bound: Order) {
         self.persisted = self.persisted.max(bound);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const T: u64 = 1_700_000_000_000;
+    const NONE: Order = Order(0);
+    const PER_MS: u64 = 1 << 16;
+
+    fn settings() -> ClockSettings {
+        ClockSettings { drift_max_ms: 500, lease_ms: 1_000 }
+    }
+
+    /// A clock in its first life with a durable bound.
+    fn started(wall_ms: u64) -> Clock {
+        let mut clock = Clock::restart(settings(), NONE);
+        let bound = clock.lease(wall_ms).expect("nothing is persisted yet");
+        clock.persisted(bound);
+        clock
+    }
+
+    #[test]
+    fn follows_the_wall_clock_and_counts_within_a_millisecond() {
+        let mut clock = started(T);
+        assert_eq!(clock.mint(T, NONE), Ok(Order::from_wall_ms(T)));
+        assert_eq!(clock.mint(T, NONE), Ok(Order(Order::from_wall_ms(T).0 + 1)));
+        assert_eq!(clock.mint(T + 1, NONE), Ok(Order::from_wall_ms(T + 1)));
+    }
+
+    #[test]
+    fn a_burst_within_one_tick_runs_into_the_next_milliseconds() {
+        let mut clock = started(T);
+        let mut last = NONE;
+        for _ in 0..3 * PER_MS {
+            let next = clock.mint(T, NONE).expect("three milliseconds ahead is tolerated");
+            assert!(next > last);
+            last = next;
+        }
+        assert_eq!(last.wall_ms(), T + 2);
+        assert_eq!(clock.mint(T + 1, NONE).map(Order::wall_ms), Ok(T + 3));
+    }
+
+    #[test]
+    fn a_wall_clock_that_steps_back_does_not_take_time_with_it() {
+        let mut clock = started(T);
+        let before = clock.mint(T, NONE).expect("in lease");
+        assert_eq!(clock.mint(T - 500, NONE), Ok(Order(before.0 + 1)));
+        assert_eq!(clock.mint(T - 501, NONE), Err(MintError::Drift { ahead_ms: 501 }));
+        assert_eq!(clock.mint(T - 500, NONE), Ok(Order(before.0 + 2)), "a refusal changes nothing");
+    }
+
+    #[test]
+    fn mints_above_what_the_client_has_seen_up_to_the_tolerated_drift() {
+        let mut clock = started(T);
+        let tolerated = Order::from_wall_ms(T + 500);
+        assert_eq!(clock.mint(T, tolerated), Ok(Order(tolerated.0 + 1)));
+        for far in [Order::from_wall_ms(T + 501), Order(u64::MAX - 1), Order(u64::MAX)] {
+            let ahead_ms = far.wall_ms() - T;
+            assert_eq!(clock.mint(T, far), Err(MintError::Drift { ahead_ms }));
+        }
+        assert_eq!(
+            clock.latest(),
+            Order(tolerated.0 + 1),
+            "a client's claim does not move the clock by itself"
+        );
+    }
+
+    #[test]
+    fn what_was_observed_is_beaten_or_the_write_is_refused() {
+        let mut clock = started(T);
+        let near = Order::from_wall_ms(T + 400);
+        clock.observe(near);
+        assert_eq!(clock.mint(T, NONE), Ok(Order(near.0 + 1)));
+        let far = Order::from_wall_ms(T + 60_000);
+        clock.observe(far);
+        assert_eq!(clock.mint(T, NONE), Err(MintError::Drift { ahead_ms: 60_000 }));
+        clock.persisted(clock.lease(T + 60_000).expect("the lease has run out"));
+        assert_eq!(clock.mint(T + 60_000, NONE), Ok(Order(far.0 + 1)), "its time has come");
+    }
+
+    #[test]
+    fn one_wrong_order_does_not_reach_the_persisted_bound() {
+        let mut clock = started(T);
+        clock.observe(Order(u64::MAX));
+        assert!(matches!(clock.mint(T, NONE), Err(MintError::Drift { .. })));
+        assert_eq!(clock.lease(T), None, "half a lease is left beyond the tolerated drift");
+        let bound = clock.lease(T + 1).expect("less than half a lease is left");
+        assert_eq!(bound, Order::from_wall_ms(T + 1_501), "no further than drift and lease");
+        let mut next_life = Clock::restart(settings(), bound);
+        assert!(matches!(next_life.mint(T, NONE), Err(MintError::Drift { ahead_ms: 1_501 })));
+        next_life.persisted(next_life.lease(T + 1_502).expect("renewed"));
+        assert!(next_life.mint(T + 1_502, NONE).is_ok(), "a restart recovers");
+    }
+
+    #[test]
+    fn nothing_is_minted_before_a_bound_is_durable_nor_at_it() {
+        let mut clock = Clock::restart(settings(), NONE);
+        assert_eq!(clock.mint(T, NONE), Err(MintError::BoundReached));
+        let bound = clock.lease(T).expect("nothing is persisted yet");
+        assert_eq!(clock.mint(T, NONE), Err(MintError::BoundReached), "asking for a lease is not having it");
+        clock.persisted(bound);
+        assert_eq!(clock.mint(T, NONE), Ok(Order::from_wall_ms(T)));
+        assert_eq!(clock.mint(T + 1_000, NONE), Err(MintError::BoundReached));
+        assert_eq!(clock.mint(T + 999, NONE), Ok(Order::from_wall_ms(T + 999)));
+    }
+
+    #[test]
+    fn a_lease_is_renewed_when_half_of_it_is_left() {
+        let mut clock = started(T);
+        assert_eq!(clock.lease(T + 500), None);
+        assert_eq!(clock.lease(T + 501), Some(Order::from_wall_ms(T + 1_501)));
+        clock.persisted(Order::from_wall_ms(T + 1_501));
+        assert_eq!(clock.lease(T + 501), None);
+        clock.persisted(Order::from_wall_ms(T));
+        assert_eq!(clock.lease(T + 501), None, "a bound that lands late does not lower a higher one");
+    }
+
+    #[test]
+    fn a_restart_with_an_earlier_wall_clock_mints_above_the_earlier_life() {
+        let mut first = started(T);
+        let last = first.mint(T + 900, NONE).expect("in lease");
+        let mut second = Clock::restart(settings(), Order::from_wall_ms(T + 1_000));
+        assert_eq!(second.mint(T, NONE), Err(MintError::Drift { ahead_ms: 1_000 }), "the clock went back");
+        second.persisted(second.lease(T + 600).expect("the bound is near"));
+        let next = second.mint(T + 600, NONE).expect("within the tolerated drift");
+        assert!(next > last);
+        assert!(next > Order::from_wall_ms(T + 1_000));
+    }
+
+    #[test]
+    fn others_are_not_told_of_the_bound() {
+        let clock = Clock::restart(settings(), Order::from_wall_ms(T + 1_000));
+        assert_eq!(clock.latest(), NONE, "a restart would push everybody's time ahead");
+    }
+
+    #[derive(Clone, Debug)]
+    enum Event {
+        Mint { seen_ahead_ms: Option<i64> },
+        Observe { ahead_ms: i64 },
+        WallMoves { by_ms: i64 },
+        LeaseStaged,
+        LeaseLands,
+        Restart,
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            6 => prop::option::of(-2_000i64..800).prop_map(|seen_ahead_ms| Event::Mint { seen_ahead_ms }),
+            2 => (-2_000i64..700).prop_map(|ahead_ms| Event::Observe { ahead_ms }),
+            3 => (-800i64..900).prop_map(|by_ms| Event::WallMoves { by_ms }),
+            2 => Just(Event::LeaseStaged),
+            2 => Just(Event::LeaseLands),
+            1 => Just(Event::Restart),
+        ]
+    }
+
+    proptest! {
+        /// Over many lives and a wall clock that jumps: what is minted grows, across restarts too, beats what the client
+        /// and this life have seen, stays within the drift, and lies below what was durable.
+        #[test]
+        fn minted_orders_grow_across_lives(events in prop::collection::vec(event(), 1..200)) {
+            let (mut wall, mut durable, mut staged) = (T, NONE, None);
+            let (mut last_minted, mut observed) = (NONE, NONE);
+            let mut clock = Clock::restart(settings(), durable);
+            let order = |wall: u64, ahead_ms: i64| Order::from_wall_ms(wall.saturating_add_signed(ahead_ms));
+            for event in events {
+                match event {
+                    Event::Mint { seen_ahead_ms } => {
+                        let seen = seen_ahead_ms.map_or(NONE, |ahead_ms| order(wall, ahead_ms));
+                        if let Ok(minted) = clock.mint(wall, seen) {
+                            prop_assert!(minted > last_minted && minted > observed && minted > seen);
+                            prop_assert!(minted >= Order::from_wall_ms(wall));
+                            prop_assert!(minted.wall_ms() <= wall + 500);
+                            prop_assert!(minted < durable);
+                            last_minted = minted;
+                        }
+                    }
+                    Event::Observe { ahead_ms } => {
+                        observed = observed.max(order(wall, ahead_ms));
+                        clock.observe(order(wall, ahead_ms));
+                    }
+                    Event::WallMoves { by_ms } => wall = wall.saturating_add_signed(by_ms),
+                    Event::LeaseStaged => staged = clock.lease(wall).or(staged),
+                    Event::LeaseLands => if let Some(bound) = staged.take() {
+                        durable = durable.max(bound);
+                        clock.persisted(bound);
+                    },
+                    Event::Restart => {
+                        (staged, observed) = (None, NONE);
+                        clock = Clock::restart(settings(), durable);
+                    }
+                }
+            }
+        }
     }
 }
