@@ -43,6 +43,8 @@ pub struct Birth {
     pub replication: Option<usize>,
     /// Memory of each node, or the server's own default.
     pub memory: Option<super::ByteSize>,
+    /// Whether addresses that others can reach are meant.
+    pub allow_insecure_network: bool,
     /// Parent of the data directories.
     pub data: PathBuf,
 }
@@ -70,9 +72,7 @@ impl Birth {
         let shared_host = self.nodes > 1 && contacts.iter().all(|contact| contact.host == contacts[0].host);
         let memory = match self.memory {
             Some(memory) => format!("memory = \"{memory}\""),
-            None => {
-                "# memory = \"1GiB\"                 # of each node: memtables, caches and buffers".to_owned()
-            }
+            None => "# memory = \"1GiB\"  # of each node: memtables, caches and buffers".to_owned(),
         };
         let mut text = format!(
             "# The configuration of one Ferrite cluster; every node reads the same file.\n\
@@ -87,18 +87,23 @@ impl Birth {
              \n\
              # How each node uses its machine. Lines that are commented out show the defaults.\n\
              [server]\n\
-             cores = {cores}                          # a number, a list of CPUs like [0, 2], or \"all\"\n\
+             cores = {cores}  # a number, a list of CPUs like [0, 2], or \"all\"\n\
              {memory}\n\
-             # commitlog_sync = \"batch\"          # or \"periodic:100ms\": faster, loses up to that on power loss\n\
+             # commitlog_sync = \"batch\"  # or \"periodic:100ms\": faster, loses up to that on power loss\n\
              # request_timeout = \"2s\"\n\
              # max_value_size = \"1MiB\"\n\
              # max_clock_drift = \"500ms\"\n\
-             # spin = \"auto\"                     # or \"off\", or a time like \"50us\"\n",
+             # spin = \"auto\"  # or \"off\", or a time like \"50us\"\n",
             name = self.name,
             id = self.id,
             seed = self.hash_seed.0,
             cores = self.cores,
         );
+        if self.allow_insecure_network {
+            text.push_str(
+                "allow_insecure_network = true  # no authentication yet: the network itself is trusted\n",
+            );
+        }
         for (index, contact) in contacts.iter().enumerate() {
             let number = index + 1;
             let data = toml::Value::String(self.data.join(format!("n{number}")).display().to_string());
@@ -108,15 +113,14 @@ impl Birth {
                 "\n[[nodes]]\n\
                  name = \"n{number}\"\n\
                  id = {number}\n\
-                 address = \"{contact}\"       # its cores listen on the ports that follow\n\
+                 address = \"{contact}\"  # its cores listen on the ports that follow\n\
                  data = {data}\n"
             );
             if shared_host {
                 let first = index * self.cores;
                 let cpus: Vec<String> =
                     (first..first + self.cores).map(|core| (core % self.cpus.max(1)).to_string()).collect();
-                let _ =
-                    writeln!(text, "cores = [{}]                        # CPUs of its own", cpus.join(", "));
+                let _ = writeln!(text, "cores = [{}]  # the CPU of each core", cpus.join(", "));
             }
         }
         Some(text)

@@ -182,6 +182,7 @@ fn birth(nodes: usize) -> Birth {
         vnodes: None,
         replication: None,
         memory: None,
+        allow_insecure_network: false,
         data: "data".into(),
     }
 }
@@ -215,6 +216,9 @@ fn what_init_cannot_place_it_does_not_write() {
     let two = vec!["127.0.0.1:7100".parse().unwrap(), "127.0.0.1:7200".parse().unwrap()];
     assert!(Birth { addresses: two.clone(), ..birth(3) }.render().is_none());
     assert!(Birth { addresses: vec!["127.0.0.1:65530".parse().unwrap()], ..birth(3) }.render().is_none());
+    let far = Birth { addresses: vec!["10.0.0.1:7100".parse().unwrap()], ..birth(1) };
+    assert!(matches!(parse(&far.render().unwrap()).unwrap_err().problem, Problem::InsecureNetwork { .. }));
+    assert!(parse(&Birth { allow_insecure_network: true, ..far }.render().unwrap()).is_ok());
     let config = parse(&Birth { addresses: two, ..birth(2) }.render().unwrap()).unwrap();
     assert_eq!(config.nodes[1].address.port, 7200);
 }
