@@ -396,7 +396,8 @@ fn connections_out_stand_or_fail() {
     let node = Node::start(1, ReactorOptions::default());
     let mut stream = node.connect();
     let there = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = there.local_addr().unwrap();
+    // By name: it may stand for an address of the other family first, where nobody listens.
+    let address = format!("localhost:{}", there.local_addr().unwrap().port());
     let peer = std::thread::spawn(move || {
         let (mut peer, _) = there.accept().unwrap();
         assert_eq!(answer(&mut peer), b"ehello");
@@ -407,8 +408,9 @@ fn connections_out_stand_or_fail() {
     });
     assert_eq!(ask(&mut stream, format!("c{address}").as_bytes()), b"welcome");
     assert_eq!(ask(&mut stream, b"cno.such.port:99999"), b"refused");
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    assert_eq!(ask(&mut stream, format!("clocalhost:{}", free.port()).as_bytes()), b"refused");
+    // An address of its own, so that no other test's listener takes the port in between.
+    let free = TcpListener::bind("127.0.0.77:0").unwrap().local_addr().unwrap();
+    assert_eq!(ask(&mut stream, format!("c{free}").as_bytes()), b"refused");
     node.stop();
     peer.join().unwrap();
 }

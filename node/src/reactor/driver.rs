@@ -161,7 +161,9 @@ impl<H: Handler, E> Driver<H, E> {
                     Ok(stream) => self.on_accepted(stream),
                     Err(_) if armed => {}
                     Err(_) => {
-                        self.listeners[at].listening = None;
+                        // None is left of a listener that was stopped.
+                        let Some(listener) = self.listeners.get_mut(at) else { return };
+                        listener.listening = None;
                         self.accept_again_ns = Some(self.shared.now_ns.get() + ACCEPT_RETRY_NS);
                     }
                 }
@@ -199,6 +201,7 @@ impl<H: Handler, E> Driver<H, E> {
                 }
                 self.receive(name);
             }
+            Err(_) if self.shared.connect_next(name) => {}
             Err(_) => self.on_broken(name),
         }
     }
@@ -250,11 +253,12 @@ impl<H: Handler, E> Driver<H, E> {
         let received = handler.on_received(name, input.unread());
         let mut table = self.shared.table.borrow_mut();
         let Some(link) = table.get(name) else { return };
+        let mut stuck = false;
         match received {
             Received::Consumed { used, need } => {
                 input.consume(used);
                 link.need = need;
-                let stuck = need > options.input_bytes_max || input.unread().len() > options.input_bytes_max;
+                stuck = need > options.input_bytes_max || input.unread().len() > options.input_bytes_max;
                 link.closing |= stuck;
             }
             Received::Close => link.closing = true,
@@ -262,6 +266,10 @@ impl<H: Handler, E> Driver<H, E> {
         link.input = input;
         if link.closing {
             self.shared.mark_dirty(name, link);
+        }
+        drop(table);
+        if stuck {
+            handler.on_closed(name);
         }
     }
 
@@ -335,9 +343,9 @@ impl<H: Handler, E> Driver<H, E> {
                     handler.on_hop(from, message);
                 }
             }
-            Mail::Resolved { connection, address } => {
+            Mail::Resolved { connection, addresses } => {
                 self.shared.resolved();
-                self.shared.connect_to(connection, address);
+                self.shared.connect_to(connection, addresses);
             }
         }
     }
@@ -423,9 +431,13 @@ impl<H: Handler, E> Driver<H, E> {
     /// Nothing is runnable: spins for a moment if that has paid lately, then blocks until something happens.
     fn idle(&mut self) -> io::Result<()> {
         let shared = &self.shared;
+        shared.ring.enter(Wait::No)?;
+        if shared.ring.is_pending() || shared.mailbox.has_news() {
+            // Sends complete as they are submitted: that says nothing about whether spinning pays.
+            return shared.ring.enter(Wait::No);
+        }
         let budget = self.spin.budget_ns();
         if budget > 0 {
-            shared.ring.enter(Wait::No)?;
             let from = Instant::now();
             let hit = loop {
                 if shared.ring.is_pending() || shared.mailbox.has_news() {

@@ -18,7 +18,7 @@ pub struct RingEnv(pub(super) Rc<Shared>);
 impl RingEnv {
     /// What the core has done so far.
     pub fn counters(&self) -> (ReactorCounters, RingCounters) {
-        (self.0.counters.get(), self.0.ring.counters())
+        (*self.0.counters.borrow(), self.0.ring.counters())
     }
 
     /// Connections of this core, those being connected or closed included.

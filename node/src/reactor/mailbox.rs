@@ -17,8 +17,15 @@ use crate::ring::{Doorbell, Ringer};
 pub const MAIL_MAX: usize = 8192;
 
 pub(super) enum Mail {
-    Hop { from: CoreId, message: Hop },
-    Resolved { connection: Connection, address: Option<SocketAddr> },
+    Hop {
+        from: CoreId,
+        message: Hop,
+    },
+    /// What a name stands for, the first to be tried last.
+    Resolved {
+        connection: Connection,
+        addresses: Vec<SocketAddr>,
+    },
 }
 
 /// Where to send a core its messages. Any thread may hold one.
@@ -75,9 +82,9 @@ impl Post {
     }
 
     /// Waits for room: for threads that serve nobody.
-    pub(super) fn resolved(&self, connection: Connection, address: Option<SocketAddr>) {
+    pub(super) fn resolved(&self, connection: Connection, addresses: Vec<SocketAddr>) {
         // Fails only when the core is gone, and then nobody waits for an answer.
-        if self.sender.send(Mail::Resolved { connection, address }).is_ok() {
+        if self.sender.send(Mail::Resolved { connection, addresses }).is_ok() {
             self.ringer.ring();
         }
     }

@@ -5,7 +5,7 @@
 //!            │ completions → handler → out-buffers → end of batch → sends     │
 //!            └────────────────────────────────────────────────────────────────┘
 //!   tasks runnable?  yes: submit, let the executor run each once, next turn
-//!                    no:  spin a little, then submit and block in the ring with one call
+//!                    no:  submit, spin a little, then block in the ring
 //! ```
 //!
 //! Why it blocks in its own ring rather than in the executor: a round trip of a lone client costs 20 µs of CPU this way and

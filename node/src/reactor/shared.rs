@@ -21,6 +21,8 @@ use crate::ring::Ring;
 
 /// Most names being resolved at once; each takes a thread while it lasts.
 const RESOLVES_MAX: u32 = 8;
+/// Most addresses of a name that are tried.
+const ADDRESSES_MAX: usize = 8;
 
 /// What a core has done since it started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,7 +62,7 @@ pub(super) struct Shared {
     pub(super) tasks: Tasks,
     pub(super) now_ns: Cell<u64>,
     pub(super) slice_start: Cell<Instant>,
-    pub(super) counters: Cell<ReactorCounters>,
+    pub(super) counters: RefCell<ReactorCounters>,
     resolving: Cell<u32>,
     background_free_ns: Cell<u64>,
     random: Cell<u64>,
@@ -96,7 +98,7 @@ impl Shared {
             tasks: Tasks::new(),
             now_ns: Cell::new(clock_ns()),
             slice_start: Cell::new(Instant::now()),
-            counters: Cell::default(),
+            counters: RefCell::default(),
             resolving: Cell::new(0),
             background_free_ns: Cell::new(0),
             random: Cell::new(seed),
@@ -104,9 +106,7 @@ impl Shared {
     }
 
     pub(super) fn count(&self, change: impl FnOnce(&mut ReactorCounters)) {
-        let mut counters = self.counters.get();
-        change(&mut counters);
-        self.counters.set(counters);
+        change(&mut self.counters.borrow_mut());
     }
 
     /// SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
@@ -145,21 +145,32 @@ impl Shared {
     pub(super) fn connect(&self, address: &str) -> Connection {
         let connection = self.table.borrow_mut().insert(Link::new(None, self.options.receive_bytes));
         match address.parse::<SocketAddr>() {
-            Ok(address) => self.connect_to(connection, Some(address)),
+            Ok(address) => self.connect_to(connection, vec![address]),
             Err(_) => self.resolve(connection, address.to_owned()),
         }
         connection
     }
 
-    pub(super) fn connect_to(&self, connection: Connection, address: Option<SocketAddr>) {
-        let wanted = self.table.borrow_mut().get(connection).is_some_and(|link| !link.closing);
-        let started = match address {
-            Some(address) if wanted => self.ring.connect(address, token(connection)).is_ok(),
-            _ => false,
-        };
-        if !started {
+    /// Connects to the last of `addresses`; the others are tried if that fails.
+    pub(super) fn connect_to(&self, connection: Connection, addresses: Vec<SocketAddr>) {
+        if let Some(link) = self.table.borrow_mut().get(connection) {
+            link.candidates = addresses;
+        }
+        if !self.connect_next(connection) {
             self.failed.borrow_mut().push(connection);
         }
+    }
+
+    /// Starts connecting to the next address there is; false if there is none, or the connection was given up.
+    pub(super) fn connect_next(&self, connection: Connection) -> bool {
+        let mut table = self.table.borrow_mut();
+        let Some(link) = table.get(connection) else { return false };
+        while let Some(address) = link.candidates.pop() {
+            if self.ring.connect(address, token(connection)).is_ok() {
+                return true;
+            }
+        }
+        false
     }
 
     pub(super) fn resolved(&self) {
@@ -175,7 +186,9 @@ impl Shared {
         let post = self.mailbox.post();
         let resolver = std::thread::Builder::new().name("resolve".into());
         let started = resolver.spawn(move || {
-            let found = address.to_socket_addrs().ok().and_then(|mut found| found.next());
+            let mut found: Vec<_> = address.to_socket_addrs().map(Iterator::collect).unwrap_or_default();
+            found.truncate(ADDRESSES_MAX);
+            found.reverse();
             post.resolved(connection, found);
         });
         match started {

@@ -1,6 +1,6 @@
 //! The connections of a core: a slab whose slots carry generations, so that a stale name finds nothing.
 
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::rc::Rc;
 
 use super::buffers::{Input, Output};
@@ -15,6 +15,8 @@ pub(super) const GENERATION_RESERVED: u32 = u32::MAX;
 pub(super) struct Link {
     /// Absent while it is being connected.
     pub(super) stream: Option<Rc<TcpStream>>,
+    /// While it is being connected: addresses not tried yet, the next one last.
+    pub(super) candidates: Vec<SocketAddr>,
     pub(super) input: Input,
     pub(super) output: Output,
     /// Length of the frame that is not whole yet, from its first byte; 0 = unknown.
@@ -31,6 +33,7 @@ impl Link {
     pub(super) fn new(stream: Option<Rc<TcpStream>>, receive_bytes: usize) -> Link {
         Link {
             stream,
+            candidates: Vec::new(),
             input: Input::new(receive_bytes),
             output: Output::default(),
             need: 0,
