@@ -203,6 +203,8 @@ impl Pipeline {
         call.attempt = attempt;
         call.place = Place::Waiting(connection.id);
         connection.waiting.push_back((slot, attempt));
+        let deadline = call.deadline;
+        self.wake_by(deadline);
         self.pump(now, at);
     }
 

@@ -1,0 +1,10 @@
+//! The client from outside: its middle against scripted bytes, its fronts against servers made of threads.
+
+mod asynchronous;
+mod blocking;
+mod fake;
+mod frames;
+mod model;
+mod pipeline;
+mod script;
+mod session;

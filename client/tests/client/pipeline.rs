@@ -1,0 +1,400 @@
+//! The middle, event by event: routing, matching, retries, deadlines, bounds.
+
+use crate::frames::{done, encoded, error, header, reply_frame, topology, version};
+use crate::script::{Script, options};
+use ferrite_client::{
+    Completion, ErrorCode, Key, Operation, ReadError, ReadOptions, UnknownReason, WriteOptions, WriteOutcome,
+};
+use ferrite_wire::{
+    FrameFlags, FrameHeader, FrameKind, Item, Order, Reply, Request, RequestId, TableId, limits,
+};
+use std::time::Duration;
+
+const KEY: Key<'static> = Key { table: TableId::DEFAULT, partition: b"key", sort: b"" };
+
+fn get(key: &[u8]) -> Operation<'_> {
+    Operation::Get(Key::plain(key), ReadOptions::default())
+}
+
+fn put() -> Operation<'static> {
+    Operation::Put(KEY, b"value", WriteOptions::default())
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+#[test]
+fn replies_may_come_in_any_order() {
+    let mut script = Script::with_nodes(options(&["n1:7101"]), 1);
+    for tag in 0..4 {
+        script.submit(tag, get(&[tag as u8]));
+    }
+    let requests: Vec<_> = (0..4).map(|_| script.request()).collect();
+    for at in [2usize, 0, 3, 1] {
+        let value = [at as u8; 3];
+        script.reply(&requests[at], &Reply::Value { version: version(9), answered: 2, value: &value });
+        let (tag, Completion::Read(Ok(Some(value)))) = script.completion() else { panic!("not a value") };
+        assert_eq!((tag, value.bytes, value.answered), (at as u64, vec![at as u8; 3], Some(2)));
+    }
+    assert_eq!(script.pipeline.calls_open(), 0);
+}
+
+#[test]
+fn replies_to_nobody_are_counted_and_harm_nothing() {
+    let mut script = Script::with_nodes(options(&["n1:7101"]), 1);
+    script.submit(1, put());
+    let request = script.request();
+    for stray in [1u64, 77, 1 << 32, u64::MAX] {
+        script.bytes(request.connection, &crate::frames::reply_to(RequestId(stray), &done()));
+    }
+    assert!(script.completions.is_empty());
+    assert_eq!(script.pipeline.stray_replies(), 4);
+    script.reply(&request, &done());
+    assert!(matches!(script.completion(), (1, Completion::Write(WriteOutcome::Done { answered: 2, .. }))));
+    script.reply(&request, &done());
+    assert!(script.completions.is_empty(), "the second answer is late");
+}
+
+#[test]
+fn a_read_tries_each_replica_and_a_write_only_what_is_safe() {
+    for code in ErrorCode::ALL {
+        let mut script = Script::with_nodes(options(&["n1:7101"]), 3);
+        script.submit(1, put());
+        script.connect_all();
+        let request = script.request();
+        script.reply(&request, &error(code));
+        script.advance(ms(50));
+        script.connect_all();
+        let again = script.requests.pop_front();
+        let may_again = code.says_not_applied();
+        assert!(again.is_none() || may_again, "{code}: a write was sent twice");
+        match again {
+            Some(again) => {
+                assert_ne!(again.address, request.address, "{code}");
+                script.reply(&again, &done());
+                assert!(matches!(script.completion(), (1, Completion::Write(WriteOutcome::Done { .. }))));
+            }
+            None if may_again => {
+                let outcome = script.completion().1;
+                assert!(
+                    matches!(outcome, Completion::Write(WriteOutcome::NotApplied(fault)) if fault.code == code)
+                );
+            }
+            None => {
+                let Completion::Write(WriteOutcome::Unknown(UnknownReason::Server(fault))) =
+                    script.completion().1
+                else {
+                    panic!("{code}: not unknown");
+                };
+                assert_eq!(fault.code, code);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_refused_read_ends_with_the_last_refusal() {
+    let mut script = Script::with_nodes(options(&["n1:7101"]), 3);
+    script.submit(1, get(b"key"));
+    let mut asked = Vec::new();
+    for _ in 0..3 {
+        script.connect_all();
+        let request = script.request();
+        script.reply(&request, &error(ErrorCode::Unavailable));
+        asked.push(request.address);
+    }
+    asked.sort();
+    assert_eq!(asked, ["n1:7101", "n2:7101", "n3:7101"]);
+    let (1, Completion::Read(Err(ReadError::Refused(fault)))) = script.completion() else {
+        panic!("not refused")
+    };
+    assert_eq!(fault.code, ErrorCode::Unavailable);
+}
+
+#[test]
+fn overload_is_answered_with_a_pause_and_another_try() {
+    let mut script = Script::with_nodes(options(&["n1:7101"]), 1);
+    script.submit(1, put());
+    for _ in 0..10 {
+        let request = script.request();
+        script.reply(&request, &error(ErrorCode::Overloaded));
+        assert!(script.requests.is_empty(), "not at once");
+        script.advance(ms(100));
+        script.connect_all();
+    }
+    let request = script.request();
+    script.reply(&request, &done());
+    assert!(matches!(script.completion(), (1, Completion::Write(WriteOutcome::Done { .. }))));
+}
+
+#[test]
+fn a_lost_connection_leaves_writes_unknown_and_sends_reads_elsewhere() {
+    let mut script = Script::with_nodes(options(&["n1:7101"]), 2);
+    script.submit(1, put());
+    script.submit(2, get(b"key"));
+    script.connect_all();
+    let (write, read) = (script.request(), script.request());
+    assert_eq!(write.connection, read.connection, "one key, one owner");
+    script.lose(write.connection);
+    let (1, Completion::Write(WriteOutcome::Unknown(UnknownReason::ConnectionLost(detail)))) =
+        script.completion()
+    else {
+        panic!("not unknown");
+    };
+    assert_eq!(detail, "lost");
+    script.connect_all();
+    let keyed = |script: &mut Script| loop {
+        let request = script.request();
+        if request.header.kind != FrameKind::Topology {
+            return request;
+        }
+    };
+    let again = keyed(&mut script);
+    assert_eq!(again.header.kind, FrameKind::Get);
+    assert_ne!(again.address, read.address);
+    script.reply(&again, &Reply::Absent { answered: 1 });
+    assert_eq!(script.completion(), (2, Completion::Read(Ok(None))));
+}
+
+#[test]
+fn what_was_never_sent_is_not_applied_and_goes_elsewhere() {
+    let mut script = Script::new(options(&["a:1", "b:1"]));
+    script.submit(1, put());
+    assert_eq!(script.refuse(), "a:1");
+    let (_, address) = script.connect();
+    assert_eq!(address, "b:1");
+    let request = script.request();
+    script.reply(&request, &done());
+    assert!(matches!(script.completion(), (1, Completion::Write(WriteOutcome::Done { .. }))));
+
+    // Lost in the middle of the handshake: still never sent.
+    let mut script = Script::new(options(&["a:1"]));
+    script.submit(1, put());
+    let (connection, _) = script.opening.pop_front().unwrap();
+    script.pipeline.handle_connected(script.now, connection);
+    script.settle();
+    script.lose(connection);
+    script.advance(ms(4999));
+    assert!(script.completions.is_empty());
+    script.advance(ms(1));
+    let (1, Completion::Write(WriteOutcome::NotApplied(fault))) = script.completion() else {
+        panic!("not sent, so not applied");
+    };
+    assert_eq!(fault.code, ErrorCode::Expired);
+}
+
+#[test]
+fn deadlines_end_calls_and_late_answers_match_nothing() {
+    let mut script = Script::with_nodes(options(&["n1:7101"]), 1);
+    let short = Some(ms(100));
+    script.submit(1, Operation::Put(KEY, b"v", WriteOptions { timeout: short, ..Default::default() }));
+    script.submit(2, Operation::Get(KEY, ReadOptions { timeout: short, ..Default::default() }));
+    let (write, read) = (script.request(), script.request());
+    assert_eq!(write.header.deadline_us, 100_000);
+    assert!(read.header.deadline_us <= 100_000);
+    script.advance(ms(200));
+    script.completions.sort_by_key(|(tag, _)| *tag);
+    let unknown = Completion::Write(WriteOutcome::Unknown(UnknownReason::Deadline));
+    assert_eq!(script.completions[0], (1, unknown));
+    assert!(matches!(&script.completions[1], (2, Completion::Read(Err(ReadError::Deadline(_))))));
+    assert_eq!(script.completions.len(), 2);
+    script.reply(&write, &done());
+    assert_eq!(script.completions.len(), 2);
+}
+
+#[test]
+fn a_silent_replica_is_left_for_the_next_within_the_deadline() {
+    let mut script = Script::with_nodes(options(&["n1:7101"]), 2);
+    script.submit(1, get(b"key"));
+    script.connect_all();
+    let first = script.request();
+    script.advance(ms(2500));
+    script.connect_all();
+    let second = script.requests.iter().find(|seen| seen.header.kind == FrameKind::Get).cloned();
+    let second = second.expect("asked elsewhere");
+    assert_ne!(second.address, first.address);
+    script.reply(&second, &Reply::Absent { answered: 1 });
+    assert_eq!(script.completion(), (1, Completion::Read(Ok(None))));
+    assert!(script.closed.contains(&first.connection), "nobody waits on the silent connection any more");
+}
+
+#[test]
+fn a_connection_never_has_more_than_its_bound_in_flight() {
+    let mut bounded = options(&["n1:7101"]);
+    bounded.in_flight_per_connection = 3;
+    let mut script = Script::with_nodes(bounded, 1);
+    for tag in 0..10 {
+        script.submit(tag, put());
+    }
+    assert_eq!(script.requests.len(), 3);
+    for answered in 1..=10 {
+        let request = script.request();
+        script.reply(&request, &done());
+        assert_eq!(script.requests.len(), 3.min(10 - answered));
+    }
+    assert_eq!(script.completions.len(), 10);
+}
+
+#[test]
+fn too_many_calls_are_refused_at_once() {
+    let mut bounded = options(&["n1:7101"]);
+    bounded.calls_max = 2;
+    let mut script = Script::with_nodes(bounded, 1);
+    for tag in 0..3 {
+        script.submit(tag, put());
+    }
+    let (2, Completion::Write(WriteOutcome::NotApplied(fault))) = script.completion() else {
+        panic!("not refused")
+    };
+    assert_eq!(fault.code, ErrorCode::Overloaded);
+}
+
+#[test]
+fn what_is_too_large_is_never_sent() {
+    let mut script = Script::with_nodes(options(&["n1:7101"]), 1);
+    let value = vec![0; limits::VALUE_BYTES_MAX + 1];
+    script.submit(1, Operation::Put(KEY, &value, WriteOptions::default()));
+    let long = vec![0; limits::KEY_BYTES_MAX + 1];
+    script.submit(2, get(&long));
+    let (2, Completion::Read(Err(ReadError::Refused(fault)))) = script.completions.pop().unwrap() else {
+        panic!()
+    };
+    assert_eq!(fault.code, ErrorCode::TooLarge);
+    let (1, Completion::Write(WriteOutcome::NotApplied(fault))) = script.completion() else { panic!() };
+    assert_eq!(fault.code, ErrorCode::TooLarge);
+    assert!(script.requests.is_empty());
+}
+
+#[test]
+fn the_highest_time_seen_travels_with_every_request() {
+    let mut script = Script::with_nodes(options(&["n1:7101"]), 1);
+    let mut carried = Vec::new();
+    for (tag, time) in [(1u64, 500u64), (2, 300), (3, 900)] {
+        script.submit(tag, put());
+        let request = script.request();
+        carried.push(request.header.time);
+        let time = FrameHeader { time: Order(time), ..header(FrameKind::Done, request.header.request) };
+        script.bytes(request.connection, &reply_frame(time, &done()));
+    }
+    assert_eq!(carried, [Order(0), Order(500), Order(500)]);
+    assert_eq!(script.pipeline.highest_time(), Order(900));
+}
+
+#[test]
+fn a_stale_topology_is_fetched_once_and_used() {
+    let mut script = Script::with_nodes(options(&["n1:7101"]), 1);
+    let mut fetches = Vec::new();
+    for tag in 0..3 {
+        script.submit(tag, get(b"key"));
+        let request = script.requests.pop_back().expect("the newest is the get");
+        fetches.extend(script.requests.drain(..));
+        let stale = FrameFlags(FrameFlags::STALE_TOPOLOGY);
+        let stale = FrameHeader { flags: stale, ..header(FrameKind::Absent, request.header.request) };
+        script.bytes(request.connection, &reply_frame(stale, &Reply::Absent { answered: 1 }));
+        assert_eq!(script.completion(), (tag, Completion::Read(Ok(None))));
+    }
+    let [fetch] = &fetches[..] else { panic!("one fetch, however many replies ask for it: {fetches:?}") };
+    assert_eq!(fetch.header.kind, FrameKind::Topology);
+    let moved = topology(2, &[("m:1".to_owned(), vec!["m:2".to_owned()])]);
+    script.reply(fetch, &Reply::Topology(&encoded(&moved)));
+    script.submit(9, get(b"key"));
+    assert_eq!(script.opening.back().unwrap().1, "m:2");
+    script.connect_all();
+    let Ok(Request::Get { epoch, .. }) = Request::decode(FrameKind::Get, &script.request().body) else {
+        panic!()
+    };
+    assert_eq!(epoch.0, 2, "requests name the topology they were routed by");
+}
+
+#[test]
+fn a_refused_endpoint_is_tried_again_ever_later() {
+    let mut script = Script::new(options(&["a:1"]));
+    script.submit(1, Operation::Get(KEY, ReadOptions { timeout: Some(ms(60_000)), ..Default::default() }));
+    let start = script.now;
+    let mut waits = Vec::new();
+    let mut last = start;
+    while waits.len() < 12 {
+        while script.opening.is_empty() {
+            script.advance(ms(1));
+        }
+        waits.push(script.now - last);
+        last = script.now;
+        script.refuse();
+    }
+    assert!(waits[1] >= ms(5) && waits[1] <= ms(12), "{waits:?}");
+    assert!(waits[11] >= ms(1000) && waits[11] <= ms(2002), "capped: {waits:?}");
+}
+
+#[test]
+fn a_multi_get_is_split_by_owner_and_merged_in_order() {
+    let mut script = Script::with_nodes(options(&["n1:7101"]), 3);
+    let names: Vec<Vec<u8>> = (0..40u8).map(|name| vec![name]).collect();
+    let keys: Vec<Key<'_>> = names.iter().map(|name| Key::plain(name)).collect();
+    script.submit(1, Operation::MultiGet(&keys, ReadOptions::default()));
+    script.connect_all();
+    let parts: Vec<_> = script.requests.drain(..).collect();
+    assert_eq!(parts.len(), 3, "four vnodes, three owners");
+    for part in parts {
+        let Ok(Request::MultiGet { keys, .. }) = Request::decode(FrameKind::MultiGet, &part.body) else {
+            panic!()
+        };
+        let items = keys.iter().map(|key| match key.partition[0] {
+            name if name % 3 == 0 => Item::Absent,
+            7 => Item::Error(ErrorCode::TooLarge),
+            8 => Item::Error(ErrorCode::Damaged),
+            _ => Item::Value { version: version(1), value: key.partition },
+        });
+        let items: Vec<_> = items.collect();
+        let mut body = Vec::new();
+        Reply::encode_values(items.into_iter(), &mut body);
+        script.reply(&part, &Reply::decode(FrameKind::Values, &body).unwrap());
+    }
+    assert!(script.completions.is_empty(), "a value that had no room is asked for alone");
+    let alone = script.request();
+    assert_eq!(alone.header.kind, FrameKind::Get);
+    script.reply(&alone, &Reply::Value { version: version(1), answered: 3, value: b"large" });
+    let (1, Completion::Reads(answers)) = script.completion() else { panic!("not reads") };
+    assert_eq!(answers.len(), 40);
+    for (name, answer) in (0u8..).zip(answers) {
+        match (name, answer) {
+            (7, Ok(Some(value))) => assert_eq!(value.bytes, b"large"),
+            (8, Err(ReadError::Refused(fault))) => assert_eq!(fault.code, ErrorCode::Damaged),
+            (name, Ok(None)) => assert_eq!(name % 3, 0),
+            (name, Ok(Some(value))) => assert_eq!(value.bytes, [name]),
+            (name, Err(error)) => panic!("{name}: {error}"),
+        }
+    }
+}
+
+#[test]
+fn a_reply_that_does_not_fit_loses_the_connection() {
+    for reply in [Reply::Pong, Reply::Absent { answered: 1 }, Reply::Topology(b"")] {
+        let mut script = Script::with_nodes(options(&["n1:7101"]), 1);
+        script.submit(1, put());
+        let request = script.request();
+        script.reply(&request, &reply);
+        let outcome = script.completion().1;
+        assert!(matches!(
+            outcome,
+            Completion::Write(WriteOutcome::Unknown(UnknownReason::ConnectionLost(_)))
+        ));
+        assert_eq!(script.closed, [request.connection]);
+    }
+}
+
+#[test]
+fn more_connections_open_only_under_load() {
+    let mut two = options(&["n1:7101"]);
+    two.connections_per_core = 2;
+    let mut script = Script::with_nodes(two, 1);
+    script.submit(1, put());
+    assert!(script.opening.is_empty(), "the idle connection serves");
+    script.submit(2, put());
+    assert_eq!(script.opening.len(), 1, "the busy one gets company");
+    script.connect_all();
+    script.submit(3, put());
+    assert!(script.opening.is_empty(), "but no more than asked for");
+    let connections: Vec<_> = script.requests.iter().map(|seen| seen.connection).collect();
+    assert_ne!(connections[0], connections[1]);
+}
