@@ -8,6 +8,7 @@ mod damage;
 mod disk;
 mod engine;
 mod key;
+pub mod log;
 mod manifest;
 pub mod mem_disk;
 mod memtable;

@@ -1,0 +1,342 @@
+//! The log of a core: what its stores will know after a crash.
+//!
+//! Records are *staged* into a group, the group is *committed* with one synced write, and only then may they be seen. While one
+//! group is being written the next one fills; what arrives during a sync shares the next (group commit).
+//!
+//! - A group is one write on a block boundary, whole inside one segment; a synced block is never written again.
+//! - At most one group is in flight. So when a group is found on disk, every group before it was synced; in
+//!   [`CommitlogSync::Periodic`] mode it says itself how much was (its *mark*).
+//! - The next segment is made ready ahead ([`Log::wants_segment`], [`Log::prepare`]): zeroing a file is slow, and a commit must not
+//!   wait for it. A commit that finds none ready makes one.
+//! - A failed or short write fences the log for good: what is on disk is unknown then. A full disk does not, as long as
+//!   nothing was written.
+//! - Recovery ([`Log::recover`]) tells a cut tail from damage; see [`recover`] and the table in [`verdict`].
+//!
+//! The log does not know what is in its records and when they may go: its owner says [`Log::retire_below`].
+//!
+//! Bounds: two groups of [`LogOptions::group_bytes`] (one filling, one in flight or being applied). How long the log may grow is
+//! the owner's business, by [`Log::bytes`].
+
+mod codec;
+pub mod format;
+mod gate;
+mod group;
+mod options;
+mod prepare;
+mod recover;
+mod scan;
+mod segments;
+mod staging;
+mod verdict;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+pub use codec::{Entry, RecordFault, Records};
+pub use group::Group;
+pub use options::{CommitError, CommitlogSync, Fenced, LogError, LogOptions, StageError};
+pub use recover::{CutTail, DAMAGE_REPORTS_MAX, LogDamage, LogRecovery};
+pub use segments::SegmentInfo;
+
+use self::format::{GroupHeader, Identity};
+use self::gate::Gate;
+use self::prepare::Prepared;
+use self::segments::Segments;
+use self::staging::{Filling, room_for};
+use crate::planted::{self, Bug};
+use crate::{BLOCK_BYTES, Class, Disk, Key, Record, Seq, Sync};
+
+/// Buffers: one filling, one in flight or being applied.
+const BUFFERS_MAX: usize = 2;
+
+/// A core's log. Clones are handles to the same log.
+pub struct Log<D: Disk> {
+    disk: D,
+    core: u16,
+    options: LogOptions,
+    state: Rc<RefCell<State<D>>>,
+    /// Held while a group is written.
+    writer: Rc<Gate>,
+    /// Held while the next segment is made ready.
+    preparer: Rc<Gate>,
+}
+
+impl<D: Disk> Clone for Log<D> {
+    fn clone(&self) -> Self {
+        Log {
+            disk: self.disk.clone(),
+            core: self.core,
+            options: self.options,
+            state: Rc::clone(&self.state),
+            writer: Rc::clone(&self.writer),
+            preparer: Rc::clone(&self.preparer),
+        }
+    }
+}
+
+struct State<D: Disk> {
+    filling: Option<Filling<D::Buf>>,
+    spare: Vec<D::Buf>,
+    /// Buffers in existence.
+    buffers: usize,
+    segments: Segments,
+    /// The current segment's file and identity.
+    file: D::File,
+    identity: Identity,
+    prepared: Option<Prepared<D>>,
+    next_id: u64,
+    life_first: u64,
+    life_after: u64,
+    /// The next record's number.
+    next_seq: u64,
+    /// Last record written.
+    written: u64,
+    /// Last record known to be synced.
+    synced: u64,
+    /// The mark of the last group written.
+    marked: u64,
+    fenced: bool,
+    groups: u64,
+}
+
+impl<D: Disk> State<D> {
+    fn give_back(&mut self, buf: D::Buf) {
+        assert!(self.spare.len() < BUFFERS_MAX, "a buffer came back that never left");
+        self.spare.push(buf);
+    }
+
+    fn check_fence(&self) -> Result<(), Fenced> {
+        if self.fenced { Err(Fenced) } else { Ok(()) }
+    }
+}
+
+/// Fences the log unless the operation that holds it ends well: a future dropped half-way leaves the disk in a state that
+/// nobody knows.
+struct FenceUnlessDone<D: Disk> {
+    state: Rc<RefCell<State<D>>>,
+    done: bool,
+}
+
+impl<D: Disk> Drop for FenceUnlessDone<D> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.state.borrow_mut().fenced = true;
+        }
+    }
+}
+
+impl<D: Disk> Log<D> {
+    /// Adds a record to the group that fills. It is neither durable nor to be seen before [`Log::commit`] gives it back.
+    #[inline]
+    pub fn stage(&self, key: Key<'_>, record: Record<'_>, vnode_epoch: u64) -> Result<Seq, StageError> {
+        let state = &mut *self.state.borrow_mut();
+        if state.fenced {
+            return Err(StageError::Fenced);
+        }
+        if state.filling.is_none() {
+            let buf = self.take_buffer(state).ok_or(StageError::Full)?;
+            state.filling = Some(Filling::new(buf, state.next_seq));
+        }
+        let filling = state.filling.as_mut().expect("made above");
+        if !filling.fits(&key, &record) {
+            let ever = codec::encoded_len_max(&key, &record) <= room_for(self.options.group_bytes);
+            return Err(if ever { StageError::Full } else { StageError::TooLarge });
+        }
+        state.next_seq += 1;
+        Ok(filling.push(&key, &record, vnode_epoch))
+    }
+
+    /// A buffer that is back, or a new one while there are fewer than two.
+    fn take_buffer(&self, state: &mut State<D>) -> Option<D::Buf> {
+        if let Some(buf) = state.spare.pop() {
+            return Some(buf);
+        }
+        if state.buffers == BUFFERS_MAX {
+            return None;
+        }
+        let buf = self.disk.buf(self.options.group_bytes, Class::Log)?;
+        state.buffers += 1;
+        Some(buf)
+    }
+
+    /// Whether there is something to commit.
+    pub fn has_staged(&self) -> bool {
+        self.state.borrow().filling.as_ref().is_some_and(|filling| filling.count() > 0)
+    }
+
+    /// Bytes of records staged.
+    pub fn staged_bytes(&self) -> usize {
+        self.state.borrow().filling.as_ref().map_or(0, Filling::body)
+    }
+
+    /// Writes everything staged as one group and gives it back to be applied; `None` if nothing was staged. Groups come back in
+    /// order. Dropping the future after its first poll may fence the log.
+    pub async fn commit(&self) -> Result<Option<Group<D>>, CommitError> {
+        let _turn = self.writer.enter().await;
+        if !self.has_staged() {
+            self.state.borrow().check_fence()?;
+            return Ok(None);
+        }
+        let (header, buf) = self.write(None).await?;
+        Ok(Some(Group::new(header, buf, Rc::clone(&self.state))))
+    }
+
+    /// Whether an idle log should append a mark: the last group written does not know yet that it is synced.
+    pub fn wants_mark(&self) -> bool {
+        let state = self.state.borrow();
+        state.marked < state.synced && !state.fenced
+    }
+
+    /// Appends an empty group that says how much is synced, so that damage to the last group will not pass for a cut tail. Does
+    /// nothing if the last group says so already, or if records are staged: the next commit will say it.
+    pub async fn append_mark(&self) -> Result<(), CommitError> {
+        let _turn = self.writer.enter().await;
+        if self.has_staged() || !self.wants_mark() {
+            return Ok(self.state.borrow().check_fence()?);
+        }
+        let Some(buf) = self.disk.buf(BLOCK_BYTES, Class::Log) else { return Ok(()) };
+        self.write(Some(buf)).await.map(drop)
+    }
+
+    /// Writes the group that fills, or an empty one in `mark`. The caller has the writer's turn.
+    async fn write(&self, mark: Option<D::Buf>) -> Result<(GroupHeader, D::Buf), CommitError> {
+        loop {
+            let room = {
+                let state = &mut *self.state.borrow_mut();
+                state.check_fence()?;
+                let segment = *state.segments.current();
+                segment.file_bytes - segment.bytes
+            };
+            let needed = match &mark {
+                Some(buf) => buf.len(),
+                None => self.state.borrow().filling.as_ref().expect("something is staged").bytes(),
+            };
+            if needed as u64 <= room {
+                break;
+            }
+            // What is staged may grow meanwhile: look again.
+            self.next_segment().await?;
+        }
+        let sync = match self.options.sync {
+            CommitlogSync::Batch if planted::active(Bug::AckBeforeSync) => Sync::No,
+            CommitlogSync::Batch => Sync::Data,
+            CommitlogSync::Periodic => Sync::No,
+        };
+        let (header, write) = {
+            let state = &mut *self.state.borrow_mut();
+            let filling = match mark {
+                Some(buf) => Filling::new(buf, state.written + 1),
+                None => state.filling.take().expect("looked at above"),
+            };
+            let (header, buf) = filling.seal(state.identity, state.synced);
+            assert_eq!(header.first, state.written + 1, "groups follow each other without a gap");
+            let segment = state.segments.current();
+            let at = segment.bytes;
+            segment.bytes += header.bytes() as u64;
+            segment.next = header.next();
+            (header, self.disk.write(&state.file, at, buf, sync, Class::Log))
+        };
+        let mut fence = FenceUnlessDone { state: Rc::clone(&self.state), done: false };
+        let (buf, result) = write.await;
+        if result != Ok(header.bytes()) {
+            return Err(CommitError::Fenced);
+        }
+        fence.done = true;
+        let state = &mut *self.state.borrow_mut();
+        state.groups += 1;
+        state.written = header.next() - 1;
+        state.marked = header.mark;
+        if self.options.sync == CommitlogSync::Batch {
+            state.synced = state.written;
+        }
+        Ok((header, buf))
+    }
+
+    /// Makes everything committed so far durable, in [`CommitlogSync::Periodic`] mode; nothing is left to do in the other.
+    pub async fn sync_now(&self) -> Result<Seq, Fenced> {
+        let (sync, written) = {
+            let state = self.state.borrow();
+            state.check_fence()?;
+            if state.synced == state.written {
+                return Ok(Seq(state.synced));
+            }
+            // Older segments were synced when they were left.
+            (self.disk.sync(&state.file), state.written)
+        };
+        let mut fence = FenceUnlessDone { state: Rc::clone(&self.state), done: false };
+        if sync.await.is_err() {
+            return Err(Fenced);
+        }
+        fence.done = true;
+        let state = &mut *self.state.borrow_mut();
+        state.synced = state.synced.max(written);
+        Ok(Seq(state.synced))
+    }
+
+    /// Whether the log was fenced.
+    pub fn is_fenced(&self) -> bool {
+        self.state.borrow().fenced
+    }
+
+    /// The number that the next record staged will get.
+    pub fn next_seq(&self) -> Seq {
+        Seq(self.state.borrow().next_seq)
+    }
+
+    /// The last record known to be synced.
+    pub fn synced_seq(&self) -> Seq {
+        Seq(self.state.borrow().synced)
+    }
+
+    /// Groups written in this life, marks included.
+    pub fn groups(&self) -> u64 {
+        self.state.borrow().groups
+    }
+
+    /// The segments that count, oldest first; the last one is written to.
+    pub fn segments(&self) -> Vec<SegmentInfo> {
+        self.state.borrow().segments.live().to_vec()
+    }
+
+    /// Bytes in use by segments that count.
+    pub fn bytes(&self) -> u64 {
+        self.state.borrow().segments.bytes()
+    }
+
+    /// Bytes of all its files, those of recyclable segments included.
+    pub fn file_bytes(&self) -> u64 {
+        self.state.borrow().segments.file_bytes()
+    }
+
+    /// Segments whose records are all below `seq` may be recycled; the current one never is.
+    pub fn retire_below(&self, seq: Seq) {
+        self.state.borrow_mut().segments.retire_below(seq.0);
+    }
+
+    /// Leaves the current segment, so that it can retire: the next group opens another. For an owner whose records are all
+    /// flushed and whose log is at its cap.
+    pub async fn rotate(&self) -> Result<(), CommitError> {
+        let _turn = self.writer.enter().await;
+        {
+            let state = &mut *self.state.borrow_mut();
+            state.check_fence()?;
+            let segment = state.segments.current();
+            if segment.first == segment.next {
+                return Ok(());
+            }
+        }
+        self.next_segment().await
+    }
+}
+
+impl LogOptions {
+    fn check(&self) {
+        let block = BLOCK_BYTES as u64;
+        assert!(self.segment_bytes.is_multiple_of(block) && self.group_bytes.is_multiple_of(BLOCK_BYTES));
+        assert!(self.group_bytes > 0 && self.group_bytes <= format::GROUP_BYTES_LIMIT);
+        assert!(self.group_bytes as u64 + format::SEGMENT_HEADER_BYTES <= self.segment_bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,148 @@
+//! The log's knobs, its errors, and its numbers.
+
+use crate::{Damage, DiskError};
+
+/// When the log is synced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CommitlogSync {
+    /// Each group, before its commit returns.
+    #[default]
+    Batch,
+    /// When the host calls [`super::Log::sync_now`]; a power cut loses what came after.
+    Periodic,
+}
+
+/// How a log is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogOptions {
+    /// Length of a segment's file in bytes, whole blocks. Default 64 MiB.
+    pub segment_bytes: u64,
+    /// Longest group in bytes, whole blocks; bounds what is staged too: one such buffer fills while another is written.
+    /// Default 1 MiB and 128 KiB, so that the longest value fits with the longest key.
+    pub group_bytes: usize,
+    /// When the log is synced. Default [`CommitlogSync::Batch`].
+    pub sync: CommitlogSync,
+    /// A random number minted anew at each open: tells the groups of this life of the log from those of any other.
+    pub life: u64,
+}
+
+impl LogOptions {
+    /// The defaults, and this life's random number.
+    pub fn new(life: u64) -> LogOptions {
+        LogOptions {
+            segment_bytes: 64 << 20,
+            group_bytes: (1 << 20) + (128 << 10),
+            sync: CommitlogSync::default(),
+            life,
+        }
+    }
+}
+
+/// Why a record was not staged. Nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StageError {
+    /// The buffer is full, or there is none: commit first.
+    Full,
+    /// No group can hold it.
+    TooLarge,
+    /// The log is fenced.
+    Fenced,
+}
+
+impl std::fmt::Display for StageError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            StageError::Full => write!(f, "the log's staging buffer is full"),
+            StageError::TooLarge => write!(f, "the record is longer than a log group"),
+            StageError::Fenced => write!(f, "{Fenced}"),
+        }
+    }
+}
+
+impl std::error::Error for StageError {}
+
+/// A write or sync of the log failed, or a commit was abandoned half-way: what is on disk is not known any more. The log
+/// writes nothing until it is recovered anew; what was staged and not committed is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fenced;
+
+impl std::fmt::Display for Fenced {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the log is fenced after a failed write, until restart and recovery")
+    }
+}
+
+impl std::error::Error for Fenced {}
+
+/// Why nothing was committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommitError {
+    /// Never again, in this life.
+    Fenced,
+    /// No space for another segment. Nothing was written, what is staged stays staged: the same call may succeed later.
+    NoSpace(DiskError),
+}
+
+impl std::fmt::Display for CommitError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            CommitError::Fenced => write!(f, "{Fenced}"),
+            CommitError::NoSpace(error) => write!(f, "the log cannot grow: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for CommitError {}
+
+impl From<Fenced> for CommitError {
+    fn from(_: Fenced) -> Self {
+        CommitError::Fenced
+    }
+}
+
+/// Why a log could not be recovered. Nothing that counts was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogError {
+    /// The disk failed.
+    Disk(DiskError),
+    /// The budget for I/O buffers is spent.
+    NoBuffer,
+    /// A segment was written by another version.
+    Version {
+        /// The file's slot.
+        slot: u32,
+        /// Its version.
+        found: u16,
+    },
+    /// A segment belongs to another core.
+    WrongCore {
+        /// The file's slot.
+        slot: u32,
+        /// Its core.
+        found: u16,
+    },
+    /// Two segments claim to be the same one: not damage but a mix-up of files.
+    Twice(Damage),
+}
+
+impl std::fmt::Display for LogError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            LogError::Disk(error) => error.fmt(f),
+            LogError::NoBuffer => write!(f, "the budget for I/O buffers is spent"),
+            LogError::Version { slot, found } => {
+                write!(f, "log segment {slot} has format version {found}, not {}", super::format::VERSION)
+            }
+            LogError::WrongCore { slot, found } => write!(f, "log segment {slot} belongs to core {found}"),
+            LogError::Twice(damage) => damage.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for LogError {}
+
+impl From<DiskError> for LogError {
+    fn from(error: DiskError) -> Self {
+        LogError::Disk(error)
+    }
+}

@@ -1,0 +1,74 @@
+//! The group that is being filled: records are encoded where they will be written from.
+
+use crate::{AlignedBuf, BLOCK_BYTES, Key, Record, Seq};
+
+use super::codec::{Before, encoded_len_max};
+use super::format::{GROUP_HEADER_BYTES, GroupHeader, Identity, TRAILER_BYTES, blocks_for};
+
+/// A group to be.
+#[derive(Debug)]
+pub(super) struct Filling<B> {
+    buf: B,
+    body: usize,
+    count: u32,
+    first: u64,
+    before: Before,
+}
+
+/// Bytes of records that a buffer of `capacity` bytes holds.
+pub(super) fn room_for(capacity: usize) -> usize {
+    capacity - GROUP_HEADER_BYTES - TRAILER_BYTES
+}
+
+impl<B: AlignedBuf> Filling<B> {
+    /// An empty group whose first record will be `first`.
+    pub(super) fn new(mut buf: B, first: u64) -> Filling<B> {
+        buf.set_len(buf.capacity());
+        Filling { buf, body: 0, count: 0, first, before: Before::default() }
+    }
+
+    pub(super) fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Bytes that the group takes on disk, as it is now.
+    pub(super) fn bytes(&self) -> usize {
+        blocks_for(self.body) * BLOCK_BYTES
+    }
+
+    /// Bytes of records staged.
+    pub(super) fn body(&self) -> usize {
+        self.body
+    }
+
+    /// Whether a record surely fits.
+    #[inline]
+    pub(super) fn fits(&self, key: &Key<'_>, record: &Record<'_>) -> bool {
+        self.body + encoded_len_max(key, record) <= room_for(self.buf.len())
+    }
+
+    /// Adds a record that fits.
+    #[inline]
+    pub(super) fn push(&mut self, key: &Key<'_>, record: &Record<'_>, vnode_epoch: u64) -> Seq {
+        let seq = Seq(self.first + u64::from(self.count));
+        let at = GROUP_HEADER_BYTES + self.body;
+        self.body += self.before.encode(&mut self.buf[at..], key, record, vnode_epoch);
+        self.count += 1;
+        seq
+    }
+
+    /// Makes it ready to be written.
+    pub(super) fn seal(mut self, identity: Identity, mark: u64) -> (GroupHeader, B) {
+        let header = GroupHeader {
+            identity,
+            first: self.first,
+            count: self.count,
+            mark,
+            body: self.body as u32,
+            blocks: blocks_for(self.body) as u32,
+        };
+        self.buf.set_len(header.bytes());
+        header.seal(&mut self.buf);
+        (header, self.buf)
+    }
+}
