@@ -1,1 +1,239 @@
+//! A server made of threads, on a free port of loopback. What it answers is up to a closure.
 
+use crate::frames::{CLUSTER, encoded, hello_reply_frame, reply_to, topology, version};
+use ferrite_wire::{
+    ClusterId, FrameHeader, FrameKind, Item, Parsed, Reply, Request, RequestId, Topology, limits, parse_frame,
+};
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+
+/// What a server does about a request.
+pub(crate) enum Answer {
+    /// Sends these bytes.
+    Bytes(Vec<u8>),
+    /// Nothing.
+    Silence,
+    /// Closes the connection without an answer.
+    HangUp,
+}
+
+impl Answer {
+    pub(crate) fn reply(request: RequestId, reply: &Reply<'_>) -> Answer {
+        Answer::Bytes(reply_to(request, reply))
+    }
+}
+
+type Handler = dyn Fn(&FrameHeader, &Request<'_>) -> Answer + Send + Sync;
+
+struct State {
+    handler: Box<Handler>,
+    cluster: ClusterId,
+    is_stopped: AtomicBool,
+    /// Data requests seen.
+    asked: AtomicUsize,
+    accepted: AtomicUsize,
+    open: Mutex<Vec<TcpStream>>,
+    /// Connections that ended.
+    ended: Mutex<usize>,
+    ending: Condvar,
+}
+
+/// The server; dropping it stops it.
+pub(crate) struct Fake {
+    pub(crate) address: String,
+    state: Arc<State>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+impl Fake {
+    pub(crate) fn start(
+        handler: impl Fn(&FrameHeader, &Request<'_>) -> Answer + Send + Sync + 'static,
+    ) -> Fake {
+        Fake::start_at("127.0.0.1:0", CLUSTER, handler)
+    }
+
+    pub(crate) fn start_at(
+        address: &str,
+        cluster: ClusterId,
+        handler: impl Fn(&FrameHeader, &Request<'_>) -> Answer + Send + Sync + 'static,
+    ) -> Fake {
+        let listener = TcpListener::bind(address).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let state = Arc::new(State {
+            handler: Box::new(handler),
+            cluster,
+            is_stopped: AtomicBool::new(false),
+            asked: AtomicUsize::new(0),
+            accepted: AtomicUsize::new(0),
+            open: Mutex::new(Vec::new()),
+            ended: Mutex::new(0),
+            ending: Condvar::new(),
+        });
+        let accepting = state.clone();
+        let acceptor = std::thread::spawn(move || accept(&listener, &accepting));
+        Fake { address, state, acceptor: Some(acceptor) }
+    }
+
+    pub(crate) fn asked(&self) -> usize {
+        self.state.asked.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn accepted(&self) -> usize {
+        self.state.accepted.load(Ordering::SeqCst)
+    }
+
+    /// Waits until this many connections have ended.
+    pub(crate) fn wait_for_ends(&self, count: usize) {
+        let mut ended = self.state.ended.lock().unwrap();
+        while *ended < count {
+            ended = self.state.ending.wait(ended).unwrap();
+        }
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.state.is_stopped.store(true, Ordering::SeqCst);
+        // Wakes the acceptor.
+        let _ = TcpStream::connect(&self.address);
+        if let Some(acceptor) = self.acceptor.take() {
+            acceptor.join().unwrap();
+        }
+    }
+}
+
+fn accept(listener: &TcpListener, state: &Arc<State>) {
+    let mut serving = Vec::new();
+    while let Ok((stream, _)) = listener.accept() {
+        if state.is_stopped.load(Ordering::SeqCst) {
+            break;
+        }
+        state.accepted.fetch_add(1, Ordering::SeqCst);
+        state.open.lock().unwrap().push(stream.try_clone().unwrap());
+        let state = state.clone();
+        serving.push(std::thread::spawn(move || {
+            serve(stream, &state);
+            *state.ended.lock().unwrap() += 1;
+            state.ending.notify_all();
+        }));
+    }
+    for stream in state.open.lock().unwrap().drain(..) {
+        let _ = stream.shutdown(Shutdown::Both);
+    }
+    serving.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+/// Answers until either side closes. Whole batches of requests are answered back to front: order is not promised.
+fn serve(mut stream: TcpStream, state: &State) {
+    let mut inbox = Vec::new();
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) | Err(_) => return,
+            Ok(len) => inbox.extend_from_slice(&buffer[..len]),
+        }
+        let mut handled = 0;
+        let mut answers = Vec::new();
+        while let Parsed::Frame { frame, bytes } =
+            parse_frame(&inbox[handled..], limits::BODY_BYTES_MAX).unwrap()
+        {
+            handled += bytes;
+            if frame.header.kind == FrameKind::Hello {
+                answers.push(hello_reply_frame(state.cluster));
+                continue;
+            }
+            let request = Request::decode(frame.header.kind, frame.body).unwrap();
+            if !matches!(request, Request::Topology { .. }) {
+                state.asked.fetch_add(1, Ordering::SeqCst);
+            }
+            match (state.handler)(&frame.header, &request) {
+                Answer::Bytes(bytes) => answers.push(bytes),
+                Answer::Silence => {}
+                Answer::HangUp => {
+                    let _ = stream.shutdown(Shutdown::Both);
+                    return;
+                }
+            }
+        }
+        inbox.drain(..handled);
+        answers.reverse();
+        if stream.write_all(&answers.concat()).is_err() {
+            return;
+        }
+    }
+}
+
+/// Values by key, shared by the servers of one cluster.
+#[derive(Clone, Default)]
+pub(crate) struct Shelf {
+    values: Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>,
+    topology: Arc<Mutex<Option<Topology>>>,
+}
+
+impl Shelf {
+    pub(crate) fn len(&self) -> usize {
+        self.values.lock().unwrap().len()
+    }
+
+    pub(crate) fn set_topology(&self, topology: Topology) {
+        *self.topology.lock().unwrap() = Some(topology);
+    }
+
+    /// What a server that keeps its values here answers.
+    pub(crate) fn answer(&self, header: &FrameHeader, request: &Request<'_>) -> Answer {
+        let id = header.request;
+        let mut values = self.values.lock().unwrap();
+        match request {
+            Request::Ping => Answer::reply(id, &Reply::Pong),
+            Request::Status => Answer::reply(id, &Reply::Status("keys 1\n")),
+            Request::Topology { .. } => match &*self.topology.lock().unwrap() {
+                Some(topology) => Answer::reply(id, &Reply::Topology(&encoded(topology))),
+                None => Answer::reply(id, &crate::frames::error(ferrite_wire::ErrorCode::Unsupported)),
+            },
+            Request::Get { key, .. } => match values.get(key.partition) {
+                Some(value) => Answer::reply(id, &Reply::Value { version: version(1), answered: 2, value }),
+                None => Answer::reply(id, &Reply::Absent { answered: 2 }),
+            },
+            Request::Put { key, value, .. } => {
+                values.insert(key.partition.to_vec(), value.to_vec());
+                Answer::reply(id, &crate::frames::done())
+            }
+            Request::Delete { key, .. } => {
+                values.remove(key.partition);
+                Answer::reply(id, &crate::frames::done())
+            }
+            Request::MultiGet { keys, .. } => {
+                let items: Vec<_> = keys
+                    .iter()
+                    .map(|key| match values.get(key.partition) {
+                        Some(value) => Item::Value { version: version(1), value },
+                        None => Item::Absent,
+                    })
+                    .collect();
+                let mut body = Vec::new();
+                Reply::encode_values(items.into_iter(), &mut body);
+                Answer::reply(id, &Reply::decode(FrameKind::Values, &body).unwrap())
+            }
+        }
+    }
+
+    pub(crate) fn serve(&self) -> Fake {
+        let shelf = self.clone();
+        Fake::start(move |header, request| shelf.answer(header, request))
+    }
+}
+
+/// A cluster of two nodes with two cores each: for each node its contact server, then its cores' servers.
+pub(crate) fn cluster(shelf: &Shelf) -> [Vec<Fake>; 2] {
+    let servers = [(); 2].map(|()| (0..3).map(|_| shelf.serve()).collect::<Vec<Fake>>());
+    let nodes: Vec<(String, Vec<String>)> = servers
+        .iter()
+        .map(|node| (node[0].address.clone(), node[1..].iter().map(|core| core.address.clone()).collect()))
+        .collect();
+    shelf.set_topology(topology(1, &nodes));
+    servers
+}
