@@ -5,7 +5,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use ferrite_wire::CoreId;
@@ -15,6 +15,8 @@ use crate::ring::{Doorbell, Ringer};
 
 /// Most messages that wait for a core.
 pub const MAIL_MAX: usize = 8192;
+/// Most bytes of frames that wait for a core.
+pub const MAIL_BYTES_MAX: usize = 64 << 20;
 
 pub(super) enum Mail {
     Hop {
@@ -28,19 +30,24 @@ pub(super) enum Mail {
     },
 }
 
+/// What posts and mailbox share beside the queue.
+struct Shared {
+    ringer: Ringer,
+    stop: AtomicBool,
+    /// Bytes of frames in the queue.
+    bytes: AtomicUsize,
+}
+
 /// Where to send a core its messages. Any thread may hold one.
 #[derive(Clone)]
 pub struct Post {
     sender: Sender<Mail>,
-    ringer: Ringer,
-    stop: Arc<AtomicBool>,
+    shared: Arc<Shared>,
 }
 
 /// The core's side of its [`Post`]s.
 pub struct Mailbox {
     receiver: Receiver<Mail>,
-    ringer: Ringer,
-    stop: Arc<AtomicBool>,
     post: Post,
 }
 
@@ -53,10 +60,11 @@ pub fn mailboxes(cores: usize) -> io::Result<(Vec<Post>, Vec<Mailbox>)> {
     let mut boxes = Vec::with_capacity(cores);
     for _ in 0..cores {
         let (sender, receiver) = bounded(MAIL_MAX);
-        let (ringer, stop) = (Ringer::new()?, Arc::new(AtomicBool::new(false)));
-        let post = Post { sender, ringer: ringer.clone(), stop: stop.clone() };
+        let shared =
+            Shared { ringer: Ringer::new()?, stop: AtomicBool::new(false), bytes: AtomicUsize::new(0) };
+        let post = Post { sender, shared: Arc::new(shared) };
         posts.push(post.clone());
-        boxes.push(Mailbox { receiver, ringer, stop, post });
+        boxes.push(Mailbox { receiver, post });
     }
     Ok((posts, boxes))
 }
@@ -64,18 +72,27 @@ pub fn mailboxes(cores: usize) -> io::Result<(Vec<Post>, Vec<Mailbox>)> {
 impl Post {
     /// Tells the core to stop: it drains and its [`run_core`](super::run_core) returns.
     pub fn stop(&self) {
-        self.stop.store(true, Ordering::Release);
-        self.ringer.ring();
+        self.shared.stop.store(true, Ordering::Release);
+        self.shared.ringer.ring();
     }
 
     pub(super) fn hop(&self, from: CoreId, message: Hop) -> Result<(), Hop> {
+        let bytes = frame_bytes(&message);
+        // Relaxed: it bounds memory, it orders nothing.
+        if self.shared.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > MAIL_BYTES_MAX {
+            self.shared.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(message);
+        }
         match self.sender.try_send(Mail::Hop { from, message }) {
             Ok(()) => {
-                self.ringer.ring();
+                self.shared.ringer.ring();
                 Ok(())
             }
             Err(TrySendError::Full(mail) | TrySendError::Disconnected(mail)) => match mail {
-                Mail::Hop { message, .. } => Err(message),
+                Mail::Hop { message, .. } => {
+                    self.shared.bytes.fetch_sub(bytes, Ordering::Relaxed);
+                    Err(message)
+                }
                 Mail::Resolved { .. } => unreachable!("what was sent comes back"),
             },
         }
@@ -85,14 +102,18 @@ impl Post {
     pub(super) fn resolved(&self, connection: Connection, addresses: Vec<SocketAddr>) {
         // Fails only when the core is gone, and then nobody waits for an answer.
         if self.sender.send(Mail::Resolved { connection, addresses }).is_ok() {
-            self.ringer.ring();
+            self.shared.ringer.ring();
         }
     }
 }
 
 impl Mailbox {
     pub(super) fn take(&self) -> Option<Mail> {
-        self.receiver.try_recv().ok()
+        let mail = self.receiver.try_recv().ok()?;
+        if let Mail::Hop { message, .. } = &mail {
+            self.post.shared.bytes.fetch_sub(frame_bytes(message), Ordering::Relaxed);
+        }
+        Some(mail)
     }
 
     /// Whether something waits to be looked at.
@@ -101,14 +122,55 @@ impl Mailbox {
     }
 
     pub(super) fn is_stopped(&self) -> bool {
-        self.stop.load(Ordering::Acquire)
+        self.post.shared.stop.load(Ordering::Acquire)
     }
 
     pub(super) fn doorbell(&self) -> io::Result<Doorbell> {
-        self.ringer.doorbell()
+        self.post.shared.ringer.doorbell()
     }
 
     pub(super) fn post(&self) -> Post {
         self.post.clone()
+    }
+}
+
+fn frame_bytes(message: &Hop) -> usize {
+    match message {
+        Hop::Request { frame, .. } | Hop::Reply { frame, .. } => frame.capacity(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(bytes: usize) -> Hop {
+        Hop::Reply { connection: Connection { slot: 0, generation: 0 }, frame: Vec::with_capacity(bytes) }
+    }
+
+    #[test]
+    fn a_full_queue_gives_the_message_back() {
+        let (posts, boxes) = mailboxes(1).unwrap();
+        for _ in 0..MAIL_MAX {
+            posts[0].hop(CoreId(0), reply(1)).unwrap();
+        }
+        assert!(posts[0].hop(CoreId(0), reply(1)).is_err());
+        assert!(boxes[0].take().is_some());
+        assert!(posts[0].hop(CoreId(0), reply(1)).is_ok());
+    }
+
+    #[test]
+    fn bytes_are_bounded_too_and_given_back() {
+        let (posts, boxes) = mailboxes(1).unwrap();
+        for _ in 0..2 {
+            posts[0].hop(CoreId(0), reply(MAIL_BYTES_MAX / 2)).unwrap();
+        }
+        assert!(posts[0].hop(CoreId(0), reply(1)).is_err());
+        while boxes[0].take().is_some() {}
+        assert_eq!(boxes[0].post.shared.bytes.load(Ordering::Relaxed), 0);
+        assert!(posts[0].hop(CoreId(0), reply(MAIL_BYTES_MAX)).is_ok());
+        assert!(!boxes[0].is_stopped());
+        posts[0].stop();
+        assert!(boxes[0].is_stopped() && boxes[0].has_news());
     }
 }
