@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -31,7 +32,7 @@ struct Seen {
 struct Echo {
     env: RingEnv,
     seen: Arc<Seen>,
-    stopping: Cell<bool>,
+    stopping: Rc<Cell<bool>>,
     timers: RefCell<Vec<(u64, Connection)>>,
     upstream: Cell<Option<(Connection, Connection)>>,
 }
@@ -70,6 +71,19 @@ impl Echo {
                 let message =
                     Hop::Request { connection, from_peer: false, deadline_ns: 0, frame: body.to_vec() };
                 self.env.hop(to, message).unwrap();
+            }
+            // A task that takes all the core it can get, until the node stops.
+            Some(b'g') => {
+                let (env, stopping) = (self.env.clone(), self.stopping.clone());
+                self.env.spawn(async move {
+                    let pace = env.pace();
+                    while !stopping.get() {
+                        if pace.should_yield() {
+                            pace.yield_now().await;
+                        }
+                    }
+                });
+                self.reply(connection, body);
             }
             // Connects to the address in the body, and passes on what that says.
             Some(b'c') => {
@@ -224,7 +238,7 @@ impl Node {
                     Ok::<_, Infallible>(Echo {
                         env,
                         seen,
-                        stopping: Cell::new(false),
+                        stopping: Rc::default(),
                         timers: RefCell::default(),
                         upstream: Cell::new(None),
                     })
@@ -413,6 +427,54 @@ fn connections_out_stand_or_fail() {
     assert_eq!(ask(&mut stream, format!("c{free}").as_bytes()), b"refused");
     node.stop();
     peer.join().unwrap();
+}
+
+#[test]
+fn a_busy_task_leaves_room_for_sockets_timers_disk_and_hops() {
+    let node = Node::start(2, ReactorOptions::default());
+    let mut stream = node.connect();
+    assert_eq!(ask(&mut stream, b"g"), b"g");
+    assert_eq!(ask(&mut stream, b"task"), b"task");
+    assert_eq!(ask(&mut stream, b"wait"), b"wake");
+    assert_eq!(ask(&mut stream, b"disk"), b"disk");
+    for n in 0..100 {
+        let body = format!("hop {n}").into_bytes();
+        assert_eq!(ask(&mut stream, &body), body);
+    }
+    // It ends only because stopping reaches the task while it grinds.
+    node.stop();
+}
+
+#[test]
+fn a_node_stops_under_load() {
+    let node = Node::start(2, ReactorOptions { spin_us: 0, ..ReactorOptions::default() });
+    let clients: Vec<_> = (0..8)
+        .map(|n| {
+            let mut stream = node.connect();
+            std::thread::spawn(move || {
+                let kind = if n % 2 == 0 { "e" } else { "h" };
+                let body = format!("{kind}{n}").into_bytes();
+                let mut request = Vec::new();
+                frame(&mut request, &body);
+                let mut answers = 0;
+                let mut answer = vec![0; request.len()];
+                // Until the node goes; every answer that comes is the right one.
+                while stream.write_all(&request).is_ok() && stream.read_exact(&mut answer).is_ok() {
+                    assert_eq!(answer, request);
+                    answers += 1;
+                }
+                answers
+            })
+        })
+        .collect();
+    let mut probe = node.connect();
+    while node.seen.accepted.load(Ordering::SeqCst) < 9 {
+        assert_eq!(ask(&mut probe, b"e"), b"e");
+    }
+    (0..100).for_each(|_| assert_eq!(ask(&mut probe, b"e"), b"e"));
+    node.stop();
+    let answers: usize = clients.into_iter().map(|client| client.join().unwrap()).sum();
+    assert!(answers > 0, "the load was real");
 }
 
 #[test]

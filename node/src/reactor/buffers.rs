@@ -1,4 +1,7 @@
 //! The two buffers of a connection: what came in and is not consumed yet, and what is to go out.
+//!
+//! Room for a whole frame is reserved when its header has told its length, which the handler has checked by then. A peer that
+//! announces much and sends little costs address space, not memory: the system gives pages as bytes arrive.
 
 /// Least room for a receive, in bytes.
 const RECEIVE_ROOM_MIN: usize = 2048;

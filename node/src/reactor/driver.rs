@@ -80,7 +80,10 @@ impl<H: Handler, E> Driver<H, E> {
         for name in names {
             self.shared.table.borrow_mut().remove(name);
         }
-        self.shared.ring.shutdown();
+        let left = self.shared.ring.shutdown();
+        if left > 0 {
+            tracing::warn!(core = self.shared.core.0, left, "operations did not end; their memory is leaked");
+        }
         result
     }
 
