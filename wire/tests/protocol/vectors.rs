@@ -1,0 +1,446 @@
+//! `tests/vectors.txt`: frames in hex with what they mean, for writers of other clients.
+//!
+//! Checked both ways. The frames below, encoded, are the file's bytes; the file's bytes, decoded, are the file's words.
+//! After a change that is meant, the failure prints the whole file as it should be.
+
+use ferrite_wire::{
+    Actor, ClusterId, CoreId, Epoch, ErrorCode, Features, FrameFlags, FrameHeader, FrameKind, FrameView,
+    HashSeed, Hello, HelloReply, Item, Key, Level, NodeEntry, NodeId, Order, Parsed, PeerMessage, ReadWant,
+    ReplicaAnswer, Reply, Request, RequestId, Role, TableId, Topology, Version, VersionFlags, WriteAnswer,
+    finish_frame, limits, parse_frame, start_frame,
+};
+use std::fmt::Write;
+
+const FILE: &str = include_str!("../vectors.txt");
+const HEAD: &str = "\
+# Ferrite protocol 1: test vectors, described in PROTOCOL.md.
+#
+# A block is a name, the bytes in hex, and their meaning: the header's fields, then the body's. Texts and keys are
+# quoted; bytes outside printable ASCII are written \\xNN. \"refused\" blocks are bytes that must be refused, with why.
+# Token blocks give the partition key in hex, the seed of the hash, the token, and its vnode of 4096.
+";
+
+const VERSION: Version = Version {
+    order: Order(0x0196_0000_0000_0007),
+    actor: Actor(0xa1b2_c3d4_e5f6_0718),
+    flags: VersionFlags(VersionFlags::EXPIRES),
+    expiry_ms: 1_800_000_000_000,
+};
+
+fn frame(kind: FrameKind, encode: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let is_reply = (0x20..0x40).contains(&(kind as u8));
+    let is_hello = matches!(kind, FrameKind::Hello | FrameKind::HelloReply);
+    let header = FrameHeader {
+        kind,
+        flags: FrameFlags(u8::from(kind == FrameKind::Absent)),
+        deadline_us: if is_reply || is_hello { 0 } else { 5_000_000 },
+        request: RequestId(if is_hello { 0 } else { 0x0102_0304 }),
+        time: Order(if is_hello { 0 } else { 0x0196_0000_0000_0007 }),
+    };
+    let mut out = Vec::new();
+    let start = start_frame(&mut out);
+    encode(&mut out);
+    finish_frame(&mut out, start, &header);
+    out
+}
+
+fn request(request: &Request<'_>) -> Vec<u8> {
+    frame(request.kind(), |out| request.encode(out))
+}
+
+fn reply(reply: &Reply<'_>) -> Vec<u8> {
+    frame(reply.kind(), |out| reply.encode(out))
+}
+
+fn peer(message: &PeerMessage<'_>) -> Vec<u8> {
+    frame(message.kind(), |out| message.encode(out))
+}
+
+fn topology() -> Topology {
+    let node = |id: u16, cores: u16| NodeEntry {
+        id: NodeId(id),
+        incarnation: 0x1111 * u64::from(id),
+        name: format!("node{id}"),
+        rack: "r1".to_owned(),
+        datacenter: "dc1".to_owned(),
+        contact: format!("127.0.0.1:7{id}00"),
+        endpoints: (0..cores).map(|core| format!("127.0.0.1:7{id}0{}", core + 1)).collect(),
+        core_of_vnode: if cores == 0 { Vec::new() } else { vec![CoreId(1), CoreId(0)] },
+    };
+    Topology {
+        epoch: Epoch(5),
+        cluster: ClusterId(*b"0123456789abcdef"),
+        hash_seed: HashSeed(42),
+        nodes: vec![node(1, 2), node(2, 0)],
+        replicas: vec![vec![NodeId(1), NodeId(2)], vec![NodeId(2), NodeId(1)]],
+        vnode_epochs: vec![Epoch(5), Epoch(4)],
+    }
+}
+
+fn frames() -> Vec<(&'static str, Vec<u8>)> {
+    let key = Key { table: TableId(1), partition: b"user:7", sort: b"cart" };
+    let (epoch, level, options) = (Epoch(5), Level::Quorum, 0);
+    let hello = Hello {
+        min: 1,
+        max: 1,
+        features: Features(0),
+        cluster: ClusterId(*b"0123456789abcdef"),
+        role: Role::Client,
+    };
+    let role = Role::Peer { node: NodeId(2), core: CoreId(1), incarnation: 0x2222 };
+    let hello_reply = HelloReply {
+        version: 1,
+        features: Features(0),
+        cluster: hello.cluster,
+        node: NodeId(1),
+        core: CoreId(0),
+        cores: 2,
+        incarnation: 0x1111,
+        epoch,
+        body_bytes_max: limits::BODY_BYTES_MAX as u32,
+    };
+    let delete = Version { flags: VersionFlags(VersionFlags::TOMBSTONE), expiry_ms: 0, ..VERSION };
+    let items =
+        [Item::Value { version: VERSION, value: b"v" }, Item::Absent, Item::Error(ErrorCode::Damaged)];
+    vec![
+        ("hello of a client", frame(FrameKind::Hello, |out| hello.encode(out))),
+        ("hello of a peer", frame(FrameKind::Hello, |out| Hello { role, ..hello }.encode(out))),
+        ("hello reply", frame(FrameKind::HelloReply, |out| hello_reply.encode(out))),
+        ("ping", request(&Request::Ping)),
+        ("topology request", request(&Request::Topology { have: Epoch(4) })),
+        ("status request", request(&Request::Status)),
+        ("get", request(&Request::Get { epoch, level, options, key })),
+        (
+            "get at a number",
+            request(&Request::Get { epoch, level: Level::Number(3), options, key: Key::plain(b"k") }),
+        ),
+        (
+            "put",
+            request(&Request::Put {
+                epoch,
+                level,
+                options,
+                key,
+                ttl_ms: 60_000,
+                context: b"",
+                value: b"two\0",
+            }),
+        ),
+        ("delete", request(&Request::Delete { epoch, level: Level::One, options, key, context: b"" })),
+        (
+            "multi-get",
+            frame(FrameKind::MultiGet, |out| {
+                Request::encode_multi_get(epoch, level, &[key, Key::plain(b"k")], out);
+            }),
+        ),
+        ("pong", reply(&Reply::Pong)),
+        (
+            "topology reply",
+            frame(FrameKind::TopologyReply, |out| {
+                topology().encode(out);
+            }),
+        ),
+        ("status reply", reply(&Reply::Status("node 1\nuptime_s 17\n"))),
+        ("value", reply(&Reply::Value { version: VERSION, answered: 2, value: b"two\0" })),
+        ("absent, with a newer topology to fetch", reply(&Reply::Absent { answered: 2 })),
+        ("done", reply(&Reply::Done { version: VERSION, answered: 3 })),
+        ("values", frame(FrameKind::Values, |out| Reply::encode_values(items.into_iter(), out))),
+        ("error", reply(&Reply::Error { code: ErrorCode::Unavailable, text: "1 of 2 replicas" })),
+        (
+            "replica write",
+            peer(&PeerMessage::ReplicaWrite {
+                vnode_epoch: Epoch(4),
+                key,
+                version: VERSION,
+                value: b"two\0",
+            }),
+        ),
+        (
+            "replica write of a delete",
+            peer(&PeerMessage::ReplicaWrite { vnode_epoch: Epoch(4), key, version: delete, value: b"" }),
+        ),
+        (
+            "replica read",
+            peer(&PeerMessage::ReplicaRead { vnode_epoch: Epoch(4), want: ReadWant::Digest, key }),
+        ),
+        ("replica write answer", peer(&PeerMessage::ReplicaWriteAnswer(WriteAnswer::Applied))),
+        (
+            "replica write refusal",
+            peer(&PeerMessage::ReplicaWriteAnswer(WriteAnswer::Refused(ErrorCode::DiskFull))),
+        ),
+        ("replica read answer: absent", peer(&PeerMessage::ReplicaReadAnswer(ReplicaAnswer::Absent))),
+        (
+            "replica read answer: full",
+            peer(&PeerMessage::ReplicaReadAnswer(ReplicaAnswer::Full { version: VERSION, value: b"two\0" })),
+        ),
+        (
+            "replica read answer: digest",
+            peer(&PeerMessage::ReplicaReadAnswer(ReplicaAnswer::Digest { version: VERSION })),
+        ),
+    ]
+}
+
+fn refusals() -> Vec<(&'static str, Vec<u8>)> {
+    let ping = request(&Request::Ping);
+    let damaged = |at: usize, value: u8| {
+        let mut bytes = ping.clone();
+        bytes[at] = value;
+        let checksum = crc32c::crc32c(&bytes[4..]);
+        bytes[..4].copy_from_slice(&checksum.to_le_bytes());
+        bytes
+    };
+    let mut flipped = ping.clone();
+    flipped[16] ^= 1;
+    let newer =
+        Hello { min: 2, max: 3, features: Features(0), cluster: ClusterId([0; 16]), role: Role::Client };
+    let oversize = [0, 0, 0, 0, 1, 0, 64, 0];
+    let mut long = ping.clone();
+    long[..8].copy_from_slice(&oversize);
+    vec![
+        ("a flipped bit", flipped),
+        ("an unknown kind", damaged(8, 0x77)),
+        ("an unknown flag", damaged(9, 2)),
+        ("a reserved byte that is set", damaged(10, 1)),
+        ("a body over the limit, refused at its header", long),
+        ("a hello of newer versions only", frame(FrameKind::Hello, |out| newer.encode(out))),
+        (
+            "a get with bytes left over",
+            frame(FrameKind::Get, |out| {
+                Request::Get { epoch: Epoch(0), level: Level::One, options: 0, key: Key::plain(b"k") }
+                    .encode(out);
+                out.push(0);
+            }),
+        ),
+    ]
+}
+
+fn quoted(bytes: &[u8]) -> String {
+    let mut text = String::from("\"");
+    for byte in bytes {
+        match byte {
+            b'"' | b'\\' => write!(text, "\\{}", char::from(*byte)).unwrap(),
+            b' '..=b'~' => text.push(char::from(*byte)),
+            _ => write!(text, "\\x{byte:02x}").unwrap(),
+        }
+    }
+    text + "\""
+}
+
+fn key_words(key: &Key<'_>) -> String {
+    format!("table={} partition={} sort={}", key.table.0, quoted(key.partition), quoted(key.sort))
+}
+
+fn version_words(version: &Version) -> String {
+    let Version { order, actor, flags, expiry_ms } = version;
+    format!("order={:#x} actor={:#x} expiry_ms={expiry_ms} version_flags={}", order.0, actor.0, flags.0)
+}
+
+fn request_words(request: &Request<'_>) -> String {
+    let common = |epoch: &Epoch, level: &Level| format!("epoch={} level={}", epoch.0, level.to_u8());
+    match request {
+        Request::Ping | Request::Status => String::new(),
+        Request::Topology { have } => format!("have={}", have.0),
+        Request::Get { epoch, level, key, .. } => format!("{} {}", common(epoch, level), key_words(key)),
+        Request::Put { epoch, level, key, ttl_ms, context, value, .. } => {
+            let (common, key, context, value) =
+                (common(epoch, level), key_words(key), quoted(context), quoted(value));
+            format!("{common} {key} ttl_ms={ttl_ms} context={context} value={value}")
+        }
+        Request::Delete { epoch, level, key, context, .. } => {
+            format!("{} {} context={}", common(epoch, level), key_words(key), quoted(context))
+        }
+        Request::MultiGet { epoch, level, keys, .. } => {
+            let mut words = format!("{} count={}", common(epoch, level), keys.len());
+            keys.iter().for_each(|key| write!(words, " [{}]", key_words(&key)).unwrap());
+            words
+        }
+    }
+}
+
+fn reply_words(reply: &Reply<'_>) -> String {
+    match reply {
+        Reply::Pong => String::new(),
+        Reply::Topology(bytes) => topology_words(&Topology::decode(bytes).unwrap()),
+        Reply::Status(text) => format!("text={}", quoted(text.as_bytes())),
+        Reply::Value { version, answered, value } => {
+            format!("{} answered={answered} value={}", version_words(version), quoted(value))
+        }
+        Reply::Absent { answered } => format!("answered={answered}"),
+        Reply::Done { version, answered } => format!("{} answered={answered}", version_words(version)),
+        Reply::Values(items) => {
+            let mut words = format!("count={}", items.len());
+            for item in items.iter() {
+                match item {
+                    Item::Absent => words.push_str(" [absent]"),
+                    Item::Error(code) => write!(words, " [error={}]", code as u16).unwrap(),
+                    Item::Value { version, value } => {
+                        write!(words, " [{} value={}]", version_words(&version), quoted(value)).unwrap();
+                    }
+                }
+            }
+            words
+        }
+        Reply::Error { code, text } => format!("code={} text={}", *code as u16, quoted(text.as_bytes())),
+    }
+}
+
+fn topology_words(topology: &Topology) -> String {
+    let Topology { epoch, cluster, hash_seed, nodes, replicas, vnode_epochs } = topology;
+    let mut words =
+        format!("epoch={} cluster={cluster} hash_seed={} vnodes={}", epoch.0, hash_seed.0, replicas.len());
+    for node in nodes {
+        let NodeEntry { id, incarnation, name, rack, datacenter, contact, endpoints, .. } = node;
+        write!(words, " [node id={} incarnation={incarnation:#x} name={name:?} rack={rack:?}", id.0).unwrap();
+        write!(words, " datacenter={datacenter:?} contact={contact:?} endpoints={endpoints:?}]").unwrap();
+    }
+    for (vnode, (list, epoch)) in replicas.iter().zip(vnode_epochs).enumerate() {
+        write!(words, " [vnode epoch={}", epoch.0).unwrap();
+        for id in list {
+            let core = topology.node(*id).unwrap().core_of_vnode.get(vnode);
+            let core = core.map_or("none".to_owned(), |core| core.0.to_string());
+            write!(words, " node={} core={core}", id.0).unwrap();
+        }
+        words.push(']');
+    }
+    words
+}
+
+fn peer_words(message: &PeerMessage<'_>) -> String {
+    match message {
+        PeerMessage::ReplicaWrite { vnode_epoch, key, version, value } => {
+            let (key, version, value) = (key_words(key), version_words(version), quoted(value));
+            format!("vnode_epoch={} {key} {version} value={value}", vnode_epoch.0)
+        }
+        PeerMessage::ReplicaRead { vnode_epoch, want, key } => {
+            let want = if *want == ReadWant::Full { "full" } else { "digest" };
+            format!("vnode_epoch={} want={want} {}", vnode_epoch.0, key_words(key))
+        }
+        PeerMessage::ReplicaWriteAnswer(WriteAnswer::Applied) => "applied".to_owned(),
+        PeerMessage::ReplicaReadAnswer(ReplicaAnswer::Absent) => "absent".to_owned(),
+        PeerMessage::ReplicaReadAnswer(ReplicaAnswer::Full { version, value }) => {
+            format!("full {} value={}", version_words(version), quoted(value))
+        }
+        PeerMessage::ReplicaReadAnswer(ReplicaAnswer::Digest { version }) => {
+            format!("digest {}", version_words(version))
+        }
+        PeerMessage::ReplicaWriteAnswer(WriteAnswer::Refused(code))
+        | PeerMessage::ReplicaReadAnswer(ReplicaAnswer::Refused(code)) => {
+            format!("refused code={}", *code as u16)
+        }
+    }
+}
+
+fn hello_words(hello: &Hello) -> String {
+    let Hello { min, max, features, cluster, role } = hello;
+    let role = match role {
+        Role::Client => "client".to_owned(),
+        Role::Peer { node, core, incarnation } => {
+            format!("peer node={} core={} incarnation={incarnation:#x}", node.0, core.0)
+        }
+    };
+    format!("min={min} max={max} features={} cluster={cluster} role={role}", features.0)
+}
+
+fn hello_reply_words(reply: &HelloReply) -> String {
+    let HelloReply { version, features, cluster, node, core, cores, incarnation, epoch, body_bytes_max } =
+        reply;
+    let at = format!("node={} core={} cores={cores} incarnation={incarnation:#x}", node.0, core.0);
+    let epoch = epoch.0;
+    format!(
+        "version={version} features={} cluster={cluster} {at} epoch={epoch} body_max={body_bytes_max}",
+        features.0
+    )
+}
+
+fn body_words(frame: &FrameView<'_>) -> Result<String, ferrite_wire::DecodeError> {
+    let (kind, body) = (frame.header.kind, frame.body);
+    Ok(match kind as u8 {
+        0x01 => hello_words(&Hello::decode(body)?),
+        0x02 => hello_reply_words(&HelloReply::decode(body)?),
+        0x10..=0x1f => request_words(&Request::decode(kind, body)?),
+        0x20..=0x2f => reply_words(&Reply::decode(kind, body)?),
+        _ => peer_words(&PeerMessage::decode(kind, body)?),
+    })
+}
+
+/// The whole meaning of one frame, or why it is refused.
+fn words(bytes: &[u8]) -> String {
+    let frame = match parse_frame(bytes, limits::BODY_BYTES_MAX) {
+        Ok(Parsed::Frame { frame, bytes: len }) => {
+            assert_eq!(len, bytes.len(), "one frame a vector");
+            frame
+        }
+        Ok(Parsed::Need { .. }) => panic!("a vector is a whole frame"),
+        Err(error) => return format!("refused: {error}"),
+    };
+    let FrameHeader { kind, flags, deadline_us, request, time } = frame.header;
+    match body_words(&frame) {
+        Ok(body) => {
+            let head = format!("kind={:#04x} flags={} deadline_us={deadline_us}", kind as u8, flags.0);
+            format!("{head} request={} time={:#x} | {body}", request.0, time.0).trim_end().to_owned()
+        }
+        Err(error) => format!("refused: {error}"),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    assert!(text.len().is_multiple_of(2), "whole bytes");
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+}
+
+fn tokens() -> Vec<String> {
+    let keys: [(&[u8], u64); 6] = [
+        (b"", 0),
+        (b"a", 0),
+        (b"user:7", 0),
+        (b"user:7", 42),
+        (b"The quick brown fox jumps over", 42),
+        (&[0xff; 300], 42),
+    ];
+    keys.iter()
+        .map(|(partition, seed)| {
+            let token = Key::plain(partition).token(HashSeed(*seed));
+            let vnode = token.vnode(4096).0;
+            format!("token partition={} seed={seed} token={:#018x} vnode={vnode}", hex(partition), token.0)
+        })
+        .collect()
+}
+
+#[test]
+fn encoding_gives_the_files_bytes() {
+    let mut file = HEAD.to_owned();
+    for (name, bytes) in frames().into_iter().chain(refusals()) {
+        write!(file, "\n[{name}]\nhex   {}\nmeans {}\n", hex(&bytes), words(&bytes)).unwrap();
+    }
+    file.push('\n');
+    tokens().iter().for_each(|line| writeln!(file, "{line}").unwrap());
+    assert!(file == FILE, "vectors.txt should be:\n{file}");
+}
+
+#[test]
+fn decoding_the_files_bytes_gives_its_words() {
+    let mut blocks = 0;
+    let mut lines = FILE.lines();
+    while let Some(line) = lines.next() {
+        if let Some(digits) = line.strip_prefix("hex   ") {
+            let means =
+                lines.next().and_then(|line| line.strip_prefix("means ")).expect("bytes have a meaning");
+            assert_eq!(words(&unhex(digits)), means);
+            blocks += 1;
+        }
+    }
+    assert_eq!(blocks, frames().len() + refusals().len());
+}
+
+#[test]
+fn every_kind_has_a_vector_and_every_refusal_is_one() {
+    for kind in FrameKind::ALL {
+        assert!(frames().iter().any(|(_, bytes)| bytes[8] == kind as u8), "{kind:?}");
+    }
+    assert!(frames().iter().all(|(_, bytes)| !words(bytes).starts_with("refused")));
+    assert!(refusals().iter().all(|(_, bytes)| words(bytes).starts_with("refused")));
+}
