@@ -4,7 +4,7 @@
 //! nodes' contact addresses, which serve everything where the network lets only one port through; then the seeds, which
 //! may know a newer topology. Without a topology there are only the seeds.
 
-use ferrite_wire::{Key, Token, Topology};
+use ferrite_wire::{Key, NodeId, Token, Topology};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -104,6 +104,14 @@ impl Router {
         }
     }
 
+    /// Whether the owning core of every replica is known.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.topology.as_ref().is_some_and(|topology| {
+            let is_open = |id: &NodeId| topology.node(*id).is_some_and(|node| node.core_of_vnode.is_empty());
+            !topology.replicas.iter().flatten().any(is_open)
+        })
+    }
+
     /// Takes a topology unless it is older than the one at hand or of another cluster.
     pub(crate) fn install(&mut self, topology: Arc<Topology>) -> bool {
         if let Some(known) = &self.topology
@@ -185,7 +193,7 @@ pub(crate) enum Stop {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ferrite_wire::{ClusterId, CoreId, Epoch, HashSeed, NodeEntry, NodeId};
+    use ferrite_wire::{ClusterId, CoreId, Epoch, HashSeed, NodeEntry};
 
     fn node(id: u16, cores: u16, vnodes: usize) -> NodeEntry {
         NodeEntry {

@@ -2,7 +2,8 @@
 
 use super::call::{Owner, Place, slot_and_attempt};
 use super::route::ROUND_PAUSE;
-use super::{Action, Completion, ConnectionId, Pipeline, REFRESH_INTERVAL, Stage};
+use super::{Action, Completion, ConnectionId, Pipeline, REFRESH_INTERVAL, REFRESH_INTERVAL_MAX, Stage};
+use crate::backoff::backoff;
 use crate::outcome::{ReadError, ReadResult, UnknownReason, Value, WriteOutcome};
 use crate::retry::{Next, after};
 use crate::router::Stop;
@@ -136,7 +137,7 @@ impl Pipeline {
             (FrameKind::Status, Reply::Status(text)) => Completion::Status(Ok(text.to_owned())),
             (FrameKind::Topology, Reply::Topology(bytes)) => {
                 let topology = Arc::new(Topology::decode(bytes).map_err(|_| Misfit)?);
-                Completion::Topology(self.learn(topology))
+                Completion::Topology(self.learn(now, topology))
             }
             // The call is lost with its connection: a write may well have been applied.
             _ => return Err(Misfit),
@@ -145,14 +146,29 @@ impl Pipeline {
         Ok(())
     }
 
-    fn learn(&mut self, topology: Arc<Topology>) -> Result<Arc<Topology>, ReadError> {
+    fn learn(&mut self, now: Instant, topology: Arc<Topology>) -> Result<Arc<Topology>, ReadError> {
         let expected = self.options.cluster.or(self.router.topology().map(|known| known.cluster));
         if expected.is_some_and(|expected| expected != topology.cluster) {
             let text = format!("the topology is that of cluster {}", topology.cluster);
             return Err(ReadError::Refused(Fault { code: ErrorCode::ForeignCluster, text }));
         }
         self.router.install(topology.clone());
+        self.expect_the_rest(now);
         Ok(topology)
+    }
+
+    /// A member learns another's endpoints and cores from it, some time after they have met, and without a newer epoch:
+    /// as long as some are missing the topology is fetched again, ever more rarely.
+    fn expect_the_rest(&mut self, now: Instant) {
+        if self.router.is_complete() {
+            (self.refresh.incomplete, self.refresh.due_at) = (0, None);
+            return;
+        }
+        self.refresh.incomplete = self.refresh.incomplete.saturating_add(1);
+        let wait =
+            backoff(self.refresh.incomplete, 2 * REFRESH_INTERVAL, REFRESH_INTERVAL_MAX, &mut self.random);
+        self.refresh.due_at = Some(now + wait);
+        self.wake_by(now + wait);
     }
 
     fn take_fault(&mut self, now: Instant, slot: u32, fault: Fault) {
@@ -232,6 +248,9 @@ impl Pipeline {
             Owner::Refresh => {
                 self.refresh.is_running = false;
                 self.refresh.not_before = Some(now + REFRESH_INTERVAL);
+                if self.refresh.is_wanted {
+                    self.want_refresh(now);
+                }
             }
             Owner::Part { gather, places } => {
                 let mut again = Vec::new();

@@ -37,6 +37,8 @@ use std::time::{Duration, Instant};
 
 /// Shortest time between two fetches of the topology.
 pub(crate) const REFRESH_INTERVAL: Duration = Duration::from_millis(500);
+/// Longest time between two fetches while the topology does not say which core owns what at some replica.
+pub(crate) const REFRESH_INTERVAL_MAX: Duration = Duration::from_secs(30);
 
 /// What to do.
 #[derive(Clone, Copy, Debug)]
@@ -123,6 +125,10 @@ struct Refresh {
     is_running: bool,
     is_wanted: bool,
     not_before: Option<Instant>,
+    /// Fetched again then, because the last one was incomplete.
+    due_at: Option<Instant>,
+    /// Topologies in a row that left a replica's cores open.
+    incomplete: u32,
 }
 
 /// The client's protocol state; see the module.
@@ -257,6 +263,11 @@ impl Pipeline {
         for slot in 0..self.calls.slots() {
             self.check_call(now, slot);
         }
+        match self.refresh.due_at {
+            Some(at) if at > now => self.wake_by(at),
+            Some(_) => self.refresh.is_wanted = true,
+            None => {}
+        }
         if self.refresh.is_wanted {
             self.want_refresh(now);
         }
@@ -361,7 +372,12 @@ impl Pipeline {
 
     /// Fetches the topology, unless that is under way or was done just now.
     fn want_refresh(&mut self, now: Instant) {
-        if self.refresh.is_running || self.router.topology().is_none() {
+        if self.router.topology().is_none() {
+            return;
+        }
+        if self.refresh.is_running {
+            // What is under way may answer from before.
+            self.refresh.is_wanted = true;
             return;
         }
         match self.refresh.not_before {
@@ -370,7 +386,7 @@ impl Pipeline {
                 self.wake_by(at);
             }
             Some(_) | None => {
-                self.refresh.is_wanted = false;
+                (self.refresh.is_wanted, self.refresh.due_at) = (false, None);
                 self.refresh.is_running = true;
                 self.fetch_topology(now);
             }

@@ -308,6 +308,29 @@ fn a_stale_topology_is_fetched_once_and_used() {
 }
 
 #[test]
+fn an_incomplete_topology_is_fetched_again_until_it_is_complete() {
+    let mut script = Script::new(options(&["n1:7100"]));
+    let nodes = |cores: usize| [("n1:7100".to_owned(), vec!["n1:7101".to_owned(); cores])];
+    script.submit(1, Operation::Topology(None, ReadOptions::default()));
+    script.connect_all();
+    for round in 0..4 {
+        let fetch = script.request();
+        assert_eq!(fetch.header.kind, FrameKind::Topology);
+        let cores = usize::from(round == 3);
+        script.reply(&fetch, &Reply::Topology(&encoded(&topology(1, &nodes(cores)))));
+        assert!(script.requests.is_empty(), "not at once");
+        for _ in 0..600 {
+            if script.requests.is_empty() {
+                script.advance(ms(100));
+            }
+        }
+        assert_eq!(script.requests.is_empty(), round == 3, "until it is complete, and no longer");
+    }
+    script.submit(2, get(b"key"));
+    assert_eq!(script.opening.back().unwrap().1, "n1:7101");
+}
+
+#[test]
 fn a_refused_endpoint_is_tried_again_ever_later() {
     let mut script = Script::new(options(&["a:1"]));
     script.submit(1, Operation::Get(KEY, ReadOptions { timeout: Some(ms(60_000)), ..Default::default() }));
