@@ -13,7 +13,7 @@ mod write_quorum;
 
 pub use claim::{Member, claim, initial_topology};
 pub use clock::{Clock, ClockSettings, MintError};
-pub use read_quorum::{Ask, ReadAnswer, ReadOutcome, ReadQuorum, ReadStep};
+pub use read_quorum::{Ask, Asks, ReadAnswer, ReadOutcome, ReadQuorum, ReadStep};
 pub use replica_set::ReplicaSet;
 pub use ring::Ring;
 pub use write_quorum::{Unavailable, WriteOutcome, WriteQuorum};

@@ -1,19 +1,37 @@
 //! One get: the level's number of replicas is asked, one for the record and the others for its digest.
 //!
 //! ```text
-//!   start ─► first round: one full, the rest digests ──(answers agree)──► Answer
-//!                 │ a replica fails: another live one is asked in its place, or Fail
-//!                 └─(answers differ)─► second round: the record from whoever holds a newer one ─► Answer
+//!             live < needed
+//!   start ────────────────► Unavailable
+//!     │ one full (this node if it is a replica), the rest digests
+//!     ▼
+//!   waiting ──(one fails)──► another live one is asked in its place; none left ──► Failed
+//!     │ needed have answered
+//!     ├── nobody has a record ───────────────────────────────────────────────────► Absent
+//!     ├── no digest is newer than the full record in hand ────────────────────────► Found
+//!     ▼ a digest is newer
+//!   asking its holder for the record ──(it comes)──► the same questions again
+//!     └──(it fails)──► another holder of that version; none ──► the holder is out, and another takes its place
 //! ```
 //!
-//! The answer is the newest record by `(order, actor)` among at least `needed` replicas. Only a replica whose digest names a
-//! version newer than every full record in hand is asked again: one question more is enough when writes are rare.
+//! The answer is the newest record by `(order, actor)` among at least `needed` replicas, so it overlaps with every write
+//! whose level, added to this one, exceeds the number of replicas. Only the holder of the newest version is asked again:
+//! last write wins needs one copy of it. (Sets of siblings will need them all.)
 //!
-//! The state machine keeps versions; the host keeps the bytes of the newest full record it was told to [`ReadStep::keep`].
+//! A holder that cannot give its record stays counted while another has the same version to give. Otherwise it leaves, with
+//! its version, and the quorum is formed without it: that quorum overlaps as well as the first.
+//!
+//! The state machine keeps versions; the host keeps the bytes of the newest full record ([`ReadStep::keep`]), and decides
+//! what a tombstone or an expired record means to the client: the version says so.
+//!
+//! Bound: a replica is asked at most twice, once for its digest and once for its record.
 
-use ferrite_wire::{ErrorCode, ReadWant, Version};
+use std::ops::Deref;
 
-use crate::{ReplicaSet, Unavailable, planted};
+use ferrite_wire::limits::REPLICAS_MAX;
+use ferrite_wire::{Actor, ErrorCode, Order, ReadWant, Version};
+
+use crate::{ReplicaSet, Unavailable};
 
 /// A question to a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +40,28 @@ pub struct Ask {
     pub replica: u8,
     /// What to ask for.
     pub want: ReadWant,
+}
+
+/// The first questions of a read, to be asked at once; the one for the record comes first.
+#[derive(Clone, Copy, Debug)]
+pub struct Asks {
+    asks: [Ask; REPLICAS_MAX],
+    len: u8,
+}
+
+impl Asks {
+    fn push(&mut self, ask: Ask) {
+        self.asks[self.len as usize] = ask;
+        self.len += 1;
+    }
+}
+
+impl Deref for Asks {
+    type Target = [Ask];
+
+    fn deref(&self) -> &[Ask] {
+        &self.asks[..self.len as usize]
+    }
 }
 
 /// A replica's answer, without its bytes.
@@ -67,178 +107,198 @@ pub struct ReadStep {
     pub outcome: Option<ReadOutcome>,
 }
 
+/// What last write wins goes by.
+type Stamp = (Order, Actor);
+
+const NO_STAMP: Stamp = (Order(0), Actor(0));
+
 /// A read in flight.
 #[derive(Clone, Debug)]
 pub struct ReadQuorum {
     needed: u8,
-    /// Replicas that can still be asked.
+    /// Live and never asked.
     spare: ReplicaSet,
-    /// Replicas that have been asked and have not answered.
-    waiting: ReplicaSet,
-    /// Replicas that have answered.
+    /// Asked for the first time and not answered.
+    asked: ReplicaSet,
+    /// Have said what they hold, and count.
     answered: ReplicaSet,
-    /// Replicas whose record, as they answered, is older than the newest or missing.
-    versions: [Option<Version>; ferrite_wire::limits::REPLICAS_MAX],
-    /// The newest version anybody named, and who.
-    newest: Option<(Version, u8)>,
-    /// The version of the record the host keeps.
+    /// Those of `answered` that hold a record; their stamps are in `stamps`.
+    holding: ReplicaSet,
+    /// Those of `holding` that failed to give their record.
+    unable: ReplicaSet,
+    stamps: [Stamp; REPLICAS_MAX],
+    /// Asked for its record and not answered: never more than one.
+    full_from: Option<u8>,
+    /// The version of the record the host keeps. Invariant: nobody has given a newer one.
     kept: Option<Version>,
+    /// Why the first replica that failed did.
     failure: Option<ErrorCode>,
-    /// A replica has been asked for its full record and has not answered.
-    full_asked: Option<u8>,
+    ended: bool,
 }
 
 impl ReadQuorum {
-    /// Begins a read. `local` is this node's own place, asked first. The questions are to be asked at once.
+    /// Begins a read of the `live` of `replicas`, of which `needed` must answer. `local` is this node's own place, asked for
+    /// the record.
     pub fn start(
         replicas: u8,
         live: ReplicaSet,
         local: Option<u8>,
         needed: u8,
-    ) -> Result<(ReadQuorum, Vec<Ask>), Unavailable> {
-        assert!(needed >= 1, "a level needs at least one replica");
-        let needed = if planted::active(planted::Bug::QuorumOffByOne) { (needed - 1).max(1) } else { needed };
-        if needed > replicas || live.len() < needed {
-            return Err(Unavailable { live: live.len(), needed });
-        }
+    ) -> Result<(ReadQuorum, Asks), Unavailable> {
+        let needed = Unavailable::check(replicas, live, needed)?;
         let mut read = ReadQuorum {
             needed,
             spare: live,
-            waiting: ReplicaSet::default(),
+            asked: ReplicaSet::default(),
             answered: ReplicaSet::default(),
-            versions: [None; ferrite_wire::limits::REPLICAS_MAX],
-            newest: None,
+            holding: ReplicaSet::default(),
+            unable: ReplicaSet::default(),
+            stamps: [NO_STAMP; REPLICAS_MAX],
+            full_from: None,
             kept: None,
             failure: None,
-            full_asked: None,
+            ended: false,
         };
-        let mut asks = Vec::with_capacity(needed as usize);
         let first = local.filter(|local| live.contains(*local)).or(live.first()).expect("live is not empty");
-        asks.push(read.ask(first, ReadWant::Full));
+        let first = read.ask_first(first, ReadWant::Full);
+        let mut asks = Asks { asks: [first; REPLICAS_MAX], len: 1 };
         while asks.len() < needed as usize {
             let next = read.spare.first().expect("as many are live as are needed");
-            asks.push(read.ask(next, ReadWant::Digest));
+            asks.push(read.ask_first(next, ReadWant::Digest));
         }
         Ok((read, asks))
     }
 
-    /// A replica has answered. Answers that come twice or unasked are ignored.
+    /// A replica has answered. Answers that come twice, unasked or after the end are ignored.
     pub fn on_answer(&mut self, replica: u8, answer: ReadAnswer) -> ReadStep {
-        if !self.waiting.contains(replica) {
+        let gives_full = self.full_from == Some(replica);
+        if self.ended || !gives_full && !self.asked.contains(replica) {
             return ReadStep::default();
         }
-        self.waiting.remove(replica);
-        let full_was_asked = self.full_asked == Some(replica);
-        if full_was_asked {
-            self.full_asked = None;
+        self.asked.remove(replica);
+        if gives_full {
+            self.full_from = None;
         }
+        let mut keep = false;
         match answer {
-            ReadAnswer::Failed(code) => {
-                self.failure = Some(self.failure.unwrap_or(code));
-                self.answered.remove(replica);
-                if self.newest.is_some_and(|(_, holder)| holder == replica) {
-                    self.forget_newest(replica);
-                }
-                self.next(false)
-            }
-            ReadAnswer::Absent => {
-                self.answered.insert(replica);
-                if self.newest.is_some_and(|(_, holder)| holder == replica) {
-                    self.forget_newest(replica);
-                }
-                self.next(false)
-            }
-            ReadAnswer::Digest(version) => {
-                self.note(replica, version);
-                self.next(false)
-            }
+            ReadAnswer::Failed(code) => self.fail(replica, code),
+            // Whoever answers a question with less than it asked for would be asked for ever.
+            ReadAnswer::Digest(_) if gives_full => self.fail(replica, ErrorCode::Malformed),
+            ReadAnswer::Digest(version) => self.note(replica, &version),
             ReadAnswer::Full(version) => {
-                self.note(replica, version);
-                let keep = self.kept.is_none_or(|kept| version.beats(&kept));
+                self.note(replica, &version);
+                keep = self.kept.is_none_or(|kept| version.beats(&kept));
                 if keep {
                     self.kept = Some(version);
                 }
-                self.next(keep)
+            }
+            ReadAnswer::Absent => {
+                self.answered.insert(replica);
+                self.holding.remove(replica);
             }
         }
+        self.next(keep)
     }
 
     /// Time is up.
     pub fn on_deadline(&mut self) -> ReadOutcome {
+        self.ended = true;
         ReadOutcome::Failed(ErrorCode::Timeout)
     }
 
     /// After the end: replicas that answered with an older record than the newest, or none. They want repair.
     pub fn stale(&self) -> ReplicaSet {
-        let behind = |replica: &u8| match (self.newest, self.versions[*replica as usize]) {
-            (Some((newest, _)), Some(version)) => newest.beats(&version),
-            (Some(_), None) => true,
-            (None, _) => false,
-        };
-        self.answered.iter().filter(behind).collect()
+        match self.newest() {
+            None => ReplicaSet::default(),
+            Some(newest) => self.answered.without(self.holders(newest)),
+        }
+    }
+
+    fn ask_first(&mut self, replica: u8, want: ReadWant) -> Ask {
+        self.spare.remove(replica);
+        self.asked.insert(replica);
+        self.ask(replica, want)
     }
 
     fn ask(&mut self, replica: u8, want: ReadWant) -> Ask {
-        self.spare.remove(replica);
-        self.waiting.insert(replica);
         if want == ReadWant::Full {
-            self.full_asked = Some(replica);
+            assert!(self.full_from.is_none(), "one record at a time");
+            self.full_from = Some(replica);
         }
         Ask { replica, want }
     }
 
-    fn note(&mut self, replica: u8, version: Version) {
+    fn note(&mut self, replica: u8, version: &Version) {
         self.answered.insert(replica);
-        self.versions[replica as usize] = Some(version);
-        let newer = self.newest.is_none_or(|(newest, holder)| version.beats(&newest) || holder == replica);
-        if newer {
-            self.newest = Some((version, replica));
+        self.holding.insert(replica);
+        self.stamps[replica as usize] = stamp(version);
+    }
+
+    fn fail(&mut self, replica: u8, code: ErrorCode) {
+        self.failure.get_or_insert(code);
+        if self.holding.contains(replica) {
+            self.unable.insert(replica);
         }
     }
 
-    /// The holder of the newest version no longer has it to give: the newest of the others takes its place.
-    fn forget_newest(&mut self, holder: u8) {
-        self.versions[holder as usize] = None;
-        self.newest = None;
-        for replica in self.answered.iter() {
-            if let Some(version) = self.versions[replica as usize]
-                && self.newest.is_none_or(|(newest, _)| version.beats(&newest))
-            {
-                self.newest = Some((version, replica));
+    fn newest(&self) -> Option<Stamp> {
+        self.holding.iter().map(|replica| self.stamps[replica as usize]).max()
+    }
+
+    fn holders(&self, stamp: Stamp) -> ReplicaSet {
+        self.holding.iter().filter(|replica| self.stamps[*replica as usize] == stamp).collect()
+    }
+
+    /// The newest version, if its record is not in hand, and who can give it. Versions that nobody can give leave with
+    /// their holders.
+    fn wanted(&mut self) -> Option<u8> {
+        loop {
+            let newest = self.newest()?;
+            if self.kept.is_some_and(|kept| stamp(&kept) >= newest) {
+                return None;
             }
+            let holders = self.holders(newest);
+            if let Some(holder) = holders.without(self.unable).first() {
+                return Some(holder);
+            }
+            self.answered = self.answered.without(holders);
+            self.holding = self.holding.without(holders);
         }
     }
 
     fn next(&mut self, keep: bool) -> ReadStep {
         let mut step = ReadStep { keep, ..ReadStep::default() };
-        if self.answered.len() + self.waiting.without(self.answered).len() < self.needed {
-            // Somebody failed: ask another, for the record if nobody is about to send one.
-            match self.spare.first() {
-                Some(spare) => {
-                    let full = self.full_asked.is_none() && self.kept.is_none();
-                    step.ask = Some(self.ask(spare, if full { ReadWant::Full } else { ReadWant::Digest }));
-                }
-                None => {
-                    step.outcome = Some(ReadOutcome::Failed(self.failure.unwrap_or(ErrorCode::Unavailable)));
-                }
-            }
-            return step;
-        }
-        if self.answered.len() < self.needed {
-            return step;
-        }
-        let answered = self.answered.len();
-        match (self.newest, self.kept) {
-            (None, _) => step.outcome = Some(ReadOutcome::Absent { answered }),
-            (Some((newest, _)), Some(kept)) if !newest.beats(&kept) => {
-                step.outcome = Some(ReadOutcome::Found { version: kept, answered });
-            }
-            (Some((_, holder)), _) => {
-                if self.full_asked.is_none() {
+        let wanted = self.wanted();
+        let expected = self.answered.len() + self.asked.len();
+        if expected + self.spare.len() < self.needed {
+            let code = self.failure.expect("enough were live, so some have failed");
+            step.outcome = Some(ReadOutcome::Failed(code));
+        } else if expected < self.needed {
+            // Somebody failed: another is asked in its place, for the record if nobody has sent or is about to send one.
+            let spare = self.spare.first().expect("counted above");
+            let in_hand = self.full_from.is_some() || self.kept.is_some();
+            let want = if in_hand { ReadWant::Digest } else { ReadWant::Full };
+            step.ask = Some(self.ask_first(spare, want));
+        } else if self.answered.len() >= self.needed {
+            let answered = self.answered.len();
+            match (wanted, self.kept) {
+                (Some(holder), _) if self.full_from.is_none() => {
                     step.ask = Some(self.ask(holder, ReadWant::Full));
                 }
+                (Some(_), _) => {}
+                (None, Some(version)) => step.outcome = Some(ReadOutcome::Found { version, answered }),
+                (None, None) => step.outcome = Some(ReadOutcome::Absent { answered }),
             }
         }
+        self.ended = step.outcome.is_some();
         step
     }
 }
+
+fn stamp(version: &Version) -> Stamp {
+    (version.order, version.actor)
+}
+
+#[cfg(test)]
+#[path = "read_quorum_tests.rs"]
+mod tests;
