@@ -1,0 +1,17 @@
+//! The same seed gives the same run, event by event.
+
+use ferrite_sim::run;
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in 1..6 {
+        let (one, other) = (run(seed, None), run(seed, None));
+        assert_eq!((one.trace, one.events, one.writes), (other.trace, other.events, other.writes), "seed {seed}");
+    }
+}
+
+#[test]
+fn different_seeds_give_different_traces() {
+    let traces: Vec<u64> = (1..6).map(|seed| run(seed, None).trace).collect();
+    assert!((1..traces.len()).all(|at| !traces[..at].contains(&traces[at])));
+}
