@@ -136,6 +136,17 @@ impl SegmentHeader {
         }
     }
 
+    /// The highest id that either copy of a header speaks of. An id is not minted again though its header was torn: the copy may
+    /// still be there when the other is torn the next time.
+    pub(super) fn highest_id(block: &[u8]) -> u64 {
+        [0, SECOND_COPY_AT]
+            .into_iter()
+            .filter_map(|at| Self::decode_copy(block.get(at..at + COPY_BYTES)?).ok())
+            .map(|header| header.identity.segment)
+            .max()
+            .unwrap_or(0)
+    }
+
     fn decode_copy(copy: &[u8]) -> Result<SegmentHeader, HeaderFault> {
         if copy.iter().all(|byte| *byte == 0) {
             return Err(HeaderFault::Blank);
@@ -373,6 +384,7 @@ mod tests {
         SegmentHeader { identity, ..header }.encode(&mut newer);
         let torn = [&newer[..512], &block[512..]].concat();
         assert_eq!(SegmentHeader::decode(&torn), Ok(header));
+        assert_eq!(SegmentHeader::highest_id(&torn), 9);
         let torn = [&block[..512], &newer[512..]].concat();
         assert_eq!(SegmentHeader::decode(&torn), Ok(header));
         assert_eq!(SegmentHeader::decode(&vec![0; BLOCK_BYTES]), Err(HeaderFault::Blank));

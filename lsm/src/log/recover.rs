@@ -84,6 +84,8 @@ struct Source<D: Disk> {
     header: Result<SegmentHeader, HeaderFault>,
     /// From the header, or else from its first group; `None` = it holds nothing.
     identity: Option<Identity>,
+    /// The highest id that its header speaks of, torn or not; 0 if none.
+    highest_id: u64,
     /// Valid groups seen, counted or not.
     groups: u64,
     /// What counts: first record, the one after the last, and the end in bytes.
@@ -133,7 +135,7 @@ impl<D: Disk> Log<D> {
         let mut next_slot = 0;
         for source in &sources {
             let id = source.identity.map_or(0, |identity| identity.segment);
-            next_id = next_id.max(id + 1);
+            next_id = next_id.max(id + 1).max(source.highest_id + 1);
             next_slot = next_slot.max(source.slot + 1);
             let (slot, file_bytes) = (source.slot, source.file_bytes);
             match source.kept {
@@ -213,7 +215,8 @@ async fn open_sources<D: Disk>(disk: &D, core: u16) -> Result<Vec<Source<D>>, Lo
         let FileName::Segment { slot, .. } = name else { continue };
         let file = disk.open(name, Open::Read).await?;
         let mut window = Window::new(disk.clone(), file.clone(), name, file_bytes);
-        let header = SegmentHeader::decode(window.view(0, BLOCK_BYTES).await?);
+        let block = window.view(0, BLOCK_BYTES).await?;
+        let (header, highest_id) = (SegmentHeader::decode(block), SegmentHeader::highest_id(block));
         match header {
             Err(HeaderFault::Version(found)) => return Err(LogError::Version { slot, found }),
             Ok(header) if header.core != core => {
@@ -225,7 +228,7 @@ async fn open_sources<D: Disk>(disk: &D, core: u16) -> Result<Vec<Source<D>>, Lo
             Ok(header) => Some(header.identity),
             Err(_) => Scan::new(window, None).next().await?.group.map(|(_, group)| group.identity),
         };
-        sources.push(Source { slot, file, file_bytes, header, identity, groups: 0, kept: None });
+        sources.push(Source { slot, file, file_bytes, header, identity, highest_id, groups: 0, kept: None });
     }
     Ok(sources)
 }

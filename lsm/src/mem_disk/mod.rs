@@ -23,6 +23,7 @@ mod inode;
 mod names;
 mod operation;
 mod pace;
+mod random;
 pub mod run;
 mod state;
 
@@ -35,6 +36,7 @@ pub use crash::CrashMode;
 pub use faults::{Counts, Fault, ReadFault};
 pub use operation::{OpId, OpInfo, OpKind};
 pub use pace::MemPace;
+pub use random::random;
 
 use self::inode::{Content, Inode, Pages};
 use self::names::Names;

@@ -274,7 +274,7 @@ impl State {
         for op in self.in_flight.values().filter_map(|flight| begun(flight, rng)) {
             copy.apply_unsynced(op);
         }
-        State::new(crash::power_cut(&copy.names, mode, rng), self.next_inode)
+        State::new(crash::power_cut(&copy.names, mode, rng), copy.next_inode)
     }
 
     /// What is left after the death of the process; `lands` says which operations in flight were done all the same.

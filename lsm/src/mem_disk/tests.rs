@@ -12,17 +12,6 @@ fn table(number: u64) -> FileName {
     FileName::Table { store: 1, number }
 }
 
-/// A small generator (splitmix64).
-fn random(mut seed: u64) -> impl FnMut() -> u64 {
-    move || {
-        seed = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = seed;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-}
-
 fn block(disk: &MemDisk, byte: u8, blocks: usize) -> MemBuf {
     let mut buf = disk.buf(blocks * BLOCK_BYTES, Class::Flush).unwrap();
     buf.fill(byte);
@@ -137,6 +126,18 @@ fn nothing_completes_from_the_crash_step_on() {
         .map(|mode| disk.image(mode, &mut random(1)).read_all(table(1)).unwrap().len())
         .to_vec();
     assert_eq!(lengths, [4096, 8192], "the write in flight may be kept or lost");
+}
+
+#[test]
+fn a_file_made_in_flight_is_nobody_elses() {
+    let (disk, _) = one_file();
+    disk.crash_at(disk.steps());
+    assert!(try_run(disk.open(table(2), Open::Create)).is_none());
+    let left = disk.crash(CrashMode::All, &mut random(1));
+    let third = block_on(left.open(table(3), Open::Create)).unwrap();
+    write(&left, &third, 0, 3, 1, Sync::Data).unwrap();
+    let cut = left.crash(CrashMode::All, &mut random(1));
+    assert_eq!(cut.list(DIRECTORY), [(table(1), 0), (table(2), 0), (table(3), 4096)]);
 }
 
 #[test]

@@ -1,8 +1,13 @@
-//! The log over a disk that crashes.
+//! The log over a disk that crashes: what the tests share.
+
+mod commit;
+mod crash;
+mod damage;
+mod life;
 
 use crate::mem_disk::run::block_on;
-use crate::mem_disk::{CrashMode, MemDisk};
-use crate::{Prefix, RecordFlags};
+use crate::mem_disk::{MemDisk, random};
+use crate::{FileName, Prefix, RecordFlags};
 
 use super::*;
 
@@ -11,17 +16,6 @@ const GROUP: usize = 16 << 10;
 
 fn options(life: u64) -> LogOptions {
     LogOptions { segment_bytes: SEGMENT, group_bytes: GROUP, ..LogOptions::new(life) }
-}
-
-/// A small generator (splitmix64).
-fn random(mut seed: u64) -> impl FnMut() -> u64 {
-    move || {
-        seed = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = seed;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
 }
 
 fn stage(log: &Log<MemDisk>, number: u64, len: usize) -> Result<Seq, StageError> {
@@ -58,23 +52,6 @@ fn pairs(range: std::ops::Range<u64>) -> Vec<(u64, u64)> {
     range.map(|number| (number, number)).collect()
 }
 
-#[test]
-fn what_is_committed_comes_back_in_order() {
-    let disk = MemDisk::new();
-    let (log, recovery, _) = recover(&disk, options(1));
-    assert!(recovery.fresh);
-    for number in 1..=5 {
-        assert_eq!(stage(&log, number, 100), Ok(Seq(number)));
-    }
-    let group = block_on(log.commit()).unwrap().unwrap();
-    assert_eq!((group.first_seq(), group.last_seq(), group.len()), (Seq(1), Seq(5), 5));
-    assert_eq!(group.iter().map(|(seq, ..)| seq.0).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
-    drop(group);
-    assert!(block_on(log.commit()).unwrap().is_none());
-    write(&log, 6..60, 3000);
-    assert!(log.segments().len() > 2);
-    let (log, recovery, replayed) = recover(&disk.crash(CrashMode::None, &mut random(1)), options(2));
-    assert_eq!(replayed, pairs(1..60));
-    assert_eq!((recovery.records, recovery.cut_tail, recovery.damage), (59, None, vec![]));
-    assert_eq!(log.next_seq(), Seq(60));
+fn segment(slot: u32) -> FileName {
+    FileName::Segment { core: 0, slot }
 }

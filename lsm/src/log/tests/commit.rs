@@ -1,0 +1,200 @@
+//! Staging, committing, marks, and what fences the log.
+
+use std::pin::pin;
+
+use super::*;
+use crate::mem_disk::run::poll_once;
+use crate::mem_disk::{CrashMode, Fault};
+
+#[test]
+fn what_is_committed_comes_back_in_order() {
+    let disk = MemDisk::new();
+    let (log, recovery, _) = recover(&disk, options(1));
+    assert!(recovery.fresh);
+    for number in 1..=5 {
+        assert_eq!(stage(&log, number, 100), Ok(Seq(number)));
+    }
+    let group = block_on(log.commit()).unwrap().unwrap();
+    assert_eq!((group.first_seq(), group.last_seq(), group.len()), (Seq(1), Seq(5), 5));
+    assert_eq!(group.iter().map(|(seq, ..)| seq.0).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+    drop(group);
+    assert!(block_on(log.commit()).unwrap().is_none());
+    write(&log, 6..60, 3000);
+    assert!(log.segments().len() > 2);
+    let (log, recovery, replayed) = recover(&disk.crash(CrashMode::None, &mut random(1)), options(2));
+    assert_eq!(replayed, pairs(1..60));
+    assert_eq!((recovery.records, recovery.cut_tail, recovery.damage), (59, None, vec![]));
+    assert_eq!(log.next_seq(), Seq(60));
+}
+
+#[test]
+fn each_group_is_one_synced_write() {
+    let disk = MemDisk::new();
+    let (log, ..) = recover(&disk, options(1));
+    let before = disk.counts();
+    for group in 0..3 {
+        for number in 0..4 {
+            stage(&log, 1 + group * 4 + number, 10).unwrap();
+        }
+        block_on(log.commit()).unwrap().unwrap();
+    }
+    let after = disk.counts();
+    assert_eq!(after.synced_writes - before.synced_writes, 3);
+    assert_eq!(after.plain_writes - before.plain_writes, 0);
+    assert_eq!(after.written_bytes - before.written_bytes, 3 * 4096);
+}
+
+#[test]
+fn a_commit_waits_for_its_write_and_the_next_group_fills_meanwhile() {
+    let disk = MemDisk::new();
+    let (log, ..) = recover(&disk, options(1));
+    disk.defer();
+    stage(&log, 1, 10).unwrap();
+    let mut first = pin!(log.commit());
+    assert!(poll_once(first.as_mut()).is_none());
+    stage(&log, 2, 10).unwrap();
+    stage(&log, 3, 10).unwrap();
+    let mut second = pin!(log.commit());
+    assert!(poll_once(second.as_mut()).is_none());
+    assert_eq!(disk.in_flight(None).len(), 1, "one group in flight");
+    assert_eq!(log.synced_seq(), Seq(0));
+    disk.complete_all();
+    assert_eq!(poll_once(first.as_mut()).unwrap().unwrap().unwrap().last_seq(), Seq(1));
+    assert_eq!(log.synced_seq(), Seq(1));
+    assert!(poll_once(second.as_mut()).is_none());
+    disk.complete_all();
+    assert_eq!(poll_once(second.as_mut()).unwrap().unwrap().unwrap().len(), 2);
+}
+
+#[test]
+fn staging_is_bounded_by_two_buffers() {
+    let disk = MemDisk::new();
+    let (log, ..) = recover(&disk, options(1));
+    assert_eq!(stage(&log, 1, GROUP), Err(StageError::TooLarge));
+    let mut number = 0;
+    while stage(&log, number + 1, 1000).is_ok() {
+        number += 1;
+    }
+    assert_eq!(number, 15);
+    assert_eq!(stage(&log, number + 1, 1000), Err(StageError::Full));
+    let first = block_on(log.commit()).unwrap().unwrap();
+    stage(&log, number + 1, 10).unwrap();
+    let second = block_on(log.commit()).unwrap().unwrap();
+    assert_eq!(stage(&log, number + 2, 10), Err(StageError::Full), "both buffers are being applied");
+    drop(first);
+    assert_eq!(stage(&log, number + 2, 10), Ok(Seq(number + 2)));
+    assert_eq!(disk.buffer_bytes(Class::Log), 2 * GROUP);
+    drop(second);
+}
+
+#[test]
+fn failed_and_short_writes_fence_for_good() {
+    for fault in [Fault::Io, Fault::Short, Fault::NoSpace] {
+        let disk = MemDisk::new();
+        let (log, ..) = recover(&disk, options(1));
+        write(&log, 1..3, 10);
+        stage(&log, 3, 9000).unwrap();
+        disk.fail_at(0, fault);
+        assert_eq!(block_on(log.commit()).unwrap_err(), CommitError::Fenced, "{fault:?}");
+        assert!(log.is_fenced());
+        assert_eq!(stage(&log, 4, 10), Err(StageError::Fenced));
+        assert_eq!(block_on(log.commit()).unwrap_err(), CommitError::Fenced);
+        assert_eq!(block_on(log.append_mark()).unwrap_err(), CommitError::Fenced);
+        let (_, recovery, replayed) = recover(&disk.crash(CrashMode::None, &mut random(1)), options(2));
+        assert_eq!(replayed, pairs(1..3));
+        assert_eq!(recovery.damage, []);
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_and_goes_on_when_there_is_space() {
+    let disk = MemDisk::new();
+    let (log, ..) = recover(&disk, options(1));
+    write(&log, 1..6, 12_000);
+    stage(&log, 6, 12_000).unwrap();
+    for _ in 0..2 {
+        disk.set_full(true);
+        assert!(matches!(block_on(log.commit()), Err(CommitError::NoSpace(_))));
+        assert!(log.has_staged() && !log.is_fenced());
+        disk.set_full(false);
+        disk.fail_at(0, Fault::NoSpace);
+        assert!(matches!(block_on(log.commit()), Err(CommitError::NoSpace(_))));
+    }
+    assert_eq!(block_on(log.commit()).unwrap().unwrap().last_seq(), Seq(6));
+    assert_eq!(log.segments().iter().map(|s| s.slot).collect::<Vec<_>>(), [0, 1]);
+    assert_eq!(recover(&disk.crash(CrashMode::None, &mut random(1)), options(2)).2, pairs(1..7));
+}
+
+#[test]
+fn a_commit_dropped_in_flight_fences() {
+    let disk = MemDisk::new();
+    let (log, ..) = recover(&disk, options(1));
+    disk.defer();
+    stage(&log, 1, 10).unwrap();
+    {
+        let mut commit = pin!(log.commit());
+        assert!(poll_once(commit.as_mut()).is_none());
+    }
+    assert!(log.is_fenced());
+}
+
+#[test]
+fn the_next_segment_is_ready_before_it_is_needed() {
+    let disk = MemDisk::new();
+    let (log, ..) = recover(&disk, options(1));
+    assert!(!log.wants_segment());
+    write(&log, 1..4, 12_000);
+    assert!(log.wants_segment());
+    block_on(log.prepare()).unwrap();
+    assert!(!log.wants_segment());
+    let names = disk.counts().name_changes;
+    write(&log, 4..8, 12_000);
+    assert_eq!(log.segments().len(), 2);
+    assert_eq!(disk.counts().name_changes, names, "the switch made no file");
+    assert_eq!(recover(&disk.crash(CrashMode::None, &mut random(1)), options(2)).2, pairs(1..8));
+}
+
+#[test]
+fn an_idle_log_marks_once() {
+    let disk = MemDisk::new();
+    let (log, ..) = recover(&disk, options(1));
+    assert!(!log.wants_mark(), "nothing to say");
+    write(&log, 1..3, 10);
+    assert!(log.wants_mark());
+    block_on(log.append_mark()).unwrap();
+    assert!(!log.wants_mark());
+    let groups = log.groups();
+    block_on(log.append_mark()).unwrap();
+    assert_eq!(log.groups(), groups);
+    stage(&log, 3, 10).unwrap();
+    block_on(log.append_mark()).unwrap();
+    assert!(log.has_staged(), "a mark does not commit");
+    block_on(log.commit()).unwrap();
+    let (log, recovery, replayed) = recover(&disk, options(2));
+    assert_eq!((replayed, recovery.groups), (pairs(1..4), 4));
+    assert!(!log.wants_mark());
+}
+
+#[test]
+fn periodic_mode_is_durable_after_its_sync_only() {
+    let periodic = LogOptions { sync: CommitlogSync::Periodic, ..options(1) };
+    let disk = MemDisk::new();
+    let (log, ..) = recover(&disk, periodic);
+    write(&log, 1..8, 12_000);
+    assert!(log.segments().len() > 1);
+    let synced = log.synced_seq();
+    assert!(synced < Seq(7) && synced > Seq(0), "a segment is synced when it is left");
+    let lost = recover(&disk.image(CrashMode::None, &mut random(1)), options(2)).2;
+    assert_eq!(lost, pairs(1..synced.0 + 1));
+    let killed = recover(&disk.image(CrashMode::All, &mut random(1)), options(2)).2;
+    assert_eq!(killed, pairs(1..8));
+    let syncs = disk.counts().syncs;
+    assert_eq!(block_on(log.sync_now()), Ok(Seq(7)));
+    assert_eq!(block_on(log.sync_now()), Ok(Seq(7)));
+    assert_eq!(disk.counts().syncs, syncs + 1, "nothing new, nothing to sync");
+    assert_eq!(recover(&disk.image(CrashMode::None, &mut random(1)), options(2)).2, pairs(1..8));
+    write(&log, 8..9, 10);
+    disk.fail_at(0, Fault::Io);
+    assert_eq!(block_on(log.sync_now()), Err(Fenced));
+    assert!(log.is_fenced());
+}

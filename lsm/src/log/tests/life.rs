@@ -1,0 +1,189 @@
+//! Lives: recycling, retiring, cuts that must stay cut, and files of others.
+
+use super::*;
+use crate::Directory;
+use crate::mem_disk::CrashMode;
+
+#[test]
+fn retired_segments_are_reused_and_their_groups_never_replay() {
+    let disk = MemDisk::new();
+    let (log, ..) = recover(&disk, options(1));
+    let mut number = 1;
+    for _ in 0..40 {
+        write(&log, number..number + 3, 3000);
+        number += 3;
+        log.retire_below(Seq(number - 2));
+    }
+    let slots = disk.list(Directory::Core(0)).len();
+    assert!(slots <= 3, "{slots} files for ten segments' worth");
+    let live_from = log.segments()[0].first;
+    assert!(live_from > 60);
+    let (log, recovery, replayed) = recover(&disk.crash(CrashMode::All, &mut random(1)), options(2));
+    let from = replayed[0].0;
+    assert!(from <= live_from);
+    assert_eq!(replayed, pairs(from..number));
+    assert_eq!((recovery.damage, recovery.cut_tail), (vec![], None), "leftovers are not reported");
+    assert_eq!(log.next_seq(), Seq(number));
+}
+
+#[test]
+fn lives_follow_each_other() {
+    let mut disk = MemDisk::new();
+    for life in 0..6 {
+        let (log, recovery, replayed) = recover(&disk, options(life));
+        assert_eq!(replayed, pairs(1..1 + life * 9));
+        assert_eq!((recovery.damage, recovery.cut_tail), (vec![], None));
+        write(&log, 1 + life * 9..10 + life * 9, 3000);
+        disk = disk.crash(CrashMode::None, &mut random(life));
+    }
+}
+
+#[test]
+fn an_unused_life_costs_no_file() {
+    let mut disk = MemDisk::new();
+    for life in 0..6 {
+        recover(&disk, options(life));
+        disk = disk.crash(CrashMode::None, &mut random(life));
+    }
+    assert_eq!(disk.list(Directory::Core(0)).len(), 1);
+}
+
+/// In periodic mode a power cut may lose a group in the middle and keep the ones after it. What is cut for that must not come back
+/// when the numbers it would have had are taken by others.
+#[test]
+fn what_was_cut_stays_cut() {
+    let periodic = LogOptions { sync: CommitlogSync::Periodic, ..options(1) };
+    let disk = MemDisk::new();
+    let (log, ..) = recover(&disk, periodic);
+    write(&log, 1..6, 10);
+    assert_eq!(log.segments()[0].bytes, 6 * 4096);
+    // Groups stand in blocks 1 to 5: the third is lost.
+    let mut bytes = disk.read_all(segment(0)).unwrap();
+    bytes[3 * 4096..4 * 4096].fill(0);
+    let disk = disk.crash(CrashMode::All, &mut random(1));
+    disk.write_all(segment(0), &bytes);
+    let mut expected = pairs(1..3);
+    for life in 2..5 {
+        let (log, recovery, replayed) = recover(&disk, LogOptions { life, ..periodic });
+        assert_eq!(replayed, expected, "life {life}");
+        assert_eq!(recovery.damage, []);
+        assert_eq!(recovery.cut_tail.is_some(), life == 2, "reported once");
+        let number = 10 * life;
+        let seq = stage(&log, number, 10).unwrap();
+        assert!(seq > Seq(5), "the numbers of what was cut are not used again");
+        block_on(log.commit()).unwrap().unwrap();
+        expected.push((seq.0, number));
+    }
+}
+
+#[test]
+fn a_change_of_segment_size_keeps_the_log_and_replaces_files() {
+    let disk = MemDisk::new();
+    let (log, ..) = recover(&disk, options(1));
+    write(&log, 1..30, 3000);
+    drop(log);
+    let larger = LogOptions { segment_bytes: 2 * SEGMENT, ..options(2) };
+    let (log, _, replayed) = recover(&disk, larger);
+    assert_eq!(replayed, pairs(1..30));
+    log.retire_below(Seq(30));
+    write(&log, 30..120, 3000);
+    log.retire_below(log.next_seq());
+    write(&log, 120..180, 3000);
+    let (_, recovery, replayed) = recover(&disk, options(3));
+    assert_eq!(replayed.last(), Some(&(179, 179)));
+    assert_eq!((recovery.damage, recovery.cut_tail), (vec![], None));
+}
+
+#[test]
+fn a_rotated_segment_can_retire() {
+    let disk = MemDisk::new();
+    let (log, ..) = recover(&disk, options(1));
+    block_on(log.rotate()).unwrap();
+    assert_eq!(log.segments().len(), 1, "an empty segment is not left");
+    write(&log, 1..4, 10);
+    block_on(log.rotate()).unwrap();
+    assert_eq!(log.segments().len(), 2);
+    log.retire_below(log.next_seq());
+    assert_eq!(log.segments().len(), 1);
+    assert_eq!(log.bytes(), 4096);
+    write(&log, 4..6, 10);
+    assert_eq!(recover(&disk, options(2)).2.last(), Some(&(5, 5)));
+}
+
+#[test]
+fn files_of_another_version_core_or_log_are_refused() {
+    let disk = MemDisk::new();
+    let (log, ..) = recover(&disk, options(1));
+    write(&log, 1..3, 10);
+    let bytes = disk.read_all(segment(0)).unwrap();
+    let open = |disk: &MemDisk| block_on(Log::recover(disk.clone(), 0, options(2), &mut |_, _, _, _| {}));
+
+    let twice = MemDisk::new();
+    twice.write_all(segment(0), &bytes);
+    twice.write_all(segment(3), &bytes);
+    assert!(matches!(open(&twice).err(), Some(LogError::Twice(damage)) if damage.file == segment(3)));
+
+    let other_core = MemDisk::new();
+    other_core.write_all(FileName::Segment { core: 1, slot: 0 }, &bytes);
+    let refused = block_on(Log::recover(other_core, 1, options(2), &mut |_, _, _, _| {})).err();
+    assert_eq!(refused, Some(LogError::WrongCore { slot: 0, found: 0 }));
+
+    let newer = MemDisk::new();
+    let mut changed = bytes;
+    for copy in [0, 4096 - 512] {
+        changed[copy + 8] = 2;
+        let checksum = crc32c::crc32c(&changed[copy..copy + 48]);
+        changed[copy + 48..copy + 52].copy_from_slice(&checksum.to_le_bytes());
+    }
+    newer.write_all(segment(0), &changed);
+    assert_eq!(open(&newer).err(), Some(LogError::Version { slot: 0, found: 2 }));
+    assert_eq!(newer.read_all(segment(0)).unwrap(), changed, "untouched");
+}
+
+#[cfg(feature = "planted-bugs")]
+mod planted_bugs {
+    use super::*;
+    use crate::planted::{Bug, plant};
+
+    struct Planted;
+
+    impl Planted {
+        fn new(bug: Bug) -> Planted {
+            plant(Some(bug));
+            Planted
+        }
+    }
+
+    impl Drop for Planted {
+        fn drop(&mut self) {
+            plant(None);
+        }
+    }
+
+    #[test]
+    fn ack_before_sync_loses_what_was_acknowledged() {
+        let _planted = Planted::new(Bug::AckBeforeSync);
+        let disk = MemDisk::new();
+        let (log, ..) = recover(&disk, options(1));
+        write(&log, 1..4, 10);
+        assert_eq!(recover(&disk.crash(CrashMode::None, &mut random(1)), options(2)).2, []);
+    }
+
+    #[test]
+    fn stale_groups_replay_and_take_the_numbers_back() {
+        let disk = MemDisk::new();
+        let (log, ..) = recover(&disk, options(1));
+        write(&log, 1..16, 10);
+        block_on(log.rotate()).unwrap();
+        log.retire_below(Seq(16));
+        write(&log, 16..20, 10);
+        block_on(log.rotate()).unwrap();
+        write(&log, 20..23, 10);
+        let disk = disk.crash(CrashMode::None, &mut random(1));
+        let clean = disk.image(CrashMode::None, &mut random(1));
+        assert_eq!(recover(&clean, options(2)).0.next_seq(), Seq(23));
+        let _planted = Planted::new(Bug::StaleSegmentReplayed);
+        let (log, _, replayed) = recover(&disk, options(2));
+        assert!(replayed.contains(&(10, 10)) && log.next_seq() < Seq(23), "{replayed:?}");
+    }
+}
