@@ -6,6 +6,7 @@
 //! wrong, 3 the outcome of a write is unknown.
 
 mod connection;
+mod import;
 mod init;
 mod keys;
 mod outcome;
@@ -44,6 +45,7 @@ enum Command {
     Put(keys::PutArgs),
     Del(keys::DelArgs),
     Status(status::Args),
+    Import(import::Args),
 }
 
 fn main() -> ExitCode {
@@ -54,5 +56,6 @@ fn main() -> ExitCode {
         Command::Put(args) => keys::put(&args),
         Command::Del(args) => keys::del(&args),
         Command::Status(args) => status::run(&args),
+        Command::Import(args) => import::run(&args),
     })
 }
