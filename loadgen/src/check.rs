@@ -40,6 +40,18 @@ pub enum Verdict {
     Wrong,
 }
 
+impl Verdict {
+    /// What a person is told of the key; `None` = nothing to complain of.
+    pub(crate) fn complaint(self) -> Option<&'static str> {
+        match self {
+            Verdict::Fine | Verdict::Weak => None,
+            Verdict::Stale => Some("went back to an older value"),
+            Verdict::Lost => Some("has no value"),
+            Verdict::Wrong => Some("holds bytes that should not exist"),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 struct Known {
     /// Highest counter acknowledged or seen.

@@ -127,6 +127,11 @@ impl Connection {
         self.slots[slot].take()
     }
 
+    /// Whether the latest attempt to connect has come to an end, good or bad.
+    pub(crate) fn was_tried(&self) -> bool {
+        self.state == State::Ready || self.backoff_ns > BACKOFF_NS_MIN
+    }
+
     /// Whether another operation may be sent.
     #[inline]
     pub(crate) fn has_room(&self) -> bool {

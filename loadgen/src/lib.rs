@@ -13,7 +13,7 @@
 //! | [`record`], `check` | keys and values as functions of numbers; whether a value may be read |
 //! | `protocol`, `ferrite`, `resp`, `routes` | requests and answers; which endpoint owns a key |
 //! | `poll`, `connection`, `plan`, `traffic`, `worker` | the data path of one thread |
-//! | `run`, `tally`, `summary`, `cpu`, `clock`, `failure` | a whole run and its figures |
+//! | `run`, `tally`, `summary`, `report`, `cpu`, `clock`, `failure` | a whole run and its figures |
 //!
 //! It refuses to guess: a saturated client is named in the report, a closed loop is labelled as one, and an unknown outcome
 //! is never counted as success or failure.
@@ -33,6 +33,7 @@ mod plan;
 mod poll;
 mod protocol;
 pub mod record;
+mod report;
 mod resp;
 mod routes;
 mod run;

@@ -91,16 +91,28 @@ struct Peer {
     full: bool,
 }
 
-/// Serves until `stop`'s other end is closed; without it, for ever.
+/// Serves as the only node of a cluster until `stop`'s other end is closed; without it, for ever.
 pub fn serve(listener: TcpListener, stop: Option<UnixStream>, answers: impl Answers) -> io::Result<()> {
-    let address = listener.local_addr()?.to_string();
+    let topology = own_topology(&listener.local_addr()?.to_string());
+    serve_as(listener, stop, answers, &topology)
+}
+
+/// Serves as one endpoint of a cluster that looks like `topology`.
+pub fn serve_as(
+    listener: TcpListener,
+    stop: Option<UnixStream>,
+    answers: impl Answers,
+    topology: &Topology,
+) -> io::Result<()> {
+    let mut encoded = Vec::new();
+    topology.encode(&mut encoded);
     listener.set_nonblocking(true)?;
     let mut poll = Poll::new()?;
     poll.watch(&listener, LISTENER)?;
     if let Some(stop) = &stop {
         poll.watch(stop, STOP)?;
     }
-    let mut server = Server { address, answers, peers: Vec::new(), buffer: vec![0; RECEIVE_BYTES] };
+    let mut server = Server { topology: encoded, answers, peers: Vec::new(), buffer: vec![0; RECEIVE_BYTES] };
     loop {
         for index in 0..poll.wait(None)? {
             let ready = poll.ready(index);
@@ -115,7 +127,8 @@ pub fn serve(listener: TcpListener, stop: Option<UnixStream>, answers: impl Answ
 }
 
 struct Server<A> {
-    address: String,
+    /// Encoded.
+    topology: Vec<u8>,
     answers: A,
     /// By token; tokens of closed connections are used again.
     peers: Vec<Option<Peer>>,
@@ -145,7 +158,7 @@ impl<A: Answers> Server<A> {
 
     fn serve(&mut self, token: usize) {
         let Some(Some(peer)) = self.peers.get_mut(token) else { return };
-        if !matches!(drive(peer, &mut self.buffer, &mut self.answers, &self.address), Ok(true)) {
+        if !matches!(drive(peer, &mut self.buffer, &mut self.answers, &self.topology), Ok(true)) {
             self.peers[token] = None;
         }
     }
@@ -156,7 +169,7 @@ fn drive(
     peer: &mut Peer,
     buffer: &mut Vec<u8>,
     answers: &mut impl Answers,
-    address: &str,
+    topology: &[u8],
 ) -> io::Result<bool> {
     loop {
         flush(peer)?;
@@ -180,7 +193,7 @@ fn drive(
         peer.spoken = peer.spoken.or_else(|| Spoken::of(bytes));
         let used = match peer.spoken {
             Some(Spoken::Resp) => answer_resp(bytes, answers, &mut peer.out),
-            Some(Spoken::Ferrite) => answer_ferrite(bytes, answers, address, &mut peer.out),
+            Some(Spoken::Ferrite) => answer_ferrite(bytes, answers, topology, &mut peer.out),
             None => Ok(0),
         };
         let used = used.map_err(|Garbled(why)| io::Error::new(ErrorKind::InvalidData, why))?;
@@ -211,7 +224,7 @@ fn flush(peer: &mut Peer) -> io::Result<()> {
 fn answer_ferrite(
     bytes: &[u8],
     answers: &mut impl Answers,
-    address: &str,
+    topology: &[u8],
     out: &mut Vec<u8>,
 ) -> Result<usize, Garbled> {
     let garbled = |error: ferrite_wire::DecodeError| Garbled(error.to_string());
@@ -220,7 +233,7 @@ fn answer_ferrite(
         parse_frame(&bytes[used..], limits::BODY_BYTES_MAX).map_err(garbled)?
     {
         used += bytes;
-        answer_frame(frame, answers, address, out).map_err(garbled)?;
+        answer_frame(frame, answers, topology, out).map_err(garbled)?;
     }
     Ok(used)
 }
@@ -229,7 +242,7 @@ fn answer_ferrite(
 fn answer_frame(
     frame: FrameView<'_>,
     answers: &mut impl Answers,
-    address: &str,
+    topology: &[u8],
     out: &mut Vec<u8>,
 ) -> Result<(), ferrite_wire::DecodeError> {
     let start = start_frame(out);
@@ -240,7 +253,6 @@ fn answer_frame(
         return Ok(());
     }
     let version = Version { order: Order(1), ..Version::default() };
-    let mut topology = Vec::new();
     let reply = match Request::decode(frame.header.kind, frame.body)? {
         Request::Get { key, .. } => match answers.get(key.partition) {
             Some(value) => Reply::Value { version, answered: 1, value },
@@ -252,10 +264,7 @@ fn answer_frame(
         }
         Request::Ping => Reply::Pong,
         Request::Status => Reply::Status("null server\n"),
-        Request::Topology { .. } => {
-            own_topology(address).encode(&mut topology);
-            Reply::Topology(&topology)
-        }
+        Request::Topology { .. } => Reply::Topology(topology),
         Request::Delete { .. } | Request::MultiGet { .. } => Reply::Error {
             code: ErrorCode::Unsupported,
             text: "the null server reads and writes single keys",
@@ -385,7 +394,7 @@ mod tests {
         for bytes in [&b"*0\r\n"[..], b"*99\r\n", b"*1\r\nPING\r\n", b"*x\r\n"] {
             assert!(answer_resp(bytes, &mut Constant::new(3), &mut Vec::new()).is_err());
         }
-        assert!(answer_ferrite(&[0xff; 64], &mut Constant::new(3), "a:1", &mut Vec::new()).is_err());
+        assert!(answer_ferrite(&[0xff; 64], &mut Constant::new(3), &[], &mut Vec::new()).is_err());
     }
 
     #[test]

@@ -81,10 +81,16 @@ impl Plan {
         Some(Op { kind, record, intended })
     }
 
-    /// Takes an operation of a pass back, to be drawn first.
-    pub(crate) fn hold(&mut self, op: Op) {
-        assert!(self.is_pass() && self.held.is_none(), "one operation is drawn at a time");
-        self.held = Some(op);
+    /// Takes an operation back that could not be queued: one of a pass is drawn next, a random one is forgotten and does
+    /// not count as drawn. Says whether it comes again.
+    pub(crate) fn give_back(&mut self, op: Op) -> bool {
+        if self.is_pass() {
+            assert!(self.held.is_none(), "one operation is drawn at a time");
+            self.held = Some(op);
+        } else {
+            self.remaining = self.remaining.saturating_add(1);
+        }
+        self.is_pass()
     }
 
     /// An operation failed: one of a pass is tried again after a pause.
@@ -142,10 +148,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_comes_first() {
+    fn what_is_given_back_comes_first() {
         let (mut plan, mut rng) = (pass(5), Rng::new(0));
         let first = plan.draw(&mut rng, Nanos(0), Nanos(0)).expect("the first");
-        plan.hold(first);
+        assert!(plan.give_back(first));
         assert_eq!(plan.undone(), 5);
         assert_eq!(plan.draw(&mut rng, Nanos(9), Nanos(9)), Some(first));
     }

@@ -131,6 +131,11 @@ impl<P: Protocol> Traffic<P> {
         (self.endpoints.iter().map(|endpoint| endpoint.ready).sum(), self.connections.len())
     }
 
+    /// Whether every connection is ready or was refused.
+    pub(crate) fn were_all_tried(&self) -> bool {
+        self.connections.iter().all(Connection::was_tried)
+    }
+
     /// Whether nothing is left to draw, to send or to hear of.
     pub(crate) fn is_spent(&self) -> bool {
         let drawn_out = self.plan.as_ref().is_none_or(Plan::is_drawn_out);
@@ -396,12 +401,7 @@ impl<P: Protocol> Traffic<P> {
     }
 
     fn complain_of(&mut self, verdict: Verdict, record: u64, floor: u32, value: Option<&[u8]>) {
-        let what = match verdict {
-            Verdict::Fine | Verdict::Weak => return,
-            Verdict::Stale => "went back to an older value",
-            Verdict::Lost => "has no value",
-            Verdict::Wrong => "holds bytes that were never acknowledged or sent",
-        };
+        let Some(what) = verdict.complaint() else { return };
         if self.complaints.len() < COMPLAINTS_MAX {
             let key = self.parts.keys.key(record).escape_ascii().to_string();
             let head = value.map(|value| value[..value.len().min(16)].escape_ascii().to_string());
@@ -480,9 +480,8 @@ impl<P: Protocol> Traffic<P> {
             foreign += 1;
             if let Some(op) = self.hand_over(to, op, CLOSED_QUEUE_OPS_MAX, now)
                 && let Some(plan) = &mut self.plan
-                && plan.is_pass()
+                && plan.give_back(op)
             {
-                plan.hold(op);
                 return;
             }
         }

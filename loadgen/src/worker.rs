@@ -99,7 +99,7 @@ impl<P: Protocol> Worker<P> {
         loop {
             let now = self.clock.now();
             let (ready, wanted) = self.traffic.readiness();
-            if ready == wanted || now.since(since) > CONNECT_NS_MAX {
+            if self.traffic.were_all_tried() || now.since(since) > CONNECT_NS_MAX {
                 let complaints = std::mem::take(&mut self.traffic.complaints);
                 let _ = self.reports.send(Report::Connected { ready, wanted, complaints });
                 break;
