@@ -1,7 +1,8 @@
-//! What the cache holds: slots in an array, found through an open-addressed table, queued as S3-FIFO says.
+//! What the cache holds: an open-addressed table with the blocks in its places, and two queues of keys, as S3-FIFO says.
 //!
-//! A slot is in exactly one queue from its insertion until the queue gives it up; a removed block leaves an empty slot in
-//! its queue, which is freed when its turn comes.
+//! A hit touches one place and the block, nothing else. Places move when others are emptied, so queues name blocks by key,
+//! and by a stamp: what was removed and came back is queued twice, and only its last turn counts. Turns of removed blocks
+//! are skipped when they come up, and swept when they become many.
 
 use std::collections::VecDeque;
 
@@ -12,30 +13,58 @@ use crate::table::Block;
 const SMALL_PART: usize = 10;
 /// Most hits that count: each buys a round in the main queue.
 const HITS_MAX: u8 = 3;
-/// Bytes kept beside a block: its slot, its places in table, queue and ghosts, and the allocation's own.
-const OVERHEAD_BYTES: usize = 96;
+/// Bytes kept beside a block: its places in table, queue and ghosts, and the allocation's own.
+const OVERHEAD_BYTES: usize = 128;
 /// A block larger than this part of the budget is not kept.
 const BLOCK_PART: usize = 8;
 /// Bytes of a usual block, to size the memory of evicted ones.
 const USUAL_BYTES: usize = 4096;
-/// Empty slots that may be queued before a sweep, beside half as many as are filled.
+/// Turns of removed blocks that may be queued before a sweep, beside half as many as there are blocks.
 const DEAD_MIN: usize = 64;
-/// An unused place in the table.
-const EMPTY: u32 = u32::MAX;
+/// Stamps wrap here; a turn would have to stay queued for as many insertions to be mistaken for another.
+const STAMP_MAX: u32 = (1 << 24) - 1;
 
-#[derive(Default)]
-struct Slot {
-    key: BlockKey,
+/// A place in the table: half a cache line.
+struct Place {
+    table: u64,
+    number: u32,
+    /// Stamp:24, in the small queue:1, hits:2.
+    state: u32,
     block: Option<Block>,
-    hits: u8,
-    in_small: bool,
 }
 
-/// A place in the table: a part of the hash, so that most foreign slots are not touched, and the slot.
+const _: () = assert!(size_of::<Place>() == 32);
+
+impl Place {
+    const EMPTY: Place = Place { table: 0, number: 0, state: 0, block: None };
+
+    fn key(&self) -> BlockKey {
+        BlockKey { table: self.table, block: self.number }
+    }
+
+    fn hits(&self) -> u8 {
+        (self.state & 3) as u8
+    }
+
+    #[inline]
+    fn set_hits(&mut self, hits: u8) {
+        self.state = self.state & !3 | u32::from(hits.min(HITS_MAX));
+    }
+
+    fn in_small(&self) -> bool {
+        self.state & 4 != 0
+    }
+
+    fn stamp(&self) -> u32 {
+        self.state >> 8
+    }
+}
+
+/// A block's turn to be judged.
 #[derive(Clone, Copy)]
-struct Place {
-    tag: u32,
-    slot: u32,
+struct Turn {
+    key: BlockKey,
+    stamp: u32,
 }
 
 /// See the module.
@@ -44,14 +73,13 @@ pub(super) struct Slots {
     bytes: usize,
     small_bytes: usize,
     len: usize,
-    slots: Vec<Slot>,
-    free: Vec<u32>,
-    places: Box<[Place]>,
-    small: VecDeque<u32>,
-    main: VecDeque<u32>,
-    ghosts: Ghosts,
-    /// Empty slots that are still queued.
+    places: Vec<Place>,
+    small: VecDeque<Turn>,
+    main: VecDeque<Turn>,
+    stamp: u32,
+    /// Turns whose block was removed.
     dead: usize,
+    ghosts: Ghosts,
     evictions: u64,
 }
 
@@ -62,13 +90,12 @@ impl Slots {
             bytes: 0,
             small_bytes: 0,
             len: 0,
-            slots: Vec::new(),
-            free: Vec::new(),
-            places: vec![Place { tag: 0, slot: EMPTY }; 64].into(),
+            places: empty(64),
             small: VecDeque::new(),
             main: VecDeque::new(),
-            ghosts: Ghosts::new(budget / USUAL_BYTES),
+            stamp: 0,
             dead: 0,
+            ghosts: Ghosts::new(budget / USUAL_BYTES),
             evictions: 0,
         }
     }
@@ -88,9 +115,11 @@ impl Slots {
     #[inline]
     pub(super) fn get(&mut self, key: BlockKey) -> Option<Block> {
         let at = self.find(key)?;
-        let slot = &mut self.slots[self.places[at].slot as usize];
-        slot.hits = (slot.hits + 1).min(HITS_MAX);
-        slot.block.clone()
+        let place = &mut self.places[at];
+        if place.hits() < HITS_MAX {
+            place.set_hits(place.hits() + 1);
+        }
+        place.block.clone()
     }
 
     pub(super) fn insert(&mut self, key: BlockKey, block: Block) {
@@ -99,78 +128,61 @@ impl Slots {
             return;
         }
         while self.bytes + bytes > self.budget {
-            if !self.evict() {
-                return;
-            }
+            assert!(self.evict(), "what is held is queued");
         }
-        let returns = self.ghosts.take(key.hash());
-        let filled = Slot { key, block: Some(block), hits: 0, in_small: !returns };
-        let slot = match self.free.pop() {
-            Some(slot) => {
-                self.slots[slot as usize] = filled;
-                slot
-            }
-            None => {
-                self.slots.push(filled);
-                self.slots.len() as u32 - 1
-            }
-        };
-        if returns {
-            self.main.push_back(slot);
-        } else {
-            self.small.push_back(slot);
+        if (self.len + 1) * 2 > self.places.len() {
+            self.grow();
+        }
+        let small = !self.ghosts.take(key.hash());
+        self.stamp = (self.stamp + 1) & STAMP_MAX;
+        let turn = Turn { key, stamp: self.stamp };
+        if small {
+            self.small.push_back(turn);
             self.small_bytes += bytes;
+        } else {
+            self.main.push_back(turn);
         }
         self.bytes += bytes;
         self.len += 1;
-        if self.len * 2 > self.places.len() {
-            self.grow();
-        }
-        place(&mut self.places, key.hash(), slot);
+        let state = self.stamp << 8 | u32::from(small) << 2;
+        let place = Place { table: key.table, number: key.block, state, block: Some(block) };
+        put(&mut self.places, place);
     }
 
     pub(super) fn remove(&mut self, key: BlockKey) {
         let Some(at) = self.find(key) else { return };
-        let slot = &mut self.slots[self.places[at].slot as usize];
-        let bytes = slot.block.take().map_or(0, |block| cost(&block));
-        self.bytes -= bytes;
-        self.small_bytes -= if slot.in_small { bytes } else { 0 };
-        self.len -= 1;
+        self.take(at);
         self.dead += 1;
-        self.unplace(at);
         if self.dead > self.len / 2 + DEAD_MIN {
             self.sweep();
         }
     }
 
-    /// Frees the empty slots, which a cache below its budget would otherwise never come to.
+    /// Drops the turns of removed blocks, which a cache below its budget would otherwise never come to.
     fn sweep(&mut self) {
-        for queue in [&mut self.small, &mut self.main] {
-            queue.retain(|&slot| {
-                let filled = self.slots[slot as usize].block.is_some();
-                if !filled {
-                    self.free.push(slot);
-                }
-                filled
-            });
+        let (mut small, mut main) = (std::mem::take(&mut self.small), std::mem::take(&mut self.main));
+        for queue in [&mut small, &mut main] {
+            queue.retain(|&turn| self.find_turn(turn).is_some());
         }
-        self.dead = 0;
+        (self.small, self.main, self.dead) = (small, main, 0);
     }
 
     #[inline]
     fn find(&self, key: BlockKey) -> Option<usize> {
-        let (hash, mask) = (key.hash(), self.places.len() - 1);
-        let mut at = hash as usize & mask;
+        let mask = self.places.len() - 1;
+        let mut at = key.hash() as usize & mask;
         loop {
-            let place = self.places[at];
-            if place.slot == EMPTY {
-                return None;
-            }
-            if place.tag == tag(hash) && self.slots[place.slot as usize].key == key {
+            let place = &self.places[at];
+            place.block.as_ref()?;
+            if place.table == key.table && place.number == key.block {
                 return Some(at);
             }
             at = (at + 1) & mask;
         }
+    }
+
+    fn find_turn(&self, turn: Turn) -> Option<usize> {
+        self.find(turn.key).filter(|&at| self.places[at].stamp() == turn.stamp)
     }
 
     /// Makes room by one block. False = there is nothing to evict.
@@ -178,68 +190,64 @@ impl Slots {
         let before = self.evictions;
         while self.evictions == before {
             let small = self.small_bytes > self.budget / SMALL_PART || self.main.is_empty();
-            let Some(slot) = (if small { self.small.pop_front() } else { self.main.pop_front() }) else {
+            let Some(turn) = (if small { self.small.pop_front() } else { self.main.pop_front() }) else {
                 return false;
             };
-            self.pass(slot, small);
+            self.judge(turn);
         }
         true
     }
 
-    /// Decides about the slot at the front of a queue.
-    fn pass(&mut self, number: u32, small: bool) {
-        let slot = &mut self.slots[number as usize];
-        let Some(block) = &slot.block else {
-            self.free.push(number);
+    /// Decides about the block at the front of a queue.
+    fn judge(&mut self, turn: Turn) {
+        let Some(at) = self.find_turn(turn) else {
             self.dead -= 1;
             return;
         };
-        let bytes = cost(block);
-        if small {
-            self.small_bytes -= bytes;
-            slot.in_small = false;
-        }
-        if slot.hits > 0 {
-            slot.hits = if small { 0 } else { slot.hits - 1 };
-            self.main.push_back(number);
+        let place = &mut self.places[at];
+        let (small, hits) = (place.in_small(), place.hits());
+        if hits > 0 {
+            place.set_hits(if small { 0 } else { hits - 1 });
+            if small {
+                place.state &= !4;
+                self.small_bytes -= place.block.as_ref().map_or(0, cost);
+            }
+            self.main.push_back(turn);
             return;
         }
-        let key = slot.key;
-        slot.block = None;
-        self.bytes -= bytes;
-        self.len -= 1;
+        self.take(at);
         self.evictions += 1;
         if small {
-            self.ghosts.put(key.hash());
+            self.ghosts.put(turn.key.hash());
         }
-        let at = self.find(key).expect("a filled slot has a place");
-        self.unplace(at);
-        self.free.push(number);
     }
 
     /// Empties a place, and moves those after it that probing would no longer reach.
-    fn unplace(&mut self, mut hole: usize) {
+    fn take(&mut self, mut hole: usize) {
+        let place = std::mem::replace(&mut self.places[hole], Place::EMPTY);
+        let bytes = place.block.as_ref().map_or(0, cost);
+        self.bytes -= bytes;
+        self.small_bytes -= if place.in_small() { bytes } else { 0 };
+        self.len -= 1;
         let mask = self.places.len() - 1;
         let mut at = hole;
         loop {
             at = (at + 1) & mask;
-            let place = self.places[at];
-            if place.slot == EMPTY {
-                break;
+            if self.places[at].block.is_none() {
+                return;
             }
-            let home = self.slots[place.slot as usize].key.hash() as usize & mask;
+            let home = self.places[at].key().hash() as usize & mask;
             if (at.wrapping_sub(home) & mask) >= (at.wrapping_sub(hole) & mask) {
-                self.places[hole] = place;
+                self.places.swap(at, hole);
                 hole = at;
             }
         }
-        self.places[hole].slot = EMPTY;
     }
 
     fn grow(&mut self) {
-        let mut places = vec![Place { tag: 0, slot: EMPTY }; self.places.len() * 2].into_boxed_slice();
-        for old in self.places.iter().filter(|place| place.slot != EMPTY) {
-            place(&mut places, self.slots[old.slot as usize].key.hash(), old.slot);
+        let mut places = empty(self.places.len() * 2);
+        for place in self.places.drain(..).filter(|place| place.block.is_some()) {
+            put(&mut places, place);
         }
         self.places = places;
     }
@@ -249,17 +257,17 @@ fn cost(block: &Block) -> usize {
     block.bytes() + OVERHEAD_BYTES
 }
 
-fn tag(hash: u64) -> u32 {
-    (hash >> 32) as u32
+fn empty(places: usize) -> Vec<Place> {
+    std::iter::repeat_with(|| Place::EMPTY).take(places).collect()
 }
 
-fn place(places: &mut [Place], hash: u64, slot: u32) {
+fn put(places: &mut [Place], place: Place) {
     let mask = places.len() - 1;
-    let mut at = hash as usize & mask;
-    while places[at].slot != EMPTY {
+    let mut at = place.key().hash() as usize & mask;
+    while places[at].block.is_some() {
         at = (at + 1) & mask;
     }
-    places[at] = Place { tag: tag(hash), slot };
+    places[at] = place;
 }
 
 /// Blocks that left the small queue without a hit, by hash: a memory that forgets by being overwritten, about as long as
@@ -274,12 +282,12 @@ impl Ghosts {
     }
 
     fn put(&mut self, hash: u64) {
-        self.hashes[hash as usize & (self.hashes.len() - 1)] = tag(hash) | 1;
+        self.hashes[hash as usize & (self.hashes.len() - 1)] = (hash >> 32) as u32 | 1;
     }
 
     fn take(&mut self, hash: u64) -> bool {
         let ghost = &mut self.hashes[hash as usize & (self.hashes.len() - 1)];
-        let found = *ghost == tag(hash) | 1;
+        let found = *ghost == (hash >> 32) as u32 | 1;
         if found {
             *ghost = 0;
         }

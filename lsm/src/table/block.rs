@@ -1,9 +1,11 @@
 //! A block: the unit that is read, checked, cached and searched.
 //!
 //! ```text
-//! payload     := header run{run_count} actor:u64{actor_count} fingerprint:u16{count} start:u16{count} entry{count}
+//! payload     := header run{run_count} actor:u64{actor_count} slot{count} entry{count}
 //! header      := order_base:u64 count:u16 run_count:u16 actor_count:u16 order_bytes:u8 zero:u8
-//! run         := high:u64 token_base:u64 first:u16 shape:u8        keys that share space, vnode and table; shape = hashed:1 shift:7
+//! run         := high:u64 token_base:u64 first:u16 last_fingerprint:u16 shape:u8      keys that share space, vnode and table
+//! shape       := hashed:1 shift:7
+//! slot        := fingerprint:u16 start:u16
 //! entry       := flags:u8 token_low{low_bytes} order_delta{order_bytes} actor_index{actor_bytes}
 //!                partition_len:varint (sort_len:varint)? (expiry_ms:varint)? partition sort value
 //! ```
@@ -14,6 +16,9 @@
 //! the partition key. Orders are deltas to the block's lowest, as wide as the widest; actors are indices into the block's
 //! dictionary, `actor_bytes` = 0, 1 or 2 as its length needs. `start` counts from the front of the payload; an entry ends
 //! where the next starts. Flags are the record's, [`HAS_SORT`] and [`HAS_EXPIRY`].
+//!
+//! Most blocks have one run and one actor. Then everything that a lookup reads before the entry stands at places known
+//! beforehand, and the processor fetches all of it at once instead of one after the other: [`Block::get`] has a path for that.
 //!
 //! A payload is checked whole, once, when it was read from the disk; after that a malformed one is a bug.
 
@@ -26,7 +31,7 @@ use super::format::take;
 use crate::{Key, Prefix, Record, RecordFlags, varint};
 
 pub(super) const HEADER_BYTES: usize = 16;
-pub(super) const RUN_BYTES: usize = 19;
+pub(super) const RUN_BYTES: usize = 21;
 pub(super) const ACTOR_BYTES: usize = 8;
 /// Fingerprint and start.
 pub(super) const SLOT_BYTES: usize = 4;
@@ -36,6 +41,7 @@ pub(super) const HASHED: u8 = 0x80;
 pub(super) const HAS_SORT: u8 = 1 << 5;
 /// `expiry_ms` is stored.
 pub(super) const HAS_EXPIRY: u8 = 1 << 6;
+const CHECKED: &str = "a payload is checked when it is read";
 /// Equal fingerprints up to which keys are compared one by one.
 const TIES_WALKED_MAX: usize = 4;
 
@@ -54,9 +60,14 @@ pub(super) fn low_bytes(shape: u8) -> usize {
 /// A checked payload. Cloning shares it.
 #[derive(Clone)]
 pub struct Block {
+    /// The payload, then the seed of the token hash.
     bytes: Rc<[u8]>,
-    token_seed: u64,
 }
+
+/// Bytes of the seed behind the payload.
+const SEED_BYTES: usize = 8;
+/// Where the slots of a block with one run and one actor start.
+const PLAIN_SLOTS: usize = HEADER_BYTES + RUN_BYTES + ACTOR_BYTES;
 
 #[derive(Clone, Copy)]
 struct Header {
@@ -73,6 +84,7 @@ struct Run {
     token_base: u64,
     first: usize,
     end: usize,
+    last: u32,
     shape: u8,
 }
 
@@ -94,7 +106,10 @@ impl Block {
     /// Checks a payload and takes a copy. The error names what is wrong.
     pub(super) fn parse(payload: &[u8], token_seed: u64) -> Result<Block, &'static str> {
         check(payload)?;
-        Ok(Block { bytes: payload.into(), token_seed })
+        let mut bytes = Vec::with_capacity(payload.len() + SEED_BYTES);
+        bytes.extend_from_slice(payload);
+        bytes.extend_from_slice(&token_seed.to_le_bytes());
+        Ok(Block { bytes: bytes.into() })
     }
 
     /// Number of entries.
@@ -118,17 +133,43 @@ impl Block {
     #[inline]
     pub fn get(&self, key: &Key<'_>) -> Option<Record<'_>> {
         let header = self.header();
-        let run = self.run_of(&header, high_of(&key.prefix))?;
-        let (from, to) = self.ties(&header, &run, key.prefix.token)?;
-        if to - from > TIES_WALKED_MAX {
-            let at = self.lower_bound(&header, &run, from, to, key);
-            let entry = (at < to).then(|| self.entry(&header, &run, at))?;
-            return self.is_key(&run, &entry, key).then_some(entry.record);
+        if header.runs == 1 && header.actors == 1 {
+            let plain = Header { runs: 1, actors: 1, ..header };
+            let run = self.run(&plain, 0);
+            return if run.high == high_of(&key.prefix) {
+                self.get_in(&plain, &run, PLAIN_SLOTS, key)
+            } else {
+                None
+            };
         }
-        (from..to).find_map(|at| {
-            let entry = self.entry(&header, &run, at);
-            self.is_key(&run, &entry, key).then_some(entry.record)
-        })
+        self.get_anywhere(key)
+    }
+
+    /// As [`Block::get`], in a block with several runs or actors.
+    #[inline(never)]
+    fn get_anywhere(&self, key: &Key<'_>) -> Option<Record<'_>> {
+        let header = self.header();
+        let run = self.run_of(&header, high_of(&key.prefix))?;
+        self.get_in(&header, &run, header.slots(), key)
+    }
+
+    #[inline(always)]
+    fn get_in(&self, header: &Header, run: &Run, slots: usize, key: &Key<'_>) -> Option<Record<'_>> {
+        let (from, to) = self.ties(run, slots, key.prefix.token)?;
+        if to - from > TIES_WALKED_MAX {
+            let at = self.lower_bound(header, run, from, to, key);
+            let entry = (at < to).then(|| self.entry(header, run, at))?;
+            return self.is_key(run, &entry, key).then_some(entry.record);
+        }
+        let payload = &self.bytes[..self.payload_bytes()];
+        for at in from..to {
+            let (start, end) = header.bounds_in(payload, slots, at);
+            let entry = decode(payload, header, run.shape, start, end).expect(CHECKED);
+            if self.is_key(run, &entry, key) {
+                return Some(entry.record);
+            }
+        }
+        None
     }
 
     /// The key and record of entry `at`.
@@ -162,6 +203,11 @@ impl Block {
     }
 
     #[inline]
+    fn payload_bytes(&self) -> usize {
+        self.bytes.len() - SEED_BYTES
+    }
+
+    #[inline]
     fn header(&self) -> Header {
         Header::of(&self.bytes)
     }
@@ -177,18 +223,19 @@ impl Block {
     }
 
     /// Entries of `run` whose fingerprint is that of `token`, as a range; `None` = there are none.
-    #[inline]
-    fn ties(&self, header: &Header, run: &Run, token: u64) -> Option<(usize, usize)> {
+    #[inline(always)]
+    fn ties(&self, run: &Run, slots: usize, token: u64) -> Option<(usize, usize)> {
         let wanted = token.checked_sub(run.token_base)? >> run.shift();
-        let prints = &self.bytes[header.fingerprints() + 2 * run.first..header.fingerprints() + 2 * run.end];
-        let prints = prints.as_chunks::<2>().0;
-        let print = |at: usize| u64::from(u16::from_le_bytes(prints[at]));
-        let last = print(prints.len() - 1);
-        if wanted > last {
+        if wanted > u64::from(run.last) {
             return None;
         }
+        let wanted = wanted as u32;
+        let slots = self.bytes[slots + SLOT_BYTES * run.first..][..SLOT_BYTES * (run.end - run.first)]
+            .as_chunks::<SLOT_BYTES>()
+            .0;
+        let print = |at: usize| u32::from(u16::from_le_bytes([slots[at][0], slots[at][1]]));
         // Tokens are uniform, so the guess is off by a few entries.
-        let mut at = (wanted as usize * prints.len()) / (last as usize + 1);
+        let mut at = (wanted * slots.len() as u32 / (run.last + 1)) as usize;
         while at > 0 && print(at - 1) >= wanted {
             at -= 1;
         }
@@ -199,7 +246,7 @@ impl Block {
             return None;
         }
         let mut end = at + 1;
-        while end < prints.len() && print(end) == wanted {
+        while end < slots.len() && print(end) == wanted {
             end += 1;
         }
         Some((run.first + at, run.first + end))
@@ -227,7 +274,7 @@ impl Block {
         from
     }
 
-    #[inline]
+    #[inline(always)]
     fn is_key(&self, run: &Run, entry: &Entry<'_>, key: &Key<'_>) -> bool {
         let mask = !(u64::MAX << run.shift());
         entry.partition == key.partition
@@ -239,16 +286,17 @@ impl Block {
     #[inline]
     fn token(&self, header: &Header, run: &Run, at: usize, entry: &Entry<'_>) -> u64 {
         if run.shape & HASHED != 0 {
-            return xxh3_64_with_seed(entry.partition, self.token_seed);
+            return xxh3_64_with_seed(entry.partition, read_u64(&self.bytes, self.payload_bytes()));
         }
-        let print = u64::from(read_u16(&self.bytes, header.fingerprints() + 2 * at));
+        let print = u64::from(read_u16(&self.bytes, header.slots() + SLOT_BYTES * at));
         run.token_base.wrapping_add(print << run.shift() | entry.token_low)
     }
 
-    #[inline]
+    #[inline(never)]
     fn entry(&self, header: &Header, run: &Run, at: usize) -> Entry<'_> {
-        let (start, end) = header.bounds(&self.bytes, at);
-        decode(&self.bytes, header, run.shape, start, end).expect("checked when it was read")
+        let payload = &self.bytes[..self.payload_bytes()];
+        let (start, end) = header.bounds(payload, at);
+        decode(payload, header, run.shape, start, end).expect(CHECKED)
     }
 }
 
@@ -277,18 +325,13 @@ impl Header {
     }
 
     #[inline]
-    fn fingerprints(&self) -> usize {
+    fn slots(&self) -> usize {
         self.dictionary() + self.actors * ACTOR_BYTES
     }
 
     #[inline]
-    fn starts(&self) -> usize {
-        self.fingerprints() + 2 * self.count
-    }
-
-    #[inline]
     fn entries(&self) -> usize {
-        self.starts() + 2 * self.count
+        self.slots() + SLOT_BYTES * self.count
     }
 
     #[inline]
@@ -301,21 +344,29 @@ impl Header {
             token_base: read_u64(bytes, at + 8),
             first: usize::from(read_u16(bytes, at + 16)),
             end,
-            shape: bytes[at + 18],
+            last: u32::from(read_u16(bytes, at + 18)),
+            shape: bytes[at + 20],
         }
     }
 
     #[inline]
     fn bounds(&self, bytes: &[u8], at: usize) -> (usize, usize) {
-        let start = usize::from(read_u16(bytes, self.starts() + 2 * at));
+        self.bounds_in(bytes, self.slots(), at)
+    }
+
+    /// Where entry `at` starts and ends; `slots` is where the slots start.
+    #[inline(always)]
+    fn bounds_in(&self, bytes: &[u8], slots: usize, at: usize) -> (usize, usize) {
+        let slot = slots + SLOT_BYTES * at;
+        let start = usize::from(read_u16(bytes, slot + 2));
         let last = at + 1 == self.count;
-        let end = if last { bytes.len() } else { usize::from(read_u16(bytes, self.starts() + 2 * at + 2)) };
+        let end = if last { bytes.len() } else { usize::from(read_u16(bytes, slot + SLOT_BYTES + 2)) };
         (start, end)
     }
 }
 
 /// Takes an entry apart; `None` = malformed.
-#[inline]
+#[inline(always)]
 fn decode<'a>(bytes: &'a [u8], header: &Header, shape: u8, start: usize, end: usize) -> Option<Entry<'a>> {
     let mut rest = bytes.get(start..end)?;
     let [flags] = take(&mut rest)?;
@@ -357,7 +408,7 @@ fn check(bytes: &[u8]) -> Result<(), &'static str> {
         before = Some(run.high);
         let mut print_before = 0;
         for at in run.first..run.end {
-            let print = read_u16(bytes, header.fingerprints() + 2 * at);
+            let print = read_u16(bytes, header.slots() + SLOT_BYTES * at);
             if print < print_before {
                 return Err("block fingerprints");
             }
@@ -369,6 +420,9 @@ fn check(bytes: &[u8]) -> Result<(), &'static str> {
             if decode(bytes, &header, run.shape, start, end).is_none() {
                 return Err("block entry");
             }
+        }
+        if u32::from(print_before) != run.last {
+            return Err("block fingerprints");
         }
     }
     Ok(())

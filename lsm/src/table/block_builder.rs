@@ -75,13 +75,13 @@ impl BlockBuilder {
         self.entries.is_empty()
     }
 
-    /// The size of the payload if an entry were added now, in bytes; `None` = it cannot be.
-    pub(super) fn size_with(&self, key: &Key<'_>, record: &Record<'_>) -> Option<usize> {
+    /// The size of the payload if an entry were added now, in bytes; `None` = it cannot be. `hashed` = its token is the hash
+    /// of its partition key, as [`BlockBuilder::is_hash`] says.
+    pub(super) fn size_with(&self, key: &Key<'_>, record: &Record<'_>, hashed: bool) -> Option<usize> {
         if self.entries.len() == ENTRIES_MAX {
             return None;
         }
         let (high, token) = (high_of(&key.prefix), key.prefix.token);
-        let hashed = self.is_hash(key);
         let count = self.entries.len() + 1;
         let actors = self.actors.len() + usize::from(!self.actors.contains(&record.actor));
         let order_span = self.order_max.max(record.order) - self.order_min.min(record.order);
@@ -105,9 +105,8 @@ impl BlockBuilder {
     }
 
     /// Adds an entry whose key is after all others'.
-    pub(super) fn add(&mut self, key: &Key<'_>, record: &Record<'_>) {
+    pub(super) fn add(&mut self, key: &Key<'_>, record: &Record<'_>, hashed: bool) {
         let (high, token) = (high_of(&key.prefix), key.prefix.token);
-        let hashed = self.is_hash(key);
         match self.runs.last_mut() {
             Some(run) if run.high == high => {
                 run.token_last = token;
@@ -163,26 +162,24 @@ impl BlockBuilder {
             out.extend_from_slice(&run.high.to_le_bytes());
             out.extend_from_slice(&run.token_base.to_le_bytes());
             out.extend_from_slice(&(run.first as u16).to_le_bytes());
+            let last = (run.token_last - run.token_base) >> (run.shape() & !HASHED);
+            out.extend_from_slice(&(last as u16).to_le_bytes());
             out.push(run.shape());
         }
         self.actors.iter().for_each(|actor| out.extend_from_slice(&actor.to_le_bytes()));
+        let slots = out.len();
+        out.resize(slots + SLOT_BYTES * self.entries.len(), 0);
         let ends = self.runs.iter().skip(1).map(|run| run.first).chain([self.entries.len()]);
-        let spans = || self.runs.iter().zip(ends.clone());
-        for (run, end) in spans() {
-            for entry in &self.entries[run.first..end] {
-                let print = (entry.token - run.token_base) >> (run.shape() & !HASHED);
-                out.extend_from_slice(&(print as u16).to_le_bytes());
-            }
-        }
-        let starts = out.len();
-        out.resize(starts + 2 * self.entries.len(), 0);
-        for (run, end) in spans() {
+        for (run, end) in self.runs.iter().zip(ends) {
             let (shift, low_bytes) = (run.shape() & !HASHED, low_bytes(run.shape()));
             for at in run.first..end {
                 let start = out.len() - origin;
                 assert!(start <= usize::from(u16::MAX), "entries start in the first 64 KiB");
-                out[starts + 2 * at..][..2].copy_from_slice(&(start as u16).to_le_bytes());
                 let entry = &self.entries[at];
+                let print = ((entry.token - run.token_base) >> shift) as u16;
+                let slot = &mut out[slots + SLOT_BYTES * at..][..SLOT_BYTES];
+                slot[..2].copy_from_slice(&print.to_le_bytes());
+                slot[2..].copy_from_slice(&(start as u16).to_le_bytes());
                 let bytes_end = self.entries.get(at + 1).map_or(self.bytes.len(), |next| next.at as usize);
                 let low = (entry.token - run.token_base) & !(u64::MAX << shift);
                 out.push(entry.flags);
@@ -215,7 +212,8 @@ impl BlockBuilder {
         self.runs.last().map_or(0, |run| low_bytes(run.shape()) * (self.entries.len() - run.first))
     }
 
-    fn is_hash(&self, key: &Key<'_>) -> bool {
+    /// Whether the token need not be stored.
+    pub(super) fn is_hash(&self, key: &Key<'_>) -> bool {
         self.token_seed.is_some_and(|seed| xxh3_64_with_seed(key.partition, seed) == key.prefix.token)
     }
 }

@@ -156,14 +156,15 @@ impl<D: Disk> TableBuilder<D> {
         assert!(self.meta.entries == 0 || last < key, "keys are added in order");
         let raw_bytes = key.partition.len() + key.sort.len() + record.value.len();
         assert!(raw_bytes <= RECORD_BYTES_MAX, "records are bounded where they enter");
-        let size = self.block.size_with(&key, &record);
+        let hashed = self.block.is_hash(&key);
+        let size = self.block.size_with(&key, &record, hashed);
         if !self.block.is_empty() && size.is_none_or(|size| size > self.room) {
             self.cut_block();
         }
         if self.block.is_empty() {
-            self.start_block(&key, &record);
+            self.start_block(&key, &record, hashed);
         }
-        self.block.add(&key, &record);
+        self.block.add(&key, &record, hashed);
         if self.options.filter_bits_per_key > 0 {
             self.hashes.push(KeyHash::of(&key));
         }
@@ -213,8 +214,9 @@ impl<D: Disk> TableBuilder<D> {
     }
 
     /// Starts a block at the end of the file: decides where that is and how long it may get.
-    fn start_block(&mut self, key: &Key<'_>, record: &Record<'_>) {
-        let size = self.block.size_with(key, record).expect("an empty block takes an entry") + TRAILER_BYTES;
+    fn start_block(&mut self, key: &Key<'_>, record: &Record<'_>, hashed: bool) {
+        let size =
+            self.block.size_with(key, record, hashed).expect("an empty block takes an entry") + TRAILER_BYTES;
         let mut total = self.options.block_bytes;
         if self.options.compression == Compression::None {
             let rest = self.rest_of_page();

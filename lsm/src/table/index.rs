@@ -38,12 +38,6 @@ impl Place {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Group {
-    high: u64,
-    first: u32,
-}
-
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Separator {
     block: u32,
@@ -60,7 +54,9 @@ impl Separator {
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Index {
-    groups: Vec<Group>,
+    /// Space, vnode and table of each group, and its first block.
+    highs: Vec<u64>,
+    firsts: Vec<u32>,
     tokens: Vec<u64>,
     places: Vec<Place>,
     separators: Vec<Separator>,
@@ -75,8 +71,9 @@ impl Index {
     /// Adds a block. `separator` is given where its first key has the prefix of the last key before it.
     pub(super) fn push(&mut self, first: Prefix, separator: Option<(&[u8], &[u8])>, place: Place) {
         let (high, block) = (high_of(&first), self.places.len() as u32);
-        if self.groups.last().is_none_or(|group| group.high != high) {
-            self.groups.push(Group { high, first: block });
+        if self.highs.last() != Some(&high) {
+            self.highs.push(high);
+            self.firsts.push(block);
         }
         if let Some((partition, sort)) = separator {
             self.separators.push(Separator { block, partition: partition.into(), sort: sort.into() });
@@ -93,7 +90,7 @@ impl Index {
     pub(super) fn bytes(&self) -> usize {
         let separators =
             self.separators.iter().map(|separator| separator.partition.len() + separator.sort.len());
-        self.groups.len() * size_of::<Group>()
+        self.highs.len() * (size_of::<u64>() + size_of::<u32>())
             + self.places.len() * (size_of::<Place>() + size_of::<u64>())
             + self.separators.len() * size_of::<Separator>()
             + separators.sum::<usize>()
@@ -103,13 +100,14 @@ impl Index {
     #[inline]
     pub(super) fn locate(&self, key: &Key<'_>) -> Option<BlockHandle> {
         let (high, token) = (high_of(&key.prefix), key.prefix.token);
-        let after = self.groups.partition_point(|group| group.high <= high);
-        let group = self.groups.get(after.checked_sub(1)?)?;
-        let end = self.groups.get(after).map_or(self.tokens.len(), |next| next.first as usize);
-        if group.high < high {
+        // Vnodes are spread about as evenly as tokens are.
+        let after = count_not_above(&self.highs, high);
+        let group = after.checked_sub(1)?;
+        let end = self.firsts.get(after).map_or(self.tokens.len(), |&next| next as usize);
+        if self.highs[group] < high {
             return Some(BlockHandle(end as u32 - 1));
         }
-        let first = group.first as usize;
+        let first = self.firsts[group] as usize;
         let at = (first + count_not_above(&self.tokens[first..end], token)).checked_sub(1)?;
         if self.separators.is_empty() || self.tokens[at] != token || at < first {
             return Some(BlockHandle(at as u32));
@@ -137,12 +135,12 @@ impl Index {
     }
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
-        for len in [self.places.len(), self.groups.len(), self.separators.len()] {
+        for len in [self.places.len(), self.highs.len(), self.separators.len()] {
             out.extend_from_slice(&(len as u32).to_le_bytes());
         }
-        for group in &self.groups {
-            out.extend_from_slice(&group.high.to_le_bytes());
-            out.extend_from_slice(&group.first.to_le_bytes());
+        for (high, first) in self.highs.iter().zip(&self.firsts) {
+            out.extend_from_slice(&high.to_le_bytes());
+            out.extend_from_slice(&first.to_le_bytes());
         }
         self.tokens.iter().for_each(|token| out.extend_from_slice(&token.to_le_bytes()));
         for place in &self.places {
@@ -169,28 +167,25 @@ impl Index {
         }
         let mut index = Index::default();
         for _ in 0..groups {
-            let group = Group {
-                high: u64::from_le_bytes(take(&mut bytes)?),
-                first: u32::from_le_bytes(take(&mut bytes)?),
+            let high = u64::from_le_bytes(take(&mut bytes)?);
+            let first = u32::from_le_bytes(take(&mut bytes)?);
+            let ascends = match (index.highs.last(), index.firsts.last()) {
+                (Some(&high_before), Some(&before)) => {
+                    high_before < high && before < first && (first as usize) < blocks
+                }
+                _ => first == 0,
             };
-            let ascends = index.groups.last().map_or(group.first == 0, |before| {
-                before.high < group.high && before.first < group.first && (group.first as usize) < blocks
-            });
             if !ascends {
                 return None;
             }
-            index.groups.push(group);
+            index.highs.push(high);
+            index.firsts.push(first);
         }
         for _ in 0..blocks {
             index.tokens.push(u64::from_le_bytes(take(&mut bytes)?));
         }
-        let ends = index.groups.iter().skip(1).map(|group| group.first as usize).chain([blocks]);
-        if index
-            .groups
-            .iter()
-            .zip(ends)
-            .any(|(group, end)| !index.tokens[group.first as usize..end].is_sorted())
-        {
+        let ends = index.firsts.iter().skip(1).map(|&first| first as usize).chain([blocks]);
+        if index.firsts.iter().zip(ends).any(|(&first, end)| !index.tokens[first as usize..end].is_sorted()) {
             return None;
         }
         let mut end = 0;
@@ -221,7 +216,7 @@ impl Index {
     }
 }
 
-/// How many of the ascending `tokens` are not above `token`.
+/// How many of the ascending `tokens` (or highs) are not above `token`.
 #[inline]
 fn count_not_above(tokens: &[u64], token: u64) -> usize {
     // The answer lies in `from..=to` all the time: everything before `from` is not above, everything from `to` on is.
