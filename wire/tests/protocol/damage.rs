@@ -1,7 +1,8 @@
 //! Damaged bytes: every byte flipped, every length cut, and noise. A decoder answers with a typed error, never panics,
 //! and no frame whose checksum does not match is ever let through.
 
-use crate::messages::{any_body, frame, header, read_stream, recode, topology};
+use crate::exercise::{read_stream, recode};
+use crate::messages::{any_body, frame, header, topology};
 use ferrite_wire::{
     Epoch, FrameKind, Key, Level, Parsed, PeerMessage, Reply, Request, Topology, limits, parse_frame,
 };

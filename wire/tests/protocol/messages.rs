@@ -1,10 +1,10 @@
 //! Arbitrary messages of every kind, owned, and the one way to put each into a frame.
 
 use ferrite_wire::{
-    Actor, ClusterId, CoreId, Epoch, ErrorCode, FRAME_HEADER_BYTES, Features, FrameFlags, FrameHeader,
-    FrameKind, HashSeed, Hello, HelloReply, Item, Key, Level, NodeEntry, NodeId, Order, PROTOCOL_MAX, Parsed,
-    PeerMessage, ReadWant, ReplicaAnswer, Reply, Request, RequestId, Role, TableId, Topology, Version,
-    VersionFlags, WriteAnswer, finish_frame, limits, parse_frame, start_frame,
+    Actor, ClusterId, CoreId, Epoch, ErrorCode, Features, FrameFlags, FrameHeader, FrameKind, HashSeed,
+    Hello, HelloReply, Item, Key, Level, NodeEntry, NodeId, Order, PROTOCOL_MAX, PeerMessage, ReadWant,
+    ReplicaAnswer, Reply, Request, RequestId, Role, TableId, Topology, Version, VersionFlags, WriteAnswer,
+    finish_frame, start_frame,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -313,48 +313,4 @@ pub(crate) fn frame(header: FrameHeader, body: &Body) -> Vec<u8> {
     out.extend_from_slice(&body.1);
     finish_frame(&mut out, start, &FrameHeader { kind: body.0, ..header });
     out
-}
-
-/// Decodes `body` as whatever `kind` says and encodes what was understood again.
-pub(crate) fn recode((kind, body): &Body) -> Result<Vec<u8>, ferrite_wire::DecodeError> {
-    let mut out = Vec::new();
-    match kind {
-        FrameKind::Hello => Hello::decode(body)?.encode(&mut out),
-        FrameKind::HelloReply => HelloReply::decode(body)?.encode(&mut out),
-        FrameKind::ReplicaWrite
-        | FrameKind::ReplicaRead
-        | FrameKind::ReplicaWriteAnswer
-        | FrameKind::ReplicaReadAnswer => PeerMessage::decode(*kind, body)?.encode(&mut out),
-        FrameKind::Ping
-        | FrameKind::Topology
-        | FrameKind::Status
-        | FrameKind::Get
-        | FrameKind::Put
-        | FrameKind::Delete
-        | FrameKind::MultiGet => Request::decode(*kind, body)?.encode(&mut out),
-        FrameKind::Pong
-        | FrameKind::TopologyReply
-        | FrameKind::StatusReply
-        | FrameKind::Value
-        | FrameKind::Absent
-        | FrameKind::Done
-        | FrameKind::Values
-        | FrameKind::Error => Reply::decode(*kind, body)?.encode(&mut out),
-    }
-    Ok(out)
-}
-
-/// Reads every frame of a stream the way a connection does, then every body; `Err` closes the connection.
-pub(crate) fn read_stream(mut stream: &[u8]) -> Result<usize, ferrite_wire::DecodeError> {
-    let mut frames = 0;
-    while let Parsed::Frame { frame, bytes } = parse_frame(stream, limits::BODY_BYTES_MAX)? {
-        assert!(bytes >= FRAME_HEADER_BYTES && bytes <= stream.len());
-        recode(&(frame.header.kind, frame.body.to_vec()))?;
-        if frame.header.kind == FrameKind::TopologyReply {
-            let _ = Topology::decode(frame.body);
-        }
-        frames += 1;
-        stream = &stream[bytes..];
-    }
-    Ok(frames)
 }

@@ -1,6 +1,7 @@
 //! Whatever is encoded is decoded to the same, for every message; and what every bound refuses.
 
-use crate::messages::{any_body, frame, header, hello, hello_reply, key, recode, topology, version};
+use crate::exercise::recode;
+use crate::messages::{any_body, frame, header, hello, hello_reply, key, topology, version};
 use ferrite_wire::{
     ClusterId, DecodeError, Epoch, ErrorCode, Features, FrameKind, Hello, HelloReply, Item, Key, Level,
     PROTOCOL_MAX, Parsed, Reply, Request, Role, Topology, Version, limits, parse_frame,

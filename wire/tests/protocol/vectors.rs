@@ -444,3 +444,24 @@ fn every_kind_has_a_vector_and_every_refusal_is_one() {
     assert!(frames().iter().all(|(_, bytes)| !words(bytes).starts_with("refused")));
     assert!(refusals().iter().all(|(_, bytes)| words(bytes).starts_with("refused")));
 }
+
+/// PROTOCOL.md is written by hand; at least its numbers are held to the code.
+#[test]
+fn the_page_says_what_the_code_does() {
+    let page = include_str!("../../PROTOCOL.md");
+    for code in ErrorCode::ALL {
+        let start = format!("| {} | ", code as u16);
+        let is_row = |line: &&str| line.starts_with(&start) && line.matches(" | ").count() == 4;
+        let row = page.lines().find(is_row).unwrap_or_else(|| panic!("no row for {code}"));
+        assert_eq!(row.contains("| not applied |"), code.says_not_applied(), "{row}");
+    }
+    for kind in FrameKind::ALL {
+        assert!(page.contains(&format!("{:#04x}", kind as u8)), "{kind:?}");
+    }
+    for (partition, seed) in [("a", 0), ("user:7", 0), ("user:7", 42), ("The quick brown fox jumps over", 42)]
+    {
+        let token = Key::plain(partition.as_bytes()).token(HashSeed(seed));
+        let row = format!("| `{partition}` | {seed} | {:#018x} | {} |", token.0, token.vnode(4096).0);
+        assert!(page.contains(&row), "{row}");
+    }
+}
