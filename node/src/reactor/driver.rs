@@ -139,9 +139,11 @@ impl<H: Handler, E> Driver<H, E> {
             self.on_event(event);
         }
         self.events = events;
-        for _ in 0..MAIL_PER_TURN {
-            let Some(mail) = self.shared.mailbox.take() else { break };
-            self.on_mail(mail);
+        if self.handler.is_some() {
+            for _ in 0..MAIL_PER_TURN {
+                let Some(mail) = self.shared.mailbox.take() else { break };
+                self.on_mail(mail);
+            }
         }
         let failed = std::mem::take(&mut *self.shared.failed.borrow_mut());
         failed.into_iter().for_each(|name| self.on_broken(name));
@@ -341,7 +343,6 @@ impl<H: Handler, E> Driver<H, E> {
     fn on_mail(&mut self, mail: Mail) {
         match mail {
             Mail::Hop { from, message } => {
-                // Without a shard there is nobody to answer; the sender's deadline tells it.
                 if let Some(handler) = &self.handler {
                     handler.on_hop(from, message);
                 }
@@ -435,7 +436,7 @@ impl<H: Handler, E> Driver<H, E> {
     fn idle(&mut self) -> io::Result<()> {
         let shared = &self.shared;
         shared.ring.enter(Wait::No)?;
-        if shared.ring.is_pending() || shared.mailbox.has_news() {
+        if shared.ring.is_pending() || self.has_mail() {
             // Sends complete as they are submitted: that says nothing about whether spinning pays.
             return shared.ring.enter(Wait::No);
         }
@@ -443,7 +444,7 @@ impl<H: Handler, E> Driver<H, E> {
         if budget > 0 {
             let from = Instant::now();
             let hit = loop {
-                if shared.ring.is_pending() || shared.mailbox.has_news() {
+                if shared.ring.is_pending() || self.has_mail() {
                     break true;
                 }
                 if from.elapsed() >= Duration::from_nanos(budget) {
@@ -463,7 +464,7 @@ impl<H: Handler, E> Driver<H, E> {
             return shared.ring.enter(Wait::No);
         }
         self.doorbell.before_sleep();
-        let entered = if shared.mailbox.has_news() || self.has_unheard_stop() {
+        let entered = if self.has_mail() || self.has_unheard_stop() {
             shared.ring.enter(Wait::No)
         } else {
             shared.count(|counters| counters.parks += 1);
@@ -472,6 +473,11 @@ impl<H: Handler, E> Driver<H, E> {
         self.doorbell.after_sleep();
         self.spin.blocked(clock_ns() - from);
         entered
+    }
+
+    /// Mail waits for the shard: another core may be up first, and its hops are not lost.
+    fn has_mail(&self) -> bool {
+        self.handler.is_some() && self.shared.mailbox.has_news()
     }
 
     fn has_unheard_stop(&self) -> bool {
