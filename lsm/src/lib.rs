@@ -4,6 +4,7 @@
 //! [`Pace`] trait; it spawns nothing and offers its host the next job instead.
 
 mod cache;
+mod compaction;
 mod damage;
 mod disk;
 mod engine;
@@ -18,7 +19,6 @@ pub mod planted;
 mod record;
 mod seq;
 mod table;
-mod table_meta;
 mod varint;
 
 pub use cache::{BlockCache, CacheStats};
@@ -27,7 +27,7 @@ pub use disk::{
     AlignedBuf, BLOCK_BYTES, Class, Directory, Disk, DiskError, DiskErrorKind, FileName, NameOp, NameReply,
     Open, Sync,
 };
-pub use engine::{Engine, Fenced, Found, Job, Miss, OpenError, Options, Recovery, Refusal, Stats};
+pub use engine::{CommitError, Engine, Found, Job, Miss, OpenError, Options, Recovery, Refusal, Stats};
 pub use key::{Key, KeyBuf, Prefix};
 pub use memtable::{MemCursor, MemIter, Memtable};
 pub use merge::{AnySource, Join, Joined, LastWriteWins, Merge, RecordBuf, Source};

@@ -272,7 +272,10 @@ impl Plan {
         settings.clock_drift_max_ms = self.server.max_clock_drift.as_millis() as u64;
         settings.sync_interval_ns = match self.server.commitlog_sync {
             CommitlogSync::Batch => None,
-            CommitlogSync::Periodic(every) => Some(every.as_nanos() as u64),
+            CommitlogSync::Periodic(every) => {
+                settings.engine.log.sync = ferrite_lsm::log::CommitlogSync::Periodic;
+                Some(every.as_nanos() as u64)
+            }
         };
         settings
     }

@@ -302,7 +302,7 @@ impl Scenario {
             let mut engine = ferrite_lsm::Options::new(core, placement.stores_of(CoreId(core)), entropy);
             engine.memtable_bytes = self.plan.memtable_bytes;
             engine.cache_bytes = 64 * 1024;
-            engine.log_bytes_max = 4 * self.plan.memtable_bytes.max(64 * 1024) as u64;
+            engine.log_bytes_max = Some(4 * self.plan.memtable_bytes.max(64 * 1024) as u64);
             engine.table_bytes = 32 * 1024;
             engine.level_base_bytes = 64 * 1024;
             let mut settings =

@@ -14,27 +14,37 @@
 //! 3. A log segment is recycled only after the manifest says durably that every store has its records in tables.
 //! 4. A table is unlinked only after the manifest has dropped it durably and no read uses it.
 
+mod compact;
+mod flush;
+mod job;
+mod levels;
+mod obsolete;
 mod open;
 mod options;
 mod outcome;
+mod output;
 mod read;
 mod stats;
 mod store;
 mod write;
 
 use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::rc::Rc;
 
+pub use job::Job;
+use job::Running;
+use obsolete::Obsolete;
 pub use options::Options;
-pub use outcome::{Fenced, Found, Miss, OpenError, Recovery, Refusal};
+pub use outcome::{CommitError, Found, Miss, OpenError, Recovery, Refusal};
 use stats::Counters;
 pub use stats::Stats;
 use store::Stores;
-use write::Pending;
 
+use crate::log::{Fenced, Log};
 use crate::manifest::{Edit, Manifest};
-use crate::{Disk, DiskError, Key, Pace, ReadError, Record, Seq};
+use crate::{BlockCache, Disk, DiskError, Key, Pace, ReadError, Record, Seq, Table};
 
 /// One core's engine. Clones are handles to the same engine; all live on one thread.
 pub struct Engine<D: Disk, P: Pace>(Rc<Core<D, P>>);
@@ -46,24 +56,32 @@ impl<D: Disk, P: Pace> Clone for Engine<D, P> {
 }
 
 struct Core<D: Disk, P: Pace> {
-    #[expect(dead_code, reason = "background jobs write with it")]
     disk: D,
-    #[expect(dead_code, reason = "background jobs ask it")]
     pace: P,
     options: Options,
+    log: Log<D>,
     manifest: Manifest<D>,
-    stores: RefCell<Stores>,
-    pending: RefCell<Pending>,
-    counters: Counters,
+    cache: Rc<BlockCache>,
+    stores: RefCell<Stores<D>>,
+    /// Every open table that the manifest names or is about to name, by number.
+    tables: RefCell<BTreeMap<u64, Rc<Table<D>>>>,
+    obsolete: RefCell<Obsolete<D>>,
+    /// Stores with a table that compaction could not read: left alone until the engine is opened again.
+    damaged_stores: RefCell<BTreeSet<u16>>,
+    /// The next file number, without the core's part.
+    next_number: Cell<u64>,
+    running: Running,
+    /// Urgent work failed inside a long job: it is left to the host, which pauses first.
+    setback: Cell<bool>,
+    compaction_due: Cell<bool>,
+    debt_bytes: Cell<u64>,
+    /// Why writes are refused, if they are.
+    refusal: Cell<Option<Refusal>>,
+    write_delay_us: Cell<u64>,
+    disk_full: Cell<bool>,
     fenced: Cell<bool>,
+    counters: Counters,
 }
-
-/// A piece of background work, to be given to [`Engine::run`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Job(JobKind);
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum JobKind {}
 
 impl<D: Disk, P: Pace> Engine<D, P> {
     /// Opens the engine of a core and recovers what its log holds. After an error the data is as it was.
@@ -92,7 +110,7 @@ impl<D: Disk, P: Pace> Engine<D, P> {
         if edits.is_empty() {
             return Ok(());
         }
-        self.0.change(&edits).await?;
+        self.0.change(&edits).await.map_err(|failed| failed.error)?;
         let mut stores = self.0.stores.borrow_mut();
         for &(vnode, store) in vnodes {
             stores.place(vnode, store);
@@ -109,11 +127,11 @@ impl<D: Disk, P: Pace> Engine<D, P> {
     /// Whether a commit has something to do.
     #[inline]
     pub fn has_staged(&self) -> bool {
-        self.0.has_staged()
+        self.0.log.has_staged()
     }
 
     /// Makes what is staged durable, as one group, and readable; returns the highest durable number. One call at a time.
-    pub async fn commit(&self) -> Result<Seq, Fenced> {
+    pub async fn commit(&self) -> Result<Seq, CommitError> {
         self.0.commit().await
     }
 
@@ -132,22 +150,35 @@ impl<D: Disk, P: Pace> Engine<D, P> {
         read::read(Rc::clone(&self.0), key)
     }
 
-    /// The most urgent piece of background work, if any is due.
+    /// The most urgent piece of background work that is due and not running. Cheap: asked after each commit and each job.
     pub fn next_job(&self) -> Option<Job> {
-        None
+        self.0.next_job()
     }
 
-    /// Does a piece of background work. After an error it is offered again; the host pauses before it tries.
+    /// Does a piece of background work. After an error nothing has changed, and it is offered again; the host pauses before it tries.
     pub async fn run(&self, job: Job) -> Result<(), DiskError> {
-        match job.0 {}
+        self.0.run(job).await
     }
 
-    /// Appends the log's mark, so that damage to what was acknowledged can be told from a cut tail. For a quiet moment.
-    pub async fn mark(&self) {}
+    /// By how much the next write should be delayed so that background work keeps up, in microseconds.
+    #[inline]
+    pub fn write_delay_us(&self) -> u64 {
+        self.0.write_delay_us.get()
+    }
 
-    /// Syncs what was committed. For a log that does not do so itself at each commit.
+    /// Appends the log's mark, if it is due, so that damage to what was acknowledged can be told from a cut tail. For a quiet moment.
+    pub async fn mark(&self) {
+        self.0.mark().await;
+    }
+
+    /// Syncs what was committed, with a periodic log; returns the highest durable number.
     pub async fn sync_now(&self) -> Result<Seq, Fenced> {
-        self.commit().await
+        let synced = self.0.log.sync_now().await;
+        self.0.counters.log_syncs.add(1);
+        if synced.is_err() {
+            self.0.fence();
+        }
+        synced
     }
 
     /// Commits what is staged and marks the engine as closed: the next open finds it clean. Flushes nothing. Nothing may be staged after.
@@ -164,17 +195,5 @@ impl<D: Disk, P: Pace> Engine<D, P> {
     /// Counts and sizes.
     pub fn stats(&self) -> Stats {
         self.0.stats()
-    }
-}
-
-impl<D: Disk, P: Pace> Core<D, P> {
-    /// Makes a change of the manifest durable. What goes wrong with anything but space fences the core: the state of the file is not known.
-    async fn change(&self, edits: &[Edit]) -> Result<(), DiskError> {
-        self.manifest.commit(edits).await.map_err(|failed| {
-            if failed.error.kind != crate::DiskErrorKind::NoSpace {
-                self.fenced.set(true);
-            }
-            failed.error
-        })
     }
 }

@@ -1,15 +1,39 @@
-//! Opening: the manifest, the tables it names, the log.
+//! Opening: the manifest, the tables it names, then the log.
+//!
+//! What is decided by what is there:
+//!
+//! | manifest | other files | then |
+//! |---|---|---|
+//! | none, or one whose first snapshot was cut | none | fresh: a manifest is begun before anything else |
+//! | none | segments or tables | refused: nobody knows what they are |
+//! | whole, or its last change cut | all tables named, a log that goes back to its floor | opened |
+//! | whole | a named table is missing, or not the one that was named | refused |
+//! | whole | no log, or one that starts above its floor | refused: records are lost |
+//! | damaged, another core's, another version's | any | refused |
+//!
+//! Tables that nothing names are removed, after everything else held. Nothing is changed before the log's recovery, and
+//! nothing that counts before the new manifest.
 
 use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use super::job::Running;
+use super::levels::Levels;
+use super::obsolete::Obsolete;
 use super::outcome::{OpenError, Recovery};
+use super::output::counter_of;
 use super::stats::Counters;
-use super::store::Stores;
-use super::write::Pending;
+use super::store::{Store, Stores};
 use super::{Core, Engine, Options};
-use crate::manifest::{self, Edit, LoadError, Manifest};
-use crate::{Directory, Disk, FileName, NameOp, Pace};
+use crate::log::{Log, LogOptions, LogRecovery};
+use crate::manifest::{self, Catalog, Edit, LoadError, Manifest};
+use crate::{
+    BlockCache, Class, Directory, Disk, DiskError, DiskErrorKind, FileName, Key, NameOp, Pace, ReadError,
+    Record, Seq, Table, TableName,
+};
+
+type Tables<D> = BTreeMap<u64, Rc<Table<D>>>;
 
 pub(super) async fn open<D: Disk, P: Pace>(
     disk: D,
@@ -17,45 +41,83 @@ pub(super) async fn open<D: Disk, P: Pace>(
     options: Options,
 ) -> Result<(Engine<D, P>, Recovery), OpenError> {
     assert!(!options.stores.is_empty(), "a core without stores");
+    let core = options.core;
     for directory in directories(&options) {
         disk.names(NameOp::CreateDirectory(directory)).await?;
     }
-    let found = manifest::load(&disk, options.core).await.map_err(|error| match error {
+    let found = manifest::load(&disk, core).await.map_err(|error| match error {
         LoadError::Read(error) => OpenError::Read(error),
         LoadError::Version { number, found } => {
-            OpenError::Version { file: FileName::Manifest { core: options.core, number }, found }
+            OpenError::Version { file: FileName::Manifest { core, number }, found }
         }
     })?;
-    let fresh = found.catalog.is_none();
-    let mut catalog = found.catalog.unwrap_or_default();
-    let clean = catalog.closed.is_some() && !found.cut_tail;
-    for edit in opening_edits(&options, catalog.incarnation + 1) {
-        let applied = catalog.apply(&edit);
-        assert!(applied.is_ok(), "opening contradicts nothing: {applied:?}");
+    let mut numbers = found.numbers;
+    let mut catalog = match found.catalog {
+        Some(catalog) => catalog,
+        None => {
+            refuse_leftovers(&disk, &options).await?;
+            // Before the log: a log without a manifest would be refused after a power cut here.
+            let begun =
+                Manifest::begin(disk.clone(), core, options.entropy, 0, Catalog::default(), &numbers).await?;
+            numbers = vec![begun.number()];
+            Catalog::default()
+        }
+    };
+    let fresh = catalog.incarnation == 0;
+    let was_closed = catalog.closed.is_some();
+    if let Some(&store) = catalog.stores.keys().find(|store| !options.stores.contains(store)) {
+        return Err(OpenError::MissingStore(store));
     }
-    if let Some(store) = catalog.stores.keys().find(|store| !options.stores.contains(store)) {
-        return Err(OpenError::MissingStore(*store));
-    }
-    let mut stores = Stores::new(&options.stores);
-    let vnodes: Vec<(u16, u16)> = catalog.vnodes.iter().map(|(&vnode, at)| (vnode, at.store)).collect();
-    for &(vnode, store) in &vnodes {
-        stores.place(vnode, store);
-    }
-    let recovery = Recovery { fresh, clean, incarnation: catalog.incarnation, vnodes, ..Recovery::default() };
-    let life = options.entropy;
-    let edit_bytes_max = options.manifest_bytes_max;
-    let manifest =
-        Manifest::begin(disk.clone(), options.core, life, edit_bytes_max, catalog, &found.numbers).await?;
+    let tables = open_tables(&disk, &catalog).await?;
+    let mut stores = make_stores(&options, &catalog, &tables);
+    let (log, log_recovery) = replay(&disk, &options, &catalog, &mut stores).await?;
+
+    catalog_opened(&mut catalog, &options, &stores, &log);
+    let orphans = orphans(&disk, &options, &catalog).await?;
+    let taken = orphans.iter().filter_map(|table| counter_of(core, table.number)).max();
+    let next_number = catalog.next_number.max(taken.map_or(1, |taken| taken + 1)).max(1);
+    let recovery = Recovery {
+        fresh,
+        clean: was_closed
+            && !found.cut_tail
+            && log_recovery.cut_tail.is_none()
+            && log_recovery.damage.is_empty(),
+        incarnation: catalog.incarnation,
+        cut_tail: log_recovery.cut_tail,
+        cut_manifest: found.cut_tail,
+        damage: log_recovery.damage,
+        replayed: log_recovery.records,
+        vnodes: catalog.vnodes.iter().map(|(&vnode, at)| (vnode, at.store)).collect(),
+    };
+    let (life, edit_bytes_max) = (options.entropy, options.manifest_bytes_max);
+    let manifest = Manifest::begin(disk.clone(), core, life, edit_bytes_max, catalog, &numbers).await?;
+    log.retire_below(Seq(manifest.catalog().log_floor));
+    let mut obsolete = Obsolete::default();
+    obsolete.discard(orphans.into_iter());
     let core = Core {
+        cache: Rc::new(BlockCache::new(options.cache_bytes)),
         disk,
         pace,
         options,
+        log,
         manifest,
         stores: RefCell::new(stores),
-        pending: RefCell::new(Pending::default()),
-        counters: Counters::default(),
+        tables: RefCell::new(tables),
+        obsolete: RefCell::new(obsolete),
+        damaged_stores: RefCell::new(BTreeSet::new()),
+        next_number: Cell::new(next_number),
+        running: Running::default(),
+        setback: Cell::new(false),
+        compaction_due: Cell::new(false),
+        debt_bytes: Cell::new(0),
+        refusal: Cell::new(None),
+        write_delay_us: Cell::new(0),
+        disk_full: Cell::new(false),
         fenced: Cell::new(false),
+        counters: Counters::default(),
     };
+    core.survey();
+    core.weigh();
     Ok((Engine(Rc::new(core)), recovery))
 }
 
@@ -63,8 +125,121 @@ fn directories(options: &Options) -> impl Iterator<Item = Directory> {
     std::iter::once(Directory::Core(options.core)).chain(options.stores.iter().copied().map(Directory::Store))
 }
 
-fn opening_edits(options: &Options, incarnation: u64) -> Vec<Edit> {
-    let mut edits = vec![Edit::Opened { incarnation }];
+/// Without a manifest there may be nothing else.
+async fn refuse_leftovers<D: Disk>(disk: &D, options: &Options) -> Result<(), OpenError> {
+    for directory in directories(options) {
+        for (file, _) in manifest::list(disk, directory).await? {
+            match file {
+                FileName::Manifest { .. } => {}
+                FileName::Segment { .. } | FileName::Table { .. } => {
+                    return Err(OpenError::MissingManifest { file });
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Opens every table that the manifest names.
+async fn open_tables<D: Disk>(disk: &D, catalog: &Catalog) -> Result<Tables<D>, OpenError> {
+    let mut tables = BTreeMap::new();
+    for meta in catalog.tables() {
+        let (name, id) = (meta.name, Some(meta.file_id));
+        let opened = Table::open(disk.clone(), name, meta.bytes, id, Class::Background).await;
+        let table = opened.map_err(|error| match error {
+            ReadError::Disk(DiskError { kind: DiskErrorKind::NotFound, .. }) => {
+                OpenError::MissingTable(name.file())
+            }
+            error => OpenError::Read(error),
+        })?;
+        tables.insert(name.number, table);
+    }
+    Ok(tables)
+}
+
+fn make_stores<D: Disk>(options: &Options, catalog: &Catalog, tables: &Tables<D>) -> Stores<D> {
+    let empty = manifest::StoreEntry::default();
+    let stores = options.stores.iter().map(|&number| {
+        let entry = catalog.stores.get(&number).unwrap_or(&empty);
+        let levels = Levels::of(entry, |meta| Rc::clone(&tables[&meta.name.number]));
+        Store::new(number, levels, entry.flushed_through)
+    });
+    let mut stores = Stores::new(stores.collect(), catalog.home.unwrap_or(options.stores[0]));
+    for (&vnode, at) in catalog.vnodes.iter() {
+        stores.place(vnode, at.store);
+    }
+    stores
+}
+
+/// Recovers the log into the memtables of `stores`.
+async fn replay<D: Disk>(
+    disk: &D,
+    options: &Options,
+    catalog: &Catalog,
+    stores: &mut Stores<D>,
+) -> Result<(Log<D>, LogRecovery), OpenError> {
+    let flushed = catalog.stores.values().map(|store| store.flushed_through).max().unwrap_or(0);
+    let life = (options.entropy >> 64) as u64 ^ options.entropy as u64;
+    // Numbers up to `flushed` are left out by replays: should the log have lost its end, they must not be given out again.
+    let log_options = LogOptions { life, seq_min: Seq(flushed + 1), ..options.log };
+    let mut unplaced = None;
+    let mut apply = |seq: Seq, key: Key<'_>, record: Record<'_>, _epoch: u64| match stores.index_of(&key) {
+        Some(index) if seq.0 > stores.stores[index].flushed_through => {
+            stores.apply(index, seq.0, key, record);
+        }
+        Some(_) => {}
+        None => unplaced = unplaced.or(Some(key.prefix.vnode)),
+    };
+    let (log, recovery) = Log::recover(disk.clone(), options.core, log_options, &mut apply).await?;
+    if let Some(vnode) = unplaced {
+        return Err(OpenError::UnplacedVnode(vnode));
+    }
+    // The floor is 0 until the first open is through: then there may be no log yet.
+    let needed = catalog.log_floor;
+    if recovery.fresh && needed > 0 {
+        return Err(OpenError::MissingLog { needed, found: None });
+    }
+    if let Some((first, _)) = recovery.replayed
+        && first.0 > needed
+        && needed > 0
+    {
+        return Err(OpenError::MissingLog { needed, found: Some(first.0) });
+    }
+    stores.applied = log.next_seq().0 - 1;
+    Ok((log, recovery))
+}
+
+/// What opening changes in the catalog.
+fn catalog_opened<D: Disk>(catalog: &mut Catalog, options: &Options, stores: &Stores<D>, log: &Log<D>) {
+    let mut edits = vec![Edit::Opened { incarnation: catalog.incarnation + 1 }];
     edits.extend(options.stores.iter().map(|&store| Edit::Store { store }));
-    edits
+    if catalog.home.is_none() {
+        edits.push(Edit::Home { store: options.stores[0] });
+    }
+    debug_assert_eq!(stores.applied + 1, log.next_seq().0);
+    edits.push(Edit::LogFloor { seq: stores.log_floor() });
+    for edit in &edits {
+        let applied = catalog.apply(edit);
+        assert!(applied.is_ok(), "opening contradicts nothing: {applied:?}");
+    }
+}
+
+/// Tables that nothing names: left by a power cut in a flush or compaction.
+async fn orphans<D: Disk>(
+    disk: &D,
+    options: &Options,
+    catalog: &Catalog,
+) -> Result<Vec<TableName>, OpenError> {
+    let named: BTreeSet<TableName> = catalog.tables().map(|table| table.name).collect();
+    let mut orphans = Vec::new();
+    for &store in &options.stores {
+        for (file, _) in manifest::list(disk, Directory::Store(store)).await? {
+            if let FileName::Table { store, number } = file
+                && !named.contains(&TableName { store, number })
+            {
+                orphans.push(TableName { store, number });
+            }
+        }
+    }
+    Ok(orphans)
 }

@@ -1,5 +1,8 @@
 //! What an engine is told when it opens: who it is, and the bound of every buffer, queue and level.
 
+use crate::TableOptions;
+use crate::log::LogOptions;
+
 /// Options of one core's engine. Sizes are in bytes.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -13,8 +16,13 @@ pub struct Options {
     pub memtable_bytes: usize,
     /// Blocks of tables kept in memory, for all stores together. Default 64 MiB.
     pub cache_bytes: usize,
-    /// The log's length from which the store that pins its oldest segment is flushed. Default 256 MiB, 4 × `memtable_bytes`.
-    pub log_bytes_max: u64,
+    /// The log's format and bounds. `life` is derived from `entropy`, and `seq_min` is the engine's own: both are overwritten.
+    pub log: LogOptions,
+    /// The log's length from which the store that pins its oldest segment is flushed; at twice that, writes are refused. Default
+    /// `None`: 4 × `memtable_bytes`, and at least 3 segments.
+    pub log_bytes_max: Option<u64>,
+    /// Format of new tables.
+    pub table: TableOptions,
     /// Length at which a compaction starts its next table. Default 32 MiB.
     pub table_bytes: u64,
     /// Tables in level 0 from which it is compacted. Default 4.
@@ -42,7 +50,9 @@ impl Options {
             entropy,
             memtable_bytes: 64 << 20,
             cache_bytes: 64 << 20,
-            log_bytes_max: 256 << 20,
+            log: LogOptions::new(entropy as u64),
+            log_bytes_max: None,
+            table: TableOptions::default(),
             table_bytes: 32 << 20,
             l0_tables_trigger: 4,
             l0_tables_slow: 10,
@@ -52,5 +62,9 @@ impl Options {
             write_delay_max_us: 10_000,
             manifest_bytes_max: 1 << 20,
         }
+    }
+
+    pub(super) fn log_bytes_max(&self) -> u64 {
+        self.log_bytes_max.unwrap_or((4 * self.memtable_bytes as u64).max(3 * self.log.segment_bytes))
     }
 }

@@ -1,6 +1,7 @@
 //! What the engine answers: findings, refusals, failures.
 
-use crate::{Damage, DiskError, FileName, ReadError, Record, RecordFlags};
+use crate::log::{CutTail, LogDamage, LogError};
+use crate::{DiskError, FileName, ReadError, Record, RecordFlags};
 
 /// What [`Engine::open`](super::Engine::open) found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -11,12 +12,13 @@ pub struct Recovery {
     pub clean: bool,
     /// How often the engine was opened, this time included; it never repeats in one data directory.
     pub incarnation: u64,
-    /// The log ended in something incomplete, which was cut off.
-    pub cut_tail: bool,
-    /// What was cut off may have been acknowledged: its vnodes ask for repair and new actors are minted.
-    pub possibly_acknowledged: bool,
+    /// The log ended in something incomplete, which was cut off. It may have been acknowledged (the bytes cannot tell a write
+    /// that a power cut interrupted from a last group gone bad): its vnodes ask for repair, and new actors are minted.
+    pub cut_tail: Option<CutTail>,
+    /// The last change of the manifest was incomplete, and was cut off. Nobody was told of it.
+    pub cut_manifest: bool,
     /// Damage in the log. What it hid is lost here; everything behind it was recovered.
-    pub damage: Vec<Damage>,
+    pub damage: Vec<LogDamage>,
     /// Records that came from the log.
     pub replayed: u64,
     /// `(vnode, store)` of every vnode that lives here, by vnode.
@@ -28,6 +30,8 @@ pub struct Recovery {
 pub enum OpenError {
     /// The disk failed, or a manifest or table is damaged.
     Read(ReadError),
+    /// The log cannot be recovered.
+    Log(LogError),
     /// A file was written by a version of this software that is not known here.
     Version {
         /// The file.
@@ -46,8 +50,8 @@ pub enum OpenError {
     MissingLog {
         /// The log is needed from this sequence number on.
         needed: u64,
-        /// It starts here.
-        found: u64,
+        /// It starts here; `None` if there is none.
+        found: Option<u64>,
     },
     /// A store that holds data or vnodes is not among the options' stores.
     MissingStore(u16),
@@ -59,6 +63,7 @@ impl std::fmt::Display for OpenError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             OpenError::Read(error) => error.fmt(f),
+            OpenError::Log(error) => error.fmt(f),
             OpenError::Version { file, found } => {
                 write!(f, "{} has format version {found}, which is not known here", describe(*file))
             }
@@ -68,8 +73,11 @@ impl std::fmt::Display for OpenError {
             OpenError::MissingManifest { file } => {
                 write!(f, "{} is there, and no manifest that names it", describe(*file))
             }
-            OpenError::MissingLog { needed, found } => {
+            OpenError::MissingLog { needed, found: Some(found) } => {
                 write!(f, "the log starts at record {found}, and is needed from record {needed}")
+            }
+            OpenError::MissingLog { needed, found: None } => {
+                write!(f, "there is no log, and one is needed from record {needed}")
             }
             OpenError::MissingStore(store) => write!(f, "store {store} holds data and is not configured"),
             OpenError::UnplacedVnode(vnode) => {
@@ -84,6 +92,18 @@ impl std::error::Error for OpenError {}
 impl From<ReadError> for OpenError {
     fn from(error: ReadError) -> Self {
         OpenError::Read(error)
+    }
+}
+
+impl From<LogError> for OpenError {
+    fn from(error: LogError) -> Self {
+        match error {
+            LogError::Disk(error) => OpenError::Read(error.into()),
+            LogError::NoBuffer => OpenError::Read(ReadError::NoBuffer),
+            error @ (LogError::Version { .. } | LogError::WrongCore { .. } | LogError::Twice(_)) => {
+                OpenError::Log(error)
+            }
+        }
     }
 }
 
@@ -130,17 +150,25 @@ impl std::fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// A sync failed, now or earlier. Records staged and not yet reported durable may or may not be found after a restart.
+/// Why a group was not committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fenced;
+pub enum CommitError {
+    /// A sync failed, now or earlier. Records staged and not yet reported durable may or may not be found after a restart.
+    Fenced,
+    /// The disk is full. What was staged was let go of, and will never be found; its numbers are given out again.
+    DiskFull,
+}
 
-impl std::fmt::Display for Fenced {
+impl std::fmt::Display for CommitError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a sync failed: this core takes no writes until it is restarted")
+        match self {
+            CommitError::Fenced => Refusal::Fenced.fmt(f),
+            CommitError::DiskFull => Refusal::DiskFull.fmt(f),
+        }
     }
 }
 
-impl std::error::Error for Fenced {}
+impl std::error::Error for CommitError {}
 
 /// The answer is not in memory: ask [`Engine::read`](super::Engine::read).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

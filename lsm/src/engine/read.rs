@@ -1,11 +1,67 @@
-//! Reads: newest source first, last write wins.
+//! Reads: newest source first, last write wins, and a stop at the first record that dominates.
+//!
+//! [`Core::get`] walks the sources as long as everything it needs is in memory. [`read`] does the same walk over a snapshot of
+//! the tables, and waits for the blocks that are not. Both skip tables whose orders are all below what was found already.
 
 use std::future::Future;
 use std::rc::Rc;
 
 use super::Core;
 use super::outcome::{Found, Miss};
-use crate::{Disk, Key, Pace, ReadError, Record, RecordFlags};
+use super::store::Store;
+use crate::table::{Block, KeyHash};
+use crate::{Class, Disk, Key, Pace, ReadError, Record, RecordFlags};
+
+/// The best record so far, and where it is.
+enum Best<'a> {
+    None,
+    Memory(Record<'a>),
+    /// In this block, of this (order, actor).
+    Block(Block, (u64, u64)),
+}
+
+impl Best<'_> {
+    /// The (order, actor) to beat.
+    #[inline]
+    fn version(&self) -> Option<(u64, u64)> {
+        match self {
+            Best::None => None,
+            Best::Memory(record) => Some((record.order, record.actor)),
+            Best::Block(_, version) => Some(*version),
+        }
+    }
+}
+
+#[inline]
+fn dominates(record: &Record<'_>) -> bool {
+    record.flags.0 & RecordFlags::DOMINATES != 0
+}
+
+/// The record as the engine's callers see it.
+#[inline]
+fn outside(record: Record<'_>) -> Record<'_> {
+    Record { flags: RecordFlags(record.flags.0 & RecordFlags::OUTSIDE), ..record }
+}
+
+/// What the memtables hold: the best record, and whether it is the answer.
+#[inline]
+fn search_memtables<'a, D: Disk>(store: &'a Store<D>, key: &Key<'_>) -> (Option<Record<'a>>, bool) {
+    let mut best = store.active.get(key);
+    if best.as_ref().is_some_and(dominates) {
+        return (best, true);
+    }
+    for frozen in &store.frozen {
+        let Some(record) = frozen.memtable.get(key) else { continue };
+        let last = dominates(&record);
+        if best.is_none_or(|best| record.beats(&best)) {
+            best = Some(record);
+        }
+        if last {
+            return (best, true);
+        }
+    }
+    (best, store.levels.is_empty())
+}
 
 impl<D: Disk, P: Pace> Core<D, P> {
     #[inline]
@@ -16,22 +72,102 @@ impl<D: Disk, P: Pace> Core<D, P> {
     ) -> Result<R, Miss> {
         let stores = self.stores.borrow();
         let Some(index) = stores.index_of(&key) else { return Ok(found(None)) };
-        let record = stores.stores[index].active.get(&key);
-        self.counters.count_memtable(record.is_some());
-        Ok(found(record.map(outside)))
+        let store = &stores.stores[index];
+        let (best, is_answer) = search_memtables(store, &key);
+        if is_answer {
+            self.counters.gets_memtable.add(u64::from(best.is_some()));
+            self.counters.gets_absent.add(u64::from(best.is_none()));
+            return Ok(found(best.map(outside)));
+        }
+        let mut best = best.map_or(Best::None, Best::Memory);
+        let hash = KeyHash::of(&key);
+        for table in store.levels.candidates(&key) {
+            if best.version().is_some_and(|(order, _)| order > table.meta().max_order)
+                || !table.may_contain(hash)
+            {
+                continue;
+            }
+            let Some(handle) = table.locate(&key) else { continue };
+            let Some(block) = self.cache.get(table.number(), handle) else { return Err(Miss) };
+            self.counters.filter_positives.add(1);
+            let Some(record) = block.get(&key) else {
+                self.counters.filter_false_positives.add(1);
+                continue;
+            };
+            let version = (record.order, record.actor);
+            let last = dominates(&record);
+            if best.version().is_none_or(|best| version > best) {
+                if last {
+                    self.counters.gets_cached.add(1);
+                    return Ok(found(Some(outside(record))));
+                }
+                best = Best::Block(block, version);
+            }
+            if last {
+                break;
+            }
+        }
+        match best {
+            Best::None => {
+                self.counters.gets_absent.add(1);
+                Ok(found(None))
+            }
+            Best::Memory(record) => {
+                self.counters.gets_memtable.add(1);
+                Ok(found(Some(outside(record))))
+            }
+            Best::Block(block, _) => {
+                self.counters.gets_cached.add(1);
+                Ok(found(block.get(&key).map(outside)))
+            }
+        }
     }
 }
 
-/// The record as the engine's callers see it.
-#[inline]
-fn outside(record: Record<'_>) -> Record<'_> {
-    Record { flags: RecordFlags(record.flags.0 & RecordFlags::OUTSIDE), ..record }
-}
-
+/// See [`super::Engine::read`]. Memtables and tables are looked up at the first poll: what is applied later may be missed, as
+/// with any read that began before a write ended.
 pub(super) fn read<D: Disk, P: Pace>(
     core: Rc<Core<D, P>>,
     key: Key<'_>,
 ) -> impl Future<Output = Result<Option<Found>, ReadError>> + 'static {
     let key = key.to_buf();
-    async move { Ok(core.get(key.as_key(), |record| record.map(Found::copy)).unwrap_or(None)) }
+    async move {
+        let key = key.as_key();
+        let (mut best, levels) = {
+            let stores = core.stores.borrow();
+            let Some(index) = stores.index_of(&key) else { return Ok(None) };
+            let store = &stores.stores[index];
+            let (best, is_answer) = search_memtables(store, &key);
+            let best = best.map(|record| Found::copy(outside(record)));
+            if is_answer {
+                core.counters.gets_memtable.add(u64::from(best.is_some()));
+                core.counters.gets_absent.add(u64::from(best.is_none()));
+                return Ok(best);
+            }
+            (best, Rc::clone(&store.levels))
+        };
+        core.counters.gets_disk.add(1);
+        let hash = KeyHash::of(&key);
+        for table in levels.candidates(&key) {
+            if best.as_ref().is_some_and(|best| best.order > table.meta().max_order)
+                || !table.may_contain(hash)
+            {
+                continue;
+            }
+            let Some(handle) = table.locate(&key) else { continue };
+            let block = core.cache.read(table, handle, Class::Read).await?;
+            core.counters.filter_positives.add(1);
+            let Some(record) = block.get(&key) else {
+                core.counters.filter_false_positives.add(1);
+                continue;
+            };
+            if best.as_ref().is_none_or(|best| (record.order, record.actor) > (best.order, best.actor)) {
+                best = Some(Found::copy(outside(record)));
+            }
+            if dominates(&record) {
+                break;
+            }
+        }
+        Ok(best)
+    }
 }

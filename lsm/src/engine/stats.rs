@@ -2,6 +2,11 @@
 
 use std::cell::Cell;
 
+use super::Core;
+use crate::log::CommitlogSync;
+use crate::manifest::LEVELS;
+use crate::{Disk, Pace};
+
 /// Counts since the engine was opened, and sizes at the moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -11,9 +16,9 @@ pub struct Stats {
     pub frozen_bytes: u64,
     /// Bytes of log segments that are needed.
     pub log_bytes: u64,
-    /// Log groups made durable.
+    /// Log groups written, marks included.
     pub groups: u64,
-    /// Syncs of the log.
+    /// Syncs of the log: one for each group, or in a periodic log those that were asked for.
     pub log_syncs: u64,
     /// Records made durable.
     pub records: u64,
@@ -53,6 +58,8 @@ pub struct Stats {
     pub cache_bytes: u64,
     /// Bytes that stand above their level's limit: what compaction is behind by.
     pub debt_bytes: u64,
+    /// Stores that are not compacted because a table of theirs is damaged.
+    pub damaged_stores: u64,
     /// By how much the next write should be delayed so that background work keeps up, in microseconds.
     pub write_delay_us: u64,
     /// Writes are refused because the disk is full.
@@ -61,25 +68,87 @@ pub struct Stats {
     pub fenced: bool,
 }
 
-/// The counters behind [`Stats`].
+/// A count.
 #[derive(Default)]
-pub(super) struct Counters {
-    gets_memtable: Cell<u64>,
-    gets_absent: Cell<u64>,
-}
+pub(super) struct Counter(Cell<u64>);
 
-impl Counters {
+impl Counter {
     #[inline]
-    pub(super) fn count_memtable(&self, found: bool) {
-        let counter = if found { &self.gets_memtable } else { &self.gets_absent };
-        counter.set(counter.get() + 1);
+    pub(super) fn add(&self, more: u64) {
+        self.0.set(self.0.get() + more);
     }
 
+    fn get(&self) -> u64 {
+        self.0.get()
+    }
+}
+
+/// What is counted where it happens.
+#[derive(Default)]
+pub(super) struct Counters {
+    pub(super) records: Counter,
+    pub(super) log_syncs: Counter,
+    pub(super) gets_memtable: Counter,
+    pub(super) gets_cached: Counter,
+    pub(super) gets_absent: Counter,
+    pub(super) gets_disk: Counter,
+    pub(super) filter_positives: Counter,
+    pub(super) filter_false_positives: Counter,
+    pub(super) flush_bytes: Counter,
+    pub(super) compaction_bytes: Counter,
+    pub(super) flushes: Counter,
+    pub(super) compactions: Counter,
+    pub(super) moves: Counter,
+}
+
+impl<D: Disk, P: Pace> Core<D, P> {
     pub(super) fn stats(&self) -> Stats {
+        let counters = &self.counters;
+        let (memtable_bytes, frozen_bytes, l0_tables_max) = {
+            let stores = self.stores.borrow();
+            (stores.active_bytes + stores.frozen_bytes, stores.frozen_bytes, stores.l0_tables_max())
+        };
+        let (tables, table_bytes) = {
+            let catalog = self.manifest.catalog();
+            let levels = |level: usize| catalog.stores.values().flat_map(move |store| &store.levels[level]);
+            (
+                (0..LEVELS).map(|level| levels(level).count() as u64).collect(),
+                (0..LEVELS).map(|level| levels(level).map(|table| table.bytes).sum()).collect(),
+            )
+        };
+        let cache = self.cache.stats();
         Stats {
-            gets_memtable: self.gets_memtable.get(),
-            gets_absent: self.gets_absent.get(),
-            ..Stats::default()
+            memtable_bytes: memtable_bytes as u64,
+            frozen_bytes: frozen_bytes as u64,
+            log_bytes: self.log.bytes(),
+            groups: self.log.groups(),
+            log_syncs: match self.options.log.sync {
+                CommitlogSync::Batch => self.log.groups(),
+                CommitlogSync::Periodic => counters.log_syncs.get(),
+            },
+            records: counters.records.get(),
+            tables,
+            table_bytes,
+            l0_tables_max: l0_tables_max as u64,
+            gets_memtable: counters.gets_memtable.get(),
+            gets_cached: counters.gets_cached.get(),
+            gets_absent: counters.gets_absent.get(),
+            gets_disk: counters.gets_disk.get(),
+            filter_positives: counters.filter_positives.get(),
+            filter_false_positives: counters.filter_false_positives.get(),
+            flush_bytes: counters.flush_bytes.get(),
+            compaction_bytes: counters.compaction_bytes.get(),
+            flushes: counters.flushes.get(),
+            compactions: counters.compactions.get(),
+            moves: counters.moves.get(),
+            cache_hits: cache.hits,
+            cache_misses: cache.misses,
+            cache_bytes: cache.bytes as u64,
+            debt_bytes: self.debt_bytes.get(),
+            damaged_stores: self.damaged_stores.borrow().len() as u64,
+            write_delay_us: self.write_delay_us.get(),
+            disk_full: self.disk_full.get(),
+            fenced: self.fenced.get(),
         }
     }
 }

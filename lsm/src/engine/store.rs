@@ -1,37 +1,76 @@
 //! The stores of a core, and which vnode lives in which.
+//!
+//! **Early stop.** Tables are not in the order of their records' versions: a hint or a repair delivers old versions late, so a
+//! read that has found a record must, in general, go on. A record that was newer, when it was applied, than *everything* in
+//! its store's frozen memtables and tables ([`Store::ceiling`]) is marked [`RecordFlags::DOMINATES`], and a read stops at it.
+//! Why that holds for as long as the record is found at all:
+//!
+//! 1. Sources are asked so that what was applied later comes first (invariant 2 of [`super`]). So the sources behind the one
+//!    that holds record r hold, for r's key, only records that were applied before r.
+//! 2. Of those, the ones that were in the same active memtable met r there, and the memtable kept the winner. The others
+//!    were in frozen memtables and tables already, and none of them has r's order or a higher one: that is what the mark says.
+//! 3. A flush copies. A merge takes sources that are neighbours in that order, keeps for each key the winner with its
+//!    mark, and puts it where its inputs stood: what is behind it is a part of what was behind the winner before.
+//!
+//! The ceiling never sinks while the engine is open, also when compaction drops the record that raised it: too high only costs marks.
 
-use crate::{Key, Memtable, Record, RecordFlags};
+use std::rc::Rc;
+
+use super::levels::Levels;
+use crate::{Disk, Key, Memtable, Record, RecordFlags};
 
 /// All stores of a core.
-pub(super) struct Stores {
+pub(super) struct Stores<D: Disk> {
     /// By vnode: the index of its store, or [`NOWHERE`].
     places: Vec<u16>,
-    pub(super) stores: Vec<Store>,
+    /// The index of the store of space 0.
+    home: usize,
+    pub(super) stores: Vec<Store<D>>,
     /// The highest sequence number applied.
     pub(super) applied: u64,
+    /// Bytes of the active memtables.
+    pub(super) active_bytes: usize,
+    /// Bytes of the frozen memtables.
+    pub(super) frozen_bytes: usize,
 }
 
 const NOWHERE: u16 = u16::MAX;
 
 /// One LSM tree.
-pub(super) struct Store {
+pub(super) struct Store<D: Disk> {
     pub(super) number: u16,
     /// Takes writes.
     pub(super) active: Memtable,
+    /// The first sequence number applied to the active memtable.
+    pub(super) active_first: Option<u64>,
+    /// Memtables that wait for their flush, newest first.
+    pub(super) frozen: Vec<Frozen>,
+    pub(super) levels: Rc<Levels<D>>,
     /// No order in a frozen memtable or a table is above this.
     pub(super) ceiling: u64,
+    /// Sequence numbers up to here are in tables: replay leaves them out.
+    pub(super) flushed_through: u64,
 }
 
-impl Stores {
-    pub(super) fn new(numbers: &[u16]) -> Stores {
-        let stores =
-            numbers.iter().map(|&number| Store { number, active: Memtable::new(), ceiling: 0 }).collect();
-        Stores { places: Vec::new(), stores, applied: 0 }
+/// A memtable that is not written to any more.
+#[derive(Clone)]
+pub(super) struct Frozen {
+    pub(super) memtable: Rc<Memtable>,
+    /// The first sequence number in it.
+    pub(super) first: u64,
+    /// All of the store's records up to this sequence number are in it, in an older one, or in tables.
+    pub(super) through: u64,
+}
+
+impl<D: Disk> Stores<D> {
+    pub(super) fn new(stores: Vec<Store<D>>, home: u16) -> Stores<D> {
+        let home = stores.iter().position(|store| store.number == home).expect("a store of this core");
+        let active_bytes = stores.iter().map(|store| store.active.bytes()).sum();
+        Stores { places: Vec::new(), home, stores, applied: 0, active_bytes, frozen_bytes: 0 }
     }
 
     pub(super) fn place(&mut self, vnode: u16, store: u16) {
-        let index = self.stores.iter().position(|candidate| candidate.number == store);
-        let index = index.expect("a store of this core");
+        let index = self.index_of_store(store);
         let vnode = usize::from(vnode);
         if self.places.len() <= vnode {
             self.places.resize(vnode + 1, NOWHERE);
@@ -39,11 +78,15 @@ impl Stores {
         self.places[vnode] = index as u16;
     }
 
-    /// Where a key lives: space 0 in the first store, else where its vnode does.
+    pub(super) fn index_of_store(&self, number: u16) -> usize {
+        self.stores.iter().position(|store| store.number == number).expect("a store of this core")
+    }
+
+    /// Where a key lives: space 0 in its own store, else where the vnode does.
     #[inline]
     pub(super) fn index_of(&self, key: &Key<'_>) -> Option<usize> {
         if key.prefix.space == 0 {
-            return Some(0);
+            return Some(self.home);
         }
         match self.places.get(usize::from(key.prefix.vnode)) {
             Some(&NOWHERE) | None => None,
@@ -57,15 +100,89 @@ impl Stores {
             Some(&index) => Some(self.stores[usize::from(index)].number),
         }
     }
+
+    /// Applies a durable record to the active memtable of its store.
+    #[inline]
+    pub(super) fn apply(&mut self, index: usize, seq: u64, key: Key<'_>, record: Record<'_>) {
+        let store = &mut self.stores[index];
+        let dominates = if record.order > store.ceiling { RecordFlags::DOMINATES } else { 0 };
+        let flags = RecordFlags(record.flags.0 & RecordFlags::OUTSIDE | dominates);
+        store.active_first.get_or_insert(seq);
+        self.active_bytes += store.active.insert(key, Record { flags, ..record });
+        self.applied = self.applied.max(seq);
+    }
+
+    /// Freezes the active memtable of a store; it waits for its flush then.
+    pub(super) fn freeze(&mut self, index: usize) {
+        let through = self.applied;
+        let store = &mut self.stores[index];
+        let Some(first) = store.active_first.take() else { return };
+        let memtable = std::mem::take(&mut store.active);
+        store.ceiling = store.ceiling.max(memtable.newest_order());
+        self.active_bytes -= memtable.bytes();
+        self.active_bytes += store.active.bytes();
+        self.frozen_bytes += memtable.bytes();
+        store.frozen.insert(0, Frozen { memtable: Rc::new(memtable), first, through });
+    }
+
+    /// The store whose active memtable is largest.
+    pub(super) fn largest(&self) -> Option<usize> {
+        let written = self.stores.iter().enumerate().filter(|(_, store)| store.active_first.is_some());
+        written.max_by_key(|(_, store)| store.active.bytes()).map(|(index, _)| index)
+    }
+
+    /// The store that needs the oldest part of the log, and from where on.
+    pub(super) fn oldest(&self) -> Option<(usize, u64)> {
+        let needed =
+            self.stores.iter().enumerate().filter_map(|(index, store)| Some((index, store.needs()?)));
+        needed.min_by_key(|(_, first)| *first)
+    }
+
+    /// The log is needed from this sequence number on.
+    pub(super) fn log_floor(&self) -> u64 {
+        self.oldest().map_or(self.applied + 1, |(_, first)| first)
+    }
+
+    /// The log is needed from this sequence number on, once the oldest frozen memtable of a store is flushed.
+    pub(super) fn log_floor_after_flush(&self, flushed: usize) -> u64 {
+        let needed = self.stores.iter().enumerate().filter_map(|(index, store)| {
+            if index != flushed {
+                return store.needs();
+            }
+            let next = store.frozen.len().checked_sub(2).map(|next| store.frozen[next].first);
+            next.or(store.active_first)
+        });
+        needed.min().unwrap_or(self.applied + 1)
+    }
+
+    /// The frozen memtable to flush next, and its store: of all the oldest of their stores the one that pins most of the log.
+    pub(super) fn next_frozen(&self) -> Option<(usize, Frozen)> {
+        let oldest = self.stores.iter().enumerate();
+        let oldest = oldest.filter_map(|(index, store)| Some((index, store.frozen.last()?)));
+        oldest.min_by_key(|(_, frozen)| frozen.first).map(|(index, frozen)| (index, frozen.clone()))
+    }
+
+    pub(super) fn l0_tables_max(&self) -> usize {
+        self.stores.iter().map(|store| store.levels.l0_tables()).max().unwrap_or(0)
+    }
 }
 
-impl Store {
-    /// Applies a durable record to the active memtable.
-    pub(super) fn apply(&mut self, key: Key<'_>, mut record: Record<'_>) {
-        record.flags.0 &= RecordFlags::OUTSIDE;
-        if record.order > self.ceiling {
-            record.flags.0 |= RecordFlags::DOMINATES;
+impl<D: Disk> Store<D> {
+    pub(super) fn new(number: u16, levels: Levels<D>, flushed_through: u64) -> Store<D> {
+        let ceiling = levels.tables().map(|table| table.meta().max_order).max().unwrap_or(0);
+        Store {
+            number,
+            active: Memtable::new(),
+            active_first: None,
+            frozen: Vec::new(),
+            levels: Rc::new(levels),
+            ceiling,
+            flushed_through,
         }
-        self.active.insert(key, record);
+    }
+
+    /// From where on this store needs the log.
+    fn needs(&self) -> Option<u64> {
+        self.frozen.last().map(|frozen| frozen.first).or(self.active_first)
     }
 }

@@ -169,6 +169,17 @@ impl<D: Disk> Log<D> {
         self.state.borrow().filling.as_ref().map_or(0, Filling::body)
     }
 
+    /// Lets go of what is staged, as if it had never been: its numbers are given out again. For an owner that cannot wait for
+    /// space after [`CommitError::NoSpace`].
+    pub fn discard_staged(&self) {
+        let state = &mut *self.state.borrow_mut();
+        if let Some(filling) = state.filling.take() {
+            let (first, buf) = filling.abandon();
+            state.next_seq = first;
+            state.give_back(buf);
+        }
+    }
+
     /// Writes everything staged as one group and gives it back to be applied; `None` if nothing was staged. Groups come back in
     /// order. Dropping the future after its first poll may fence the log.
     pub async fn commit(&self) -> Result<Option<Group<D>>, CommitError> {

@@ -1,6 +1,6 @@
 //! The log's knobs, its errors, and its numbers.
 
-use crate::{Damage, DiskError};
+use crate::{Damage, DiskError, Seq};
 
 /// When the log is synced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct LogOptions {
     pub sync: CommitlogSync,
     /// A random number minted anew at each open: tells the groups of this life of the log from those of any other.
     pub life: u64,
+    /// Numbers below this are known to the owner from elsewhere: records of this life get this one or higher. Default 1.
+    pub seq_min: Seq,
 }
 
 impl LogOptions {
@@ -34,6 +36,7 @@ impl LogOptions {
             group_bytes: (1 << 20) + (128 << 10),
             sync: CommitlogSync::default(),
             life,
+            seq_min: Seq(1),
         }
     }
 }

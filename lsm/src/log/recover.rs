@@ -126,6 +126,7 @@ impl<D: Disk> Log<D> {
         walk.check_twice(&sources)?;
         walk.run(&mut sources).await?;
         let Walk { recovery, counted, seen, .. } = walk;
+        let seen = seen.max(options.seq_min.0 - 1);
         let (life_first, life_after) = (seen + 1, counted);
 
         let mut segments = Segments::default();

@@ -57,6 +57,11 @@ impl<B: AlignedBuf> Filling<B> {
         seq
     }
 
+    /// Lets go of its records: the number of the first, and the buffer.
+    pub(super) fn abandon(self) -> (u64, B) {
+        (self.first, self.buf)
+    }
+
     /// Makes it ready to be written.
     pub(super) fn seal(mut self, identity: Identity, mark: u64) -> (GroupHeader, B) {
         let header = GroupHeader {

@@ -1,9 +1,10 @@
 //! What the manifest says: the stores of a core, their tables, and which vnode lives where.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use super::format::Edit;
-use crate::table_meta::TableMeta;
+use crate::TableMeta;
 
 /// Most levels of a store: level 0 and six sorted ones.
 pub(crate) const LEVELS: usize = 7;
@@ -21,8 +22,10 @@ pub(crate) struct Catalog {
     pub(crate) log_floor: u64,
     /// By number.
     pub(crate) stores: BTreeMap<u16, StoreEntry>,
-    /// Where each vnode lives.
-    pub(crate) vnodes: BTreeMap<u16, VnodeEntry>,
+    /// Where each vnode lives. Shared, since every change begins with a copy of the catalog.
+    pub(crate) vnodes: Rc<BTreeMap<u16, VnodeEntry>>,
+    /// The store of space 0.
+    pub(crate) home: Option<u16>,
 }
 
 /// One store.
@@ -31,7 +34,7 @@ pub(crate) struct StoreEntry {
     /// Records up to this sequence number are in its tables.
     pub(crate) flushed_through: u64,
     /// Tables by level; in level 0 oldest first, elsewhere by key, and disjoint.
-    pub(crate) levels: [Vec<TableMeta>; LEVELS],
+    pub(crate) levels: [Vec<Rc<TableMeta>>; LEVELS],
 }
 
 /// Where a vnode lives.
@@ -64,10 +67,10 @@ impl Catalog {
                 if !self.stores.contains_key(store) {
                     return Err(wrong("a vnode of a store that does not exist", (*store).into()));
                 }
-                self.vnodes.insert(*vnode, VnodeEntry { store: *store, epoch: *epoch });
+                Rc::make_mut(&mut self.vnodes).insert(*vnode, VnodeEntry { store: *store, epoch: *epoch });
             }
-            Edit::Add { store, level, table } => {
-                let entry = self.store(*store)?;
+            Edit::Add { level, table } => {
+                let entry = self.store(table.name.store)?;
                 let tables = entry.levels.get_mut(usize::from(*level));
                 let tables = tables.ok_or(wrong("a level that does not exist", (*level).into()))?;
                 let at = match level {
@@ -78,15 +81,18 @@ impl Catalog {
                 let overlaps = before.is_some_and(|before| before.largest >= table.smallest)
                     || tables.get(at).is_some_and(|after| after.smallest <= table.largest);
                 if *level > 0 && overlaps {
-                    return Err(wrong("a table that overlaps another of its level", table.number));
+                    return Err(wrong("a table that overlaps another of its level", table.name.number));
                 }
-                tables.insert(at, table.clone());
+                tables.insert(at, Rc::clone(table));
             }
-            Edit::Remove { store, number } => {
-                let entry = self.store(*store)?;
-                let level = entry.levels.iter_mut().find(|level| level.iter().any(|t| t.number == *number));
-                let level = level.ok_or(wrong("the removal of a table that does not exist", *number))?;
-                level.retain(|table| table.number != *number);
+            Edit::Remove { table } => {
+                let entry = self.store(table.store)?;
+                let level = entry.levels.iter_mut().find_map(|level| {
+                    level.iter().position(|present| present.name == *table).map(|at| (level, at))
+                });
+                let missing = wrong("the removal of a table that does not exist", table.number);
+                let (level, at) = level.ok_or(missing)?;
+                level.remove(at);
             }
             Edit::Flushed { store, seq } => {
                 let entry = self.store(*store)?;
@@ -95,6 +101,10 @@ impl Catalog {
             Edit::NextNumber { number } => self.next_number = self.next_number.max(*number),
             Edit::LogFloor { seq } => self.log_floor = self.log_floor.max(*seq),
             Edit::Closed { seq } => self.closed = Some(*seq),
+            Edit::Home { store } => {
+                self.store(*store)?;
+                self.home = Some(*store);
+            }
         }
         Ok(())
     }
@@ -103,6 +113,11 @@ impl Catalog {
         self.stores
             .get_mut(&store)
             .ok_or(Contradiction { what: "a store that does not exist", subject: store.into() })
+    }
+
+    /// All tables.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &Rc<TableMeta>> {
+        self.stores.values().flat_map(|store| store.levels.iter().flatten())
     }
 
     /// Edits that lead from nothing to this.
@@ -117,7 +132,7 @@ impl Catalog {
             edits.push(Edit::Flushed { store, seq: entry.flushed_through });
             for (level, tables) in entry.levels.iter().enumerate() {
                 let level = level as u8;
-                edits.extend(tables.iter().map(|table| Edit::Add { store, level, table: table.clone() }));
+                edits.extend(tables.iter().map(|table| Edit::Add { level, table: Rc::clone(table) }));
             }
         }
         edits.extend(self.vnodes.iter().map(|(&vnode, entry)| Edit::Assign {
@@ -125,6 +140,7 @@ impl Catalog {
             store: entry.store,
             epoch: entry.epoch,
         }));
+        edits.extend(self.home.map(|store| Edit::Home { store }));
         if let Some(seq) = self.closed {
             edits.push(Edit::Closed { seq });
         }

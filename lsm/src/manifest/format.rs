@@ -14,22 +14,22 @@
 //! edit      = 1 incarnation:u64                          ; the engine was opened
 //!           | 2 store:u16                                ; a store exists
 //!           | 3 vnode:u16 store:u16 epoch:u64            ; a vnode lives in a store
-//!           | 4 store:u16 level:u8 table                 ; a table was added; within level 0 later is newer
+//!           | 4 level:u8 table                           ; a table was added; within level 0 later is newer
 //!           | 5 store:u16 number:u64                     ; a table was removed
 //!           | 6 store:u16 seq:u64                        ; the log is no longer needed for this store up to here
-//!           | 7 number:u64                               ; file numbers up to here are spent
+//!           | 7 number:u64                               ; file numbers below are spent
 //!           | 8 seq:u64                                  ; the log may lack what comes before
 //!           | 9 seq:u64                                  ; the engine was closed; cleared by the next edit
-//! table     = number:u64 bytes:u64 entries:u64 tombstones:u64 raw:u64
-//!             order_min:u64 order_max:u64 seq_max:u64 file_id:u128 key key   ; smallest, largest
-//! key       = prefix:u128 length:u32 partition length:u32 sort
+//!           | 10 store:u16                               ; space 0 lives in this store
+//! table     = length:u32 properties                      ; as in the table's own file
 //! ```
 //!
 //! **Tail rule.** Appends wait for each other's syncs, so a power cut can harm the last group only. A bad group with a good
 //! later one of the same life behind it is damage; a bad group at the end is a change that nobody was told of, and is cut.
 
-use crate::table_meta::TableMeta;
-use crate::{BLOCK_BYTES, Damage, FileName, KeyBuf, Prefix};
+use std::rc::Rc;
+
+use crate::{BLOCK_BYTES, Damage, FileName, TableMeta, TableName};
 
 /// The first bytes of each group.
 pub(crate) const MAGIC: u32 = 0x464d_6546;
@@ -47,12 +47,13 @@ pub(crate) enum Edit {
     Opened { incarnation: u64 },
     Store { store: u16 },
     Assign { vnode: u16, store: u16, epoch: u64 },
-    Add { store: u16, level: u8, table: TableMeta },
-    Remove { store: u16, number: u64 },
+    Add { level: u8, table: Rc<TableMeta> },
+    Remove { table: TableName },
     Flushed { store: u16, seq: u64 },
     NextNumber { number: u64 },
     LogFloor { seq: u64 },
     Closed { seq: u64 },
+    Home { store: u16 },
 }
 
 /// What identifies a manifest's groups.
@@ -196,16 +197,19 @@ fn encode_edit(edit: &Edit, out: &mut Vec<u8>) {
             out.extend_from_slice(&store.to_le_bytes());
             out.extend_from_slice(&epoch.to_le_bytes());
         }
-        Edit::Add { store, level, table } => {
+        Edit::Add { level, table } => {
             out.push(4);
-            out.extend_from_slice(&store.to_le_bytes());
             out.push(*level);
-            encode_table(table, out);
+            let length_at = out.len();
+            out.extend_from_slice(&[0; 4]);
+            table.encode(out);
+            let length = (out.len() - length_at - 4) as u32;
+            out[length_at..length_at + 4].copy_from_slice(&length.to_le_bytes());
         }
-        Edit::Remove { store, number } => {
+        Edit::Remove { table } => {
             out.push(5);
-            out.extend_from_slice(&store.to_le_bytes());
-            out.extend_from_slice(&number.to_le_bytes());
+            out.extend_from_slice(&table.store.to_le_bytes());
+            out.extend_from_slice(&table.number.to_le_bytes());
         }
         Edit::Flushed { store, seq } => {
             out.push(6);
@@ -224,6 +228,10 @@ fn encode_edit(edit: &Edit, out: &mut Vec<u8>) {
             out.push(9);
             out.extend_from_slice(&seq.to_le_bytes());
         }
+        Edit::Home { store } => {
+            out.push(10);
+            out.extend_from_slice(&store.to_le_bytes());
+        }
     }
 }
 
@@ -233,15 +241,21 @@ fn decode_edit(from: &mut Reader<'_>) -> Result<Edit, Fault> {
         2 => Edit::Store { store: from.u16()? },
         3 => Edit::Assign { vnode: from.u16()?, store: from.u16()?, epoch: from.u64()? },
         4 => {
-            let store = from.u16()?;
-            Edit::Add { store, level: from.u8()?, table: decode_table(store, from)? }
+            let level = from.u8()?;
+            let length = from.u32()? as usize;
+            let mut properties = from.bytes(length)?;
+            let table = TableMeta::decode(&mut properties);
+            let whole = properties.is_empty();
+            let table = table.filter(|_| whole).ok_or(damaged("table properties", 0, length as u64))?;
+            Edit::Add { level, table: Rc::new(table) }
         }
-        5 => Edit::Remove { store: from.u16()?, number: from.u64()? },
+        5 => Edit::Remove { table: TableName { store: from.u16()?, number: from.u64()? } },
         6 => Edit::Flushed { store: from.u16()?, seq: from.u64()? },
         7 => Edit::NextNumber { number: from.u64()? },
         8 => Edit::LogFloor { seq: from.u64()? },
         9 => Edit::Closed { seq: from.u64()? },
-        tag => return Err(damaged("edit tag", 9, tag.into())),
+        10 => Edit::Home { store: from.u16()? },
+        tag => return Err(damaged("edit tag", 10, tag.into())),
     };
     Ok(edit)
 }
@@ -281,50 +295,4 @@ impl<'a> Reader<'a> {
     fn u128(&mut self) -> Result<u128, Fault> {
         Ok(u128::from_le_bytes(self.array()?))
     }
-}
-
-fn encode_key(key: &KeyBuf, out: &mut Vec<u8>) {
-    out.extend_from_slice(&key.prefix.to_u128().to_le_bytes());
-    for part in [&key.partition, &key.sort] {
-        out.extend_from_slice(&(part.len() as u32).to_le_bytes());
-        out.extend_from_slice(part);
-    }
-}
-
-fn decode_key(from: &mut Reader<'_>) -> Result<KeyBuf, Fault> {
-    let prefix = Prefix::from_u128(from.u128()?);
-    let partition_bytes = from.u32()? as usize;
-    let partition = from.bytes(partition_bytes)?.into();
-    let sort_bytes = from.u32()? as usize;
-    let sort = from.bytes(sort_bytes)?.into();
-    Ok(KeyBuf { prefix, partition, sort })
-}
-
-fn encode_table(table: &TableMeta, out: &mut Vec<u8>) {
-    for field in [table.number, table.bytes, table.entries, table.tombstones, table.raw_bytes] {
-        out.extend_from_slice(&field.to_le_bytes());
-    }
-    for field in [table.min_order, table.max_order, table.max_seq] {
-        out.extend_from_slice(&field.to_le_bytes());
-    }
-    out.extend_from_slice(&table.file_id.to_le_bytes());
-    encode_key(&table.smallest, out);
-    encode_key(&table.largest, out);
-}
-
-fn decode_table(store: u16, from: &mut Reader<'_>) -> Result<TableMeta, Fault> {
-    Ok(TableMeta {
-        store,
-        number: from.u64()?,
-        bytes: from.u64()?,
-        entries: from.u64()?,
-        tombstones: from.u64()?,
-        raw_bytes: from.u64()?,
-        min_order: from.u64()?,
-        max_order: from.u64()?,
-        max_seq: from.u64()?,
-        file_id: from.u128()?,
-        smallest: decode_key(from)?,
-        largest: decode_key(from)?,
-    })
 }

@@ -22,7 +22,8 @@ mod turn;
 
 use std::cell::{Ref, RefCell};
 
-pub(crate) use catalog::{Catalog, Contradiction, LEVELS};
+use catalog::Contradiction;
+pub(crate) use catalog::{Catalog, LEVELS, StoreEntry};
 pub(crate) use format::Edit;
 use format::{Fault, Identity};
 pub(crate) use turn::Turn;
@@ -50,6 +51,8 @@ pub(crate) struct Manifest<D: Disk> {
 struct State<D: Disk> {
     catalog: Catalog,
     number: u64,
+    /// Superseded files that could not be removed yet.
+    superseded: Vec<u64>,
     /// `None`: the file cannot be appended to, and the next change begins a new one.
     tail: Option<Tail<D>>,
 }
@@ -187,13 +190,17 @@ impl<D: Disk> Manifest<D> {
         old: &[u64],
     ) -> Result<Manifest<D>, DiskError> {
         let number = old.iter().copied().max().unwrap_or(0);
-        let state = RefCell::new(State { catalog: catalog.clone(), number, tail: None });
+        let state =
+            RefCell::new(State { catalog: catalog.clone(), number, superseded: old.to_vec(), tail: None });
         let manifest = Manifest { disk, core, life, edit_bytes_max, turn: Turn::default(), state };
         manifest.rotate(catalog).await.map_err(|failed| failed.error)?;
-        for &number in old {
-            manifest.unlink(number).await?;
-        }
+        manifest.remove_superseded().await?;
         Ok(manifest)
+    }
+
+    /// The number of its file.
+    pub(crate) fn number(&self) -> u64 {
+        self.state.borrow().number
     }
 
     /// The durable state.
@@ -215,10 +222,9 @@ impl<D: Disk> Manifest<D> {
                 self.append(tail, edits, catalog).await
             }
             Some(_) | None => {
-                let old = self.state.borrow().number;
                 self.rotate(catalog).await?;
-                // The change is made; a file that stays behind is removed at the next open.
-                let _left_behind = self.unlink(old).await;
+                // The change is made; a file that stays behind is tried again after the next rotation.
+                let _left_behind = self.remove_superseded().await;
                 Ok(())
             }
         }
@@ -244,7 +250,10 @@ impl<D: Disk> Manifest<D> {
     async fn rotate(&self, catalog: Catalog) -> Result<(), CommitError> {
         // The number is spent even if this fails: a half-made file may keep its name.
         let number = {
-            let mut state = self.state.borrow_mut();
+            let state = &mut *self.state.borrow_mut();
+            if !state.superseded.contains(&state.number) {
+                state.superseded.push(state.number);
+            }
             state.number += 1;
             state.tail = None;
             state.number
@@ -264,13 +273,18 @@ impl<D: Disk> Manifest<D> {
         Ok(())
     }
 
-    /// Removes a superseded file for good, so that it can never be taken for the current one.
-    async fn unlink(&self, number: u64) -> Result<(), DiskError> {
-        match self.disk.names(NameOp::Unlink(self.name(number))).await {
-            Ok(_) => self.sync_directory().await,
-            Err(DiskError { kind: DiskErrorKind::NotFound, .. }) => Ok(()),
-            Err(error) => Err(error),
+    /// Removes superseded files for good, so that none can ever be taken for the current one.
+    async fn remove_superseded(&self) -> Result<(), DiskError> {
+        let numbers = self.state.borrow().superseded.clone();
+        for number in numbers {
+            match self.disk.names(NameOp::Unlink(self.name(number))).await {
+                Ok(_) | Err(DiskError { kind: DiskErrorKind::NotFound, .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
+        self.sync_directory().await?;
+        self.state.borrow_mut().superseded.clear();
+        Ok(())
     }
 
     async fn sync_directory(&self) -> Result<(), DiskError> {

@@ -1,49 +1,55 @@
 use super::*;
 use crate::mem_disk::run::{block_on, try_run};
 use crate::mem_disk::{CrashMode, Fault as DiskFault, MemDisk};
-use crate::table_meta::TableMeta;
-use crate::{KeyBuf, Prefix};
+use crate::{FileId, KeyBuf, Prefix, TableMeta, TableName};
+use std::rc::Rc;
 
 const CORE: u16 = 3;
 const LIFE: u128 = 0x1234_5678;
 
-fn table(number: u64) -> TableMeta {
+fn table(number: u64) -> Rc<TableMeta> {
     let key = |token: u64| KeyBuf {
         prefix: Prefix { space: 1, vnode: 2, table: 3, token },
         partition: token.to_be_bytes()[..].into(),
         sort: Box::default(),
     };
-    TableMeta {
-        store: 5,
-        number,
+    Rc::new(TableMeta {
+        name: TableName { store: 5, number },
         bytes: 4096 * number,
+        file_id: FileId(u128::from(number) << 70),
+        blocks: 2,
         entries: 10,
         tombstones: 1,
         raw_bytes: 4000,
         min_order: 7,
         max_order: 9,
         max_seq: 11,
-        file_id: u128::from(number) << 70,
+        token_seed: Some(number),
         smallest: key(number),
         largest: key(number),
-    }
+    })
 }
 
 /// A change for every kind of edit, each valid after the ones before it.
 fn changes() -> Vec<Vec<Edit>> {
     vec![
-        vec![Edit::Opened { incarnation: 1 }, Edit::Store { store: 5 }, Edit::Store { store: 6 }],
+        vec![
+            Edit::Opened { incarnation: 1 },
+            Edit::Store { store: 5 },
+            Edit::Store { store: 6 },
+            Edit::Home { store: 6 },
+        ],
         vec![Edit::Assign { vnode: 9, store: 6, epoch: 4 }, Edit::Assign { vnode: 8, store: 5, epoch: 0 }],
         vec![
-            Edit::Add { store: 5, level: 0, table: table(1) },
+            Edit::Add { level: 0, table: table(1) },
             Edit::Flushed { store: 5, seq: 20 },
             Edit::NextNumber { number: 2 },
             Edit::LogFloor { seq: 12 },
         ],
         vec![
-            Edit::Remove { store: 5, number: 1 },
-            Edit::Add { store: 5, level: 1, table: table(2) },
-            Edit::Add { store: 5, level: 1, table: table(3) },
+            Edit::Remove { table: TableName { store: 5, number: 1 } },
+            Edit::Add { level: 1, table: table(2) },
+            Edit::Add { level: 1, table: table(3) },
         ],
         vec![Edit::Closed { seq: 33 }],
     ]
@@ -154,7 +160,7 @@ fn foreign_files_and_unknown_versions_are_refused() {
     newer[4] += 1;
     format::seal(1, &mut newer);
     assert!(matches!(replay(CORE, 1, &newer), Replay::Damaged(Fault::Version { found: 2 }, 0)));
-    let contradiction = bytes_of(&[vec![Edit::Remove { store: 1, number: 1 }]]);
+    let contradiction = bytes_of(&[vec![Edit::Remove { table: TableName { store: 1, number: 1 } }]]);
     assert!(matches!(replay(CORE, 1, &contradiction), Replay::Damaged(..)));
 }
 

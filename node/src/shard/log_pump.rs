@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use ferrite_lsm::{Key, Record, Refusal, Seq};
+use ferrite_lsm::{CommitError, Key, Record, Refusal, Seq};
 use ferrite_wire::{ErrorCode, Order, PeerMessage, Reply, Version, WriteAnswer};
 
 use super::Shard;
@@ -98,8 +98,8 @@ impl<E: Env> Shard<E> {
             while shard.engine.has_staged() {
                 match shard.engine.commit().await {
                     Ok(durable) => shard.acknowledge(durable),
-                    Err(_fenced) => {
-                        shard.fail_waiting();
+                    Err(error) => {
+                        shard.fail_waiting(error);
                         break;
                     }
                 }
@@ -133,14 +133,23 @@ impl<E: Env> Shard<E> {
         self.start_job();
     }
 
-    /// A sync failed. What was in flight may or may not be found after a restart: nobody is told that it was not applied.
-    fn fail_waiting(self: &Rc<Self>) {
-        tracing::error!(
-            core = self.settings.core.0,
-            "a sync of the log failed: this core is fenced and serves reads only"
-        );
-        if let Some(told) = self.on_fence.borrow_mut().take() {
-            told();
+    /// A commit failed. If a sync did, what was in flight may or may not be found after a restart: nobody is told that it was not
+    /// applied.
+    fn fail_waiting(self: &Rc<Self>, error: CommitError) {
+        match error {
+            CommitError::Fenced => {
+                tracing::error!(
+                    core = self.settings.core.0,
+                    "a sync of the log failed: this core is fenced and serves reads only"
+                );
+                if let Some(told) = self.on_fence.borrow_mut().take() {
+                    told();
+                }
+            }
+            CommitError::DiskFull => {
+                tracing::warn!(core = self.settings.core.0, "the disk is full: this core refuses writes");
+                self.lease_staged.set(false);
+            }
         }
         let waiting = std::mem::take(&mut self.acks.borrow_mut().waiting);
         for (_, ack) in waiting {

@@ -1,0 +1,55 @@
+//! A frozen memtable becomes a table of level 0, and the log that held its records is let go.
+
+use super::Core;
+use super::output::Output;
+
+use crate::manifest::Edit;
+use crate::{Class, Disk, DiskError, DiskErrorKind, MemCursor, Pace, Seq};
+
+impl<D: Disk, P: Pace> Core<D, P> {
+    /// Flushes the frozen memtable that pins most of the log. Nothing has changed after an error.
+    pub(super) async fn flush(&self) -> Result<(), DiskError> {
+        let Some((index, frozen)) = self.stores.borrow().next_frozen() else { return Ok(()) };
+        let store = self.stores.borrow().stores[index].number;
+        let mut cursor = MemCursor::new(frozen.memtable.clone(), None);
+        let mut output = Output::new(self, store, Class::Flush, frozen.through);
+        while cursor.current().is_some() {
+            output.ready().await?;
+            while let Some((key, record)) = cursor.current()
+                && !output.wants_pause()
+            {
+                output.add(key, record);
+                cursor.advance();
+            }
+            output.pause().await?;
+        }
+        output.finish().await?;
+        // A log that is not synced at each commit could lose what the manifest is about to say is not needed in it, and
+        // number new records alike.
+        if self.log.synced_seq().0 < frozen.through && self.log.sync_now().await.is_err() {
+            self.fence();
+            return Err(DiskError { kind: DiskErrorKind::Io, operation: "sync the log", name: None });
+        }
+        let floor = self.stores.borrow().log_floor_after_flush(index);
+        let bytes = output.bytes;
+        let memtable_bytes = frozen.memtable.bytes();
+        let through = frozen.through;
+        let others = [Edit::Flushed { store, seq: through }, Edit::LogFloor { seq: floor }];
+        let install = |store: &mut super::store::Store<D>| {
+            let flushed = store.frozen.pop();
+            assert_eq!(
+                flushed.map(|flushed| flushed.through),
+                Some(through),
+                "one flush at a time, oldest first"
+            );
+            store.flushed_through = through;
+        };
+        output.commit(0, &[], others.into_iter(), install).await?;
+        self.stores.borrow_mut().frozen_bytes -= memtable_bytes;
+        let floor = self.manifest.catalog().log_floor;
+        self.log.retire_below(Seq(floor));
+        self.counters.flush_bytes.add(bytes);
+        self.counters.flushes.add(1);
+        Ok(())
+    }
+}

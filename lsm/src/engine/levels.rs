@@ -1,0 +1,71 @@
+//! A store's tables, in the order in which reads ask them. Never changed: a flush or compaction puts a new one in its place.
+
+use std::rc::Rc;
+
+use crate::manifest::{LEVELS, StoreEntry};
+use crate::table::{Table, TableMeta};
+use crate::{Disk, Key};
+
+/// See the module.
+pub(super) struct Levels<D: Disk> {
+    /// Newest first.
+    l0: Vec<Rc<Table<D>>>,
+    /// Levels 1 and on, down to the last that has tables.
+    runs: Vec<Run<D>>,
+}
+
+/// A level whose tables are disjoint, by key.
+struct Run<D: Disk> {
+    /// The last prefix of each table, as an integer.
+    ends: Vec<u128>,
+    tables: Vec<Rc<Table<D>>>,
+}
+
+impl<D: Disk> Levels<D> {
+    /// The levels that the manifest names; `open` finds an open table by its number.
+    pub(super) fn of(entry: &StoreEntry, mut open: impl FnMut(&Rc<TableMeta>) -> Rc<Table<D>>) -> Levels<D> {
+        let l0 = entry.levels[0].iter().rev().map(&mut open).collect();
+        let depth = (0..LEVELS).rev().find(|&level| !entry.levels[level].is_empty()).unwrap_or(0);
+        let runs = entry.levels[1..=depth.max(1)]
+            .iter()
+            .map(|tables| Run {
+                ends: tables.iter().map(|table| table.largest.prefix.to_u128()).collect(),
+                tables: tables.iter().map(&mut open).collect(),
+            })
+            .filter(|run| !run.tables.is_empty())
+            .collect();
+        Levels { l0, runs }
+    }
+
+    /// Tables whose key range may hold the key, in the order in which they are asked.
+    #[inline]
+    pub(super) fn candidates<'a>(&'a self, key: &'a Key<'_>) -> impl Iterator<Item = &'a Rc<Table<D>>> {
+        let prefix = key.prefix.to_u128();
+        self.l0.iter().chain(self.runs.iter().filter_map(move |run| run.find(prefix, key)))
+    }
+
+    /// All tables.
+    pub(super) fn tables(&self) -> impl Iterator<Item = &Rc<Table<D>>> {
+        self.l0.iter().chain(self.runs.iter().flat_map(|run| &run.tables))
+    }
+
+    pub(super) fn l0_tables(&self) -> usize {
+        self.l0.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.l0.is_empty() && self.runs.is_empty()
+    }
+}
+
+impl<D: Disk> Run<D> {
+    #[inline]
+    fn find(&self, prefix: u128, key: &Key<'_>) -> Option<&Rc<Table<D>>> {
+        let mut at = self.ends.partition_point(|end| *end < prefix);
+        // Only tables that end with this very prefix are told apart by the rest of the key.
+        while *self.ends.get(at)? == prefix && self.tables[at].meta().largest.as_key() < *key {
+            at += 1;
+        }
+        self.tables.get(at)
+    }
+}

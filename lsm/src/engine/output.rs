@@ -1,0 +1,262 @@
+//! New tables, from the first record to their place in a store.
+//!
+//! The order that makes them safe: the file is written and synced; its directory is synced; it is opened, which reads back
+//! what was written; only then the manifest names it, and only after that reads find it. Until it is named nobody knows it: on
+//! any failure it is litter, to be unlinked, unless the manifest's write is what failed (see [`super::obsolete`]).
+
+use std::rc::Rc;
+
+use xxhash_rust::xxh3::xxh3_128_with_seed;
+
+use super::Core;
+use super::levels::Levels;
+use super::store::Store;
+use crate::manifest::{self, Edit};
+use crate::{
+    BuildError, Class, Directory, Disk, DiskError, DiskErrorKind, FileId, Key, Pace, ReadError, Record,
+    Table, TableBuilder, TableName,
+};
+
+/// File numbers carry the core that minted them above this many bits, so that they are unique within the node.
+const NUMBER_BITS: u32 = 48;
+/// Times that background work asks for a buffer, yielding in between, before it fails.
+const BUFFER_TRIES_MAX: usize = 1000;
+/// Linux's number for "out of memory".
+const ENOMEM: i32 = 12;
+
+/// The tables that a flush or a compaction writes.
+pub(super) struct Output<'a, D: Disk, P: Pace> {
+    core: &'a Core<D, P>,
+    store: u16,
+    class: Class,
+    max_seq: u64,
+    builder: Option<TableBuilder<D>>,
+    tables: Vec<Rc<Table<D>>>,
+    /// Every file begun, finished or not.
+    names: Vec<TableName>,
+    /// Bytes of records since the last breath.
+    since_breath: usize,
+    /// Bytes of the tables finished.
+    pub(super) bytes: u64,
+    kept: bool,
+}
+
+impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
+    pub(super) fn new(core: &'a Core<D, P>, store: u16, class: Class, max_seq: u64) -> Self {
+        Output {
+            core,
+            store,
+            class,
+            max_seq,
+            builder: None,
+            tables: Vec::new(),
+            names: Vec::new(),
+            since_breath: 0,
+            bytes: 0,
+            kept: false,
+        }
+    }
+
+    /// Makes sure that a record can be added, which begins a table where there is none.
+    pub(super) async fn ready(&mut self) -> Result<(), DiskError> {
+        if self.builder.is_none() {
+            let name = self.core.mint_name(self.store);
+            self.names.push(name);
+            let file_id = self.core.file_id(name);
+            let options = self.core.options.table;
+            let disk = self.core.disk.clone();
+            self.builder = Some(TableBuilder::create(disk, name, file_id, options, self.class).await?);
+        }
+        Ok(())
+    }
+
+    /// Adds a record, which must be after all others; [`Output::ready`] came before.
+    #[inline]
+    pub(super) fn add(&mut self, key: Key<'_>, record: Record<'_>) {
+        self.since_breath += key.partition.len() + key.sort.len() + record.value.len() + RECORD_COST_BYTES;
+        self.builder.as_mut().expect("made ready").add(key, record);
+    }
+
+    /// Whether [`Output::pause`] has something to do.
+    #[inline]
+    pub(super) fn wants_pause(&self) -> bool {
+        self.since_breath >= crate::BLOCK_BYTES
+    }
+
+    /// Hands what is full to the disk, and gives way.
+    pub(super) async fn pause(&mut self) -> Result<(), DiskError> {
+        self.since_breath = 0;
+        let Some(builder) = &mut self.builder else { return Ok(()) };
+        if builder.wants_flush() {
+            let mut tries = BUFFER_TRIES_MAX;
+            while let Err(error) = builder.flush().await {
+                self.core.no_buffer(error, &mut tries).await?;
+            }
+            self.core.pace.throttle(self.core.options.table.write_bytes, self.class).await;
+        }
+        self.core.give_way().await;
+        Ok(())
+    }
+
+    /// Whether the table that is being written has its length.
+    pub(super) fn is_full(&self) -> bool {
+        self.builder.as_ref().is_some_and(|builder| builder.bytes() >= self.core.options.table_bytes)
+    }
+
+    /// Ends the table that is being written, if any: synced and open after this.
+    pub(super) async fn finish(&mut self) -> Result<(), DiskError> {
+        let Some(mut builder) = self.builder.take() else { return Ok(()) };
+        let mut tries = BUFFER_TRIES_MAX;
+        let meta = loop {
+            match builder.finish(self.max_seq).await {
+                Ok(meta) => break meta,
+                Err(error) => self.core.no_buffer(error, &mut tries).await?,
+            }
+        };
+        self.core.sync_directory(Directory::Store(self.store)).await?;
+        let (disk, name, bytes) = (self.core.disk.clone(), meta.name, meta.bytes);
+        let opened = Table::open(disk, name, bytes, Some(meta.file_id), self.class).await;
+        self.tables.push(opened.map_err(|error| self.core.unreadable(error, self.store))?);
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// Puts the finished tables into `level` in place of `dropped`, together with other changes, durably; then `install` changes
+    /// the store in memory, which has its new levels already.
+    pub(super) async fn commit(
+        mut self,
+        level: u8,
+        dropped: &[TableName],
+        others: impl Iterator<Item = Edit>,
+        install: impl FnOnce(&mut Store<D>),
+    ) -> Result<(), DiskError> {
+        let mut edits: Vec<Edit> = dropped.iter().map(|&table| Edit::Remove { table }).collect();
+        for table in &self.tables {
+            edits.push(Edit::Add { level, table: Rc::new(table.meta().clone()) });
+        }
+        edits.extend(others);
+        // From here on the files are the manifest's business.
+        self.kept = true;
+        self.core.put_tables(self.store, &self.tables, dropped, edits, install).await
+    }
+}
+
+impl<D: Disk, P: Pace> Drop for Output<'_, D, P> {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.core.obsolete.borrow_mut().discard(self.names.drain(..));
+        }
+    }
+}
+
+/// What a record costs beside its bytes, so that many small ones make a pause too.
+const RECORD_COST_BYTES: usize = 16;
+
+impl<D: Disk, P: Pace> Core<D, P> {
+    /// Changes the tables of a store: on the disk, then in memory, with nothing in between that could be seen.
+    pub(super) async fn put_tables(
+        &self,
+        store: u16,
+        added: &[Rc<Table<D>>],
+        dropped: &[TableName],
+        mut edits: Vec<Edit>,
+        install: impl FnOnce(&mut Store<D>),
+    ) -> Result<(), DiskError> {
+        edits.push(Edit::NextNumber { number: self.next_number.get() });
+        self.tables.borrow_mut().extend(added.iter().map(|table| (table.number(), Rc::clone(table))));
+        let changed = self.change(&edits).await;
+        if let Err(failed) = changed {
+            let mut tables = self.tables.borrow_mut();
+            added.iter().for_each(|table| drop(tables.remove(&table.number())));
+            let names = added.iter().map(|table| table.meta().name);
+            let mut obsolete = self.obsolete.borrow_mut();
+            if failed.in_doubt {
+                obsolete.doubt(names);
+            } else {
+                obsolete.discard(names);
+            }
+            return Err(failed.error);
+        }
+        let mut tables = self.tables.borrow_mut();
+        let mut stores = self.stores.borrow_mut();
+        let catalog = self.manifest.catalog();
+        let index = stores.index_of_store(store);
+        let entry = &mut stores.stores[index];
+        entry.levels = Rc::new(Levels::of(&catalog.stores[&store], |meta| {
+            Rc::clone(tables.get(&meta.name.number).expect("named tables are open"))
+        }));
+        install(entry);
+        let mut obsolete = self.obsolete.borrow_mut();
+        for name in dropped {
+            // A table that only changed its level is among the added ones.
+            if added.iter().all(|table| table.number() != name.number) {
+                obsolete.drop_table(tables.remove(&name.number).expect("named tables are open"));
+            }
+        }
+        drop((tables, stores, catalog, obsolete));
+        self.survey();
+        Ok(())
+    }
+
+    fn mint_name(&self, store: u16) -> TableName {
+        let number = self.next_number.get();
+        assert!(number >> NUMBER_BITS == 0, "file numbers are spent");
+        self.next_number.set(number + 1);
+        TableName { store, number: u64::from(self.options.core) << NUMBER_BITS | number }
+    }
+
+    fn file_id(&self, name: TableName) -> FileId {
+        FileId(xxh3_128_with_seed(&self.options.entropy.to_le_bytes(), name.number))
+    }
+
+    /// Syncs a directory; a failure other than a full disk fences, as that of any sync.
+    async fn sync_directory(&self, directory: Directory) -> Result<(), DiskError> {
+        let synced = manifest::sync_directory(&self.disk, directory).await;
+        self.fence_after(synced)
+    }
+
+    fn fence_after<T>(&self, done: Result<T, DiskError>) -> Result<T, DiskError> {
+        if let Err(error) = &done
+            && error.kind != DiskErrorKind::NoSpace
+        {
+            self.fence();
+        }
+        done
+    }
+
+    /// After a builder's error: waits a turn if only a buffer was missing, else fails.
+    async fn no_buffer(&self, error: BuildError, tries: &mut usize) -> Result<(), DiskError> {
+        match error {
+            BuildError::NoBuffer if *tries > 0 => {
+                *tries -= 1;
+                self.pace.yield_now().await;
+                Ok(())
+            }
+            BuildError::NoBuffer => {
+                Err(DiskError { kind: DiskErrorKind::Os(ENOMEM), operation: "buffer a write", name: None })
+            }
+            // After a failed sync the next may succeed with the data lost.
+            BuildError::Disk(error) if error.operation == "sync" => self.fence_after(Err(error)),
+            BuildError::Disk(error) => Err(error),
+        }
+    }
+
+    /// Background work met a table that it cannot read.
+    pub(super) fn unreadable(&self, error: ReadError, store: u16) -> DiskError {
+        match error {
+            ReadError::Disk(error) => error,
+            ReadError::Damage(damage) => {
+                self.damaged_stores.borrow_mut().insert(store);
+                DiskError { kind: DiskErrorKind::Io, operation: "use damaged", name: Some(damage.file) }
+            }
+            ReadError::NoBuffer => {
+                DiskError { kind: DiskErrorKind::Os(ENOMEM), operation: "buffer a read", name: None }
+            }
+        }
+    }
+}
+
+/// The number of a file without its core's part, if the core minted it.
+pub(super) fn counter_of(core: u16, number: u64) -> Option<u64> {
+    (number >> NUMBER_BITS == u64::from(core)).then_some(number & ((1 << NUMBER_BITS) - 1))
+}

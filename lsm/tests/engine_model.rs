@@ -1,0 +1,160 @@
+//! The engine against a map: random writes, jobs and reopenings.
+
+mod rig;
+
+use ferrite_lsm::mem_disk::MemDisk;
+use ferrite_lsm::mem_disk::run::block_on;
+use ferrite_lsm::{OpenError, Options, Record, RecordFlags};
+use rig::{Model, Random, Write, apply, check, local_key, open, run_jobs, small_options, stage};
+
+const KEYS: u64 = 300;
+
+fn random_write(random: &mut Random, clock: &mut u64) -> Write {
+    *clock += random.below(3);
+    // A tenth of the writes come late, as hints and repair do, and some tie in time.
+    let late = if random.below(10) == 0 { random.below(200) } else { 0 };
+    Write {
+        key: random.below(KEYS),
+        order: clock.saturating_sub(late) + 1,
+        actor: random.below(3),
+        bytes: match random.below(20) {
+            0 => 5000,
+            1..=4 => 0,
+            _ => random.below(300) as usize,
+        },
+        tombstone: random.below(12) == 0,
+    }
+}
+
+/// One history: how it ends in the disk's and the engine's counters is the caller's to look at.
+fn history(seed: u64, rounds: usize, options: &dyn Fn(u128) -> Options) -> (MemDisk, Model) {
+    let disk = MemDisk::new();
+    let (mut random, mut model, mut clock) = (Random::new(seed), Model::new(), 0);
+    let mut opens = 1;
+    let (mut engine, recovery) = open(&disk, options(1)).expect("a fresh disk");
+    assert!(recovery.fresh && !recovery.clean);
+    for _ in 0..rounds {
+        match random.below(100) {
+            0..=79 => {
+                let mut staged = Vec::new();
+                for _ in 0..=random.below(12) {
+                    let write = random_write(&mut random, &mut clock);
+                    match stage(&engine, &write) {
+                        Ok(seq) => staged.push((seq, write)),
+                        Err(refusal) => {
+                            assert_eq!(refusal, ferrite_lsm::Refusal::Overloaded);
+                            block_on(run_jobs(&engine)).expect("no faults");
+                        }
+                    }
+                }
+                let durable = block_on(engine.commit()).expect("no faults");
+                for (seq, write) in staged {
+                    assert!(seq <= durable);
+                    apply(&mut model, write);
+                }
+            }
+            80..=92 => {
+                if let Some(job) = engine.next_job() {
+                    block_on(engine.run(job)).expect("no faults");
+                }
+            }
+            93..=95 => block_on(engine.mark()),
+            96 => check(&engine, &model, KEYS),
+            ending => {
+                let close = ending == 97;
+                if close {
+                    block_on(engine.close()).expect("no faults");
+                }
+                drop(engine);
+                opens += 1;
+                let (again, recovery) = open(&disk, options(opens)).expect("nothing was damaged");
+                assert_eq!(recovery.clean, close);
+                assert_eq!(u128::from(recovery.incarnation), opens);
+                assert_eq!((recovery.cut_tail, &recovery.damage[..]), (None, &[][..]));
+                engine = again;
+            }
+        }
+    }
+    check(&engine, &model, KEYS);
+    block_on(run_jobs(&engine)).expect("no faults");
+    check(&engine, &model, KEYS);
+    (disk, model)
+}
+
+#[test]
+fn histories_agree_with_a_map() {
+    for seed in 0..12 {
+        history(seed, 600, &small_options);
+    }
+}
+
+#[test]
+fn a_history_passes_through_every_kind_of_job() {
+    let (disk, model) = history(99, 900, &small_options);
+    let (engine, _) = open(&disk, small_options(777)).expect("nothing was damaged");
+    let (mut random, mut clock, mut model) = (Random::new(5), 10_000_000, model);
+    for _ in 0..400 {
+        for _ in 0..10 {
+            let write = random_write(&mut random, &mut clock);
+            stage(&engine, &write).expect("jobs keep up");
+            apply(&mut model, write);
+        }
+        block_on(engine.commit()).expect("no faults");
+        block_on(run_jobs(&engine)).expect("no faults");
+    }
+    check(&engine, &model, KEYS);
+    let stats = engine.stats();
+    assert!(stats.flushes > 5 && stats.compactions > 3, "{stats:?}");
+    assert!(stats.tables[1] > 0 && stats.tables[2] > 0, "{stats:?}");
+    assert!(stats.gets_cached > 0 && stats.gets_disk > 0 && stats.gets_memtable > 0, "{stats:?}");
+    assert!(stats.log_bytes < 600 << 10, "segments are recycled: {stats:?}");
+    let tables: u64 = stats.tables.iter().sum();
+    let files: usize =
+        [3, 5].iter().map(|&store| disk.list(ferrite_lsm::Directory::Store(store)).len()).sum();
+    assert_eq!(files as u64, tables, "no file is left that nothing names");
+}
+
+#[test]
+fn a_lone_core_keeps_its_own_space_and_its_stores() {
+    let disk = MemDisk::new();
+    let (engine, _) = open(&disk, small_options(1)).expect("a fresh disk");
+    let record = Record { order: 9, actor: 1, flags: RecordFlags(0), expiry_ms: 77, value: b"lease" };
+    engine.stage(local_key(), record, 0).expect("taken");
+    block_on(engine.commit()).expect("no faults");
+    drop(engine);
+    // Stores may come, in any place, and what lives in a store stays there.
+    let mut more = small_options(2);
+    more.stores = vec![1, 3, 5];
+    let (engine, recovery) = open(&disk, more).expect("a store more");
+    assert_eq!(recovery.replayed, 1);
+    assert_eq!(recovery.vnodes, [(0, 3), (1, 5), (2, 3), (3, 5)]);
+    assert_eq!(engine.get(local_key(), |found| found == Some(record)), Ok(true));
+    assert_eq!(engine.vnode_store(9), None);
+    drop(engine);
+    let mut fewer = small_options(3);
+    fewer.stores = vec![3];
+    assert_eq!(open(&disk, fewer).err(), Some(OpenError::MissingStore(1)));
+}
+
+#[test]
+fn every_acknowledged_group_has_its_sync() {
+    let disk = MemDisk::new();
+    let mut options = small_options(1);
+    // One segment holds them all: beginning another takes a sync of its own.
+    options.log.segment_bytes = 1 << 20;
+    let (engine, _) = open(&disk, options).expect("a fresh disk");
+    let (mut random, mut clock) = (Random::new(3), 0);
+    let before = (disk.counts().data_syncs(), engine.stats().groups);
+    for group in 1..=60 {
+        for _ in 0..5 {
+            let write = random_write(&mut random, &mut clock);
+            stage(&engine, &Write { bytes: 10, ..write }).expect("taken");
+            let syncs = disk.counts().data_syncs() - before.0;
+            assert_eq!(syncs, group - 1, "staging writes nothing");
+        }
+        block_on(engine.commit()).expect("no faults");
+        assert_eq!(disk.counts().data_syncs() - before.0, group, "one sync each");
+        assert_eq!(engine.stats().groups - before.1, group);
+    }
+    assert_eq!(disk.counts().plain_writes, 0);
+}
