@@ -46,6 +46,8 @@ enum Command {
     Del(keys::DelArgs),
     Status(status::Args),
     Import(import::Args),
+    Load(Box<ferrite_loadgen::cli::Args>),
+    Null(ferrite_loadgen::cli::NullArgs),
 }
 
 fn main() -> ExitCode {
@@ -57,5 +59,8 @@ fn main() -> ExitCode {
         Command::Del(args) => keys::del(&args),
         Command::Status(args) => status::run(&args),
         Command::Import(args) => import::run(&args),
+        // These two print and judge their own result.
+        Command::Load(args) => return ferrite_loadgen::cli::run(&args),
+        Command::Null(args) => return ferrite_loadgen::cli::run_null(&args),
     })
 }
