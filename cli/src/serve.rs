@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use ferrite_node::config::{Config, Node};
 use ferrite_node::server;
+use rustix::process::{Signal, getpid, kill_process};
 
 use crate::outcome::Failure;
 
@@ -23,6 +24,9 @@ pub(crate) struct Args {
     /// What to log: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log: tracing::Level,
+    /// Stop when standard input ends: for whoever starts nodes and must not leave them behind
+    #[arg(long, hide = true)]
+    stop_with_stdin: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
@@ -33,6 +37,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .init();
+    if args.stop_with_stdin {
+        stop_with_stdin()?;
+    }
     server::serve(&config, node, |started| {
         let cores = started.topology.node(node.id).map_or(0, |entry| entry.endpoints.len());
         // Whoever started the node may wait for this line, or may not listen at all.
@@ -46,6 +53,17 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         );
     })
     .map_err(|error| Failure::with_code(error.exit_code(), error))
+}
+
+/// Tells this process to stop, as with SIGTERM, once the other end of its standard input is closed.
+fn stop_with_stdin() -> Result<(), Failure> {
+    let watch = || {
+        // Whatever comes is of no interest, and an error is an end too.
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        let _ = kill_process(getpid(), Signal::TERM);
+    };
+    let thread = std::thread::Builder::new().name("stdin".to_owned()).spawn(watch);
+    thread.map(drop).map_err(|error| Failure::failed(format!("cannot start a thread: {error}")))
 }
 
 fn chosen<'a>(config: &'a Config, args: &Args) -> Result<&'a Node, Failure> {

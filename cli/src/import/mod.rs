@@ -19,16 +19,17 @@ use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use ferrite_client::{BlockingClient, Record, WriteOptions, WriteOutcome};
+use ferrite_client::{BlockingClient, Level, Record, WriteOptions, WriteOutcome};
 use ferrite_node::config::Interval;
 
 use crate::connection::{ClusterArgs, LevelArgs};
 use crate::outcome::Failure;
 use fields::{Field, Pair};
-use progress::{Progress, grouped};
+use lines::Place;
+use progress::Progress;
+pub(crate) use progress::grouped;
 
-pub(crate) use records::Format;
-use records::{Layout, Records};
+use records::{Format, Layout, Records};
 use resume::Resume;
 use watermark::Watermark;
 
@@ -67,7 +68,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "STATE")]
     resume: Option<PathBuf>,
     /// Records under way at any time
-    #[arg(long, default_value_t = 1024, value_name = "RECORDS", value_parser = clap::value_parser!(u16).range(1..=16384))]
+    #[arg(long, default_value_t = WINDOW_DEFAULT, value_name = "RECORDS", value_parser = clap::value_parser!(u16).range(1..=16384))]
     window: u16,
     /// Let the records expire after this time, like 3h
     #[arg(long, value_name = "TIME")]
@@ -78,6 +79,9 @@ pub(crate) struct Args {
     cluster: ClusterArgs,
 }
 
+/// Records under way where nobody says otherwise.
+const WINDOW_DEFAULT: u16 = 1024;
+
 const EXAMPLES: &str = "\
 Examples:
   ferrite import UnicodeData.txt --format delimited --delimiter ';'
@@ -86,7 +90,7 @@ Examples:
 
 /// What to do about a record that cannot be imported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum OnError {
+enum OnError {
     /// Finish what is under way, then stop
     Stop,
     /// Tell it and go on
@@ -115,7 +119,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         }
         import.name = "stdin";
         let records = open(io::stdin(), layout, import.name)?;
-        import.run(&mut client, records, Watermark::new(lines::Place::default()), |_| Ok(()))?
+        import.run(&mut client, records, Watermark::new(Place::default()), |_| Ok(()))?
     } else {
         from_file(args, layout, &import, &mut client)?
     };
@@ -148,7 +152,7 @@ fn from_file(
     let fingerprint = layout.to_string();
     let mut records = open(open_file()?, layout, import.name)?;
     let Some(state) = &args.resume else {
-        return import.run(client, records, Watermark::new(records_start()), |_| Ok(()));
+        return import.run(client, records, Watermark::new(Place::default()), |_| Ok(()));
     };
     let cluster = client.topology().map_err(Failure::failed)?.cluster;
     let resume = Resume::new(state, cluster, fingerprint);
@@ -160,11 +164,6 @@ fn from_file(
         eprintln!("import: going on behind line {} of {}", grouped(place.lines), import.name);
     }
     import.run(client, records, Watermark::new(place), |mark| resume.save(&mut head, mark.safe()))
-}
-
-/// In front of everything, the header line included: it is read anew each time.
-fn records_start() -> lines::Place {
-    lines::Place::default()
 }
 
 fn open<R: Read>(input: R, layout: Layout, name: &str) -> Result<Records<R>, Failure> {
@@ -211,16 +210,16 @@ fn layout(args: &Args) -> Result<Layout, Failure> {
 }
 
 /// How records go into a cluster.
-pub(crate) struct Import<'a> {
+struct Import<'a> {
     /// What is imported, for messages.
-    pub(crate) name: &'a str,
-    pub(crate) on_error: OnError,
-    pub(crate) window: usize,
-    pub(crate) options: WriteOptions,
+    name: &'a str,
+    on_error: OnError,
+    window: usize,
+    options: WriteOptions,
 }
 
 /// Records that were not imported.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Failures {
     /// No record, or certainly not applied.
     pub(crate) definite: u64,
@@ -340,4 +339,19 @@ impl<F: FnMut(&Watermark) -> Result<(), Failure>> Shared<'_, F> {
         self.is_stopped = true;
         self.error.get_or_insert(failure);
     }
+}
+
+/// Imports text that is in memory: the key is the first column, the value the rest of the line.
+pub(crate) fn import_delimited(
+    client: &mut BlockingClient,
+    name: &str,
+    text: &[u8],
+    delimiter: u8,
+    level: Level,
+) -> Result<Failures, Failure> {
+    let (key, value) = (Field::Column(1), Field::Rest);
+    let layout = Layout { format: Format::Delimited, delimiter, header: false, key, value };
+    let options = WriteOptions { level: Some(level), ..WriteOptions::default() };
+    let import = Import { name, on_error: OnError::Stop, window: WINDOW_DEFAULT.into(), options };
+    import.run(client, open(text, layout, name)?, Watermark::new(Place::default()), |_| Ok(()))
 }

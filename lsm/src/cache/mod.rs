@@ -11,8 +11,6 @@
 
 mod flight;
 mod slots;
-#[cfg(test)]
-mod tests;
 
 use std::cell::{Cell, RefCell};
 

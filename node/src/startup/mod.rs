@@ -11,7 +11,7 @@ mod ports;
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ferrite_wire::CoreId;
 
@@ -153,6 +153,11 @@ pub fn prepare(config: &Config, node: &Node) -> Result<Ready, StartupError> {
 /// The CPUs this process may use, ascending: all of the machine's, or what `taskset` or a container left of them.
 pub fn allowed_cpus() -> Result<Vec<usize>, StartupError> {
     cpus::allowed()
+}
+
+/// Whether the file system of a directory takes direct I/O, as data directories need. Writes a file and removes it.
+pub fn check_direct_io(directory: &Path) -> Result<(), StartupError> {
+    direct::check(directory)
 }
 
 /// `error` from listening on `address`, with who has the port if that is what it is about.

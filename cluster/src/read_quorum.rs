@@ -300,4 +300,5 @@ fn stamp(version: &Version) -> Stamp {
 }
 
 #[cfg(test)]
+#[path = "read_quorum_tests.rs"]
 mod tests;

@@ -1,8 +1,4 @@
-//! Tables against a map of what went in; against damage, and odd shapes, in the modules below.
-
-mod damage;
-mod faults;
-mod shapes;
+//! Tables against a map of what went in, and against damage.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
