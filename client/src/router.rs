@@ -4,7 +4,7 @@
 //! nodes' contact addresses, which serve everything where the network lets only one port through; then the seeds, which
 //! may know a newer topology. Without a topology there are only the seeds.
 
-use ferrite_wire::{Key, NodeId, Token, Topology};
+use ferrite_wire::{Fault, Key, NodeId, Token, Topology};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -28,6 +28,8 @@ pub(crate) struct Endpoint {
     pub(crate) connections: Vec<usize>,
     /// Why it failed last, for people.
     pub(crate) last_error: String,
+    /// It answered, and will not have this client.
+    pub(crate) refusal: Option<Fault>,
 }
 
 /// What a call is for.
@@ -81,6 +83,7 @@ impl Router {
             retry_at: None,
             connections: Vec::new(),
             last_error: String::new(),
+            refusal: None,
         });
         id
     }

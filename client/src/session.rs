@@ -5,9 +5,9 @@
 //! calls and knows no time: that is [`crate::Pipeline`]'s.
 
 use ferrite_wire::{
-    ClusterId, DecodeError, Fault, Features, FrameFlags, FrameHeader, FrameKind, Hello, HelloReply, Order,
-    PROTOCOL_MAX, PROTOCOL_MIN, Parsed, Reply, RequestId, Role, finish_frame, limits, parse_frame,
-    start_frame,
+    ClusterId, DecodeError, ErrorCode, Fault, Features, FrameFlags, FrameHeader, FrameKind, Hello,
+    HelloReply, Order, PROTOCOL_MAX, PROTOCOL_MIN, Parsed, Reply, RequestId, Role, finish_frame, limits,
+    parse_frame, start_frame,
 };
 
 /// The number of no request: of handshakes, and of errors that concern the connection itself.
@@ -19,7 +19,12 @@ pub(crate) const BUFFER_KEPT_BYTES: usize = 256 * 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival<'a> {
     /// The server accepted the connection; requests may be sent.
-    Ready(HelloReply),
+    Ready {
+        /// Who it is.
+        server: HelloReply,
+        /// The highest time it has seen.
+        time: Order,
+    },
     /// A reply to a request.
     Reply {
         /// The frame's header: request id, flags, time.
@@ -56,6 +61,26 @@ impl std::fmt::Display for SessionError {
 }
 
 impl std::error::Error for SessionError {}
+
+impl SessionError {
+    /// The server's refusal, if trying again later would only meet it again: wrong cluster, no common version.
+    pub fn refusal(&self) -> Option<Fault> {
+        match self {
+            SessionError::Refused(fault)
+                if matches!(fault.code, ErrorCode::Version | ErrorCode::ForeignCluster) =>
+            {
+                Some(fault.clone())
+            }
+            SessionError::ForeignCluster(_) => {
+                Some(Fault { code: ErrorCode::ForeignCluster, text: self.to_string() })
+            }
+            SessionError::Decode(DecodeError::Version { .. }) => {
+                Some(Fault { code: ErrorCode::Version, text: self.to_string() })
+            }
+            SessionError::Refused(_) | SessionError::Decode(_) | SessionError::Unexpected(_) => None,
+        }
+    }
+}
 
 impl From<DecodeError> for SessionError {
     fn from(error: DecodeError) -> Self {
@@ -162,7 +187,7 @@ impl Session {
                     return Err(SessionError::ForeignCluster(server.cluster));
                 }
                 self.server = Some(server);
-                Ok(Some(Arrival::Ready(server)))
+                Ok(Some(Arrival::Ready { server, time: header.time }))
             }
             (None, kind) | (Some(_), kind @ FrameKind::HelloReply) => Err(SessionError::Unexpected(kind)),
             (Some(_), kind) => Ok(Some(Arrival::Reply { header, reply: Reply::decode(kind, frame.body)? })),

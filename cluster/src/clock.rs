@@ -100,7 +100,8 @@ impl Clock {
     /// [`Clock::persisted`] says that the new one is durable.
     pub fn lease(&self, wall_ms: u64) -> Option<Order> {
         // Needed next is what could be minted next, and that is never beyond the tolerated drift.
-        let need_ms = self.latest.wall_ms().clamp(wall_ms, wall_ms + self.settings.drift_max_ms);
+        let above = self.latest.max(self.floor);
+        let need_ms = above.wall_ms().clamp(wall_ms, wall_ms + self.settings.drift_max_ms);
         let low = Order::from_wall_ms(need_ms + self.settings.lease_ms / 2);
         (self.persisted < low).then(|| Order::from_wall_ms(need_ms + self.settings.lease_ms))
     }
@@ -238,6 +239,28 @@ mod tests {
         let next = second.mint(T + 600, NONE).expect("within the tolerated drift");
         assert!(next > last);
         assert!(next > Order::from_wall_ms(T + 1_000));
+    }
+
+    #[test]
+    fn a_restart_can_renew_at_once_and_mints_as_soon_as_drift_allows() {
+        let earlier = Order::from_wall_ms(T + 900);
+        let mut clock = Clock::restart(settings(), earlier);
+        clock.persisted(clock.lease(T).expect("what is minted next lies at the old bound"));
+        assert_eq!(clock.mint(T + 399, NONE), Err(MintError::Drift { ahead_ms: 501 }));
+        assert_eq!(clock.mint(T + 400, NONE), Ok(Order(earlier.0 + 1)));
+    }
+
+    #[test]
+    fn a_node_that_crashes_again_and_again_does_not_run_ahead() {
+        let mut bound = NONE;
+        for life in 0..100 {
+            let mut clock = Clock::restart(settings(), bound);
+            while let Some(next) = clock.lease(T + life) {
+                clock.persisted(next);
+                bound = next;
+            }
+            assert!(bound <= Order::from_wall_ms(T + life + 1_500));
+        }
     }
 
     #[test]

@@ -5,14 +5,16 @@
 
 mod claim;
 mod clock;
+mod founding;
 pub mod planted;
 mod read_quorum;
 mod replica_set;
 mod ring;
 mod write_quorum;
 
-pub use claim::{Member, claim, initial_topology};
+pub use claim::{Member, claim, reclaim};
 pub use clock::{Clock, ClockSettings, MintError};
+pub use founding::initial_topology;
 pub use read_quorum::{Ask, Asks, ReadAnswer, ReadOutcome, ReadQuorum, ReadStep};
 pub use replica_set::ReplicaSet;
 pub use ring::Ring;

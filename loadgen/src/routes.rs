@@ -83,47 +83,23 @@ impl Routes {
         })
     }
 
-    /// Asks a member for the topology.
+    /// Asks a member for the topology, and every member that it has not heard from for that member's own endpoints. One
+    /// that does not answer keeps its contact address.
     pub(crate) fn learn(address: SocketAddr, timeout: Duration) -> Result<Routes, String> {
-        let told = |what: &str| format!("{address}: {what}");
-        let mut stream = TcpStream::connect_timeout(&address, timeout)
-            .map_err(|error| told(&format!("cannot connect: {error}")))?;
-        let mut ask = || -> std::io::Result<Vec<u8>> {
-            stream.set_read_timeout(Some(timeout))?;
-            stream.set_write_timeout(Some(timeout))?;
-            let mut out = Vec::new();
-            encode_hello(ClusterId([0; 16]), &mut out);
-            let start = start_frame(&mut out);
-            let request = Request::Topology { have: Epoch(0) };
-            request.encode(&mut out);
-            let header = FrameHeader {
-                kind: request.kind(),
-                flags: FrameFlags(0),
-                deadline_us: 0,
-                request: RequestId(1),
-                time: Order(0),
-            };
-            finish_frame(&mut out, start, &header);
-            stream.write_all(&out)?;
-            let hello = read_frame(&mut stream)?;
-            match parse(&hello) {
-                Some((FrameKind::HelloReply, body)) if HelloReply::decode(body).is_ok() => {}
-                _ => return Ok(hello),
+        let mut topology = ask(address, timeout)?;
+        for node in &mut topology.nodes {
+            if !node.core_of_vnode.is_empty() {
+                continue;
             }
-            read_frame(&mut stream)
-        };
-        let frame = ask().map_err(|error| told(&format!("no topology: {error}")))?;
-        let (kind, body) = parse(&frame).ok_or_else(|| told("not a Ferrite server"))?;
-        match Reply::decode(kind, body) {
-            Ok(Reply::Topology(bytes)) => {
-                let topology = Topology::decode(bytes).map_err(|error| told(&error.to_string()))?;
-                Routes::new(&topology).map_err(|error| told(&error))
+            let told = resolve(&node.contact).and_then(|contact| ask(contact, timeout));
+            if let Some(own) = told.ok().and_then(|told| told.node(node.id).cloned()) {
+                *node = own;
             }
-            Ok(Reply::Error { code, text }) => {
-                Err(told(&format!("refused with error {}: {text}", code as u16)))
-            }
-            Ok(_) | Err(_) => Err(told("an answer other than the topology")),
         }
+        if topology.nodes.iter().any(|node| node.core_of_vnode.len() > topology.replicas.len()) {
+            return Err(format!("{address}: members disagree about the number of vnodes"));
+        }
+        Routes::new(&topology).map_err(|error| format!("{address}: {error}"))
     }
 
     /// The endpoints of a key's replicas, the preferred one first; some may repeat.
@@ -131,6 +107,44 @@ impl Routes {
     pub(crate) fn owners(&self, key: &[u8]) -> &[u16] {
         let VnodeId(vnode) = Key::plain(key).token(self.seed).vnode(self.vnodes);
         &self.owners[usize::from(vnode) * self.replicas..][..self.replicas]
+    }
+}
+
+/// Asks one member for the topology.
+fn ask(address: SocketAddr, timeout: Duration) -> Result<Topology, String> {
+    let told = |what: &str| format!("{address}: {what}");
+    let mut stream = TcpStream::connect_timeout(&address, timeout)
+        .map_err(|error| told(&format!("cannot connect: {error}")))?;
+    let mut exchange = || -> std::io::Result<Vec<u8>> {
+        stream.set_read_timeout(Some(timeout))?;
+        stream.set_write_timeout(Some(timeout))?;
+        let mut out = Vec::new();
+        encode_hello(ClusterId([0; 16]), &mut out);
+        let start = start_frame(&mut out);
+        let request = Request::Topology { have: Epoch(0) };
+        request.encode(&mut out);
+        let header = FrameHeader {
+            kind: request.kind(),
+            flags: FrameFlags(0),
+            deadline_us: 0,
+            request: RequestId(1),
+            time: Order(0),
+        };
+        finish_frame(&mut out, start, &header);
+        stream.write_all(&out)?;
+        let hello = read_frame(&mut stream)?;
+        match parse(&hello) {
+            Some((FrameKind::HelloReply, body)) if HelloReply::decode(body).is_ok() => {}
+            _ => return Ok(hello),
+        }
+        read_frame(&mut stream)
+    };
+    let frame = exchange().map_err(|error| told(&format!("no topology: {error}")))?;
+    let (kind, body) = parse(&frame).ok_or_else(|| told("not a Ferrite server"))?;
+    match Reply::decode(kind, body) {
+        Ok(Reply::Topology(bytes)) => Topology::decode(bytes).map_err(|error| told(&error.to_string())),
+        Ok(Reply::Error { code, text }) => Err(told(&format!("refused with error {}: {text}", code as u16))),
+        Ok(_) | Err(_) => Err(told("an answer other than the topology")),
     }
 }
 

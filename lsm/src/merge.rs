@@ -257,3 +257,158 @@ impl<S: Source, J: Join> Merge<S, J> {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::rc::Rc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::mem_disk::{MemDisk, ReadFault, run::block_on};
+    use crate::{
+        Class, Directory, FileId, KeyBuf, Memtable, NameOp, Prefix, Table, TableBuilder, TableName,
+        TableOptions,
+    };
+
+    type Model = BTreeMap<KeyBuf, RecordBuf>;
+
+    fn key(bits: u16) -> KeyBuf {
+        let prefix = Prefix { space: 1, vnode: bits >> 8 & 3, table: 1, token: u64::from(bits & 15) };
+        KeyBuf {
+            prefix,
+            partition: vec![b'p'; usize::from(bits >> 4 & 3)].into(),
+            sort: vec![b's'; usize::from(bits >> 6 & 3)].into(),
+        }
+    }
+
+    async fn source(disk: &MemDisk, number: u64, records: &Model, is_table: bool) -> AnySource<MemDisk> {
+        let mut memtable = Memtable::new();
+        for (key, record) in records {
+            memtable.insert(key.as_key(), record.as_record());
+        }
+        if !is_table || records.is_empty() {
+            return AnySource::Memory(MemCursor::new(Rc::new(memtable), None));
+        }
+        let (name, options) =
+            (TableName { store: 0, number }, TableOptions { block_bytes: 512, ..TableOptions::default() });
+        disk.names(NameOp::CreateDirectory(Directory::Store(0))).await.unwrap();
+        let mut builder =
+            TableBuilder::create(disk.clone(), name, FileId(1), options, Class::Flush).await.unwrap();
+        memtable.iter().for_each(|(key, record)| builder.add(key, record));
+        let meta = builder.finish(0).await.unwrap();
+        let table = Table::open(disk.clone(), name, meta.bytes, None, Class::Read).await.unwrap();
+        AnySource::Table(TableCursor::streaming(table, Class::Background, None))
+    }
+
+    /// Keeps both values, in order; how sibling sets will join.
+    struct Concatenate;
+
+    impl Join for Concatenate {
+        fn join(
+            &mut self,
+            _: &Key<'_>,
+            left: &Record<'_>,
+            right: &Record<'_>,
+            out: &mut RecordBuf,
+        ) -> Joined {
+            out.order = left.order.max(right.order);
+            out.value.clear();
+            out.value.extend_from_slice(left.value);
+            out.value.extend_from_slice(right.value);
+            Joined::Both
+        }
+    }
+
+    async fn collect<J: Join>(sources: Vec<AnySource<MemDisk>>, join: J) -> Vec<(KeyBuf, u64, u64, Vec<u8>)> {
+        let mut merge = Merge::new(sources, join);
+        assert!(merge.current().is_none());
+        let mut found = Vec::new();
+        while merge.next().await.unwrap() {
+            let (key, record) = merge.current().unwrap();
+            found.push((key.to_buf(), record.order, record.actor, record.value.to_vec()));
+        }
+        assert!(merge.current().is_none());
+        assert!(!merge.next().await.unwrap());
+        found
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn agrees_with_a_map(parts in prop::collection::vec((prop::collection::btree_map(0u16..1024, (0u64..6, 0u64..3), 0..120), any::<bool>()), 0..6)) {
+            let parts: Vec<(Model, bool)> = parts.into_iter().enumerate().map(|(source, (records, is_table))| {
+                // Which source a record is from shows in its value: of equal ones the newest source's must come out.
+                let record = |(order, actor)| RecordBuf { order, actor, value: vec![source as u8], ..RecordBuf::default() };
+                let records: Model = records.into_iter().map(|(bits, version)| (key(bits), record(version))).collect();
+                (records, is_table)
+            }).collect();
+            let (mut last_write, mut concatenated): (Model, Model) = Default::default();
+            for (records, _) in &parts {
+                for (key, record) in records {
+                    let slot = last_write.entry(key.clone()).or_insert_with(|| record.clone());
+                    if record.as_record().beats(&slot.as_record()) {
+                        *slot = record.clone();
+                    }
+                    let slot = concatenated.entry(key.clone()).or_default();
+                    slot.order = slot.order.max(record.order);
+                    slot.value.extend(&record.value);
+                }
+            }
+            let disk = MemDisk::new();
+            block_on(async {
+                let mut sources = [Vec::new(), Vec::new()];
+                for (copy, sources) in sources.iter_mut().enumerate() {
+                    for (number, (records, is_table)) in parts.iter().enumerate() {
+                        sources.push(source(&disk, (copy * 10 + number) as u64, records, *is_table).await);
+                    }
+                }
+                let [first, second] = sources;
+                let expected: Vec<_> = last_write.into_iter().map(|(key, record)| (key, record.order, record.actor, record.value)).collect();
+                assert_eq!(collect(first, LastWriteWins).await, expected);
+                let found = collect(second, Concatenate).await;
+                let found: Vec<_> = found.into_iter().map(|(key, _, _, value)| (key, value)).collect();
+                let expected: Vec<_> = concatenated.into_iter().map(|(key, record)| (key, record.value)).collect();
+                assert_eq!(found, expected);
+            });
+        }
+    }
+
+    #[test]
+    fn a_failed_read_loses_nothing() {
+        let disk = MemDisk::new();
+        let model = |from: u16| -> Model {
+            (0..300)
+                .map(|n| {
+                    (
+                        key(n * 3 + from),
+                        RecordBuf { order: u64::from(n), value: vec![1; 60], ..RecordBuf::default() },
+                    )
+                })
+                .collect()
+        };
+        let (left, right) = (model(0), model(1));
+        let mut all = left.clone();
+        all.extend(right.clone());
+        block_on(async {
+            let sources = vec![source(&disk, 1, &left, true).await, source(&disk, 2, &right, true).await];
+            let mut merge = Merge::new(sources, LastWriteWins);
+            let mut found = Vec::new();
+            let mut failures = 0;
+            loop {
+                if failures < 5 {
+                    disk.fail_read_at(0, ReadFault::Io);
+                }
+                match merge.next().await {
+                    Ok(true) => found.push(merge.current().unwrap().0.to_buf()),
+                    Ok(false) => break,
+                    Err(ReadError::Disk(_)) => failures += 1,
+                    Err(other) => panic!("{other}"),
+                }
+            }
+            assert!(failures > 0);
+            assert_eq!(found, all.into_keys().collect::<Vec<_>>());
+        });
+    }
+}

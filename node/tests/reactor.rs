@@ -27,6 +27,8 @@ struct Seen {
     closed: AtomicUsize,
     pauses: AtomicUsize,
     stopping: AtomicBool,
+    /// Set by a test to keep core 1 from getting its shard ready.
+    core_1_held: AtomicBool,
 }
 
 /// Frames are a length byte pair and a body. The body's first byte says what to do with the rest.
@@ -221,10 +223,14 @@ struct Node {
 
 impl Node {
     fn start(cores: usize, options: ReactorOptions) -> Node {
+        Node::start_seen(cores, options, Seen::default())
+    }
+
+    fn start_seen(cores: usize, options: ReactorOptions, seen: Seen) -> Node {
         let listener = listen("127.0.0.1:0".parse().unwrap(), 1024).unwrap();
         let address = listener.local_addr().unwrap();
         let (posts, boxes) = mailboxes(cores).unwrap();
-        let seen = Arc::new(Seen::default());
+        let seen = Arc::new(seen);
         let data = tempfile::tempdir().unwrap();
         let direct = supports_direct(data.path()).unwrap();
         let mut listeners = vec![listener];
@@ -245,6 +251,9 @@ impl Node {
                 run_core(setup, |env| async move {
                     // A start that takes its time: nothing is accepted before it is done.
                     env.sleep_ns(1_000_000).await;
+                    while core == 1 && seen.core_1_held.load(Ordering::SeqCst) {
+                        env.sleep_ns(1_000_000).await;
+                    }
                     Ok::<_, Infallible>(Echo {
                         env,
                         seen,
@@ -453,6 +462,22 @@ fn a_busy_task_leaves_room_for_sockets_timers_disk_and_hops() {
         assert_eq!(ask(&mut stream, &body), body);
     }
     // It ends only because stopping reaches the task while it grinds.
+    node.stop();
+}
+
+#[test]
+fn a_hop_waits_for_a_core_that_is_still_starting() {
+    // Seen as a client that hung: core 0 was up first, and core 1 threw the hop away for want of a shard.
+    let seen = Seen { core_1_held: AtomicBool::new(true), ..Seen::default() };
+    let node = Node::start_seen(2, ReactorOptions::default(), seen);
+    let mut stream = node.connect();
+    let mut request = Vec::new();
+    frame(&mut request, b"hop");
+    frame(&mut request, b"e");
+    stream.write_all(&request).unwrap();
+    assert_eq!(answer(&mut stream), b"e", "the hop has been sent, and core 0 goes on");
+    node.seen.core_1_held.store(false, Ordering::SeqCst);
+    assert_eq!(answer(&mut stream), b"hop");
     node.stop();
 }
 

@@ -303,6 +303,8 @@ impl Scenario {
             engine.memtable_bytes = self.plan.memtable_bytes;
             engine.cache_bytes = 64 * 1024;
             engine.log_bytes_max = Some(4 * self.plan.memtable_bytes.max(64 * 1024) as u64);
+            engine.log.segment_bytes = 128 * 1024;
+            engine.log.group_bytes = 64 * 1024;
             engine.table_bytes = 32 * 1024;
             engine.level_base_bytes = 64 * 1024;
             let mut settings =

@@ -7,7 +7,7 @@ use crate::backoff::backoff;
 use crate::outcome::{ReadError, ReadResult, UnknownReason, Value, WriteOutcome};
 use crate::retry::{Next, after};
 use crate::router::Stop;
-use crate::session::{Arrival, Session};
+use crate::session::{Arrival, Session, SessionError};
 use ferrite_wire::{Epoch, ErrorCode, Fault, FrameHeader, FrameKind, Item, Key, Reply, Request, Topology};
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,9 +17,6 @@ const FAULTS_MAX: u32 = 3;
 
 /// A call that meets one overloaded server after another pauses at most this many times [`ROUND_PAUSE`].
 const PAUSES_MAX: u32 = 8;
-
-/// A reply that does not fit its request: the server broke the protocol.
-struct Misfit;
 
 impl Pipeline {
     /// Bytes arrived on a connection.
@@ -37,9 +34,11 @@ impl Pipeline {
         self.connection_mut(connection).expect("open while it is read").session = Some(session);
         match ended {
             Ok(()) => self.settle(now, at),
-            Err(detail) => {
+            Err(error) => {
+                let endpoint = self.connection_mut(connection).expect("open while it is read").endpoint;
+                self.router.endpoint_mut(endpoint).refusal = error.refusal();
                 self.actions.push_back(Action::Close(connection));
-                self.lose(now, at, &detail);
+                self.lose(now, at, &error.to_string());
             }
         }
     }
@@ -49,26 +48,25 @@ impl Pipeline {
         now: Instant,
         connection: ConnectionId,
         session: &mut Session,
-    ) -> Result<(), String> {
+    ) -> Result<(), SessionError> {
         loop {
-            match session.poll_arrival() {
-                Ok(None) => return Ok(()),
-                Err(error) => return Err(error.to_string()),
-                Ok(Some(Arrival::Ready(server))) => {
+            match session.poll_arrival()? {
+                None => return Ok(()),
+                Some(Arrival::Ready { server, time }) => {
+                    self.highest_time = self.highest_time.max(time);
                     let open = self.connection_mut(connection).expect("open while it is read");
                     open.stage = Stage::Ready;
                     let endpoint = open.endpoint;
                     let endpoint = self.router.endpoint_mut(endpoint);
                     (endpoint.failures, endpoint.retry_at) = (0, None);
                     endpoint.last_error.clear();
+                    endpoint.refusal = None;
                     if self.router.topology().is_some_and(|topology| topology.epoch < server.epoch) {
                         self.want_refresh(now);
                     }
                 }
-                Ok(Some(Arrival::Reply { header, reply })) => {
-                    if self.take_reply(now, connection, header, reply).is_err() {
-                        return Err("the server sent a reply that does not fit its request".to_owned());
-                    }
+                Some(Arrival::Reply { header, reply }) => {
+                    self.take_reply(now, connection, header, reply)?;
                 }
             }
         }
@@ -94,7 +92,7 @@ impl Pipeline {
         connection: ConnectionId,
         header: FrameHeader,
         reply: Reply<'_>,
-    ) -> Result<(), Misfit> {
+    ) -> Result<(), SessionError> {
         self.highest_time = self.highest_time.max(header.time);
         let (slot, attempt) = slot_and_attempt(header.request);
         let is_awaited = self.calls.get(slot).is_some_and(|call| {
@@ -129,18 +127,18 @@ impl Pipeline {
                     unreachable!("the client encoded it");
                 };
                 if keys.len() != items.len() {
-                    return Err(Misfit);
+                    return Err(misfit(header));
                 }
                 Completion::Reads(items.iter().map(|item| item_result(&item)).collect())
             }
             (FrameKind::Ping, Reply::Pong) => Completion::Pong(Ok(())),
             (FrameKind::Status, Reply::Status(text)) => Completion::Status(Ok(text.to_owned())),
             (FrameKind::Topology, Reply::Topology(bytes)) => {
-                let topology = Arc::new(Topology::decode(bytes).map_err(|_| Misfit)?);
+                let topology = Arc::new(Topology::decode(bytes)?);
                 Completion::Topology(self.learn(now, topology))
             }
             // The call is lost with its connection: a write may well have been applied.
-            _ => return Err(Misfit),
+            _ => return Err(misfit(header)),
         };
         self.complete(now, slot, completion);
         Ok(())
@@ -270,6 +268,11 @@ impl Pipeline {
         }
         self.calls.recycle(call.body);
     }
+}
+
+/// A reply that does not fit its request.
+fn misfit(header: FrameHeader) -> SessionError {
+    SessionError::Unexpected(header.kind)
 }
 
 fn item_result(item: &Item<'_>) -> ReadResult {

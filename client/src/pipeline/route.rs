@@ -151,11 +151,15 @@ impl Pipeline {
         }
         let call = &self.calls.get(slot).expect("an open call");
         let (mut chosen, mut earliest) = (None, None::<Instant>);
+        let (mut is_hopeless, mut refusal) = (true, None);
         self.router.candidates(call.target, |endpoint| {
+            let known = self.router.endpoint(endpoint);
+            is_hopeless &= known.refusal.is_some();
+            refusal = known.refusal.as_ref().or(refusal);
             if call.has_tried(endpoint) {
                 return Stop::No;
             }
-            match self.router.endpoint(endpoint).retry_at {
+            match known.retry_at {
                 Some(at) if at > now => {
                     earliest = Some(earliest.map_or(at, |known| known.min(at)));
                     Stop::No
@@ -166,9 +170,14 @@ impl Pipeline {
                 }
             }
         });
+        let refusal = refusal.filter(|_| is_hopeless).cloned();
         match chosen {
             Some(endpoint) => self.queue(now, slot, endpoint),
             None if call.last_fault.is_some() => self.finish_spent(now, slot),
+            None if refusal.is_some() => {
+                self.calls.open(slot).last_fault = refusal;
+                self.finish_spent(now, slot);
+            }
             None => self.pause(slot, earliest.unwrap_or(now + ROUND_PAUSE)),
         }
     }

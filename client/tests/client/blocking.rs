@@ -137,10 +137,12 @@ fn a_foreign_cluster_is_named_and_not_written_to() {
         shelf.answer(header, request)
     });
     let builder = BlockingClient::builder().seeds([&server.address]).cluster(CLUSTER);
-    let mut client = builder.timeout(Duration::from_millis(200)).start_blocking();
+    let mut client = builder.clone().start_blocking();
     let WriteOutcome::NotApplied(fault) = client.put(Key::plain(b"k"), b"v", WRITE) else {
         panic!("was it sent?")
     };
+    let Some(ReadError::Refused(refused)) = builder.connect_blocking().err() else { panic!("connected?") };
+    assert_eq!((fault.code, refused.code), (ErrorCode::ForeignCluster, ErrorCode::ForeignCluster));
     assert!(fault.text.contains(&ClusterId([9; 16]).to_string()), "{fault}");
     assert_eq!(server.asked(), 0);
 }

@@ -9,7 +9,9 @@ use ferrite_wire::{
 fn ready() -> Session {
     let mut session = Session::new(Some(CLUSTER));
     session.receive(&hello_reply_frame(CLUSTER));
-    assert!(matches!(session.poll_arrival(), Ok(Some(Arrival::Ready(server))) if server.cluster == CLUSTER));
+    assert!(
+        matches!(session.poll_arrival(), Ok(Some(Arrival::Ready { server, .. })) if server.cluster == CLUSTER)
+    );
     session
 }
 
@@ -43,7 +45,7 @@ fn frames_arrive_in_any_pieces() {
             session.receive(bytes);
             while let Some(arrival) = session.poll_arrival().unwrap() {
                 arrived.push(match arrival {
-                    Arrival::Ready(_) => 0,
+                    Arrival::Ready { .. } => 0,
                     Arrival::Reply { header, reply } => {
                         assert_eq!(reply, value);
                         header.request.0

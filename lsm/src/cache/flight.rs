@@ -54,6 +54,11 @@ impl Flights {
         under_way.insert(key, Rc::clone(&flight));
         Role::Leader(Lead { flights: self, key, flight, landing: None })
     }
+
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
+        self.under_way.borrow().is_empty()
+    }
 }
 
 /// The duty to end a flight; dropping it does, too.

@@ -11,6 +11,8 @@
 
 mod flight;
 mod slots;
+#[cfg(test)]
+mod tests;
 
 use std::cell::{Cell, RefCell};
 

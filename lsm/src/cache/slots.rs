@@ -112,6 +112,11 @@ impl Slots {
         self.evictions
     }
 
+    #[cfg(test)]
+    pub(super) fn queued(&self) -> usize {
+        self.small.len() + self.main.len()
+    }
+
     #[inline]
     pub(super) fn get(&mut self, key: BlockKey) -> Option<Block> {
         let at = self.find(key)?;

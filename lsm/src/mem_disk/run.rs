@@ -28,7 +28,7 @@ pub fn try_run<F: Future>(future: F) -> Option<F::Output> {
 }
 
 /// Polls once.
-pub fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Option<F::Output> {
+pub fn poll_once<F: Future + ?Sized>(future: std::pin::Pin<&mut F>) -> Option<F::Output> {
     match future.poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => Some(output),
         Poll::Pending => None,

@@ -10,7 +10,7 @@
 //!
 //! Why it blocks in its own ring rather than in the executor: a round trip of a lone client costs 20 µs of CPU this way and
 //! 50 µs when the executor sleeps on the ring's eventfd (`tuning/experiments/parking.md`). The price is that nothing but the
-//! core's own ring, timers and mailbox may wake its tasks; see [`tasks`].
+//! core's own ring, timers and mailbox may wake its tasks; see `tasks`.
 //!
 //! Bounds: connections, out-buffers, in-buffers and mail each have one, in [`ReactorOptions`] or beside their use. A client
 //! that does not read its answers is no longer read from; one that breaks the protocol is closed alone.

@@ -126,6 +126,30 @@ fn a_full_disk_refuses_and_goes_on_when_there_is_space() {
 }
 
 #[test]
+fn what_is_discarded_never_was() {
+    let disk = MemDisk::new();
+    let (log, ..) = recover(&disk, options(1));
+    write(&log, 1..3, 10);
+    stage(&log, 90, 10).unwrap();
+    stage(&log, 91, 10).unwrap();
+    log.discard_staged();
+    assert!(!log.has_staged() && !log.is_fenced());
+    assert_eq!(stage(&log, 3, 10), Ok(Seq(3)));
+    disk.defer();
+    {
+        let mut commit = pin!(log.commit());
+        assert!(poll_once(commit.as_mut()).is_none());
+        assert_eq!(stage(&log, 92, 10), Ok(Seq(4)));
+        log.discard_staged();
+        disk.complete_all();
+        assert_eq!(poll_once(commit.as_mut()).unwrap().unwrap().unwrap().last_seq(), Seq(3));
+    }
+    assert_eq!(log.next_seq(), Seq(4), "what was in flight stays");
+    let left = disk.crash(CrashMode::None, &mut random(1));
+    assert_eq!(recover(&left, options(2)).2, pairs(1..4));
+}
+
+#[test]
 fn a_commit_dropped_in_flight_fences() {
     let disk = MemDisk::new();
     let (log, ..) = recover(&disk, options(1));

@@ -1,8 +1,8 @@
 //! Power cuts at every step of a history, and again during the recovery after them.
 
 use super::*;
-use crate::mem_disk::CrashMode;
 use crate::mem_disk::run::try_run;
+use crate::mem_disk::{CrashMode, Fault};
 
 /// What a life did until the power went.
 struct History {
@@ -14,7 +14,7 @@ struct History {
     retired: u64,
 }
 
-/// Random writes on `disk`, until the power is off.
+/// Random writes on `disk`, until the power is off or the log is fenced.
 fn live(disk: &MemDisk, life: u64, next: u64, operations: u64, rng: &mut dyn FnMut() -> u64) -> History {
     let mut history = History { acknowledged: next - 1, staged: next - 1, retired: 0 };
     let opened = try_run(Log::recover(disk.clone(), 0, options(life), &mut |_, _, _, _| {}));
@@ -44,12 +44,9 @@ fn live(disk: &MemDisk, life: u64, next: u64, operations: u64, rng: &mut dyn FnM
                     }
                 }
                 match try_run(log.commit()) {
-                    None => return history,
-                    Some(group) => {
-                        if let Some(group) = group.unwrap() {
-                            history.acknowledged = group.last_seq().0;
-                        }
-                    }
+                    None | Some(Err(CommitError::Fenced)) => return history,
+                    Some(Ok(Some(group))) => history.acknowledged = group.last_seq().0,
+                    Some(Ok(None) | Err(CommitError::NoSpace(_))) => {}
                 }
             }
         }
@@ -86,6 +83,24 @@ fn nothing_acknowledged_is_lost_at_any_step() {
         for mode in CrashMode::EVERY {
             let left = disk.image(mode, &mut random(step));
             check(&left, 2, &history, &format!("step {step}, {mode:?}"));
+        }
+    }
+}
+
+/// Each step fails in each way: the log goes on or is fenced, and what it acknowledged stays.
+#[test]
+fn nothing_acknowledged_is_lost_when_any_step_fails() {
+    let whole = MemDisk::new();
+    live(&whole, 1, 1, 100, &mut random(6));
+    for step in 0..whole.steps() {
+        for fault in [Fault::NoSpace, Fault::Io, Fault::Short] {
+            let disk = MemDisk::new();
+            disk.fail_at(step, fault);
+            let history = live(&disk, 1, 1, 100, &mut random(6));
+            for mode in [CrashMode::None, CrashMode::All, CrashMode::Random] {
+                let left = disk.image(mode, &mut random(step));
+                check(&left, 2, &history, &format!("{fault:?} at step {step}, {mode:?}"));
+            }
         }
     }
 }

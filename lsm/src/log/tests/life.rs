@@ -95,6 +95,19 @@ fn a_change_of_segment_size_keeps_the_log_and_replaces_files() {
 }
 
 #[test]
+fn numbers_known_from_elsewhere_are_not_given_out() {
+    let disk = MemDisk::new();
+    let (log, ..) = recover(&disk, options(1));
+    write(&log, 1..4, 10);
+    let (log, ..) = recover(&disk, LogOptions { seq_min: Seq(100), ..options(2) });
+    assert_eq!(stage(&log, 7, 10), Ok(Seq(100)));
+    block_on(log.commit()).unwrap();
+    let (_, recovery, replayed) = recover(&disk, LogOptions { seq_min: Seq(50), ..options(3) });
+    assert_eq!(replayed, [(1, 1), (2, 2), (3, 3), (100, 7)]);
+    assert_eq!((recovery.damage, recovery.cut_tail), (vec![], None), "the gap was meant");
+}
+
+#[test]
 fn a_rotated_segment_can_retire() {
     let disk = MemDisk::new();
     let (log, ..) = recover(&disk, options(1));
@@ -185,5 +198,8 @@ mod planted_bugs {
         let _planted = Planted::new(Bug::StaleSegmentReplayed);
         let (log, _, replayed) = recover(&disk, options(2));
         assert!(replayed.contains(&(10, 10)) && log.next_seq() < Seq(23), "{replayed:?}");
+        // The new life takes what it replayed last for the end: what was acknowledged after that is gone next time.
+        plant(None);
+        assert!(!recover(&disk, options(3)).2.contains(&(22, 22)));
     }
 }

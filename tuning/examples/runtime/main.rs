@@ -10,8 +10,9 @@
     reason = "an experiment drives io_uring bare, to measure what the node's safe module may cost"
 )]
 
+mod client;
+
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -26,8 +27,6 @@ use io_uring::{IoUring, opcode, types};
 const MESSAGE_BYTES: usize = 64;
 const RECV_BYTES: usize = 16 * 1024;
 const BUFFERS: u16 = 128;
-/// A server that is silent for so long has lost a wake-up.
-const STALL: Duration = Duration::from_secs(2);
 
 /// How the server waits when nothing is ready.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -460,67 +459,6 @@ fn run_server(streams: Vec<TcpStream>, setup: Setup, stop: Arc<AtomicBool>, star
     result.recv().unwrap()
 }
 
-/// Closed loop over a bare ring: each connection has `depth` messages in the air, sent and awaited as one batch. Nothing if
-/// the server stopped answering.
-fn run_client(streams: &[TcpStream], setup: Setup) -> Option<Vec<u32>> {
-    let mut ring = ring(256).unwrap();
-    let out = vec![7u8; MESSAGE_BYTES * setup.depth];
-    let mut inputs: Vec<Vec<u8>> = streams.iter().map(|_| vec![0u8; RECV_BYTES]).collect();
-    let mut got = vec![0usize; streams.len()];
-    let mut at = vec![Instant::now(); streams.len()];
-    let mut latencies = Vec::with_capacity(4_000_000);
-    let until = Instant::now() + Duration::from_secs_f64(setup.seconds);
-    let mut ready: VecDeque<usize> = (0..streams.len()).collect();
-    let mut open = streams.len();
-    loop {
-        while let Some(c) = ready.pop_front() {
-            let fd = types::Fd(streams[c].as_raw_fd());
-            if got[c] == 0 {
-                at[c] = Instant::now();
-                let send =
-                    opcode::Send::new(fd, out.as_ptr(), out.len() as u32).build().user_data(SEND | c as u64);
-                // SAFETY: `out` and the inputs live to the end of this function, which waits for every receive.
-                unsafe { ring.submission().push(&send).unwrap() };
-            }
-            let recv = opcode::Recv::new(fd, inputs[c].as_mut_ptr(), RECV_BYTES as u32)
-                .build()
-                .user_data(RECV | c as u64);
-            // SAFETY: as above.
-            unsafe { ring.submission().push(&recv).unwrap() };
-        }
-        if open == 0 {
-            return Some(latencies);
-        }
-        let limit = types::Timespec::from(STALL);
-        match ring.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(&limit)) {
-            Ok(_) => {}
-            Err(e) if e.raw_os_error() == Some(libc::EINTR) => continue,
-            Err(e) if e.raw_os_error() == Some(libc::ETIME) => return None,
-            Err(e) => panic!("client enter: {e}"),
-        }
-        let now = Instant::now();
-        for entry in ring.completion() {
-            if entry.user_data() & RECV == 0 {
-                continue;
-            }
-            let c = (entry.user_data() & 0xffff_ffff) as usize;
-            assert!(entry.result() > 0, "connection closed early: {}", entry.result());
-            got[c] += entry.result() as usize;
-            if got[c] < out.len() {
-                ready.push_back(c);
-                continue;
-            }
-            got[c] = 0;
-            latencies.push((now - at[c]).as_nanos() as u32);
-            if now < until {
-                ready.push_back(c);
-            } else {
-                open -= 1;
-            }
-        }
-    }
-}
-
 fn measure(setup: Setup, label: &str) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -545,7 +483,7 @@ fn measure(setup: Setup, label: &str) {
     }
     let latencies = std::thread::spawn(move || {
         pin(1);
-        let latencies = run_client(&client, setup);
+        let latencies = client::run(&client, setup);
         stop.store(true, Ordering::Relaxed);
         // A last byte wakes a server that parks without a time limit.
         let _ = io::Write::write_all(&mut &client[0], &[0]);

@@ -1,4 +1,8 @@
-//! Tables against a map of what went in, and against damage.
+//! Tables against a map of what went in; against damage, and odd shapes, in the modules below.
+
+mod damage;
+mod faults;
+mod shapes;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;

@@ -300,5 +300,4 @@ fn stamp(version: &Version) -> Stamp {
 }
 
 #[cfg(test)]
-#[path = "read_quorum_tests.rs"]
 mod tests;

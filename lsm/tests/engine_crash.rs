@@ -1,0 +1,259 @@
+//! Power cuts at every I/O step of a history, in every mode.
+//!
+//! One history runs on a disk whose operations wait until the test lets them complete, in a random order; commits and jobs
+//! overlap. Before each completion the test takes an image of what a power cut would leave then, opens it, and compares:
+//! every acknowledged write is there or a newer one is, and whatever is there is a record that was written, whole.
+
+mod rig;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+
+use ferrite_lsm::mem_disk::run::{block_on, poll_once, try_run};
+use ferrite_lsm::mem_disk::{CrashMode, MemDisk, MemPace};
+use ferrite_lsm::{CommitError, DiskError, Seq};
+use rig::{Random, TestEngine, Write, key, open_with, small_options, stage};
+
+const KEYS: u64 = 120;
+const OPERATIONS: usize = 500;
+
+/// What was written, and what of it was acknowledged.
+#[derive(Clone, Default)]
+struct Ledger {
+    written: BTreeMap<u64, Vec<Write>>,
+    /// The winner per key.
+    acknowledged: BTreeMap<u64, Write>,
+}
+
+impl Ledger {
+    fn acknowledge(&mut self, write: Write) {
+        rig::apply(&mut self.acknowledged, write);
+    }
+
+    fn check(&self, engine: &TestEngine) -> Result<(), String> {
+        for n in 0..KEYS {
+            let least = self.acknowledged.get(&n);
+            let found =
+                block_on(engine.read(key(n).as_key())).map_err(|error| format!("key {n}: {error}"))?;
+            let Some(found) = found else {
+                if let Some(least) = least {
+                    return Err(format!("key {n}: {least:?} was acknowledged, and nothing is there"));
+                }
+                continue;
+            };
+            let record = found.record();
+            let written = self.written.get(&n).map_or(&[][..], |written| written);
+            let Some(write) = written.iter().find(|write| write.record(&write.value()) == record) else {
+                return Err(format!("key {n}: nobody wrote {record:?}"));
+            };
+            if least.is_some_and(|least| (write.order, write.actor) < (least.order, least.actor)) {
+                return Err(format!("key {n}: {least:?} was acknowledged, and {write:?} is there"));
+            }
+        }
+        Ok(())
+    }
+}
+
+type Pending<T> = Option<Pin<Box<dyn Future<Output = T>>>>;
+
+/// The history, one completion at a time.
+struct History {
+    disk: MemDisk,
+    engine: TestEngine,
+    random: Random,
+    ledger: Ledger,
+    clock: u64,
+    staged: Vec<(Seq, Write)>,
+    commit: Pending<Result<Seq, CommitError>>,
+    job: Pending<Result<(), DiskError>>,
+    steps: u64,
+    images: u64,
+    opens: u128,
+}
+
+impl History {
+    fn new(seed: u64) -> History {
+        let disk = MemDisk::new();
+        let (engine, _) = rig::open(&disk, small_options(1)).expect("a fresh disk");
+        disk.defer();
+        History {
+            disk,
+            engine,
+            random: Random::new(seed),
+            ledger: Ledger::default(),
+            clock: 0,
+            staged: Vec::new(),
+            commit: None,
+            job: None,
+            steps: 0,
+            images: 0,
+            opens: 1,
+        }
+    }
+
+    fn run(&mut self) -> Result<(), String> {
+        let mut operations = 0;
+        while operations < OPERATIONS {
+            if self.random.below(3) > 0 || self.staged.len() < 8 {
+                self.write();
+                operations += 1;
+            }
+            if self.commit.is_none() && (self.staged.len() > 3 || self.random.below(4) == 0) {
+                let engine = self.engine.clone();
+                self.commit = Some(Box::pin(async move { engine.commit().await }));
+            }
+            if self.job.is_none()
+                && let Some(job) = self.engine.next_job()
+            {
+                let engine = self.engine.clone();
+                self.job = Some(Box::pin(async move { engine.run(job).await }));
+            }
+            self.poll();
+            // Sometimes several completions pass before anything else happens.
+            for _ in 0..=self.random.below(4) {
+                self.step()?;
+            }
+        }
+        while self.commit.is_some() || self.job.is_some() {
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self) {
+        self.clock += 1 + self.random.below(2);
+        let late = if self.random.below(8) == 0 { self.random.below(100) } else { 0 };
+        let write = Write {
+            key: self.random.below(KEYS),
+            order: self.clock.saturating_sub(late) + 1,
+            // Unique, so that no two writes are alike.
+            actor: self.clock,
+            bytes: self.random.below(700) as usize,
+            tombstone: self.random.below(12) == 0,
+        };
+        // An overloaded engine has refused: nothing was written.
+        if let Ok(seq) = stage(&self.engine, &write) {
+            self.ledger.written.entry(write.key).or_default().push(write);
+            self.staged.push((seq, write));
+        }
+    }
+
+    fn poll(&mut self) {
+        if let Some(commit) = &mut self.commit
+            && let Some(result) = poll_once(Pin::new(commit))
+        {
+            self.commit = None;
+            let durable = result.expect("no faults");
+            let ledger = &mut self.ledger;
+            self.staged.retain(|(seq, write)| {
+                if *seq <= durable {
+                    ledger.acknowledge(*write);
+                }
+                *seq > durable
+            });
+        }
+        if let Some(job) = &mut self.job
+            && let Some(result) = poll_once(Pin::new(job))
+        {
+            self.job = None;
+            result.expect("no faults");
+        }
+    }
+
+    /// Takes the images, then lets one operation complete.
+    fn step(&mut self) -> Result<(), String> {
+        let in_flight = self.disk.in_flight(None);
+        if !in_flight.is_empty() {
+            for mode in CrashMode::EVERY {
+                self.cut(mode).map_err(|error| format!("step {}, {mode:?}: {error}", self.steps))?;
+            }
+            let chosen = in_flight[self.random.below(in_flight.len() as u64) as usize].id;
+            assert!(self.disk.complete(chosen));
+            self.steps += 1;
+        }
+        self.poll();
+        Ok(())
+    }
+
+    fn cut(&mut self, mode: CrashMode) -> Result<(), String> {
+        self.images += 1;
+        self.opens += 1;
+        let random = &mut self.random;
+        let mut disk = self.disk.image(mode, &mut || random.next());
+        if self.images.is_multiple_of(7) {
+            // The power fails again while the engine opens.
+            disk.crash_at(disk.steps() + random.below(12));
+            let _gone = try_run(open_with(&disk, MemPace::new(), small_options(self.opens << 32)));
+            disk = disk.crash(mode, &mut || random.next());
+        }
+        let opened = block_on(open_with(&disk, MemPace::new(), small_options(self.opens)));
+        let (engine, recovery) = opened.map_err(|error| format!("not opened: {error}"))?;
+        if !recovery.damage.is_empty() || recovery.clean {
+            return Err(format!("a power cut is neither damage nor clean: {recovery:?}"));
+        }
+        self.ledger.check(&engine)?;
+        if self.images.is_multiple_of(11) {
+            self.go_on(&disk, engine)?;
+        }
+        Ok(())
+    }
+
+    /// What was recovered takes writes, and keeps them through a process's death.
+    fn go_on(&mut self, disk: &MemDisk, engine: TestEngine) -> Result<(), String> {
+        let mut ledger = self.ledger.clone();
+        for n in 0..40 {
+            let key = self.random.below(KEYS);
+            let write = Write { key, order: self.clock + 50 + n, actor: 1, bytes: 100, tombstone: false };
+            stage(&engine, &write).map_err(|refusal| format!("refused after recovery: {refusal}"))?;
+            ledger.written.entry(key).or_default().push(write);
+            ledger.acknowledge(write);
+        }
+        block_on(engine.commit()).map_err(|error| format!("after recovery: {error}"))?;
+        block_on(rig::run_jobs(&engine)).map_err(|error| format!("after recovery: {error}"))?;
+        ledger.check(&engine)?;
+        drop(engine);
+        let disk = disk.kill(&mut || 0);
+        let opened = block_on(open_with(&disk, MemPace::new(), small_options(self.opens << 64)));
+        let (engine, _) = opened.map_err(|error| format!("not opened again: {error}"))?;
+        ledger.check(&engine)
+    }
+}
+
+fn enumerate(seed: u64) -> Result<History, String> {
+    let mut history = History::new(seed);
+    history.run().map_err(|error| format!("seed {seed}, {error}"))?;
+    Ok(history)
+}
+
+#[test]
+fn no_power_cut_loses_an_acknowledged_write() {
+    let history = enumerate(1).unwrap_or_else(|error| panic!("{error}"));
+    let stats = history.engine.stats();
+    assert!(stats.flushes > 4 && stats.compactions > 1, "{stats:?}");
+    assert!(history.steps > 200 && history.images > 5 * 200, "{} steps", history.steps);
+}
+
+#[cfg(feature = "planted-bugs")]
+mod planted {
+    use super::enumerate;
+    use ferrite_lsm::planted::{Bug, plant};
+
+    /// Seeds until the bug shows.
+    fn caught(bug: Bug) -> Option<u64> {
+        plant(Some(bug));
+        let caught = (1..=5).find(|seed| enumerate(*seed).is_err());
+        plant(None);
+        caught
+    }
+
+    #[test]
+    fn an_acknowledgement_before_the_sync_is_caught() {
+        assert_eq!(caught(Bug::AckBeforeSync), Some(1));
+    }
+
+    #[test]
+    fn a_skipped_directory_sync_is_caught() {
+        assert_eq!(caught(Bug::SkippedDirectorySync), Some(1));
+    }
+}

@@ -1,0 +1,346 @@
+//! Disks that fail: at every I/O step once, full for a while, unreadable or wrong in one place, with files that are gone.
+
+mod rig;
+
+use ferrite_lsm::mem_disk::run::block_on;
+use ferrite_lsm::mem_disk::{Fault, MemDisk, MemPace, ReadFault};
+use ferrite_lsm::{CommitError, Directory, Disk, FileName, NameOp, OpenError, ReadError, Refusal};
+use rig::{
+    Model, Random, TestEngine, Write, apply, check, key, lookup, open, open_with, run_jobs, small_options,
+    stage,
+};
+
+const KEYS: u64 = 80;
+/// Times that a host tries again what a fault that is over made fail.
+const RETRIES: usize = 5;
+
+fn write(random: &mut Random, clock: &mut u64) -> Write {
+    *clock += 1;
+    let (key, bytes) = (random.below(KEYS), random.below(900) as usize);
+    Write { key, order: *clock, actor: *clock, bytes, tombstone: random.below(15) == 0 }
+}
+
+/// What a host does with a small trace, whatever fails; gives what was acknowledged and what may or may not be there.
+struct Host {
+    model: Model,
+    /// Staged when the engine fenced itself.
+    in_doubt: Vec<Write>,
+    failures: u64,
+}
+
+fn drive(engine: &TestEngine, groups: u64, first_order: u64) -> Host {
+    let mut host = Host { model: Model::new(), in_doubt: Vec::new(), failures: 0 };
+    let (mut random, mut clock) = (Random::new(7), first_order);
+    for _ in 0..groups {
+        let mut staged = Vec::new();
+        for _ in 0..6 {
+            let write = write(&mut random, &mut clock);
+            match stage(engine, &write) {
+                Ok(_) => staged.push(write),
+                Err(refusal) => assert!(
+                    matches!(refusal, Refusal::Fenced | Refusal::DiskFull | Refusal::Overloaded),
+                    "{refusal:?}"
+                ),
+            }
+        }
+        match block_on(engine.commit()) {
+            Ok(_) => staged.drain(..).for_each(|write| apply(&mut host.model, write)),
+            Err(CommitError::DiskFull) => host.failures += 1,
+            Err(CommitError::Fenced) => {
+                host.failures += 1;
+                assert!(engine.is_fenced());
+                host.in_doubt.append(&mut staged);
+            }
+        }
+        for _ in 0..RETRIES {
+            match block_on(run_jobs(engine)) {
+                Ok(()) => break,
+                Err(_) => host.failures += 1,
+            }
+        }
+        block_on(engine.mark());
+    }
+    host
+}
+
+/// As [`check`], with writes that may or may not be there.
+fn check_with_doubt(engine: &TestEngine, host: &Host) {
+    let mut model = host.model.clone();
+    for write in &host.in_doubt {
+        let found = lookup(engine, write.key).map(|(order, ..)| order);
+        if found == Some(write.order) {
+            apply(&mut model, *write);
+        }
+    }
+    check(engine, &model, KEYS);
+}
+
+fn fails_at_every_step(fault: Fault) {
+    let (mut failed, mut fenced) = (0, 0);
+    for n in 0.. {
+        let disk = MemDisk::new();
+        let (engine, _) = open(&disk, small_options(1)).expect("no fault yet");
+        let before = disk.steps();
+        disk.fail_at(n, fault);
+        let host = drive(&engine, 70, 0);
+        failed += u64::from(host.failures > 0);
+        // Reads go on, whatever happened to writes.
+        check(&engine, &host.model, KEYS);
+        let mut host = host;
+        if !engine.is_fenced() {
+            let late = Write { key: 1, order: 1 << 40, actor: 1, bytes: 3, tombstone: false };
+            stage(&engine, &late).unwrap_or_else(|refusal| panic!("step {n}: {refusal} for good"));
+            match block_on(engine.commit()) {
+                Ok(_) => apply(&mut host.model, late),
+                // This was step n.
+                Err(CommitError::Fenced) => host.in_doubt.push(late),
+                Err(CommitError::DiskFull) => {}
+            }
+        }
+        fenced += u64::from(engine.is_fenced());
+        let passed = disk.steps() - before <= n;
+        drop(engine);
+        let disk = disk.kill(&mut || 0);
+        let (engine, recovery) =
+            open(&disk, small_options(2)).unwrap_or_else(|error| panic!("step {n}, {fault:?}: {error}"));
+        assert!(recovery.damage.is_empty(), "step {n}: {:?}", recovery.damage);
+        check_with_doubt(&engine, &host);
+        if passed {
+            break;
+        }
+    }
+    assert!(failed > fenced && fenced > 20, "{failed} steps failed, {fenced} fenced");
+}
+
+#[test]
+fn no_space_at_any_step_loses_nothing_and_passes() {
+    fails_at_every_step(Fault::NoSpace);
+}
+
+#[test]
+fn a_device_failure_at_any_step_loses_nothing() {
+    fails_at_every_step(Fault::Io);
+}
+
+#[test]
+fn a_short_write_at_any_step_loses_nothing() {
+    fails_at_every_step(Fault::Short);
+}
+
+#[test]
+fn a_failure_at_any_step_of_an_open_leaves_an_engine_that_opens() {
+    let disk = MemDisk::new();
+    let (engine, _) = open(&disk, small_options(1)).expect("no fault yet");
+    let host = drive(&engine, 60, 0);
+    drop(engine);
+    for fault in [Fault::NoSpace, Fault::Io, Fault::Short] {
+        for n in 0.. {
+            let disk = disk.image(ferrite_lsm::mem_disk::CrashMode::None, &mut || 0);
+            disk.fail_at(n, fault);
+            let before = disk.steps();
+            let opened = open(&disk, small_options(2));
+            let passed = disk.steps() - before <= n;
+            if passed {
+                assert!(opened.is_ok());
+                break;
+            }
+            drop(opened);
+            let (engine, _) =
+                open(&disk, small_options(3)).unwrap_or_else(|error| panic!("step {n}, {fault:?}: {error}"));
+            check(&engine, &host.model, KEYS);
+        }
+        for n in 0.. {
+            let disk = disk.image(ferrite_lsm::mem_disk::CrashMode::None, &mut || 0);
+            disk.fail_read_at(n, ReadFault::Io);
+            let before = disk.reads();
+            let opened = open(&disk, small_options(2));
+            let passed = disk.reads() - before <= n;
+            if passed {
+                assert!(opened.is_ok());
+                break;
+            }
+            drop(opened);
+            let (engine, _) =
+                open(&disk, small_options(3)).unwrap_or_else(|error| panic!("read {n}: {error}"));
+            check(&engine, &host.model, KEYS);
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_writes_serves_reads_and_recovers_when_space_returns() {
+    let disk = MemDisk::new();
+    let (engine, _) = open(&disk, small_options(1)).expect("a fresh disk");
+    let before = drive(&engine, 40, 0);
+    disk.set_full(true);
+    let during = drive(&engine, 60, 1_000_000);
+    assert!(during.failures > 0 && engine.stats().disk_full && !engine.is_fenced());
+    let late = Write { key: 1, order: 1 << 40, actor: 1, bytes: 3, tombstone: false };
+    assert_eq!(stage(&engine, &late), Err(Refusal::DiskFull));
+    let mut model = before.model;
+    during.model.into_values().for_each(|write| apply(&mut model, write));
+    check(&engine, &model, KEYS);
+    disk.set_full(false);
+    block_on(run_jobs(&engine)).expect("there is space");
+    assert!(!engine.stats().disk_full);
+    assert!(stage(&engine, &late).is_ok());
+    block_on(engine.commit()).expect("there is space");
+    apply(&mut model, late);
+    check(&engine, &model, KEYS);
+}
+
+#[test]
+fn a_failed_read_fails_that_read_only() {
+    let disk = MemDisk::new();
+    let (engine, _) = open(&disk, small_options(1)).expect("a fresh disk");
+    let host = drive(&engine, 70, 0);
+    drop(engine);
+    for (fault, bit) in [(ReadFault::Io, 0), (ReadFault::Short, 0), (ReadFault::Flip { bit: 999 }, 999)] {
+        let (engine, _) = open(&disk, small_options(2 + bit)).expect("nothing is damaged");
+        let mut failed = 0;
+        for n in 0..KEYS {
+            let (key, expected) = (key(n), host.model.get(&n));
+            if engine.get(key.as_key(), |_| ()).is_ok() {
+                continue;
+            }
+            disk.fail_read_at(0, fault);
+            match block_on(engine.read(key.as_key())) {
+                Ok(found) => {
+                    assert_eq!(found.map(|found| found.record().order), expected.map(|write| write.order));
+                }
+                Err(ReadError::Disk(_) | ReadError::Damage(_)) => failed += 1,
+                Err(ReadError::NoBuffer) => panic!("buffers are not bounded here"),
+            }
+            let again = lookup(&engine, n).map(|found| found.0);
+            assert_eq!(again, expected.map(|write| write.order), "key {n} after {fault:?}");
+        }
+        assert!(failed > 0 || fault == ReadFault::Short, "{fault:?} was never met");
+    }
+}
+
+/// A disk with tables, segments and a manifest, and what is in it.
+fn filled() -> (MemDisk, Host) {
+    let disk = MemDisk::new();
+    let (engine, _) = open(&disk, small_options(1)).expect("a fresh disk");
+    let host = drive(&engine, 70, 0);
+    drop(engine);
+    (disk, host)
+}
+
+fn copy(disk: &MemDisk) -> MemDisk {
+    disk.image(ferrite_lsm::mem_disk::CrashMode::All, &mut || 0)
+}
+
+fn files(disk: &MemDisk) -> Vec<FileName> {
+    let directories = [Directory::Core(0), Directory::Store(3), Directory::Store(5)];
+    directories.iter().flat_map(|&directory| disk.list(directory)).map(|(name, _)| name).collect()
+}
+
+#[test]
+fn a_missing_file_is_refused_by_name() {
+    let (disk, _) = filled();
+    let mut tables = 0;
+    for file in files(&disk) {
+        let disk = copy(&disk);
+        block_on(disk.names(NameOp::Unlink(file))).expect("it is there");
+        let refused = open(&disk, small_options(2)).err();
+        match file {
+            FileName::Table { .. } => {
+                tables += 1;
+                assert_eq!(refused, Some(OpenError::MissingTable(file)));
+            }
+            FileName::Manifest { .. } => {
+                assert!(matches!(refused, Some(OpenError::MissingManifest { .. })), "{refused:?}");
+            }
+            FileName::Segment { .. } => {}
+        }
+    }
+    assert!(tables > 2);
+    let disk = copy(&disk);
+    for file in files(&disk) {
+        if matches!(file, FileName::Segment { .. }) {
+            block_on(disk.names(NameOp::Unlink(file))).expect("it is there");
+        }
+    }
+    let refused = open(&disk, small_options(2)).err();
+    assert!(matches!(refused, Some(OpenError::MissingLog { found: None, .. })), "{refused:?}");
+}
+
+#[test]
+fn the_oldest_needed_segment_cannot_go_unnoticed() {
+    let disk = MemDisk::new();
+    let mut options = small_options(1);
+    // Nothing is flushed, so every segment is needed.
+    options.memtable_bytes = 64 << 20;
+    let (engine, _) = open(&disk, options.clone()).expect("a fresh disk");
+    drive(&engine, 60, 0);
+    drop(engine);
+    let segments = disk.list(Directory::Core(0));
+    let segments: Vec<_> =
+        segments.iter().filter(|(name, _)| matches!(name, FileName::Segment { .. })).collect();
+    assert!(segments.len() > 2);
+    block_on(disk.names(NameOp::Unlink(segments[0].0))).expect("it is there");
+    let refused = open(&disk, options).err();
+    assert!(matches!(refused, Some(OpenError::MissingLog { needed: 1, found: Some(_) })), "{refused:?}");
+}
+
+#[test]
+fn a_damaged_table_is_refused_or_its_damaged_block_is() {
+    let (disk, host) = filled();
+    let table =
+        files(&disk).into_iter().find(|file| matches!(file, FileName::Table { .. })).expect("a table");
+    let bytes = disk.read_all(table).expect("it is there").len() as u64;
+    let (mut refused, mut failed) = (0, 0);
+    // Every part of the file, not every byte: the table's own tests see to that.
+    for offset in (0..bytes).step_by(509) {
+        let disk = copy(&disk);
+        assert!(disk.corrupt(table, offset, 0x10));
+        match block_on(open_with(&disk, MemPace::new(), small_options(2))) {
+            Err(OpenError::Read(ReadError::Damage(damage))) => {
+                assert_eq!(damage.file, table);
+                refused += 1;
+            }
+            Err(error) => panic!("byte {offset}: {error}"),
+            Ok((engine, _)) => {
+                for n in 0..KEYS {
+                    match block_on(engine.read(key(n).as_key())) {
+                        Ok(found) => {
+                            let expected = host.model.get(&n).map(|write| write.order);
+                            assert_eq!(found.map(|found| found.record().order), expected, "byte {offset}");
+                        }
+                        Err(ReadError::Damage(damage)) => {
+                            assert_eq!(damage.file, table);
+                            failed += 1;
+                        }
+                        Err(error) => panic!("byte {offset}: {error}"),
+                    }
+                }
+            }
+        }
+    }
+    assert!(refused > 0 && failed > 0, "{refused} opens refused, {failed} reads failed");
+}
+
+#[test]
+fn what_nothing_names_is_removed() {
+    let (disk, host) = filled();
+    let orphan = FileName::Table { store: 3, number: 999 };
+    disk.write_all(orphan, &[7; 8192]);
+    let (engine, _) = open(&disk, small_options(2)).expect("an orphan is no damage");
+    block_on(run_jobs(&engine)).expect("no faults");
+    assert!(!files(&disk).contains(&orphan));
+    check(&engine, &host.model, KEYS);
+}
+
+#[test]
+fn a_foreign_core_and_a_newer_format_are_refused() {
+    let (disk, _) = filled();
+    let manifest = files(&disk).into_iter().find(|file| matches!(file, FileName::Manifest { .. }));
+    let bytes = disk.read_all(manifest.expect("a manifest")).expect("it is there");
+    let foreign = MemDisk::new();
+    foreign.write_all(FileName::Manifest { core: 1, number: 2 }, &bytes);
+    foreign.write_all(FileName::Segment { core: 1, slot: 0 }, &[0; 4096]);
+    let mut options = small_options(2);
+    options.core = 1;
+    assert!(open(&foreign, options).is_err());
+}
