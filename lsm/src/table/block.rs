@@ -277,8 +277,8 @@ impl Block {
     #[inline(always)]
     fn is_key(&self, run: &Run, entry: &Entry<'_>, key: &Key<'_>) -> bool {
         let mask = !(u64::MAX << run.shift());
-        entry.partition == key.partition
-            && entry.sort == key.sort
+        same(entry.partition, key.partition)
+            && same(entry.sort, key.sort)
             && (run.shape & HASHED != 0
                 || entry.token_low == key.prefix.token.wrapping_sub(run.token_base) & mask)
     }
@@ -426,6 +426,17 @@ fn check(bytes: &[u8]) -> Result<(), &'static str> {
         }
     }
     Ok(())
+}
+
+/// Whether two keys are equal. Most are a few words long, for which a call to compare memory costs more than the comparison.
+#[inline(always)]
+fn same(left: &[u8], right: &[u8]) -> bool {
+    if left.len() != right.len() {
+        return false;
+    }
+    let ((left, left_rest), (right, right_rest)) = (left.as_chunks::<8>(), right.as_chunks::<8>());
+    let words = left.iter().zip(right).all(|(left, right)| left == right);
+    words && left_rest.iter().zip(right_rest).all(|(left, right)| left == right)
 }
 
 #[inline]

@@ -1,4 +1,4 @@
-//! A table's index: which block may hold a key. In memory it is flat arrays, searched by interpolation.
+//! A table's index: which block may hold a key. In memory it is flat arrays, and a lookup touches two places of them.
 //!
 //! ```text
 //! index     := block_count:u32 group_count:u32 separator_count:u32 group* token:u64{block_count} place* separator*
@@ -9,17 +9,16 @@
 //!
 //! A block's token is that of its first key. Where a block starts with the very prefix that the one before it ends with, a
 //! separator tells them apart: the block holds keys not before it, the blocks before it only keys before it.
+//!
+//! Tokens are uniform, so a directory of equal slices of them, one or two to a block, narrows a search to a few
+//! neighbours (an interpolation whose arithmetic is done once). With keys of several tables tokens do not ascend
+//! through the whole index; then the slices are of vnodes. What the directory says is checked against the neighbours'
+//! prefixes, and a search through everything is the rescue: it may be useless, never wrong.
 
 use std::cmp::Ordering;
 
-use super::block::high_of;
 use super::format::take;
 use crate::{Key, Prefix};
-
-/// Spans up to which binary search beats interpolation.
-const BINARY_MAX: usize = 32;
-/// Rounds of interpolation before a search goes binary: tokens are uniform, but nobody has to be.
-const ROUNDS_MAX: usize = 4;
 
 /// A block of a table, by number from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,12 +53,11 @@ impl Separator {
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Index {
-    /// Space, vnode and table of each group, and its first block.
-    highs: Vec<u64>,
-    firsts: Vec<u32>,
-    tokens: Vec<u64>,
+    /// Prefix of each block's first key.
+    firsts: Vec<u128>,
     places: Vec<Place>,
     separators: Vec<Separator>,
+    directory: Directory,
 }
 
 impl Index {
@@ -70,15 +68,11 @@ impl Index {
 
     /// Adds a block. `separator` is given where its first key has the prefix of the last key before it.
     pub(super) fn push(&mut self, first: Prefix, separator: Option<(&[u8], &[u8])>, place: Place) {
-        let (high, block) = (high_of(&first), self.places.len() as u32);
-        if self.highs.last() != Some(&high) {
-            self.highs.push(high);
-            self.firsts.push(block);
-        }
         if let Some((partition, sort)) = separator {
+            let block = self.places.len() as u32;
             self.separators.push(Separator { block, partition: partition.into(), sort: sort.into() });
         }
-        self.tokens.push(first.token);
+        self.firsts.push(first.to_u128());
         self.places.push(place);
     }
 
@@ -90,8 +84,8 @@ impl Index {
     pub(super) fn bytes(&self) -> usize {
         let separators =
             self.separators.iter().map(|separator| separator.partition.len() + separator.sort.len());
-        self.highs.len() * (size_of::<u64>() + size_of::<u32>())
-            + self.places.len() * (size_of::<Place>() + size_of::<u64>())
+        self.firsts.len() * (size_of::<u128>() + size_of::<Place>())
+            + self.directory.starts.len() * size_of::<u32>()
             + self.separators.len() * size_of::<Separator>()
             + separators.sum::<usize>()
     }
@@ -99,33 +93,30 @@ impl Index {
     /// The only block that may hold `key`; `None` = the key is before the first block.
     #[inline]
     pub(super) fn locate(&self, key: &Key<'_>) -> Option<BlockHandle> {
-        let (high, token) = (high_of(&key.prefix), key.prefix.token);
-        // Vnodes are spread about as evenly as tokens are.
-        let after = count_not_above(&self.highs, high);
-        let group = after.checked_sub(1)?;
-        let end = self.firsts.get(after).map_or(self.tokens.len(), |&next| next as usize);
-        if self.highs[group] < high {
-            return Some(BlockHandle(end as u32 - 1));
+        let prefix = key.prefix.to_u128();
+        let (from, to) = self.directory.slice(prefix);
+        let mut after = from + self.firsts[from..to].partition_point(|&first| first <= prefix);
+        let right = after == 0 || self.firsts[after - 1] <= prefix;
+        let left = self.firsts.get(after).is_none_or(|&first| first > prefix);
+        if !(left && right) {
+            after = self.firsts.partition_point(|&first| first <= prefix);
         }
-        let first = self.firsts[group] as usize;
-        let at = (first + count_not_above(&self.tokens[first..end], token)).checked_sub(1)?;
-        if self.separators.is_empty() || self.tokens[at] != token || at < first {
+        let at = after.checked_sub(1)?;
+        if self.separators.is_empty() || self.firsts[at] != prefix {
             return Some(BlockHandle(at as u32));
         }
-        Some(BlockHandle(self.before_separators(first, at, key)))
+        Some(BlockHandle(self.before_separators(at, prefix, key)))
     }
 
-    /// Goes back from block `at`, whose first prefix is the key's, over blocks whose separator is after the key. `first` is
-    /// the first block that starts in the key's space, vnode and table.
+    /// Goes back from block `at`, whose first prefix is the key's, over blocks whose separator is after the key.
     #[cold]
-    fn before_separators(&self, first: usize, at: usize, key: &Key<'_>) -> u32 {
+    fn before_separators(&self, at: usize, prefix: u128, key: &Key<'_>) -> u32 {
         let to = self.separators.partition_point(|separator| separator.block as usize <= at);
         // Blocks that continue the same prefix are neighbours, and so are their separators.
         let mut same = 0;
         while same < to
-            && at - same >= first
             && self.separators[to - same - 1].block as usize == at - same
-            && self.tokens[at - same] == key.prefix.token
+            && self.firsts[at - same] == prefix
         {
             same += 1;
         }
@@ -135,14 +126,17 @@ impl Index {
     }
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
-        for len in [self.places.len(), self.highs.len(), self.separators.len()] {
+        let high = |first: u128| (first >> 64) as u64;
+        let starts_group = |&at: &usize| at == 0 || high(self.firsts[at - 1]) != high(self.firsts[at]);
+        let groups: Vec<usize> = (0..self.firsts.len()).filter(starts_group).collect();
+        for len in [self.places.len(), groups.len(), self.separators.len()] {
             out.extend_from_slice(&(len as u32).to_le_bytes());
         }
-        for (high, first) in self.highs.iter().zip(&self.firsts) {
-            out.extend_from_slice(&high.to_le_bytes());
-            out.extend_from_slice(&first.to_le_bytes());
+        for at in groups {
+            out.extend_from_slice(&high(self.firsts[at]).to_le_bytes());
+            out.extend_from_slice(&(at as u32).to_le_bytes());
         }
-        self.tokens.iter().for_each(|token| out.extend_from_slice(&token.to_le_bytes()));
+        self.firsts.iter().for_each(|&first| out.extend_from_slice(&(first as u64).to_le_bytes()));
         for place in &self.places {
             out.extend_from_slice(&place.offset.to_le_bytes());
             out.extend_from_slice(&place.bytes.to_le_bytes());
@@ -159,33 +153,37 @@ impl Index {
     /// Reads an index whose blocks lie, in order, before `blocks_end`. `None` = malformed.
     pub(super) fn decode(mut bytes: &[u8], blocks_end: u64) -> Option<Index> {
         let mut len = || take(&mut bytes).map(|bytes| u32::from_le_bytes(bytes) as usize);
-        let (blocks, groups, separators) = (len()?, len()?, len()?);
+        let (blocks, groups_len, separators) = (len()?, len()?, len()?);
         // Every count is checked against the bytes that are there before anything is reserved for it.
-        let fixed = blocks.checked_mul(16)?.checked_add(groups.checked_mul(12)?)?;
-        if blocks == 0 || groups == 0 || fixed.checked_add(separators.checked_mul(12)?)? > bytes.len() {
+        let fixed = blocks.checked_mul(16)?.checked_add(groups_len.checked_mul(12)?)?;
+        if blocks == 0 || groups_len == 0 || fixed.checked_add(separators.checked_mul(12)?)? > bytes.len() {
             return None;
         }
-        let mut index = Index::default();
-        for _ in 0..groups {
+        let mut groups: Vec<(u64, u32)> = Vec::with_capacity(groups_len);
+        for _ in 0..groups_len {
             let high = u64::from_le_bytes(take(&mut bytes)?);
             let first = u32::from_le_bytes(take(&mut bytes)?);
-            let ascends = match (index.highs.last(), index.firsts.last()) {
-                (Some(&high_before), Some(&before)) => {
+            let ascends = match groups.last() {
+                Some(&(high_before, before)) => {
                     high_before < high && before < first && (first as usize) < blocks
                 }
-                _ => first == 0,
+                None => first == 0,
             };
-            if !ascends {
+            if !ascends || high >> 56 != 0 {
                 return None;
             }
-            index.highs.push(high);
-            index.firsts.push(first);
+            groups.push((high, first));
         }
-        for _ in 0..blocks {
-            index.tokens.push(u64::from_le_bytes(take(&mut bytes)?));
+        let mut index = Index::default();
+        let mut group = 0;
+        for block in 0..blocks as u32 {
+            if groups.get(group + 1).is_some_and(|&(_, first)| first == block) {
+                group += 1;
+            }
+            let token = u64::from_le_bytes(take(&mut bytes)?);
+            index.firsts.push(u128::from(groups[group].0) << 64 | u128::from(token));
         }
-        let ends = index.firsts.iter().skip(1).map(|&first| first as usize).chain([blocks]);
-        if index.firsts.iter().zip(ends).any(|(&first, end)| !index.tokens[first as usize..end].is_sorted()) {
+        if !index.firsts.is_sorted() {
             return None;
         }
         let mut end = 0;
@@ -212,44 +210,55 @@ impl Index {
             }
             index.separators.push(Separator { block, partition: partition.into(), sort: sort.into() });
         }
+        index.directory = Directory::of(&index.firsts);
         bytes.is_empty().then_some(index)
     }
 }
 
-/// How many of the ascending `tokens` (or highs) are not above `token`.
-#[inline]
-fn count_not_above(tokens: &[u64], token: u64) -> usize {
-    // The answer lies in `from..=to` all the time: everything before `from` is not above, everything from `to` on is.
-    let (mut from, mut to) = (0, tokens.len());
-    for _ in 0..ROUNDS_MAX {
-        let span = to - from;
-        if span <= BINARY_MAX {
-            break;
+/// Equal slices of tokens, or of vnodes, and the block each starts with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Directory {
+    by_token: bool,
+    base: u64,
+    shift: u32,
+    /// One more than there are slices: the last is the number of blocks.
+    starts: Vec<u32>,
+}
+
+impl Directory {
+    fn of(firsts: &[u128]) -> Directory {
+        let by_token = firsts.is_sorted_by_key(|&first| first as u64);
+        let mut directory = Directory { by_token, base: 0, shift: 0, starts: Vec::new() };
+        let (Some(&first), Some(&last)) = (firsts.first(), firsts.last()) else { return directory };
+        directory.base = directory.sliced(first);
+        let span = directory.sliced(last) - directory.base;
+        while span >> directory.shift >= 2 * firsts.len() as u64 {
+            directory.shift += 1;
         }
-        let (low, high) = (tokens[from], tokens[to - 1]);
-        if token < low {
-            return from;
+        let slices = (span >> directory.shift) as usize + 1;
+        directory.starts.reserve_exact(slices + 1);
+        for (block, &first) in firsts.iter().enumerate() {
+            let slice = ((directory.sliced(first) - directory.base) >> directory.shift) as usize;
+            let reached = directory.starts.len();
+            directory.starts.resize(reached.max(slice + 1), block as u32);
         }
-        if token >= high {
-            return to;
-        }
-        let share = (token - low) as f64 / (high - low) as f64;
-        let guess = from + ((span - 1) as f64 * share) as usize;
-        // Twice the deviation that uniform tokens have from where they are expected.
-        let window = (span as f64).sqrt() as usize;
-        let (left, right) = (guess.saturating_sub(window).max(from), (guess + window).min(to - 1));
-        if tokens[left] <= token {
-            from = left;
-            if tokens[right] > token {
-                to = right;
-            } else {
-                from = right;
-            }
-        } else {
-            to = left;
-        }
+        directory.starts.push(firsts.len() as u32);
+        directory
     }
-    from + tokens[from..to].partition_point(|&here| here <= token)
+
+    /// What of a prefix is sliced: the token, or space and vnode.
+    #[inline]
+    fn sliced(&self, prefix: u128) -> u64 {
+        if self.by_token { prefix as u64 } else { (prefix >> 96) as u64 }
+    }
+
+    /// The blocks that start in the slice of a prefix, or in the nearest slice.
+    #[inline]
+    fn slice(&self, prefix: u128) -> (usize, usize) {
+        let wanted = self.sliced(prefix).saturating_sub(self.base) >> self.shift;
+        let slice = (wanted as usize).min(self.starts.len() - 2);
+        (self.starts[slice] as usize, self.starts[slice + 1] as usize)
+    }
 }
 
 #[cfg(test)]
@@ -260,11 +269,33 @@ mod tests {
 
     proptest! {
         #[test]
-        fn interpolation_counts_as_a_plain_search_does(mut tokens in prop::collection::vec(any::<u64>(), 0..3000), skew in 0u32..60, probes in prop::collection::vec(any::<u64>(), 20)) {
-            tokens.iter_mut().skip(10).for_each(|token| *token >>= skew);
-            tokens.sort_unstable();
-            for token in tokens.iter().copied().chain(probes).chain([0, u64::MAX]) {
-                prop_assert_eq!(count_not_above(&tokens, token), tokens.partition_point(|&here| here <= token));
+        fn locates_as_a_plain_search_does(
+            mut firsts in prop::collection::vec((0u32..3, 0u16..8, any::<u64>()), 1..2000),
+            tables in 1u32..4,
+            skew in 0u32..60,
+            vnode_is_of_token in any::<bool>(),
+            probes in prop::collection::vec((0u32..4, any::<u16>(), any::<u64>()), 30),
+        ) {
+            let prefix = |&(table, vnode, token): &(u32, u16, u64)| {
+                let vnode = if vnode_is_of_token { (token >> 56) as u16 } else { vnode };
+                Prefix { space: 1, vnode, table: table % tables, token }
+            };
+            firsts.iter_mut().skip(10).for_each(|first| first.2 >>= skew);
+            firsts.sort_by_key(|first| prefix(first).to_u128());
+            firsts.dedup_by_key(|first| prefix(first).to_u128());
+            let mut index = Index::default();
+            for (at, first) in firsts.iter().enumerate() {
+                index.push(prefix(first), None, Place { offset: at as u32 * 64, bytes: 64 });
+            }
+            let mut bytes = Vec::new();
+            index.encode(&mut bytes);
+            let index = Index::decode(&bytes, firsts.len() as u64 * 64).unwrap();
+            let ends = [(0, 0, 0), (u32::MAX, u16::MAX, u64::MAX)];
+            for probe in firsts.iter().chain(&probes).chain(&ends) {
+                let prefix_of = prefix(probe);
+                let after = firsts.iter().filter(|first| prefix(first) <= prefix_of).count();
+                let key = Key { prefix: prefix_of, partition: b"", sort: b"" };
+                prop_assert_eq!(index.locate(&key), after.checked_sub(1).map(|at| BlockHandle(at as u32)));
             }
         }
 
