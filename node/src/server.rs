@@ -11,7 +11,7 @@ use std::rc::Rc;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use ferrite_cluster::Member;
 use ferrite_lsm::OpenError;
-use ferrite_wire::{CoreId, Topology};
+use ferrite_wire::{CoreId, DecodeError, Topology};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -23,11 +23,16 @@ use crate::reactor::{CoreError, CoreSetup, ReactorOptions, mailboxes, run_core};
 use crate::shard::{Shard, ShardSettings};
 use crate::startup::{self, StartupError};
 
+/// Most connections that wait to be accepted, per port.
+const ACCEPT_BACKLOG: u16 = 1024;
+
 /// Why a node ended other than by being told to.
 #[derive(Debug)]
 pub enum ServeError {
     /// It could not start.
     Startup(StartupError),
+    /// The cluster is too large for a topology to travel in one frame.
+    TooLarge(DecodeError),
     /// The system refused a thread, a descriptor or a signal handler.
     System(io::Error),
     /// A core ended.
@@ -48,6 +53,7 @@ impl ServeError {
     pub fn exit_code(&self) -> u8 {
         match self {
             ServeError::Startup(error) => error.exit_code(),
+            ServeError::TooLarge(_) => startup::EXIT_CONFIGURATION,
             ServeError::System(_)
             | ServeError::Core { .. }
             | ServeError::Panicked(_)
@@ -60,6 +66,12 @@ impl fmt::Display for ServeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ServeError::Startup(error) => write!(f, "{error}"),
+            ServeError::TooLarge(error) => {
+                write!(
+                    f,
+                    "this many nodes, vnodes and replicas do not fit together: {error}; use fewer vnodes"
+                )
+            }
             ServeError::System(error) => write!(f, "the system refused a thread or descriptor: {error}"),
             ServeError::Core { core, error } => write!(f, "core {}: {error}", core.0),
             ServeError::Panicked(core) => write!(f, "core {} panicked; see the log above", core.0),
@@ -103,6 +115,7 @@ pub fn serve(config: &Config, node: &Node, ready: impl FnOnce(&Started)) -> Resu
         }
     })?;
     let plan = Plan::new(config, node, cores);
+    plan.topology.check().map_err(ServeError::TooLarge)?;
     let mut threads = Vec::new();
     for (mailbox, (at, cpu)) in boxes.into_iter().zip(cpus.iter().enumerate()) {
         let core = CoreId(at as u16);
@@ -317,7 +330,7 @@ fn listeners(node: &Node, core: CoreId) -> Result<Vec<TcpListener>, StartupError
 fn listen(address: &str) -> Result<TcpListener, StartupError> {
     let attempt = || -> io::Result<TcpListener> {
         let resolved = address.to_socket_addrs()?.next().ok_or(io::ErrorKind::NotFound)?;
-        TcpListener::bind(resolved)
+        crate::ring::listen(resolved, ACCEPT_BACKLOG)
     };
     attempt().map_err(|error| startup::listen_error(address, error))
 }
