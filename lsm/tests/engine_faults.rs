@@ -189,6 +189,43 @@ fn a_full_disk_refuses_writes_serves_reads_and_recovers_when_space_returns() {
     check(&engine, &model, KEYS);
 }
 
+/// A manifest's write may fail and yet be found on the disk: what it names must outlive the process.
+#[test]
+fn what_a_failed_change_names_stays_until_a_later_change() {
+    for n in 0.. {
+        let disk = MemDisk::new();
+        let mut options = small_options(1);
+        // Each change begins a new manifest, whose sync may fail when it is written already.
+        options.manifest_bytes_max = 0;
+        let (engine, _) = open(&disk, options.clone()).expect("no fault yet");
+        let (mut random, mut clock, mut model) = (Random::new(9), 0, Model::new());
+        while engine.stats().frozen_bytes == 0 {
+            let write = write(&mut random, &mut clock);
+            stage(&engine, &write).expect("taken");
+            block_on(engine.commit()).expect("no fault yet");
+            apply(&mut model, write);
+        }
+        disk.fail_at(n, Fault::NoSpace);
+        let before = disk.steps();
+        let ended = block_on(run_jobs(&engine));
+        let passed = disk.steps() - before <= n;
+        // Not every failure fails the job: a superseded manifest may stay a while.
+        assert!(ended.is_ok() || !passed, "step {n}");
+        // Whatever may be unlinked now is.
+        disk.set_full(true);
+        let _also_fails = block_on(run_jobs(&engine));
+        drop(engine);
+        let disk = disk.kill(&mut || 0);
+        disk.set_full(false);
+        let (engine, _) = open(&disk, options).unwrap_or_else(|error| panic!("step {n}: {error}"));
+        check(&engine, &model, KEYS);
+        if passed {
+            assert!(n > 8, "a flush has more steps");
+            break;
+        }
+    }
+}
+
 #[test]
 fn a_failed_read_fails_that_read_only() {
     let disk = MemDisk::new();

@@ -197,3 +197,6 @@ impl<D: Disk, P: Pace> Engine<D, P> {
         self.0.stats()
     }
 }
+
+#[cfg(test)]
+mod tests;

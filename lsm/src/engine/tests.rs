@@ -1,0 +1,136 @@
+use super::*;
+use crate::compaction::Floor;
+use crate::mem_disk::run::block_on;
+use crate::mem_disk::{MemDisk, MemPace};
+use crate::{Prefix, RecordFlags};
+
+type TestEngine = Engine<MemDisk, MemPace>;
+
+fn open() -> TestEngine {
+    let mut options = Options::new(0, vec![1], 7);
+    options.log.segment_bytes = 256 << 10;
+    options.log.group_bytes = 64 << 10;
+    let (engine, _) = block_on(Engine::open(MemDisk::new(), MemPace::new(), options)).expect("a fresh disk");
+    block_on(engine.assign(&[(0, 1)])).expect("no faults");
+    engine
+}
+
+fn key(partition: &[u8]) -> Key<'_> {
+    Key {
+        prefix: Prefix { space: 1, vnode: 0, table: 0, token: partition.len() as u64 },
+        partition,
+        sort: b"",
+    }
+}
+
+fn put(engine: &TestEngine, partition: &[u8], order: u64, flags: u8) {
+    let record = Record { order, actor: 1, flags: RecordFlags(flags), expiry_ms: 0, value: b"v" };
+    engine.stage(key(partition), record, 0).expect("taken");
+    block_on(engine.commit()).expect("no faults");
+}
+
+fn flush(engine: &TestEngine) {
+    engine.0.stores.borrow_mut().freeze(0);
+    block_on(engine.0.flush()).expect("no faults");
+}
+
+fn merge_all(engine: &TestEngine, floor: Floor) {
+    let plan = {
+        let catalog = engine.0.manifest.catalog();
+        let levels = &catalog.stores[&1].levels;
+        let names = |level: usize| levels[level].iter().map(|table| table.name).collect();
+        crate::compaction::Plan {
+            store: 1,
+            level: 0,
+            upper: names(0),
+            lower: names(1),
+            is_move: false,
+            is_bottom: true,
+            bytes: 0,
+        }
+    };
+    block_on(engine.0.compact(plan, floor)).expect("no faults");
+}
+
+fn orders(engine: &TestEngine, partitions: &[&[u8]]) -> Vec<Option<u64>> {
+    let order = |partition: &&[u8]| {
+        let found = block_on(engine.read(key(partition))).expect("the disk is sound");
+        found.map(|found| found.record().order)
+    };
+    partitions.iter().map(order).collect()
+}
+
+#[test]
+fn tombstones_stay_until_a_floor_covers_them_and_nothing_else_holds_their_key() {
+    let engine = open();
+    let keys: [&[u8]; 4] = [b"a", b"bb", b"ccc", b"dddd"];
+    for key in keys {
+        put(&engine, key, 1, 0);
+    }
+    flush(&engine);
+    put(&engine, keys[0], 10, RecordFlags::TOMBSTONE);
+    put(&engine, keys[1], 20, RecordFlags::TOMBSTONE);
+    put(&engine, keys[2], 10, RecordFlags::TOMBSTONE);
+    flush(&engine);
+    let all = vec![Some(10), Some(20), Some(10), Some(1)];
+    merge_all(&engine, Floor::NONE);
+    assert_eq!(orders(&engine, &keys), all, "without a floor nothing goes");
+    // A hint brings an old version of the third key: its tombstone must stay to beat it.
+    put(&engine, keys[2], 5, 0);
+    assert_eq!(orders(&engine, &keys), all);
+    merge_all(&engine, Floor { tombstone_order: 15, expiry_ms: 0 });
+    assert_eq!(orders(&engine, &keys), [None, Some(20), Some(10), Some(1)]);
+    assert_eq!(engine.stats().tables[1], 1);
+    flush(&engine);
+    merge_all(&engine, Floor { tombstone_order: 99, expiry_ms: 0 });
+    assert_eq!(orders(&engine, &keys), [None, None, None, Some(1)]);
+}
+
+#[test]
+fn a_merge_that_leaves_nothing_leaves_no_table() {
+    let engine = open();
+    put(&engine, b"a", 1, RecordFlags::TOMBSTONE);
+    flush(&engine);
+    merge_all(&engine, Floor { tombstone_order: 5, expiry_ms: 0 });
+    assert_eq!(engine.stats().tables.iter().sum::<u64>(), 0);
+    assert_eq!(orders(&engine, &[b"a"]), [None]);
+}
+
+#[test]
+fn a_late_record_does_not_dominate_and_reads_go_on_behind_it() {
+    let engine = open();
+    put(&engine, b"a", 50, 0);
+    flush(&engine);
+    put(&engine, b"a", 40, 0);
+    put(&engine, b"bb", 60, 0);
+    let dominates = |partition: &[u8]| {
+        let stores = engine.0.stores.borrow();
+        let record = stores.stores[0].active.get(&key(partition)).expect("just written");
+        record.flags.0 & RecordFlags::DOMINATES != 0
+    };
+    assert!(!dominates(b"a") && dominates(b"bb"));
+    assert_eq!(orders(&engine, &[b"a", b"bb"]), [Some(50), Some(60)]);
+    flush(&engine);
+    assert_eq!(orders(&engine, &[b"a", b"bb"]), [Some(50), Some(60)]);
+    merge_all(&engine, Floor::NONE);
+    assert_eq!(orders(&engine, &[b"a", b"bb"]), [Some(50), Some(60)]);
+}
+
+#[test]
+fn a_dropped_table_is_unlinked_after_its_last_reader() {
+    let engine = open();
+    put(&engine, b"a", 1, 0);
+    flush(&engine);
+    let reader = Rc::clone(&engine.0.stores.borrow().stores[0].levels);
+    put(&engine, b"a", 2, 0);
+    flush(&engine);
+    merge_all(&engine, Floor::NONE);
+    // The second table has no reader; the first one's waits.
+    block_on(engine.run(engine.next_job().expect("a table to unlink"))).expect("no faults");
+    assert_eq!(engine.next_job(), None);
+    let files = || engine.0.disk.list(crate::Directory::Store(1)).len();
+    assert_eq!(files(), 2);
+    drop(reader);
+    block_on(engine.run(engine.next_job().expect("a table to unlink"))).expect("no faults");
+    assert_eq!(files(), 1);
+}
