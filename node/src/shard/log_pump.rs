@@ -82,9 +82,59 @@ impl<E: Env> Shard<E> {
         vnode_epoch: u64,
         ack: Ack,
     ) -> Result<(), ErrorCode> {
-        let seq = self.engine.stage(key, record, vnode_epoch).map_err(refusal_code)?;
-        self.acks.borrow_mut().push(seq, ack);
-        Ok(())
+        let mut waiting = self.waiting.borrow_mut();
+        let refusal = if waiting.is_empty() {
+            match self.engine.stage(key, record, vnode_epoch) {
+                Ok(seq) => {
+                    self.acks.borrow_mut().push(seq, ack);
+                    return Ok(());
+                }
+                Err(refusal) => refusal,
+            }
+        } else {
+            Refusal::Overloaded
+        };
+        if refusal == Refusal::Overloaded && waiting.enter(key, record, vnode_epoch, ack) {
+            return Ok(());
+        }
+        Err(refusal_code(refusal))
+    }
+
+    /// Stages what has waited, as far as there is room. Called whenever there may be more than before.
+    pub(super) fn admit_waiting(self: &Rc<Self>) {
+        loop {
+            let (refused, ack) = {
+                let mut waiting = self.waiting.borrow_mut();
+                let Some(first) = waiting.first() else { return };
+                let staged = self.engine.stage(first.key.as_key(), first.record(), first.vnode_epoch);
+                if staged == Err(Refusal::Overloaded) {
+                    return;
+                }
+                let left = waiting.leave().expect("it was first");
+                match staged {
+                    Ok(seq) => {
+                        self.acks.borrow_mut().push(seq, left.ack);
+                        continue;
+                    }
+                    Err(refusal) => (refusal_code(refusal), left.ack),
+                }
+            };
+            self.refuse_ack(ack, refused);
+        }
+    }
+
+    /// Answers whoever waited for a record that was certainly not applied here, or perhaps was (`Unknown`).
+    fn refuse_ack(self: &Rc<Self>, ack: Ack, code: ErrorCode) {
+        match ack {
+            Ack::Client { requester, .. } => self.answer_error(requester, code),
+            Ack::Peer(requester) => {
+                self.answer_peer(requester, &PeerMessage::ReplicaWriteAnswer(WriteAnswer::Refused(code)));
+            }
+            Ack::Local { operation, replica } => {
+                self.on_write_answer(operation, replica, WriteAnswer::Refused(code));
+            }
+            Ack::ClockBound(_) => self.lease_staged.set(false),
+        }
     }
 
     /// Starts the pump unless it runs or has nothing to do. Called when a whole batch of requests has been staged.
@@ -97,7 +147,10 @@ impl<E: Env> Shard<E> {
         self.env.spawn(async move {
             while shard.engine.has_staged() {
                 match shard.engine.commit().await {
-                    Ok(durable) => shard.acknowledge(durable),
+                    Ok(durable) => {
+                        shard.acknowledge(durable);
+                        shard.admit_waiting();
+                    }
                     Err(error) => {
                         shard.fail_waiting(error);
                         break;
@@ -134,9 +187,9 @@ impl<E: Env> Shard<E> {
     }
 
     /// A commit failed. If a sync did, what was in flight may or may not be found after a restart: nobody is told that it was not
-    /// applied.
+    /// applied. If there was no space, nothing was written.
     fn fail_waiting(self: &Rc<Self>, error: CommitError) {
-        match error {
+        let code = match error {
             CommitError::Fenced => {
                 tracing::error!(
                     core = self.settings.core.0,
@@ -145,24 +198,18 @@ impl<E: Env> Shard<E> {
                 if let Some(told) = self.on_fence.borrow_mut().take() {
                     told();
                 }
+                ErrorCode::Unknown
             }
             CommitError::DiskFull => {
                 tracing::warn!(core = self.settings.core.0, "the disk is full: this core refuses writes");
-                self.lease_staged.set(false);
+                ErrorCode::DiskFull
             }
-        }
+        };
         let waiting = std::mem::take(&mut self.acks.borrow_mut().waiting);
         for (_, ack) in waiting {
-            match ack {
-                Ack::Client { requester, .. } => self.answer_error(requester, ErrorCode::Unknown),
-                Ack::Peer(requester) => {
-                    let answer = WriteAnswer::Refused(ErrorCode::Unknown);
-                    self.answer_peer(requester, &PeerMessage::ReplicaWriteAnswer(answer));
-                }
-                Ack::Local { operation, replica } => self.on_write_lost(operation, replica),
-                Ack::ClockBound(_) => {}
-            }
+            self.refuse_ack(ack, code);
         }
+        self.admit_waiting();
     }
 
     /// Runs flushes, compactions and the log's housekeeping, one at a time.
@@ -181,6 +228,8 @@ impl<E: Env> Shard<E> {
                     shard.counters.jobs_failed.set(shard.counters.jobs_failed.get() + 1);
                     shard.env.sleep_ns(JOB_RETRY_PAUSE_NS).await;
                 }
+                shard.admit_waiting();
+                shard.start_pump();
                 next = if shard.stopping.get() { None } else { shard.engine.next_job() };
             }
             shard.job_runs.set(false);

@@ -23,6 +23,7 @@ mod settings;
 mod slab;
 mod status;
 mod time;
+mod waiting;
 mod wheel;
 mod writes;
 
@@ -49,6 +50,7 @@ use requester::Requester;
 use session::{SessionKind, Sessions};
 use slab::{OperationId, Slab};
 use status::Counters;
+use waiting::WaitingRoom;
 use wheel::Wheel;
 use writes::WriteOperation;
 
@@ -93,6 +95,7 @@ pub struct Shard<E: Env> {
     sessions: RefCell<Sessions>,
     links: RefCell<Links>,
     acks: RefCell<AckQueue>,
+    waiting: RefCell<WaitingRoom>,
     operations: RefCell<Slab<Operation>>,
     multi_gets: RefCell<Slab<MultiGet>>,
     deadlines: RefCell<Wheel<OperationId>>,
@@ -130,6 +133,7 @@ impl<E: Env> Shard<E> {
             sessions: RefCell::default(),
             links: RefCell::default(),
             acks: RefCell::default(),
+            waiting: RefCell::new(WaitingRoom::new(settings.waiting_bytes_max)),
             operations: RefCell::new(Slab::new(settings.operations_max)),
             multi_gets: RefCell::new(Slab::new(MULTI_GETS_MAX)),
             deadlines: RefCell::new(Wheel::new(now_ns, DEADLINE_GRAIN_NS)),
@@ -243,6 +247,7 @@ impl<E: Env> Shard<E> {
         }
         self.tend_clock();
         self.tend_log(now_ns);
+        self.admit_waiting();
         self.start_job();
     }
 
@@ -408,6 +413,7 @@ impl<E: Env> Handler for Shard<E> {
             return true;
         }
         let idle = self.acks.borrow().len() == 0
+            && self.waiting.borrow().is_empty()
             && self.operations.borrow().len() == 0
             && self.multi_gets.borrow().len() == 0
             && self.hop_backlog.borrow().is_empty()

@@ -45,6 +45,8 @@ pub struct ShardSettings {
     pub requests_per_connection_max: u32,
     /// Most coordinated requests in flight on this core.
     pub operations_max: usize,
+    /// Most bytes of records that wait for room in the log on this core.
+    pub waiting_bytes_max: usize,
     /// Most reads waiting for the disk on this core.
     pub disk_reads_max: usize,
 }
@@ -79,6 +81,7 @@ impl ShardSettings {
             mark_after_ns: 100 * MS,
             requests_per_connection_max: 4_096,
             operations_max: 65_536,
+            waiting_bytes_max: 32 << 20,
             disk_reads_max: 4_096,
         }
     }

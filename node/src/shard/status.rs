@@ -70,6 +70,7 @@ impl<E: Env> Shard<E> {
         for (code, count) in self.counters.errors.borrow().iter() {
             line(&format!("errors.{code:?}"), count);
         }
+        line("waiting_bytes", &self.waiting.borrow().bytes());
         let (clients, peers) = self.sessions.borrow().counts();
         line("connections.clients", &clients);
         line("connections.peers", &peers);

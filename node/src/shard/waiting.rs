@@ -1,0 +1,121 @@
+//! Records that found the log's buffer full, or the engine behind, and wait for room.
+//!
+//! A burst of large values outgrows the buffer of one group long before the disk is the limit; refusing it would turn a
+//! pause of a millisecond into an error. So records wait here, in the order they came: while one waits, none overtakes it.
+//! What waits is bounded in bytes; beyond that the answer is `Overloaded`, and it is an honest one.
+
+use std::collections::VecDeque;
+
+use ferrite_lsm::{Key, KeyBuf, Record, RecordFlags};
+
+use super::log_pump::Ack;
+
+/// A record that waits, with what is to be done once it is durable.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) key: KeyBuf,
+    order: u64,
+    actor: u64,
+    flags: RecordFlags,
+    expiry_ms: u64,
+    value: Box<[u8]>,
+    pub(super) vnode_epoch: u64,
+    pub(super) ack: Ack,
+}
+
+impl Waiting {
+    /// The record, borrowed.
+    pub(super) fn record(&self) -> Record<'_> {
+        Record {
+            order: self.order,
+            actor: self.actor,
+            flags: self.flags,
+            expiry_ms: self.expiry_ms,
+            value: &self.value,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        size_of::<Waiting>() + self.key.partition.len() + self.key.sort.len() + self.value.len()
+    }
+}
+
+/// The queue of records that wait.
+#[derive(Debug)]
+pub(super) struct WaitingRoom {
+    queue: VecDeque<Waiting>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl WaitingRoom {
+    /// An empty room for so many bytes.
+    pub(super) fn new(bytes_max: usize) -> WaitingRoom {
+        WaitingRoom { queue: VecDeque::new(), bytes: 0, bytes_max }
+    }
+
+    /// Whether nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Bytes that wait.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Takes a record in. False = there is no room for it.
+    pub(super) fn enter(&mut self, key: Key<'_>, record: Record<'_>, vnode_epoch: u64, ack: Ack) -> bool {
+        let waiting = Waiting {
+            key: key.to_buf(),
+            order: record.order,
+            actor: record.actor,
+            flags: record.flags,
+            expiry_ms: record.expiry_ms,
+            value: record.value.into(),
+            vnode_epoch,
+            ack,
+        };
+        if self.bytes + waiting.bytes() > self.bytes_max {
+            return false;
+        }
+        self.bytes += waiting.bytes();
+        self.queue.push_back(waiting);
+        true
+    }
+
+    /// The record that has waited longest.
+    pub(super) fn first(&self) -> Option<&Waiting> {
+        self.queue.front()
+    }
+
+    /// Lets it go.
+    pub(super) fn leave(&mut self) -> Option<Waiting> {
+        let waiting = self.queue.pop_front()?;
+        self.bytes -= waiting.bytes();
+        Some(waiting)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferrite_lsm::Prefix;
+    use ferrite_wire::Order;
+
+    #[test]
+    fn the_room_is_bounded_and_keeps_the_order() {
+        let mut room = WaitingRoom::new(4 * (size_of::<Waiting>() + 101));
+        let key =
+            Key { prefix: Prefix { space: 1, vnode: 0, table: 1, token: 7 }, partition: b"k", sort: b"" };
+        let record =
+            |order| Record { order, actor: 1, flags: RecordFlags(0), expiry_ms: 0, value: &[7; 100] };
+        let entered =
+            (0..10).filter(|order| room.enter(key, record(*order), 0, Ack::ClockBound(Order(0)))).count();
+        assert_eq!(entered, 4);
+        let orders: Vec<u64> =
+            std::iter::from_fn(|| room.leave()).map(|waiting| waiting.record().order).collect();
+        assert_eq!(orders, [0, 1, 2, 3]);
+        assert_eq!((room.bytes(), room.is_empty()), (0, true));
+    }
+}
