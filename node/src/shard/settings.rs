@@ -60,8 +60,10 @@ impl ShardSettings {
         incarnation: u64,
         topology: Topology,
         placement: Placement,
-        engine: ferrite_lsm::Options,
+        mut engine: ferrite_lsm::Options,
     ) -> ShardSettings {
+        // Tables then leave the tokens out: they follow from the keys.
+        engine.table.token_seed = Some(topology.hash_seed.0);
         ShardSettings {
             node,
             core,
