@@ -25,7 +25,7 @@
 //!   by a crash while the segment was being recycled; the lower id is what the segment still is.
 //! - The trailer repeats the identity in another sector than the header: the end of the log is told from leftovers by either.
 //!
-//! The record grammar is in [`super::codec`].
+//! The record grammar is in `codec`.
 
 use crate::BLOCK_BYTES;
 

@@ -10,7 +10,7 @@
 //!   wait for it. A commit that finds none ready makes one.
 //! - A failed or short write fences the log for good: what is on disk is unknown then. A full disk does not, as long as
 //!   nothing was written.
-//! - Recovery ([`Log::recover`]) tells a cut tail from damage; see [`recover`] and the table in [`verdict`].
+//! - Recovery ([`Log::recover`]) tells a cut tail from damage; see `recover` and the table in `verdict`.
 //!
 //! The log does not know what is in its records and when they may go: its owner says [`Log::retire_below`].
 //!
