@@ -6,7 +6,11 @@ use ferrite_sim::run;
 fn the_same_seed_gives_the_same_trace() {
     for seed in 1..6 {
         let (one, other) = (run(seed, None), run(seed, None));
-        assert_eq!((one.trace, one.events, one.writes), (other.trace, other.events, other.writes), "seed {seed}");
+        assert_eq!(
+            (one.trace, one.events, one.writes),
+            (other.trace, other.events, other.writes),
+            "seed {seed}"
+        );
     }
 }
 
