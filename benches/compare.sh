@@ -274,9 +274,9 @@ if wants_any P1 P2 P11 P11s; then
     stop ferrite
     start_ferrite ferrite 1
     wait_until 120 "ferrite's compaction" settled ferrite
-    # Once over every record, so that all servers are read warm.
+    # Twice as many reads as records first, so that all servers are read warm.
     for system in redis $VALKEY ferrite; do
-        load --target "${TARGET[$system]}" --workload c --connections 50 --depth 16 --duration 3s >/dev/null
+        load --target "${TARGET[$system]}" --workload c --connections 50 --depth 16 --ops "$((RECORDS * 2))" >/dev/null
     done
     before=$(hits ferrite)
     systems="redis $VALKEY ferrite null null-resp"
