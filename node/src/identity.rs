@@ -1,7 +1,8 @@
 //! The data directory: whose it is, and that only one process uses it.
 //!
 //! Two files at its top say so. `LOCK` is held (`flock`) for as long as the process runs; the kernel lets go of it
-//! when the process dies, however it dies. `IDENTITY` is written once, when the directory is first used:
+//! when the process has died, however it died, and the last write that it had under way has ended (each core's ring holds
+//! it too). `IDENTITY` is written once, when the directory is first used:
 //!
 //! ```text
 //! identity := magic:8 format:u16 node:u16 cores:u16 zero:u16 vnodes:u32 zero:u32 hash_seed:u64 cluster:16 checksum:u64
@@ -24,6 +25,8 @@ use std::path::{Path, PathBuf};
 
 use ferrite_wire::{ClusterId, HashSeed, NodeId};
 use xxhash_rust::xxh3::xxh3_64;
+
+use crate::startup::{Patience, is_alive};
 
 /// The format of data directories that this version reads and writes.
 pub const DIRECTORY_FORMAT: u16 = 1;
@@ -56,7 +59,7 @@ pub struct Identity {
 pub struct DataDirectory {
     path: PathBuf,
     is_new: bool,
-    _lock: File,
+    lock: File,
 }
 
 /// Why a data directory cannot be used. Where it was somebody else's, nothing in it has been changed.
@@ -162,12 +165,17 @@ impl DataDirectory {
                 true
             }
         };
-        Ok(DataDirectory { path: path.to_owned(), is_new, _lock: lock })
+        Ok(DataDirectory { path: path.to_owned(), is_new, lock })
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Another handle on the lock: it is held until the last of them is closed.
+    pub fn lock(&self) -> io::Result<File> {
+        self.lock.try_clone()
     }
 
     /// Whether it was stamped just now.
@@ -291,15 +299,18 @@ fn lock(path: &Path) -> Result<File, IdentityError> {
         .truncate(false)
         .open(&name)
         .map_err(|error| failed("open", &name, error))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            let read = (&mut file).take(16).read_to_string(&mut holder);
-            let pid = read.ok().and_then(|_| holder.trim().parse().ok());
-            return Err(IdentityError::InUse { path: path.to_owned(), pid });
+    let mut patience = Patience::new();
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) => {
+                let pid = holder(&mut file);
+                if pid.is_none_or(is_alive) || !patience.wait() {
+                    return Err(IdentityError::InUse { path: path.to_owned(), pid });
+                }
+            }
+            Err(TryLockError::Error(error)) => return Err(failed("lock", &name, error)),
         }
-        Err(TryLockError::Error(error)) => return Err(failed("lock", &name, error)),
     }
     // For whoever is refused. The lock is what counts, so this need not be synced.
     let pid = format!("{}\n", std::process::id());
@@ -308,6 +319,13 @@ fn lock(path: &Path) -> Result<File, IdentityError> {
         .and_then(|()| file.write_all(pid.as_bytes()))
         .map_err(|error| failed("write", &name, error))?;
     Ok(file)
+}
+
+/// The process that wrote its number into the lock.
+fn holder(lock: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    lock.rewind().and_then(|()| lock.take(16).read_to_string(&mut text)).ok()?;
+    text.trim().parse().ok()
 }
 
 fn write_stamp(path: &Path, identity: &Identity) -> Result<(), IdentityError> {

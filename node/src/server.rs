@@ -124,6 +124,7 @@ pub fn serve(config: &Config, node: &Node, ready: impl FnOnce(&Started)) -> Resu
             cpu: Some(*cpu),
             listeners: listeners(node, core)?,
             data: directory.path().to_owned(),
+            held: Some(directory.lock()?),
             options: plan.reactor,
             disk: plan.disk,
             mailbox,

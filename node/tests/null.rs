@@ -63,6 +63,7 @@ fn it_answers_everything_and_closes_on_nonsense() {
         cpu: None,
         listeners: vec![listener],
         data: data.path().to_owned(),
+        held: None,
         options: ReactorOptions::default(),
         disk: DiskOptions { direct: false, ..DiskOptions::default() },
         mailbox: boxes.pop().unwrap(),

@@ -29,6 +29,7 @@ mod tasks;
 
 use std::cell::RefCell;
 use std::fmt;
+use std::fs::File;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::net::TcpListener;
@@ -66,6 +67,9 @@ pub struct CoreSetup {
     pub listeners: Vec<TcpListener>,
     /// The data directory.
     pub data: PathBuf,
+    /// A file that stays open until the core's last operation has ended, even when the process is killed: the data
+    /// directory's lock, so that nobody opens the directory while the kernel still writes for the dead.
+    pub held: Option<File>,
     /// Bounds and habits.
     pub options: ReactorOptions,
     /// Of the disk.
@@ -122,6 +126,9 @@ where
         .map_err(|error| CoreError::Start(io::Error::other(error.to_string())))?;
     executor.run(async move {
         let ring = Ring::new(setup.cpu).map_err(CoreError::Start)?;
+        if let Some(held) = &setup.held {
+            ring.hold(held).map_err(CoreError::Start)?;
+        }
         let disk = RingDisk::new(ring.clone(), &setup.data, setup.disk).map_err(CoreError::Start)?;
         let seed = std::hash::RandomState::new().build_hasher().finish();
         let shared = Shared::new(setup.core, ring, disk, setup.options, setup.mailbox, setup.posts, seed);

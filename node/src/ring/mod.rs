@@ -24,7 +24,9 @@ mod ticket;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
@@ -133,6 +135,15 @@ impl Ring {
             counters: RingCounters::default(),
             closed: false,
         }))))
+    }
+
+    /// Lets the kernel keep `file` open until the ring is gone: until its last operation has ended, also after the process was
+    /// killed. Once per ring. A lock that is held this way says when nobody writes any more.
+    ///
+    /// # Errors
+    /// The kernel's, for instance `ENOMEM`, or `EBUSY` the second time.
+    pub fn hold(&self, file: &File) -> io::Result<()> {
+        self.0.borrow().uring.submitter().register_files(&[file.as_raw_fd()])
     }
 
     /// Hands what is queued to the kernel and, if asked, blocks for a completion.

@@ -7,6 +7,7 @@
 mod cpus;
 mod direct;
 mod host;
+mod patience;
 mod ports;
 
 use std::fmt;
@@ -18,6 +19,7 @@ use ferrite_wire::CoreId;
 use crate::config::{ByteSize, Config, Node};
 use crate::identity::{DataDirectory, Identity, IdentityError};
 
+pub(crate) use patience::{Patience, is_alive};
 pub use ports::Holder;
 
 /// What a process exits with when the machine, not the configuration, is at fault.

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::net::{TcpListener, ToSocketAddrs};
 
-use super::StartupError;
+use super::{Patience, StartupError};
 use crate::config::Address;
 
 /// The process that listens on a port.
@@ -24,7 +24,19 @@ impl fmt::Display for Holder {
 }
 
 /// Listens for a moment. A port can still be taken between this and the real thing: see [`explain`].
+///
+/// A port that is taken by nobody belongs to a process that has just died, and is waited for.
 pub(super) fn check(address: &Address) -> Result<(), StartupError> {
+    let mut patience = Patience::new();
+    loop {
+        match try_listen(address) {
+            Err(StartupError::PortInUse { holder: None, .. }) if patience.wait() => {}
+            other => return other,
+        }
+    }
+}
+
+fn try_listen(address: &Address) -> Result<(), StartupError> {
     let text = address.to_string();
     let listened = (address.host.as_str(), address.port).to_socket_addrs().and_then(|mut resolved| {
         let first = resolved.next().ok_or_else(|| io::Error::other("the host name has no address"))?;

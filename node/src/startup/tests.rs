@@ -107,3 +107,12 @@ fn this_machine_will_do() {
     let error = prepare(&config, &config.nodes[0]).unwrap_err();
     assert!(matches!(error, StartupError::Directory(IdentityError::InUse { .. })), "{error}");
 }
+
+#[test]
+fn the_living_are_told_from_the_dead() {
+    assert!(is_alive(std::process::id()));
+    let mut child = std::process::Command::new("true").stdin(std::process::Stdio::piped()).spawn().unwrap();
+    let pid = child.id();
+    child.wait().unwrap();
+    assert!(!is_alive(pid));
+}
