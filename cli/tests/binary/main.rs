@@ -1,0 +1,48 @@
+//! The real binary: its command line, its processes, its sockets, its files.
+
+mod bad_bytes;
+mod commands;
+mod configuration;
+mod demo;
+mod imports;
+mod kills;
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use ferrite_cli::local::{LocalCluster, Shape};
+use ferrite_client::BlockingClient;
+use ferrite_node::config::ByteSize;
+use tempfile::TempDir;
+
+/// A directory whose file system is the build's own: temporary directories may not take direct I/O.
+fn directory() -> TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary directory")
+}
+
+fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_ferrite"))
+}
+
+/// Runs `ferrite` in a directory until it ends.
+fn ferrite(directory: &Path, arguments: &[&str]) -> Output {
+    Command::new(program()).args(arguments).current_dir(directory).output().expect("ferrite starts")
+}
+
+/// Its exit code, and what it said on stderr.
+fn outcome(output: &Output) -> (i32, String) {
+    (output.status.code().expect("it exits by itself"), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// A cluster of so many nodes, running.
+fn cluster(directory: &Path, nodes: usize) -> LocalCluster {
+    let shape = Shape { name: "test".into(), nodes, cores: 1, memory: ByteSize::mib(64), first_port: None };
+    let mut cluster = LocalCluster::create(program(), directory, &shape).expect("a configuration");
+    cluster.start_all().expect("all nodes start");
+    cluster
+}
+
+fn client(cluster: &LocalCluster) -> BlockingClient {
+    let builder = BlockingClient::builder().seeds(cluster.addresses()).cluster(cluster.config().cluster.id);
+    builder.connect_blocking().expect("the cluster answers")
+}
