@@ -358,6 +358,34 @@ fn a_damaged_table_is_refused_or_its_damaged_block_is() {
     assert!(refused > 0 && failed > 0, "{refused} opens refused, {failed} reads failed");
 }
 
+/// A compaction that met damage used to be offered again at once, for ever, and no other store was ever compacted.
+#[test]
+fn a_store_with_a_damaged_table_is_left_alone() {
+    let (disk, _) = filled();
+    let tables: Vec<FileName> =
+        files(&disk).into_iter().filter(|file| matches!(file, FileName::Table { .. })).collect();
+    let mut met = 0;
+    for table in tables {
+        let disk = copy(&disk);
+        // The first block: opening does not read it, merging does.
+        assert!(disk.corrupt(table, 40, 0x10));
+        let mut options = small_options(2);
+        options.l0_tables_trigger = 1;
+        options.level_base_bytes = 1;
+        let (engine, _) = open(&disk, options).expect("the damage lies in a block");
+        let mut failures = 0;
+        for turn in 0.. {
+            let Some(job) = engine.next_job() else { break };
+            failures += usize::from(block_on(engine.run(job)).is_err());
+            assert!(turn < 1_000, "the same job is offered for ever");
+        }
+        let damaged = engine.stats().damaged_stores;
+        assert_eq!(damaged > 0, failures > 0, "{failures} failures");
+        met += damaged;
+    }
+    assert!(met > 0, "no compaction met the damage");
+}
+
 #[test]
 fn what_nothing_names_is_removed() {
     let (disk, host) = filled();

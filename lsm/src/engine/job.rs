@@ -157,14 +157,20 @@ impl<D: Disk, P: Pace> Core<D, P> {
     }
 
     fn pick(&self) -> Option<Plan> {
-        compaction::pick(&self.limits(), shapes(&self.manifest.catalog()))
+        self.pick_from(&self.manifest.catalog())
+    }
+
+    /// A store with a damaged table is left out: each attempt would meet the damage again, and keep the others waiting.
+    fn pick_from(&self, catalog: &Catalog) -> Option<Plan> {
+        let damaged = self.damaged_stores.borrow();
+        compaction::pick(&self.limits(), shapes(catalog).filter(|shape| !damaged.contains(&shape.store)))
     }
 
     /// Looks anew whether a compaction is due and what is behind; called after each change of the tables.
     pub(super) fn survey(&self) {
         let catalog = self.manifest.catalog();
         let limits = self.limits();
-        self.compaction_due.set(compaction::pick(&limits, shapes(&catalog)).is_some());
+        self.compaction_due.set(self.pick_from(&catalog).is_some());
         self.debt_bytes.set(shapes(&catalog).map(|shape| compaction::debt_bytes(&limits, shape)).sum());
     }
 }

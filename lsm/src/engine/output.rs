@@ -247,6 +247,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
             ReadError::Disk(error) => error,
             ReadError::Damage(damage) => {
                 self.damaged_stores.borrow_mut().insert(store);
+                self.survey();
                 DiskError { kind: DiskErrorKind::Io, operation: "use damaged", name: Some(damage.file) }
             }
             ReadError::NoBuffer => {
