@@ -34,6 +34,8 @@ impl<D: Disk, P: Pace> Core<D, P> {
             }
             Ok(None) => {}
             Err(LogCommitError::Fenced) => {
+                // What is staged will never be written: kept, it would ask for a commit for ever.
+                self.log.discard_staged();
                 self.fence();
                 return Err(CommitError::Fenced);
             }

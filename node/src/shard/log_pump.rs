@@ -191,13 +191,7 @@ impl<E: Env> Shard<E> {
     fn fail_waiting(self: &Rc<Self>, error: CommitError) {
         let code = match error {
             CommitError::Fenced => {
-                tracing::error!(
-                    core = self.settings.core.0,
-                    "a sync of the log failed: this core is fenced and serves reads only"
-                );
-                if let Some(told) = self.on_fence.borrow_mut().take() {
-                    told();
-                }
+                self.tell_fence();
                 ErrorCode::Unknown
             }
             CommitError::DiskFull => {
@@ -210,6 +204,20 @@ impl<E: Env> Shard<E> {
             self.refuse_ack(ack, code);
         }
         self.admit_waiting();
+    }
+
+    /// Says once that this core takes no writes any more, whatever failed: a commit, a periodic sync, or background work.
+    pub(super) fn tell_fence(&self) {
+        if !self.engine.is_fenced() || self.fence_told.replace(true) {
+            return;
+        }
+        tracing::error!(
+            core = self.settings.core.0,
+            "a sync failed: this core is fenced and serves reads only until the node is restarted"
+        );
+        if let Some(told) = self.on_fence.borrow_mut().take() {
+            told();
+        }
     }
 
     /// Runs flushes, compactions and the log's housekeeping, one at a time.

@@ -58,6 +58,8 @@ use writes::WriteOperation;
 const DEADLINE_GRAIN_NS: u64 = 4_000_000;
 /// How often links and sessions are looked after, in nanoseconds.
 const TEND_INTERVAL_NS: u64 = 20_000_000;
+/// Deadlines of operations that have ended, from which they are pruned: 4 MiB of them.
+const DEADLINES_LEFT_MAX: usize = 1 << 18;
 /// Most multi-gets in flight on a core.
 const MULTI_GETS_MAX: usize = 1_024;
 
@@ -103,6 +105,8 @@ pub struct Shard<E: Env> {
     counters: Counters,
     pump_runs: Cell<bool>,
     job_runs: Cell<bool>,
+    /// A periodic sync is in flight.
+    sync_runs: Cell<bool>,
     disk_reads: Cell<usize>,
     /// When the last group became durable, while the log owes a mark.
     wrote_ns: Cell<Option<u64>>,
@@ -114,12 +118,17 @@ pub struct Shard<E: Env> {
     closed: Cell<bool>,
     /// Called once when a sync has failed.
     on_fence: RefCell<Option<Box<dyn FnOnce()>>>,
+    fence_told: Cell<bool>,
 }
 
 impl<E: Env> Shard<E> {
     /// Recovers the core's data and makes the shard ready to be told of connections. What was found is logged and counted.
     pub async fn open(env: E, settings: ShardSettings) -> Result<Rc<Shard<E>>, OpenError> {
-        let (engine, recovery) = Engine::open(env.disk(), env.pace(), settings.engine.clone()).await?;
+        let vnodes =
+            settings.placement.vnodes_of(settings.core).into_iter().map(|(vnode, _)| vnode).collect();
+        let options = ferrite_lsm::Options { vnodes: Some(vnodes), ..settings.engine.clone() };
+        let (engine, recovery) = Engine::open(env.disk(), env.pace(), options).await?;
+        status::log_recovery(settings.core, &recovery);
         settle_vnodes::<E>(&engine, &settings).await?;
         let clock = time::restore(&env, &settings, &engine).await?;
         let ring = Ring::new(settings.topology.clone(), settings.node);
@@ -141,6 +150,7 @@ impl<E: Env> Shard<E> {
             counters: Counters::new(&recovery),
             pump_runs: Cell::new(false),
             job_runs: Cell::new(false),
+            sync_runs: Cell::new(false),
             disk_reads: Cell::new(0),
             wrote_ns: Cell::new(None),
             tend_ns: Cell::new(now_ns),
@@ -149,6 +159,7 @@ impl<E: Env> Shard<E> {
             stopping: Cell::new(false),
             closed: Cell::new(false),
             on_fence: RefCell::default(),
+            fence_told: Cell::new(false),
             env,
             settings,
         });
@@ -245,6 +256,13 @@ impl<E: Env> Shard<E> {
             self.refuse(connection, ferrite_wire::RequestId(0), ferrite_wire::ErrorCode::Malformed, text);
             self.drop_connection(connection);
         }
+        self.tell_fence();
+        let operations = self.operations.borrow();
+        let mut deadlines = self.deadlines.borrow_mut();
+        if deadlines.len() > operations.len() + DEADLINES_LEFT_MAX {
+            deadlines.prune(|id| operations.contains(*id));
+        }
+        drop((operations, deadlines));
         self.tend_clock();
         self.tend_log(now_ns);
         self.admit_waiting();
@@ -253,45 +271,43 @@ impl<E: Env> Shard<E> {
 
     /// The log's own rhythm: periodic syncs, and a mark once writing has paused.
     fn tend_log(self: &Rc<Self>, now_ns: u64) {
-        if self.pump_runs.get() || self.engine.is_fenced() {
+        if self.engine.is_fenced() {
             return;
         }
         let sync_due = |every| now_ns.saturating_sub(self.synced_ns.get()) >= every;
-        let sync = self.settings.sync_interval_ns.is_some_and(sync_due);
-        let mark =
-            self.wrote_ns.get().is_some_and(|at| now_ns.saturating_sub(at) >= self.settings.mark_after_ns);
-        if !sync && !mark {
-            return;
-        }
-        self.pump_runs.set(true);
-        let shard = self.rc();
-        self.env.spawn(async move {
-            if sync {
-                shard.synced_ns.set(now_ns);
+        // Beside the pump, not in its turn: under load the pump never rests, and the interval is a promise.
+        if self.settings.sync_interval_ns.is_some_and(sync_due) && !self.sync_runs.replace(true) {
+            self.synced_ns.set(now_ns);
+            let shard = self.rc();
+            self.env.spawn(async move {
+                // A failure fences the engine, which is told of at the next tick.
                 shard.engine.sync_now().await.ok();
-            }
-            if mark {
+                shard.sync_runs.set(false);
+            });
+        }
+        let mark_due = |at| now_ns.saturating_sub(at) >= self.settings.mark_after_ns;
+        if self.wrote_ns.get().is_some_and(mark_due) && !self.pump_runs.replace(true) {
+            let shard = self.rc();
+            self.env.spawn(async move {
                 shard.wrote_ns.set(None);
                 shard.engine.mark().await;
-            }
-            shard.pump_runs.set(false);
-            shard.start_pump();
-        });
+                shard.pump_runs.set(false);
+                shard.start_pump();
+            });
+        }
     }
 }
 
-/// The first start persists which store holds which vnode; later starts find the same.
+/// The first start persists which store holds which vnode. Later starts have found the same vnodes here, or the engine
+/// refused to open: the configuration has changed under the data then. Served on, acknowledged records would be out of
+/// sight, and a replica that is empty would count in quorums.
 async fn settle_vnodes<E: Env>(
     engine: &Engine<E::Disk, E::Pace>,
     settings: &ShardSettings,
 ) -> Result<(), OpenError> {
-    let mine = settings.placement.vnodes_of(settings.core);
-    let missing: Vec<(u16, u16)> =
-        mine.iter().copied().filter(|(vnode, _)| engine.vnode_store(*vnode).is_none()).collect();
-    if !missing.is_empty() {
-        engine.assign(&missing).await?;
-    }
-    Ok(())
+    let mut mine = settings.placement.vnodes_of(settings.core);
+    mine.retain(|(vnode, _)| engine.vnode_store(*vnode).is_none());
+    Ok(engine.assign(&mine).await?)
 }
 
 impl<E: Env> Handler for Shard<E> {
@@ -419,6 +435,7 @@ impl<E: Env> Handler for Shard<E> {
             && self.hop_backlog.borrow().is_empty()
             && self.disk_reads.get() == 0
             && !self.pump_runs.get()
+            && !self.sync_runs.get()
             && !self.job_runs.get();
         if idle && !self.engine.has_staged() {
             self.pump_runs.set(true);
@@ -439,3 +456,6 @@ impl<E: Env> std::fmt::Debug for Shard<E> {
         write!(f, "Shard(node {}, core {})", self.settings.node.0, self.settings.core.0)
     }
 }
+
+#[cfg(test)]
+mod tests;
