@@ -65,6 +65,12 @@ impl<T> Slab<T> {
         if *generation == id.generation { value.as_mut() } else { None }
     }
 
+    /// Whether the entry has not ended.
+    pub(super) fn contains(&self, id: OperationId) -> bool {
+        let entry = self.entries.get(id.slot as usize);
+        entry.is_some_and(|(generation, value)| *generation == id.generation && value.is_some())
+    }
+
     /// Takes the entry out.
     pub(super) fn remove(&mut self, id: OperationId) -> Option<T> {
         let (generation, value) = self.entries.get_mut(id.slot as usize)?;

@@ -1,7 +1,8 @@
 //! A hashed timer wheel for request deadlines (Varghese and Lauck, 1987, scheme 6).
 //!
-//! Entries are never removed: an operation that ends before its deadline leaves its entry behind, and whoever is told of it
-//! finds the operation gone. That makes starting and ending a request O(1), at the price of an entry's memory until its time.
+//! Ending an operation does not look for its entry: it stays behind, and whoever is told of it finds the operation gone.
+//! That makes starting and ending a request O(1), at the price of an entry's memory until its time. A client may name
+//! deadlines of an hour, so what stays behind is bounded: the owner [prunes](Wheel::prune) when there is too much of it.
 
 const SLOTS: usize = 1024;
 
@@ -26,6 +27,19 @@ impl<T> Wheel<T> {
         let tick = (at_ns / self.grain_ns).max(self.swept) + 1;
         self.slots[tick as usize % SLOTS].push((tick, payload));
         self.len += 1;
+    }
+
+    /// How many entries there are, of ended operations too.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Removes the entries that nobody waits for any more.
+    pub(super) fn prune(&mut self, is_alive: impl Fn(&T) -> bool) {
+        for slot in &mut self.slots {
+            slot.retain(|(_, payload)| is_alive(payload));
+        }
+        self.len = self.slots.iter().map(Vec::len).sum();
     }
 
     /// When [`Wheel::take_due`] is worth calling next: the next tick while there are entries.
@@ -81,6 +95,19 @@ mod tests {
         let mut all = deadlines;
         all.sort_unstable();
         assert_eq!(seen, all);
+    }
+
+    #[test]
+    fn pruning_keeps_the_living_and_their_time() {
+        let mut wheel = Wheel::new(0, 10);
+        (0..1_000).for_each(|i| wheel.add(i * 100, i));
+        wheel.prune(|i| i % 10 == 0);
+        assert_eq!(wheel.len(), 100);
+        let mut due = Vec::new();
+        wheel.take_due(50_000, &mut due);
+        due.sort_unstable();
+        assert_eq!(due, (0..500).step_by(10).collect::<Vec<u64>>());
+        assert_eq!(wheel.len(), 50);
     }
 
     #[test]
