@@ -8,6 +8,7 @@
 //! | none | segments or tables | refused: nobody knows what they are |
 //! | whole, or its last change cut | all tables named, a log that goes back to its floor | opened |
 //! | whole | a named table is missing, or not the one that was named | refused |
+//! | whole | vnodes that will not be looked for here, or not those that will | refused |
 //! | whole | no log, or one that starts above its floor | refused: records are lost |
 //! | damaged, another core's, another version's | any | refused |
 //!
@@ -68,6 +69,7 @@ pub(super) async fn open<D: Disk, P: Pace>(
     if let Some(&store) = catalog.stores.keys().find(|store| !options.stores.contains(store)) {
         return Err(OpenError::MissingStore(store));
     }
+    check_vnodes(&options, &catalog)?;
     let tables = open_tables(&disk, &catalog).await?;
     let mut stores = make_stores(&options, &catalog, &tables);
     let (log, log_recovery) = replay(&disk, &options, &catalog, &mut stores).await?;
@@ -123,6 +125,18 @@ pub(super) async fn open<D: Disk, P: Pace>(
 
 fn directories(options: &Options) -> impl Iterator<Item = Directory> {
     std::iter::once(Directory::Core(options.core)).chain(options.stores.iter().copied().map(Directory::Store))
+}
+
+/// Whether every vnode is where it will be looked for. Served on otherwise, records would be out of sight.
+fn check_vnodes(options: &Options, catalog: &Catalog) -> Result<(), OpenError> {
+    let Some(expected) = &options.vnodes else { return Ok(()) };
+    if catalog.vnodes.is_empty() {
+        return Ok(());
+    }
+    let found = catalog.vnodes.keys().copied();
+    let astray = found.clone().find(|vnode| expected.binary_search(vnode).is_err());
+    let missing = || expected.iter().copied().find(|vnode| !catalog.vnodes.contains_key(vnode));
+    astray.or_else(missing).map_or(Ok(()), |vnode| Err(OpenError::MovedVnode(vnode)))
 }
 
 /// Without a manifest there may be nothing else.

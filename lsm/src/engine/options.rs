@@ -10,6 +10,9 @@ pub struct Options {
     pub core: u16,
     /// The stores of this core. Stores may be added when the engine is opened again; one that holds data may not be left out.
     pub stores: Vec<u16>,
+    /// The vnodes that this core will be asked for, in order. If others live here, or some of these do not although some
+    /// do, opening is refused before anything is changed. Default `None`: whatever lives here.
+    pub vnodes: Option<Vec<u16>>,
     /// 128 random bits, fresh at each open: file ids and the log's life are derived from them.
     pub entropy: u128,
     /// Memtables of all stores together that are still being written to, before the largest is flushed. Default 64 MiB.
@@ -47,6 +50,7 @@ impl Options {
         Options {
             core,
             stores,
+            vnodes: None,
             entropy,
             memtable_bytes: 64 << 20,
             cache_bytes: 64 << 20,

@@ -57,6 +57,8 @@ pub enum OpenError {
     MissingStore(u16),
     /// The log holds a record of a vnode that lives in no store.
     UnplacedVnode(u16),
+    /// A vnode lives here and would be looked for elsewhere, or will be looked for here and does not live here.
+    MovedVnode(u16),
 }
 
 impl std::fmt::Display for OpenError {
@@ -83,6 +85,11 @@ impl std::fmt::Display for OpenError {
             OpenError::UnplacedVnode(vnode) => {
                 write!(f, "the log holds records of vnode {vnode}, which lives in no store")
             }
+            OpenError::MovedVnode(vnode) => write!(
+                f,
+                "vnode {vnode} would not be found where its data is: the nodes, `replication` or `stores` of the \
+                 configuration have changed since the data was written; put the old values back"
+            ),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt::Write;
 
 use ferrite_lsm::Recovery;
-use ferrite_wire::ErrorCode;
+use ferrite_wire::{CoreId, ErrorCode};
 
 use super::Shard;
 use crate::env::Env;
@@ -26,11 +26,36 @@ pub(super) struct Counters {
     pub(super) jobs_failed: Cell<u64>,
     errors: RefCell<Vec<(ErrorCode, u64)>>,
     replayed: u64,
+    damaged: u64,
+    cut_tail: bool,
+}
+
+/// Says what recovery found that an operator must know of.
+pub(super) fn log_recovery(core: CoreId, recovery: &Recovery) {
+    let core = core.0;
+    for lost in &recovery.damage {
+        let (first, last) = lost.lost.map_or((0, 0), |(first, last)| (first.0, last.0));
+        tracing::error!(core, damage = %lost.damage, first, last, "the log is damaged: records that were synced are lost on this replica");
+    }
+    if let Some(cut) = recovery.cut_tail {
+        tracing::warn!(
+            core,
+            segment = cut.segment,
+            slot = cut.slot,
+            offset = cut.offset,
+            "the log ended in an incomplete group, which was cut off"
+        );
+    }
 }
 
 impl Counters {
     pub(super) fn new(recovery: &Recovery) -> Counters {
-        Counters { replayed: recovery.replayed, ..Counters::default() }
+        Counters {
+            replayed: recovery.replayed,
+            damaged: recovery.damage.len() as u64,
+            cut_tail: recovery.cut_tail.is_some(),
+            ..Counters::default()
+        }
     }
 
     pub(super) fn count_error(&self, code: ErrorCode) {
@@ -67,6 +92,8 @@ impl<E: Env> Shard<E> {
             line(name, &counter.get());
         }
         line("log_records_replayed", &self.counters.replayed);
+        line("log_damage_found", &self.counters.damaged);
+        line("log_tail_was_cut", &self.counters.cut_tail);
         for (code, count) in self.counters.errors.borrow().iter() {
             line(&format!("errors.{code:?}"), count);
         }

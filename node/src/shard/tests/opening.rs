@@ -1,0 +1,69 @@
+//! What a shard finds when it opens.
+
+use ferrite_lsm::mem_disk::MemDisk;
+use ferrite_wire::{Level, Reply, VnodeId};
+
+use super::*;
+
+/// With two cores, other `stores` deal the vnodes to other cores: data that core 0 holds would be looked for on core 1, and
+/// acknowledged records would be gone from sight without a word.
+#[test]
+fn data_laid_out_for_another_number_of_stores_is_refused() {
+    let bench = Bench::new(MemDisk::new());
+    let shard = open(&bench, settings(1, 2, 4)).expect("an empty disk opens");
+    drop(shard);
+    let refused = open(&bench, settings(1, 2, 7)).expect_err("vnodes would be looked for elsewhere");
+    assert!(matches!(refused, OpenError::MovedVnode(_)), "{refused}");
+    open(&bench, settings(1, 2, 4)).expect("as it was");
+}
+
+/// Another member takes vnodes over in the configuration alone: nobody has moved their records.
+#[test]
+fn data_laid_out_for_other_members_is_refused() {
+    let bench = Bench::new(MemDisk::new());
+    drop(open(&bench, settings(3, 1, 2)).expect("an empty disk opens"));
+    assert!(matches!(open(&bench, settings(5, 1, 2)), Err(OpenError::MovedVnode(_))));
+    drop(open(&bench, settings(3, 1, 2)).expect("as it was"));
+}
+
+/// On one core more stores change nothing: vnodes stay in the stores they are in.
+#[test]
+fn stores_may_be_added_on_one_core() {
+    let bench = Bench::new(MemDisk::new());
+    let first = open(&bench, settings(1, 1, 2)).expect("an empty disk opens");
+    let before: Vec<_> = (0..16).map(|vnode| first.engine.vnode_store(vnode)).collect();
+    drop(first);
+    let second = open(&bench, settings(1, 1, 4)).expect("more stores");
+    assert_eq!((0..16).map(|vnode| second.engine.vnode_store(vnode)).collect::<Vec<_>>(), before);
+    assert_eq!(second.settings.placement.core(VnodeId(3)), CoreId(0));
+}
+
+/// Damage that recovery found used to be dropped on the way to the operator.
+#[test]
+fn damage_in_the_log_shows_in_the_status() {
+    let (bench, shard) = alone();
+    let connection = client(&bench, &shard);
+    let mut segment = None;
+    for number in 0..8 {
+        receive(&shard, connection, &request_frame(number, &put(b"key", b"value", Level::One)));
+        shard.on_batch_end();
+        bench.run();
+        segment = segment.or_else(|| {
+            let files = bench.0.disk.list(ferrite_lsm::Directory::Core(0));
+            files
+                .into_iter()
+                .map(|(name, _)| name)
+                .find(|name| matches!(name, ferrite_lsm::FileName::Segment { .. }))
+        });
+    }
+    // The third group; groups of one block each follow the segment's header.
+    assert!(bench.0.disk.corrupt(segment.expect("a log has a segment"), 3 * 4096 + 100, 0xff));
+    drop(shard);
+    let shard = open(&bench, settings(1, 1, 2)).expect("damage is reported, not fatal");
+    let connection = client(&bench, &shard);
+    receive(&shard, connection, &request_frame(1, &Request::Status));
+    let (header, body) = bench.frames(connection).remove(0);
+    let Ok(Reply::Status(text)) = Reply::decode(header.kind, &body) else { panic!("a status") };
+    assert!(text.contains("log_damage_found 1\n"), "{text}");
+    assert!(text.contains("log_tail_was_cut false\n"), "{text}");
+}
