@@ -16,6 +16,7 @@ mod memtable;
 mod merge;
 mod pace;
 pub mod planted;
+mod prefetch;
 mod record;
 mod seq;
 mod table;

@@ -14,7 +14,7 @@ mod slots;
 #[cfg(test)]
 mod tests;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 
 use flight::{Flights, Role};
 use slots::Slots;
@@ -78,10 +78,22 @@ impl BlockCache {
     /// A block, if it is held.
     #[inline]
     pub fn get(&self, table: u64, handle: BlockHandle) -> Option<Block> {
-        let found = self.slots.borrow_mut().get(BlockKey { table, block: handle.0 });
+        let found = self.slots.borrow().get(BlockKey { table, block: handle.0 });
         let counter = if found.is_some() { &self.hits } else { &self.misses };
         counter.set(counter.get() + 1);
         found
+    }
+
+    /// Asks for the memory that a lookup of this block reads first.
+    #[inline]
+    pub(crate) fn prefetch(&self, table: u64, handle: BlockHandle) {
+        self.slots.borrow().prefetch(BlockKey { table, block: handle.0 });
+    }
+
+    /// A view of what is held, for several lookups in which nothing is inserted.
+    #[inline]
+    pub(crate) fn held(&self) -> Held<'_> {
+        Held { cache: self, slots: self.slots.borrow() }
     }
 
     /// A block, held or read. Whoever asks for a block that is being read waits for that read; if its reader goes away, one
@@ -110,7 +122,7 @@ impl BlockCache {
             match self.flights.join(key) {
                 Role::Leader(lead) => {
                     // It may have landed between the caller's lookup and now.
-                    let held = self.slots.borrow_mut().get(key);
+                    let held = self.slots.borrow().get(key);
                     let result = match held {
                         Some(block) => Ok(block),
                         None => table.read_block(handle, class).await,
@@ -153,5 +165,30 @@ impl BlockCache {
             bytes: slots.bytes(),
             blocks: slots.len(),
         }
+    }
+}
+
+/// See [`BlockCache::held`].
+pub(crate) struct Held<'a> {
+    cache: &'a BlockCache,
+    slots: Ref<'a, Slots>,
+}
+
+impl Held<'_> {
+    /// The place of a block, if it is held. Counts as a hit of the block.
+    #[inline]
+    pub(crate) fn find(&self, table: u64, handle: BlockHandle) -> Option<usize> {
+        self.slots.hit(BlockKey { table, block: handle.0 })
+    }
+
+    /// The block at a place that [`Held::find`] gave.
+    #[inline]
+    pub(crate) fn block(&self, place: usize) -> &Block {
+        self.slots.at(place)
+    }
+
+    /// Counts lookups as answered.
+    pub(crate) fn count_hits(&self, hits: u64) {
+        self.cache.hits.set(self.cache.hits.get() + hits);
     }
 }

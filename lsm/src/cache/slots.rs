@@ -4,9 +4,11 @@
 //! and by a stamp: what was removed and came back is queued twice, and only its last turn counts. Turns of removed blocks
 //! are skipped when they come up, and swept when they become many.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 
 use super::BlockKey;
+use crate::prefetch::prefetch;
 use crate::table::Block;
 
 /// Part of the budget that is the small queue's, as a divisor.
@@ -29,34 +31,36 @@ struct Place {
     table: u64,
     number: u32,
     /// Stamp:24, in the small queue:1, hits:2.
-    state: u32,
+    state: Cell<u32>,
     block: Option<Block>,
 }
 
 const _: () = assert!(size_of::<Place>() == 32);
 
 impl Place {
-    const EMPTY: Place = Place { table: 0, number: 0, state: 0, block: None };
+    fn empty() -> Place {
+        Place { table: 0, number: 0, state: Cell::new(0), block: None }
+    }
 
     fn key(&self) -> BlockKey {
         BlockKey { table: self.table, block: self.number }
     }
 
     fn hits(&self) -> u8 {
-        (self.state & 3) as u8
+        (self.state.get() & 3) as u8
     }
 
     #[inline]
-    fn set_hits(&mut self, hits: u8) {
-        self.state = self.state & !3 | u32::from(hits.min(HITS_MAX));
+    fn set_hits(&self, hits: u8) {
+        self.state.set(self.state.get() & !3 | u32::from(hits.min(HITS_MAX)));
     }
 
     fn in_small(&self) -> bool {
-        self.state & 4 != 0
+        self.state.get() & 4 != 0
     }
 
     fn stamp(&self) -> u32 {
-        self.state >> 8
+        self.state.get() >> 8
     }
 }
 
@@ -118,13 +122,31 @@ impl Slots {
     }
 
     #[inline]
-    pub(super) fn get(&mut self, key: BlockKey) -> Option<Block> {
+    pub(super) fn get(&self, key: BlockKey) -> Option<Block> {
+        self.hit(key).map(|at| self.at(at).clone())
+    }
+
+    /// The place of a block; counts the hit.
+    #[inline]
+    pub(super) fn hit(&self, key: BlockKey) -> Option<usize> {
         let at = self.find(key)?;
-        let place = &mut self.places[at];
+        let place = &self.places[at];
         if place.hits() < HITS_MAX {
             place.set_hits(place.hits() + 1);
         }
-        place.block.clone()
+        Some(at)
+    }
+
+    /// The block at a place that holds one.
+    #[inline]
+    pub(super) fn at(&self, place: usize) -> &Block {
+        self.places[place].block.as_ref().expect("a place that was found")
+    }
+
+    /// Asks for what a lookup reads first.
+    #[inline]
+    pub(super) fn prefetch(&self, key: BlockKey) {
+        prefetch(&self.places[key.hash() as usize & (self.places.len() - 1)]);
     }
 
     pub(super) fn insert(&mut self, key: BlockKey, block: Block) {
@@ -150,7 +172,8 @@ impl Slots {
         self.bytes += bytes;
         self.len += 1;
         let state = self.stamp << 8 | u32::from(small) << 2;
-        let place = Place { table: key.table, number: key.block, state, block: Some(block) };
+        let place =
+            Place { table: key.table, number: key.block, state: Cell::new(state), block: Some(block) };
         put(&mut self.places, place);
     }
 
@@ -209,12 +232,12 @@ impl Slots {
             self.dead -= 1;
             return;
         };
-        let place = &mut self.places[at];
+        let place = &self.places[at];
         let (small, hits) = (place.in_small(), place.hits());
         if hits > 0 {
             place.set_hits(if small { 0 } else { hits - 1 });
             if small {
-                place.state &= !4;
+                place.state.set(place.state.get() & !4);
                 self.small_bytes -= place.block.as_ref().map_or(0, cost);
             }
             self.main.push_back(turn);
@@ -229,7 +252,7 @@ impl Slots {
 
     /// Empties a place, and moves those after it that probing would no longer reach.
     fn take(&mut self, mut hole: usize) {
-        let place = std::mem::replace(&mut self.places[hole], Place::EMPTY);
+        let place = std::mem::replace(&mut self.places[hole], Place::empty());
         let bytes = place.block.as_ref().map_or(0, cost);
         self.bytes -= bytes;
         self.small_bytes -= if place.in_small() { bytes } else { 0 };
@@ -263,7 +286,7 @@ fn cost(block: &Block) -> usize {
 }
 
 fn empty(places: usize) -> Vec<Place> {
-    std::iter::repeat_with(|| Place::EMPTY).take(places).collect()
+    std::iter::repeat_with(Place::empty).take(places).collect()
 }
 
 fn put(places: &mut [Place], place: Place) {

@@ -14,6 +14,7 @@
 //! 3. A log segment is recycled only after the manifest says durably that every store has its records in tables.
 //! 4. A table is unlinked only after the manifest has dropped it durably and no read uses it.
 
+mod batch;
 mod compact;
 mod flush;
 mod job;
@@ -143,6 +144,14 @@ impl<D: Disk, P: Pace> Engine<D, P> {
     #[inline]
     pub fn get<R>(&self, key: Key<'_>, found: impl FnOnce(Option<Record<'_>>) -> R) -> Result<R, Miss> {
         self.0.get(key, found)
+    }
+
+    /// As one [`Engine::get`] of each key after the other, in their order, at less cost: `found` is called once for each, with
+    /// the key's place among `keys`.
+    ///
+    /// `found` may stage, and may not wait for anything: the engine is borrowed while it runs.
+    pub fn get_batch(&self, keys: &[Key<'_>], found: impl FnMut(usize, Result<Option<Record<'_>>, Miss>)) {
+        self.0.get_batch(keys, found);
     }
 
     /// Looks a key up, and waits for the disk where it must.

@@ -33,13 +33,13 @@ impl Best<'_> {
 }
 
 #[inline]
-fn dominates(record: &Record<'_>) -> bool {
+pub(super) fn dominates(record: &Record<'_>) -> bool {
     record.flags.0 & RecordFlags::DOMINATES != 0
 }
 
 /// The record as the engine's callers see it.
 #[inline]
-fn outside(record: Record<'_>) -> Record<'_> {
+pub(super) fn outside(record: Record<'_>) -> Record<'_> {
     Record { flags: RecordFlags(record.flags.0 & RecordFlags::OUTSIDE), ..record }
 }
 

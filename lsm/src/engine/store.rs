@@ -181,6 +181,12 @@ impl<D: Disk> Store<D> {
         }
     }
 
+    /// The memtables, newest first.
+    #[inline]
+    pub(super) fn memtables(&self) -> impl Iterator<Item = &Memtable> {
+        std::iter::once(&self.active).chain(self.frozen.iter().map(|frozen| &*frozen.memtable))
+    }
+
     /// From where on this store needs the log.
     fn needs(&self) -> Option<u64> {
         self.frozen.last().map(|frozen| frozen.first).or(self.active_first)

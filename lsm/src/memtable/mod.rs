@@ -8,11 +8,13 @@
 //! It does not know the log: which sequence it pins is its owner's business.
 
 mod arena;
+mod sketch;
 mod tree;
 
 use std::rc::Rc;
 
 use arena::{Arena, EntryRef};
+use sketch::Sketch;
 use tree::{Spot, Tree};
 
 use crate::{Key, Record};
@@ -21,6 +23,7 @@ use crate::{Key, Record};
 pub struct Memtable {
     tree: Tree,
     arena: Arena,
+    sketch: Sketch,
     len: usize,
     newest_order: u64,
 }
@@ -34,7 +37,13 @@ impl Default for Memtable {
 impl Memtable {
     /// An empty memtable.
     pub fn new() -> Memtable {
-        Memtable { tree: Tree::new(), arena: Arena::default(), len: 0, newest_order: 0 }
+        Memtable {
+            tree: Tree::new(),
+            arena: Arena::default(),
+            sketch: Sketch::default(),
+            len: 0,
+            newest_order: 0,
+        }
     }
 
     /// Number of keys.
@@ -52,7 +61,7 @@ impl Memtable {
     /// Bytes it has reserved from the allocator, superseded records included.
     #[inline]
     pub fn bytes(&self) -> usize {
-        self.arena.bytes() + self.tree.bytes()
+        self.arena.bytes() + self.tree.bytes() + self.sketch.bytes()
     }
 
     /// Highest order ever inserted; 0 when empty.
@@ -81,6 +90,7 @@ impl Memtable {
                 let entry = self.arena.push(&key, &record);
                 self.tree.insert(&path, prefix, entry);
                 self.len += 1;
+                self.note(prefix);
             }
         }
         self.bytes() - before
@@ -89,11 +99,45 @@ impl Memtable {
     /// The record of a key.
     #[inline]
     pub fn get(&self, key: &Key<'_>) -> Option<Record<'_>> {
-        if self.len == 0 {
+        let prefix = key.prefix.to_u128();
+        if !self.sketch.may_contain(prefix) {
             return None;
         }
-        let path = self.tree.seek(key.prefix.to_u128(), |entry| self.arena.compare(entry, key));
+        let path = self.tree.seek(prefix, |entry| self.arena.compare(entry, key));
         self.tree.found(&path).map(|entry| self.arena.entry(entry).record)
+    }
+
+    /// False only if it holds no key with this prefix. Reads one word.
+    #[inline]
+    pub(crate) fn may_contain(&self, prefix: u128) -> bool {
+        self.sketch.may_contain(prefix)
+    }
+
+    /// Asks for what [`Memtable::may_contain`] reads.
+    #[inline]
+    pub(crate) fn prefetch(&self, prefix: u128) {
+        self.sketch.prefetch(prefix);
+    }
+
+    /// Puts the prefix of a new key into the sketch.
+    #[inline]
+    fn note(&mut self, prefix: u128) {
+        if self.sketch.has_room(self.len) {
+            self.sketch.insert(prefix);
+        } else {
+            self.sketch_anew();
+        }
+    }
+
+    #[cold]
+    fn sketch_anew(&mut self) {
+        let mut sketch = self.sketch.doubled();
+        let mut spot = self.tree.first();
+        while let Some((prefix, _)) = self.tree.at(&mut spot) {
+            sketch.insert(prefix);
+            spot = spot.next();
+        }
+        self.sketch = sketch;
     }
 
     /// All keys and records, in order.

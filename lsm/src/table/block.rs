@@ -28,6 +28,7 @@ use std::rc::Rc;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::format::take;
+use crate::prefetch::prefetch_all;
 use crate::{Key, Prefix, Record, RecordFlags, varint};
 
 pub(super) const HEADER_BYTES: usize = 16;
@@ -66,6 +67,10 @@ pub struct Block {
 
 /// Bytes of the seed behind the payload.
 const SEED_BYTES: usize = 8;
+/// Most bytes of a block's head that are fetched ahead: header, run, actor and the slots of a usual block.
+const HEAD_BYTES: usize = 192;
+/// Most bytes of an entry that are fetched ahead: what follows, the processor fetches by itself.
+const ENTRY_BYTES: usize = 512;
 /// Where the slots of a block with one run and one actor start.
 const PLAIN_SLOTS: usize = HEADER_BYTES + RUN_BYTES + ACTOR_BYTES;
 
@@ -143,6 +148,26 @@ impl Block {
             };
         }
         self.get_anywhere(key)
+    }
+
+    /// Asks for what [`Block::get`] reads first.
+    #[inline]
+    pub(crate) fn prefetch_head(&self) {
+        prefetch_all(&self.bytes[..self.bytes.len().min(HEAD_BYTES)]);
+    }
+
+    /// Asks for what [`Block::get`] reads last, in a block of one run and one actor.
+    #[inline]
+    pub(crate) fn prefetch_entry(&self, key: &Key<'_>) {
+        let header = self.header();
+        if header.runs == 1 && header.actors == 1 {
+            let plain = Header { runs: 1, actors: 1, ..header };
+            let run = self.run(&plain, 0);
+            if let Some((at, _)) = self.ties(&run, PLAIN_SLOTS, key.prefix.token) {
+                let (start, end) = plain.bounds_in(&self.bytes[..self.payload_bytes()], PLAIN_SLOTS, at);
+                prefetch_all(&self.bytes[start..end.min(start + ENTRY_BYTES)]);
+            }
+        }
     }
 
     /// As [`Block::get`], in a block with several runs or actors.

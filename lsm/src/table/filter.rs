@@ -10,13 +10,14 @@
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::Key;
+use crate::prefetch::prefetch;
 
 /// Bytes of a line.
 pub(super) const LINE_BYTES: usize = 64;
 const LINE_BITS: u64 = 512;
 
 /// The hash of a key that filters are asked with; computed once for all tables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeyHash(u64);
 
 impl KeyHash {
@@ -79,6 +80,14 @@ impl Filter {
             .zip(Line::bits(hash))
             .fold(0, |missing, (word, bit)| missing | (bit & !word));
         missing == 0
+    }
+
+    /// Asks for what [`Filter::may_contain`] reads.
+    #[inline]
+    pub(super) fn prefetch(&self, hash: KeyHash) {
+        if let Some(at) = place(hash, self.lines.len()) {
+            prefetch(&self.lines[at]);
+        }
     }
 
     /// Bytes in memory, which are those on disk.

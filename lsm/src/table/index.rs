@@ -18,6 +18,7 @@
 use std::cmp::Ordering;
 
 use super::format::take;
+use crate::prefetch::prefetch;
 use crate::{Key, Prefix};
 
 /// A block of a table, by number from 0.
@@ -106,6 +107,24 @@ impl Index {
             return Some(BlockHandle(at as u32));
         }
         Some(BlockHandle(self.before_separators(at, prefix, key)))
+    }
+
+    /// Asks for what [`Index::locate`] reads first.
+    #[inline]
+    pub(super) fn prefetch_directory(&self, prefix: Prefix) {
+        prefetch(&self.directory.starts[self.directory.slice_of(prefix.to_u128())]);
+    }
+
+    /// Asks for what [`Index::locate`] reads next.
+    #[inline]
+    pub(super) fn prefetch_firsts(&self, prefix: Prefix) {
+        let (from, _) = self.directory.slice(prefix.to_u128());
+        // The block before the slice is compared too.
+        for at in [from.saturating_sub(1), from + 1] {
+            if let Some(first) = self.firsts.get(at) {
+                prefetch(first);
+            }
+        }
     }
 
     /// Goes back from block `at`, whose first prefix is the key's, over blocks whose separator is after the key.
@@ -252,11 +271,16 @@ impl Directory {
         if self.by_token { prefix as u64 } else { (prefix >> 96) as u64 }
     }
 
+    #[inline]
+    fn slice_of(&self, prefix: u128) -> usize {
+        let wanted = self.sliced(prefix).saturating_sub(self.base) >> self.shift;
+        (wanted as usize).min(self.starts.len() - 2)
+    }
+
     /// The blocks that start in the slice of a prefix, or in the nearest slice.
     #[inline]
     fn slice(&self, prefix: u128) -> (usize, usize) {
-        let wanted = self.sliced(prefix).saturating_sub(self.base) >> self.shift;
-        let slice = (wanted as usize).min(self.starts.len() - 2);
+        let slice = self.slice_of(prefix);
         (self.starts[slice] as usize, self.starts[slice + 1] as usize)
     }
 }

@@ -98,6 +98,24 @@ impl<D: Disk> Table<D> {
         self.filter.may_contain(hash)
     }
 
+    /// Asks for what [`Table::may_contain`] reads.
+    #[inline]
+    pub(crate) fn prefetch_filter(&self, hash: KeyHash) {
+        self.filter.prefetch(hash);
+    }
+
+    /// Asks for what [`Table::locate`] reads first.
+    #[inline]
+    pub(crate) fn prefetch_directory(&self, key: &Key<'_>) {
+        self.index.prefetch_directory(key.prefix);
+    }
+
+    /// Asks for what [`Table::locate`] reads next.
+    #[inline]
+    pub(crate) fn prefetch_index(&self, key: &Key<'_>) {
+        self.index.prefetch_firsts(key.prefix);
+    }
+
     /// Whether the key's prefix lies between those of the first and the last key.
     #[inline]
     pub fn covers(&self, key: &Key<'_>) -> bool {

@@ -140,6 +140,38 @@ pub(crate) fn check(engine: &TestEngine, model: &Model, keys: u64) {
         let expected = model.get(&n).map(|write| (write.order, write.actor, write.tombstone, write.value()));
         assert_eq!(lookup(engine, n), expected, "key {n}");
     }
+    check_batches(engine, keys);
+}
+
+/// Batches of all lengths say what gets of their keys say, also of keys that live nowhere and of what is not in memory.
+fn check_batches(engine: &TestEngine, keys: u64) {
+    let mut start = 0;
+    for len in (0..40).cycle() {
+        if start >= 2 * keys {
+            return;
+        }
+        let mut bufs: Vec<KeyBuf> = (start..start + len).map(|n| key(n * 7 % (keys + 20))).collect();
+        if let Some(first) = bufs.first_mut().filter(|_| len % 5 == 0) {
+            first.prefix.vnode = VNODES + 3;
+        }
+        start += len;
+        let keys: Vec<Key<'_>> = bufs.iter().map(KeyBuf::as_key).collect();
+        let own = |record: Record<'_>| (record.order, record.actor, record.flags, record.value.to_vec());
+        let alone: Vec<_> = keys.iter().map(|key| engine.get(*key, |record| record.map(own))).collect();
+        let before = engine.stats();
+        let mut together = Vec::new();
+        engine.get_batch(&keys, |at, record| {
+            assert_eq!(at, together.len(), "in the order of the keys");
+            together.push(record.map(|record| record.map(own)));
+        });
+        assert_eq!(together, alone);
+        let after = engine.stats();
+        let answered =
+            |stats: &ferrite_lsm::Stats| stats.gets_memtable + stats.gets_cached + stats.gets_absent;
+        let known =
+            alone.iter().zip(&keys).filter(|(answer, key)| answer.is_ok() && key.prefix.vnode < VNODES);
+        assert_eq!(answered(&after) - answered(&before), known.count() as u64);
+    }
 }
 
 /// Stages a write.
