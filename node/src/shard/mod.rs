@@ -8,6 +8,7 @@
 //! What is in memory is answered within the call that brought the question; only disk reads, log groups and background jobs
 //! are tasks, and every one of them ends by itself.
 
+mod gets;
 mod greeting;
 mod link;
 mod log_pump;
@@ -328,6 +329,13 @@ impl<E: Env> Handler for Shard<E> {
         loop {
             // Asked anew for each frame: the first changes it, and any may close the connection.
             let Some(kind) = self.sessions.borrow().kind(connection) else { return Received::Close };
+            if kind == SessionKind::Client {
+                let several = shard.get_several(connection, &bytes[used..]);
+                if several > 0 {
+                    used += several;
+                    continue;
+                }
+            }
             let body_bytes_max =
                 if kind == SessionKind::New { GREETING_BODY_BYTES_MAX } else { limits::BODY_BYTES_MAX };
             match parse_frame(&bytes[used..], body_bytes_max) {

@@ -4,14 +4,14 @@ use std::rc::Rc;
 
 use ferrite_wire::{
     DecodeError, Epoch, ErrorCode, FrameView, Key, Level, Order, Reply, Request, RequestId, Token, Version,
-    VersionFlags, finish_frame, start_frame,
+    VersionFlags,
 };
 
 use super::log_pump::Ack;
 use super::record::{engine_key, record_of, version_of};
 use super::requester::Requester;
 use super::{Route, Shard};
-use crate::env::{Connection, Env, Hop, Sent};
+use crate::env::{Connection, Env, Hop};
 
 impl<E: Env> Shard<E> {
     /// A client's frame. `raw` is the whole of it, for a hop. False = the connection closes.
@@ -77,62 +77,6 @@ impl<E: Env> Shard<E> {
         session.in_flight += 1;
         let stale = epoch != Epoch(0) && epoch < self.ring.borrow().epoch();
         Some(Requester::Connection { connection, request, stale })
-    }
-
-    /// The short way of a get: this core owns the key, one replica suffices, and the record is in memory.
-    /// It is encoded from where it lies straight into the connection's out-buffer. False = take the long way.
-    #[inline]
-    fn get_here(
-        &self,
-        connection: Connection,
-        id: RequestId,
-        epoch: Epoch,
-        level: Level,
-        key: &Key<'_>,
-    ) -> bool {
-        let Ok(route) = self.route(key) else { return false };
-        if route.hop.is_some() || route.position.is_none() || level.needed(route.replicas) != 1 {
-            return false;
-        }
-        let stale = epoch != Epoch(0) && epoch < self.ring.borrow().epoch();
-        let mut answered = false;
-        let sent = self.env.send(connection, |out| {
-            let start = start_frame(out);
-            let result = self.engine.get(engine_key(key, route.vnode, route.token), |record| {
-                let version = record.as_ref().map(version_of);
-                let reply = match (&record, &version) {
-                    (Some(record), Some(version)) => self.client_reply(version, record.value, 1),
-                    _ => Reply::Absent { answered: 1 },
-                };
-                reply.encode(out);
-                let time = version.map_or(Order(0), |version| version.order);
-                let flags =
-                    ferrite_wire::FrameFlags(u8::from(stale) * ferrite_wire::FrameFlags::STALE_TOPOLOGY);
-                let header = ferrite_wire::FrameHeader {
-                    kind: reply.kind(),
-                    flags,
-                    deadline_us: 0,
-                    request: id,
-                    time,
-                };
-                finish_frame(out, start, &header);
-            });
-            answered = result.is_ok();
-            if !answered {
-                out.truncate(start);
-            }
-        });
-        if answered {
-            self.counters.gets.set(self.counters.gets.get() + 1);
-        }
-        match sent {
-            Sent::Queued => answered,
-            Sent::Gone => true,
-            Sent::Full => {
-                self.drop_connection(connection);
-                true
-            }
-        }
     }
 
     /// Carries out a request that belongs to this core.

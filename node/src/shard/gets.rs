@@ -1,0 +1,166 @@
+//! Gets that this core answers from memory, alone or several of one receive together.
+//!
+//! A record is encoded from where it lies straight into the connection's out-buffer. Whole get frames that follow each other in a
+//! receive are looked up as a batch, so that the memory each of them needs is fetched while the others are worked on.
+//! What is not in memory, not this core's, or needs more than one replica takes the long way ([`super::requests`]).
+
+use std::rc::Rc;
+
+use ferrite_wire::{
+    Epoch, FRAME_HEADER_BYTES, FrameFlags, FrameHeader, FrameKind, Key, Level, Order, Parsed, Reply, Request,
+    RequestId, finish_frame, limits, parse_frame, start_frame,
+};
+
+use super::record::{engine_key, version_of};
+use super::{Route, Shard};
+use crate::env::{Connection, Env, Sent};
+
+/// Most gets looked up together.
+const BATCH_MAX: usize = 16;
+/// Bytes of answers after which the rest of a batch goes alone: each alone is held against the bound of the out-buffer.
+const BATCH_BYTES_MAX: usize = 64 * 1024;
+
+/// A get of a batch.
+#[derive(Clone, Copy)]
+struct Asked {
+    id: RequestId,
+    stale: bool,
+    /// Where its frame starts.
+    at: usize,
+}
+
+impl<E: Env> Shard<E> {
+    /// The short way of a get: this core owns the key, one replica suffices, and the record is in memory. False = take the long way.
+    #[inline]
+    pub(super) fn get_here(
+        &self,
+        connection: Connection,
+        id: RequestId,
+        epoch: Epoch,
+        level: Level,
+        key: &Key<'_>,
+    ) -> bool {
+        let Some(key) = self.key_here(level, key) else { return false };
+        let stale = self.is_stale(epoch);
+        let mut answered = false;
+        let sent = self.env.send(connection, |out| {
+            let result = self.engine.get(key, |record| self.encode_found(record.as_ref(), id, stale, out));
+            answered = result.is_ok();
+        });
+        self.counters.gets.set(self.counters.gets.get() + u64::from(answered));
+        match sent {
+            Sent::Queued => answered,
+            Sent::Gone => true,
+            Sent::Full => {
+                self.drop_connection(connection);
+                true
+            }
+        }
+    }
+
+    /// Answers the gets at the front of `bytes` together if there are several; says how many bytes they take.
+    #[inline]
+    pub(super) fn get_several(self: &Rc<Self>, connection: Connection, bytes: &[u8]) -> usize {
+        let several = whole_get(bytes).and_then(|first| whole_get(&bytes[first..])).is_some();
+        if several { self.get_batch(connection, bytes) } else { 0 }
+    }
+
+    fn get_batch(self: &Rc<Self>, connection: Connection, bytes: &[u8]) -> usize {
+        let nothing = Key::plain(b"");
+        let mut keys = [engine_key(&nothing, ferrite_wire::VnodeId(0), ferrite_wire::Token(0)); BATCH_MAX];
+        let mut asked = [Asked { id: RequestId(0), stale: false, at: 0 }; BATCH_MAX];
+        let (mut len, mut used) = (0, 0);
+        while len < BATCH_MAX && whole_get(&bytes[used..]).is_some() {
+            // Whatever is wrong with a frame is found again, and answered, on its own.
+            let Ok(Parsed::Frame { frame, bytes: frame_bytes }) =
+                parse_frame(&bytes[used..], limits::BODY_BYTES_MAX)
+            else {
+                break;
+            };
+            let Ok(Request::Get { epoch, level, key, .. }) = Request::decode(FrameKind::Get, frame.body)
+            else {
+                break;
+            };
+            let Some(key) = self.key_here(level, &key) else { break };
+            keys[len] = key;
+            asked[len] = Asked { id: frame.header.request, stale: self.is_stale(epoch), at: used };
+            len += 1;
+            used += frame_bytes;
+        }
+        let (keys, asked) = (&keys[..len], &asked[..len]);
+        // One bit for each get that was not answered.
+        let mut left = 0u32;
+        let sent = self.env.send(connection, |out| {
+            let start = out.len();
+            self.engine.get_batch(keys, |at, found| match found {
+                Ok(record) if out.len() - start < BATCH_BYTES_MAX => {
+                    self.encode_found(record.as_ref(), asked[at].id, asked[at].stale, out);
+                }
+                _ => left |= 1 << at,
+            });
+        });
+        match sent {
+            Sent::Queued => {}
+            Sent::Gone => return used,
+            Sent::Full => {
+                self.drop_connection(connection);
+                return used;
+            }
+        }
+        let answered = len as u64 - u64::from(left.count_ones());
+        self.counters.gets.set(self.counters.gets.get() + answered);
+        while left != 0 {
+            let from = asked[left.trailing_zeros() as usize].at;
+            left &= left - 1;
+            let Ok(Parsed::Frame { frame, bytes: frame_bytes }) =
+                parse_frame(&bytes[from..], limits::BODY_BYTES_MAX)
+            else {
+                unreachable!("this frame was whole");
+            };
+            self.on_client_frame(connection, &frame, &bytes[from..from + frame_bytes]);
+        }
+        used
+    }
+
+    /// The engine's key, if this core may answer a get of it alone.
+    #[inline]
+    fn key_here<'k>(&self, level: Level, key: &Key<'k>) -> Option<ferrite_lsm::Key<'k>> {
+        let route: Route = self.route(key).ok()?;
+        let here = route.hop.is_none() && route.position.is_some() && level.needed(route.replicas) == 1;
+        here.then(|| engine_key(key, route.vnode, route.token))
+    }
+
+    #[inline]
+    fn is_stale(&self, epoch: Epoch) -> bool {
+        epoch != Epoch(0) && epoch < self.ring.borrow().epoch()
+    }
+
+    #[inline]
+    fn encode_found(
+        &self,
+        record: Option<&ferrite_lsm::Record<'_>>,
+        request: RequestId,
+        stale: bool,
+        out: &mut Vec<u8>,
+    ) {
+        let start = start_frame(out);
+        let version = record.map(version_of);
+        let reply = match (record, &version) {
+            (Some(record), Some(version)) => self.client_reply(version, record.value, 1),
+            _ => Reply::Absent { answered: 1 },
+        };
+        reply.encode(out);
+        let time = version.map_or(Order(0), |version| version.order);
+        let flags = FrameFlags(u8::from(stale) * FrameFlags::STALE_TOPOLOGY);
+        finish_frame(out, start, &FrameHeader { kind: reply.kind(), flags, deadline_us: 0, request, time });
+    }
+}
+
+/// The length of the frame at the front of `bytes`, if it is a get and looks whole.
+#[inline]
+fn whole_get(bytes: &[u8]) -> Option<usize> {
+    let head = bytes.first_chunk::<FRAME_HEADER_BYTES>()?;
+    let body_bytes = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
+    let len = FRAME_HEADER_BYTES.checked_add(body_bytes)?;
+    (head[8] == FrameKind::Get as u8 && len <= bytes.len()).then_some(len)
+}
