@@ -5,6 +5,7 @@
 
 mod cache;
 mod compaction;
+pub mod cover;
 mod damage;
 mod disk;
 mod engine;

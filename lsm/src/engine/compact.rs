@@ -3,7 +3,7 @@
 use super::Core;
 use super::output::Output;
 use crate::compaction::{Chain, Floor, Plan};
-use crate::{Class, Disk, DiskError, Key, KeyHash, LastWriteWins, Merge, Pace, ReadError, TableName};
+use crate::{Class, Disk, DiskError, Key, KeyHash, LastWriteWins, Merge, Pace, ReadError, TableName, cover};
 
 /// Times that a merge asks for a buffer, yielding in between, before it fails.
 const BUFFER_TRIES_MAX: usize = 1000;
@@ -61,6 +61,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
         output.commit(level, &inputs, std::iter::empty(), |_| {}).await?;
         self.counters.compaction_bytes.add(bytes);
         self.counters.compactions.add(1);
+        cover::mark("tables compacted");
         Ok(())
     }
 
@@ -69,6 +70,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
         let edits = self.move_edits(&table, level);
         self.put_tables(plan.store, &[], &[], edits, |_| {}).await?;
         self.counters.moves.add(1);
+        cover::mark("table moved down");
         Ok(())
     }
 

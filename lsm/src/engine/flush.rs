@@ -4,7 +4,7 @@ use super::Core;
 use super::output::Output;
 
 use crate::manifest::Edit;
-use crate::{Class, Disk, DiskError, DiskErrorKind, MemCursor, Pace, Seq};
+use crate::{Class, Disk, DiskError, DiskErrorKind, MemCursor, Pace, Seq, cover};
 
 impl<D: Disk, P: Pace> Core<D, P> {
     /// Flushes the frozen memtable that pins most of the log. Nothing has changed after an error.
@@ -50,6 +50,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
         self.log.retire_below(Seq(floor));
         self.counters.flush_bytes.add(bytes);
         self.counters.flushes.add(1);
+        cover::mark("memtable flushed");
         Ok(())
     }
 }

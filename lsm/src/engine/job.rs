@@ -7,7 +7,7 @@ use super::obsolete;
 use crate::compaction::{self, Floor, Plan, StoreShape};
 use crate::log::CommitError as LogCommitError;
 use crate::manifest::Catalog;
-use crate::{Disk, DiskError, DiskErrorKind, Pace};
+use crate::{Disk, DiskError, DiskErrorKind, Pace, cover};
 
 /// A piece of background work, to be given to [`Engine::run`](super::Engine::run).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +102,10 @@ impl<D: Disk, P: Pace> Core<D, P> {
         if kind != Kind::Sweep {
             match done {
                 Ok(()) => self.disk_full.set(false),
-                Err(error) if error.kind == DiskErrorKind::NoSpace => self.disk_full.set(true),
+                Err(error) if error.kind == DiskErrorKind::NoSpace => {
+                    cover::mark("background work found the disk full");
+                    self.disk_full.set(true);
+                }
                 Err(_) => {}
             }
         }

@@ -31,7 +31,7 @@ use crate::log::{Log, LogOptions, LogRecovery};
 use crate::manifest::{self, Catalog, Edit, LoadError, Manifest};
 use crate::{
     BlockCache, Class, Directory, Disk, DiskError, DiskErrorKind, FileName, Key, NameOp, Pace, ReadError,
-    Record, Seq, Table, TableName,
+    Record, Seq, Table, TableName, cover,
 };
 
 type Tables<D> = BTreeMap<u64, Rc<Table<D>>>;
@@ -78,6 +78,18 @@ pub(super) async fn open<D: Disk, P: Pace>(
     let orphans = orphans(&disk, &options, &catalog).await?;
     let taken = orphans.iter().filter_map(|table| counter_of(core, table.number)).max();
     let next_number = catalog.next_number.max(taken.map_or(1, |taken| taken + 1)).max(1);
+    if log_recovery.records > 0 {
+        cover::mark("log replayed");
+    }
+    if log_recovery.cut_tail.is_some() {
+        cover::mark("log tail cut");
+    }
+    if found.cut_tail {
+        cover::mark("manifest tail cut");
+    }
+    if !orphans.is_empty() {
+        cover::mark("orphaned table removed");
+    }
     let recovery = Recovery {
         fresh,
         clean: was_closed

@@ -10,7 +10,7 @@ use super::Core;
 use super::outcome::{Found, Miss};
 use super::store::Store;
 use crate::table::{Block, KeyHash};
-use crate::{Class, Disk, Key, Pace, ReadError, Record, RecordFlags};
+use crate::{Class, Disk, Key, Pace, ReadError, Record, RecordFlags, cover};
 
 /// The best record so far, and where it is.
 enum Best<'a> {
@@ -163,6 +163,7 @@ pub(super) fn read<D: Disk, P: Pace>(
             };
             if best.as_ref().is_none_or(|best| (record.order, record.actor) > (best.order, best.actor)) {
                 best = Some(Found::copy(outside(record)));
+                cover::mark("record read from a table");
             }
             if dominates(&record) {
                 break;

@@ -4,7 +4,7 @@ use super::Core;
 use super::outcome::{CommitError, Refusal};
 use crate::log::{CommitError as LogCommitError, StageError};
 use crate::manifest::Edit;
-use crate::{Disk, DiskError, DiskErrorKind, Key, Pace, Record, Seq};
+use crate::{Disk, DiskError, DiskErrorKind, Key, Pace, Record, Seq, cover};
 
 impl<D: Disk, P: Pace> Core<D, P> {
     #[inline]
@@ -41,6 +41,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
             }
             Err(LogCommitError::NoSpace(_)) => {
                 self.log.discard_staged();
+                cover::mark("commit found the disk full");
                 self.disk_full.set(true);
                 self.weigh();
                 return Err(CommitError::DiskFull);
@@ -95,7 +96,9 @@ impl<D: Disk, P: Pace> Core<D, P> {
 
     /// Takes no writes any more.
     pub(super) fn fence(&self) {
-        self.fenced.set(true);
+        if !self.fenced.replace(true) {
+            cover::mark("core fenced");
+        }
         self.refusal.set(Some(Refusal::Fenced));
     }
 

@@ -6,7 +6,9 @@ use super::format::{Identity, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::segments::{Recyclable, SegmentInfo};
 use super::{CommitError, CommitlogSync, FenceUnlessDone, Fenced, Log, State};
 use crate::planted::{self, Bug};
-use crate::{BLOCK_BYTES, Class, Directory, Disk, DiskError, DiskErrorKind, FileName, NameOp, Open, Sync};
+use crate::{
+    BLOCK_BYTES, Class, Directory, Disk, DiskError, DiskErrorKind, FileName, NameOp, Open, Sync, cover,
+};
 
 /// A segment whose header is synced and whose first group may be written.
 pub(super) struct Prepared<D: Disk> {
@@ -95,6 +97,9 @@ impl<D: Disk> Log<D> {
         let state = &mut *self.state.borrow_mut();
         let error = match made {
             Ok(prepared) => {
+                if plan.reuse {
+                    cover::mark("log segment recycled");
+                }
                 state.prepared = Some(prepared);
                 return Ok(());
             }

@@ -31,7 +31,7 @@ pub(crate) use turn::Turn;
 use crate::planted::{self, Bug};
 use crate::{
     BLOCK_BYTES, Class, Directory, Disk, DiskError, DiskErrorKind, FileName, NameOp, NameReply, Open,
-    ReadError, Sync,
+    ReadError, Sync, cover,
 };
 
 /// Bytes moved by one read or write.
@@ -222,6 +222,7 @@ impl<D: Disk> Manifest<D> {
                 self.append(tail, edits, catalog).await
             }
             Some(_) | None => {
+                cover::mark("manifest begun afresh");
                 self.rotate(catalog).await?;
                 // The change is made; a file that stays behind is tried again after the next rotation.
                 let _left_behind = self.remove_superseded().await;

@@ -216,6 +216,7 @@ impl<E: Env> Shard<E> {
                 if let Ok(Route { hop: Some(core), .. }) = self.route(key) {
                     let deadline_ns = now_ns + u64::from(frame.header.deadline_us) * 1_000;
                     let hop = Hop::Request { connection, from_peer: true, deadline_ns, frame: raw.to_vec() };
+                    ferrite_lsm::cover::mark("peer's request hopped");
                     self.counters.hops.set(self.counters.hops.get() + 1);
                     self.send_hop(core, hop);
                 } else {

@@ -57,6 +57,7 @@ impl<E: Env> Shard<E> {
             self.ask(connection, &Request::Ping);
         }
         for connection in cut {
+            ferrite_lsm::cover::mark("silent peer cut");
             self.drop_connection(connection);
         }
     }

@@ -5,6 +5,7 @@
 use std::rc::Rc;
 
 use ferrite_cluster::{Ask, ReadAnswer, ReadOutcome, ReadQuorum, ReadStep};
+use ferrite_lsm::cover;
 use ferrite_wire::{
     ErrorCode, Key, Level, PeerMessage, ReadWant, ReplicaAnswer, Reply, TableId, limits::REPLICAS_MAX,
 };
@@ -159,9 +160,11 @@ impl<E: Env> Shard<E> {
                 ReadOutcome::Failed(code) => self.answer_error(read.requester, code),
             }
             if !read.quorum.stale().is_empty() {
+                cover::mark("replicas differed");
                 self.counters.digest_mismatches.set(self.counters.digest_mismatches.get() + 1);
             }
         } else if let Some(ask) = step.ask {
+            cover::mark("read asked another replica");
             let (route, table, key, partition_len, connection, deadline_ns) = {
                 let mut operations = self.operations.borrow_mut();
                 let Some(Operation::Read(read)) = operations.get_mut(id) else { return };

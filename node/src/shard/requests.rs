@@ -57,6 +57,7 @@ impl<E: Env> Shard<E> {
             && let Ok(Route { hop: Some(core), .. }) = self.route(key)
         {
             let hop = Hop::Request { connection, from_peer: false, deadline_ns, frame: raw.to_vec() };
+            ferrite_lsm::cover::mark("client's request hopped");
             self.counters.hops.set(self.counters.hops.get() + 1);
             if self.env.hop(core, hop).is_err() {
                 self.answer_error(requester, ErrorCode::Overloaded);
