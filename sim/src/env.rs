@@ -52,7 +52,7 @@ impl Env for SimEnv {
     }
 
     fn sleep_ns(&self, nanoseconds: u64) -> impl Future<Output = ()> + 'static {
-        self.world.clone().sleep(nanoseconds)
+        self.world.clone().sleep(self.process, nanoseconds)
     }
 
     fn send(&self, connection: Connection, encode: impl FnOnce(&mut Vec<u8>)) -> Sent {

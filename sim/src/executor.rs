@@ -1,4 +1,4 @@
-//! Tasks on virtual time: run when woken, in the order of waking, on one thread.
+//! Tasks on virtual time: run when woken, on one thread, in the order of waking or any other that is asked for.
 //!
 //! A task belongs to a process. When the process dies its tasks are dropped where they stand, as a machine's would be.
 
@@ -60,15 +60,18 @@ impl Executor {
         self.woken.lock().expect("no holder panics").push(id);
     }
 
-    /// Takes out the next woken task.
-    pub(crate) fn take_woken(&mut self) -> Option<Running> {
+    /// How many wakings wait.
+    pub(crate) fn woken(&self) -> usize {
+        self.woken.lock().expect("no holder panics").len()
+    }
+
+    /// Takes out a woken task: the one whose waking is at place `turn` of those that wait, or a later one.
+    pub(crate) fn take_woken(&mut self, turn: usize) -> Option<Running> {
         loop {
             let id = {
                 let mut woken = self.woken.lock().expect("no holder panics");
-                if woken.is_empty() {
-                    return None;
-                }
-                woken.remove(0)
+                let turn = turn.min(woken.len().checked_sub(1)?);
+                woken.remove(turn)
             };
             // A task may have ended, or be woken twice.
             if let Some(task) = self.tasks.get_mut(&id).and_then(Option::take) {
@@ -85,6 +88,12 @@ impl Executor {
         } else if let Some(slot) = self.tasks.get_mut(&running.id) {
             *slot = Some(running.task);
         }
+    }
+
+    /// Takes out all tasks; the caller drops them when nothing is borrowed.
+    #[must_use]
+    pub(crate) fn take_all(&mut self) -> Vec<impl Sized + use<>> {
+        std::mem::take(&mut self.tasks).into_values().collect()
     }
 
     /// Takes out all tasks of a process; the caller drops them when nothing is borrowed.

@@ -1,16 +1,35 @@
 //! The deterministic world in which whole Ferrite clusters are simulated.
 //!
 //! The code under test is the shard that the server runs, unchanged: real frames, real log, real tables. Simulated are time,
-//! network, disks, clocks and processes. The same seed gives the same run, event by event.
+//! network, disks, clocks and processes. The same seed gives the same run, event by event, so a failure is replayed by its seed.
+//!
+//! | part | what it stands for |
+//! |---|---|
+//! | `world` | what happens next, and to whom: connections, disks, processes |
+//! | `network` | sockets: ordered bytes that are late, arrive in pieces, stall and break |
+//! | `executor` | tasks on virtual time, dropped where they stand when their process dies |
+//! | `env` | the world as a shard sees it |
+//! | `scenario` | one run: the plan drawn from the seed, clients, faults, phases |
+//! | `history` | what was written and acknowledged, and what every read must therefore see |
+//! | `bug` | bugs to plant, to see that they are caught |
+//!
+//! What it refuses: real time, threads, files and sockets. Nothing in here, and nothing that runs in here, may ask for them, or
+//! for a random number other than the world's.
+//!
+//! What it does not simulate yet: disks that lose what was synced, changes of membership, hints, anti-entropy.
 
+mod bug;
 mod env;
 mod executor;
 mod history;
 mod network;
 mod random;
+mod report;
 mod scenario;
 mod trace;
 mod world;
 
+pub use bug::Bug;
 pub use history::Violation;
-pub use scenario::{Bug, Report, run};
+pub use report::Report;
+pub use scenario::Run;

@@ -29,8 +29,10 @@ pub(crate) type SocketId = u64;
 pub(crate) struct Socket {
     /// Whose it is.
     pub(crate) owner: Owner,
-    /// The other end, once there is one.
+    /// The other end, while there is one.
     pub(crate) peer: Option<SocketId>,
+    /// The node of the other end, once there was one and if it is on a node.
+    pub(crate) remote: Option<usize>,
     /// Bytes on their way to this end, with the time each piece arrives.
     pub(crate) arriving: VecDeque<(u64, Vec<u8>)>,
     /// The other end has closed; told when everything before it has arrived. The time it is known.
@@ -75,6 +77,7 @@ impl Network {
         let socket = Socket {
             owner,
             peer: None,
+            remote: None,
             arriving: VecDeque::new(),
             closing: None,
             inbox: Vec::new(),
@@ -92,8 +95,9 @@ impl Network {
     /// Makes two sockets the ends of one connection.
     pub(crate) fn join(&mut self, one: SocketId, other: SocketId) {
         for (end, peer) in [(one, other), (other, one)] {
+            let remote = self.sockets.get(&peer).and_then(|peer| Network::node_of(peer.owner));
             if let Some(socket) = self.sockets.get_mut(&end) {
-                socket.peer = Some(peer);
+                (socket.peer, socket.remote) = (Some(peer), remote);
             }
         }
     }
@@ -128,11 +132,7 @@ impl Network {
     /// Whether bytes from the other end get through to this one at the moment.
     pub(crate) fn is_open(&self, id: SocketId) -> bool {
         let Some(socket) = self.sockets.get(&id) else { return false };
-        let from = socket
-            .peer
-            .and_then(|peer| self.sockets.get(&peer))
-            .and_then(|peer| Network::node_of(peer.owner));
-        match (from, Network::node_of(socket.owner)) {
+        match (socket.remote, Network::node_of(socket.owner)) {
             (Some(from), Some(to)) => !self.cut.contains(&(from, to)),
             _ => true,
         }

@@ -1,0 +1,56 @@
+//! The bugs that a run can plant to see them caught.
+
+/// A bug to plant for a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// One of the engine's.
+    Engine(ferrite_lsm::planted::Bug),
+    /// One of the replication logic's.
+    Cluster(ferrite_cluster::planted::Bug),
+}
+
+impl Bug {
+    /// Every bug with its name on the command line.
+    pub const ALL: [(&'static str, Bug); 5] = [
+        ("ack-before-sync", Bug::Engine(ferrite_lsm::planted::Bug::AckBeforeSync)),
+        ("stale-segment-replayed", Bug::Engine(ferrite_lsm::planted::Bug::StaleSegmentReplayed)),
+        ("skipped-directory-sync", Bug::Engine(ferrite_lsm::planted::Bug::SkippedDirectorySync)),
+        ("quorum-off-by-one", Bug::Cluster(ferrite_cluster::planted::Bug::QuorumOffByOne)),
+        ("tail-repeats-node", Bug::Cluster(ferrite_cluster::planted::Bug::TailRepeatsNode)),
+    ];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        let known = Bug::ALL.iter().find(|(_, bug)| *bug == self);
+        known.expect("all bugs have a name").0
+    }
+
+    /// The bug of a name.
+    pub fn named(name: &str) -> Option<Bug> {
+        Bug::ALL.iter().find(|(known, _)| *known == name).map(|(_, bug)| *bug)
+    }
+}
+
+/// Keeps a bug planted on this thread; whatever was planted is gone when this is dropped.
+pub(crate) struct Planted;
+
+impl Planted {
+    /// Plants a bug, or makes sure that there is none.
+    pub(crate) fn new(bug: Option<Bug>) -> Planted {
+        let (engine, cluster) = match bug {
+            None => (None, None),
+            Some(Bug::Engine(bug)) => (Some(bug), None),
+            Some(Bug::Cluster(bug)) => (None, Some(bug)),
+        };
+        ferrite_lsm::planted::plant(engine);
+        ferrite_cluster::planted::plant(cluster);
+        Planted
+    }
+}
+
+impl Drop for Planted {
+    fn drop(&mut self) {
+        ferrite_lsm::planted::plant(None);
+        ferrite_cluster::planted::plant(None);
+    }
+}

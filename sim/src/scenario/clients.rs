@@ -1,0 +1,298 @@
+//! Simulated clients: they speak the real frames, each with one request in flight, and judge every answer.
+
+use std::rc::Rc;
+
+use ferrite_wire::{
+    Features, FrameFlags, FrameHeader, FrameKind, Hello, Key, Level, Order, PROTOCOL_MAX, PROTOCOL_MIN,
+    Parsed, Reply, Request, RequestId, Role, finish_frame, limits, parse_frame, start_frame,
+};
+
+use super::value::{id_of, value_of};
+use super::{CORES, MS, NODES, Phase, Scenario, address};
+use crate::history::{Floor, Told, Violation};
+use crate::network::SocketId;
+use crate::world::{Event, World};
+
+/// Deadline of a request, in microseconds.
+const DEADLINE_US: u32 = 1_000_000;
+/// A server that is silent for so long is given up on.
+const PATIENCE_NS: u64 = 1_500 * MS;
+/// A client with nothing in flight closes its connection once in so many turns.
+const LEAVES_ONE_IN: u64 = 200;
+
+/// What a client waits for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Pending {
+    /// A put or delete.
+    Write {
+        /// Of which key.
+        key: u64,
+        /// Its number in the history.
+        id: u64,
+    },
+    /// A read.
+    Read {
+        /// Of which key.
+        key: u64,
+        /// At which level.
+        level: Level,
+        /// What it must see at least.
+        floor: Floor,
+        /// One of the reads at the end, which must be answered.
+        is_final: bool,
+    },
+}
+
+/// One client.
+#[derive(Debug, Default)]
+pub(super) struct Client {
+    socket: Option<SocketId>,
+    greeted: bool,
+    pending: Option<(u64, Pending, u64)>,
+    requests: u64,
+    /// The highest order it has seen, sent along with each request.
+    seen: Order,
+}
+
+impl Scenario {
+    /// A client's turn has come.
+    pub(super) fn take_turn(&self, world: &Rc<World>, client: usize) {
+        if self.phase.get() == Phase::Done {
+            return;
+        }
+        let (socket, greeted, waiting_since) = {
+            let clients = self.clients.borrow();
+            let state = &clients[client];
+            (state.socket, state.greeted, state.pending.as_ref().map(|(_, _, since)| *since))
+        };
+        let now_ns = world.now_ns();
+        match (socket, waiting_since) {
+            (None, _) => self.connect(world, client),
+            (Some(socket), Some(since)) if now_ns - since > PATIENCE_NS => self.leave(world, client, socket),
+            (Some(socket), None) if self.draw(LEAVES_ONE_IN) == 0 => self.leave(world, client, socket),
+            (Some(_), None) if greeted => self.act(world, client),
+            (Some(_), _) => {}
+        }
+        world.after((1 + self.draw(self.plan.think_ms_max)) * MS, Event::Client(client));
+    }
+
+    fn leave(&self, world: &World, client: usize, socket: SocketId) {
+        self.give_up(client);
+        self.clients.borrow_mut()[client].socket = None;
+        world.shut(socket);
+    }
+
+    /// Gives up what a client waits for: nobody knows what became of it.
+    fn give_up(&self, client: usize) {
+        let pending = self.clients.borrow_mut()[client].pending.take();
+        if let Some((_, Pending::Read { key, level, is_final: true, .. }, _)) = pending {
+            self.left.borrow_mut().push_back((key, level));
+        }
+    }
+
+    fn connect(&self, world: &World, client: usize) {
+        let node = self.draw(NODES as u64) as usize;
+        let place = self.draw(u64::from(CORES) + 1) as usize;
+        let socket = world.client_connect(client, &address(node, place));
+        let state = &mut self.clients.borrow_mut()[client];
+        (state.socket, state.greeted) = (Some(socket), false);
+    }
+
+    fn send(&self, world: &World, client: usize, request: &Request<'_>, pending: Pending) {
+        let mut clients = self.clients.borrow_mut();
+        let state = &mut clients[client];
+        let Some(socket) = state.socket else { return };
+        state.requests += 1;
+        state.pending = Some((state.requests, pending, world.now_ns()));
+        let mut bytes = Vec::new();
+        let start = start_frame(&mut bytes);
+        request.encode(&mut bytes);
+        let header = FrameHeader {
+            kind: request.kind(),
+            flags: FrameFlags(0),
+            deadline_us: DEADLINE_US,
+            request: RequestId(state.requests),
+            time: state.seen,
+        };
+        finish_frame(&mut bytes, start, &header);
+        drop(clients);
+        world.client_send(socket, &bytes);
+    }
+
+    /// Lets a client do its next thing.
+    fn act(&self, world: &Rc<World>, client: usize) {
+        if self.phase.get() != Phase::Working {
+            let next = self.left.borrow_mut().pop_front();
+            if let Some((key, level)) = next {
+                self.read(world, client, key, level, true);
+            }
+            return;
+        }
+        let key = self.draw(self.plan.keys);
+        match self.draw(8) {
+            0..=2 => self.read(world, client, key, Level::Quorum, false),
+            3 => self.read(world, client, key, Level::One, false),
+            _ => self.write(world, client, key),
+        }
+    }
+
+    fn write(&self, world: &Rc<World>, client: usize, key: u64) {
+        let is_delete = self.plan.deletes_one_in > 0 && self.draw(self.plan.deletes_one_in) == 0;
+        let id = self.history.borrow_mut().begin(key, is_delete, world.now_ns());
+        let name = key.to_be_bytes();
+        let key_name = Key::plain(&name);
+        let epoch = self.topology.epoch;
+        let value = value_of(id, self.draw(self.plan.value_bytes_max) as usize);
+        let level = match self.draw(8) {
+            0 => Level::All,
+            1..=4 => Level::Quorum,
+            _ => Level::Number(2),
+        };
+        let request = if is_delete {
+            Request::Delete { epoch, level, options: 0, key: key_name, context: b"" }
+        } else {
+            Request::Put { epoch, level, options: 0, key: key_name, ttl_ms: 0, context: b"", value: &value }
+        };
+        self.send(world, client, &request, Pending::Write { key, id });
+    }
+
+    fn read(&self, world: &Rc<World>, client: usize, key: u64, level: Level, is_final: bool) {
+        // One replica promises nothing but that what it shows was written.
+        let floor = if level == Level::One { None } else { self.history.borrow().floor(key) };
+        let name = key.to_be_bytes();
+        let request = Request::Get { epoch: self.topology.epoch, level, options: 0, key: Key::plain(&name) };
+        self.send(world, client, &request, Pending::Read { key, level, floor, is_final });
+    }
+
+    fn on_reply(&self, client: usize, request: u64, reply: &Reply<'_>) {
+        let pending = {
+            let mut clients = self.clients.borrow_mut();
+            let state = &mut clients[client];
+            match state.pending {
+                Some((waited, pending, _)) if waited == request => {
+                    state.pending = None;
+                    pending
+                }
+                Some(_) | None => return,
+            }
+        };
+        if let Reply::Error { code, .. } = reply {
+            *self.errors.borrow_mut().entry(code.name()).or_default() += 1;
+        }
+        match (pending, reply) {
+            (Pending::Write { key, id }, Reply::Done { version, .. }) => {
+                let seen = self.clients.borrow()[client].seen;
+                if version.order <= seen {
+                    let what = format!("write {id} got {version:?}, but its client had seen {seen:?}");
+                    self.judge(Err(Violation { key, what }));
+                }
+                self.clients.borrow_mut()[client].seen = version.order;
+                let verdict = self.history.borrow_mut().told(key, id, Told::Acknowledged(*version));
+                self.judge(verdict);
+            }
+            (Pending::Write { key, id }, Reply::Error { code, .. }) => {
+                let told = if code.says_not_applied() { Told::NotApplied } else { Told::InDoubt };
+                let verdict = self.history.borrow_mut().told(key, id, told);
+                self.judge(verdict);
+            }
+            (Pending::Read { key, floor, is_final, .. }, Reply::Value { version, value, .. }) => {
+                let state = &mut self.clients.borrow_mut()[client];
+                state.seen = state.seen.max(version.order);
+                let verdict = self.history.borrow_mut().saw_value(key, floor, id_of(value), *version);
+                self.answered(verdict, is_final);
+            }
+            (Pending::Read { key, floor, is_final, .. }, Reply::Absent { .. }) => {
+                let verdict = self.history.borrow().saw_nothing(key, floor);
+                self.answered(verdict, is_final);
+            }
+            (Pending::Read { key, level, is_final, .. }, Reply::Error { .. }) => {
+                if is_final {
+                    self.left.borrow_mut().push_back((key, level));
+                }
+            }
+            (pending, reply) => {
+                let key = match pending {
+                    Pending::Write { key, .. } | Pending::Read { key, .. } => key,
+                };
+                self.judge(Err(Violation { key, what: format!("{pending:?} was answered by {reply:?}") }));
+            }
+        }
+    }
+
+    fn answered(&self, verdict: Result<(), Violation>, is_final: bool) {
+        self.judge(verdict);
+        self.reads.set(self.reads.get() + 1);
+        if is_final {
+            self.outstanding.set(self.outstanding.get() - 1);
+        }
+    }
+
+    /// A client's connection stands, or could not be made.
+    pub(super) fn connected(&self, world: &Rc<World>, client: usize, socket: SocketId, stands: bool) {
+        if self.clients.borrow()[client].socket != Some(socket) {
+            return;
+        }
+        if !stands {
+            self.clients.borrow_mut()[client].socket = None;
+            return;
+        }
+        let hello = Hello {
+            min: PROTOCOL_MIN,
+            max: PROTOCOL_MAX,
+            features: Features(0),
+            cluster: self.topology.cluster,
+            role: Role::Client,
+        };
+        let mut bytes = Vec::new();
+        let start = start_frame(&mut bytes);
+        hello.encode(&mut bytes);
+        let header = FrameHeader {
+            kind: FrameKind::Hello,
+            flags: FrameFlags(0),
+            deadline_us: 0,
+            request: RequestId(0),
+            time: Order(0),
+        };
+        finish_frame(&mut bytes, start, &header);
+        world.client_send(socket, &bytes);
+    }
+
+    /// Bytes for a client; returns how many it has consumed.
+    pub(super) fn received(&self, client: usize, socket: SocketId, bytes: &[u8]) -> usize {
+        let mut used = 0;
+        if self.clients.borrow()[client].socket != Some(socket) {
+            return bytes.len();
+        }
+        loop {
+            match parse_frame(&bytes[used..], limits::BODY_BYTES_MAX) {
+                Ok(Parsed::Need { .. }) => return used,
+                Ok(Parsed::Frame { frame, bytes: len }) => {
+                    used += len;
+                    if frame.header.kind == FrameKind::HelloReply {
+                        self.clients.borrow_mut()[client].greeted = true;
+                        continue;
+                    }
+                    match Reply::decode(frame.header.kind, frame.body) {
+                        Ok(reply) => self.on_reply(client, frame.header.request.0, &reply),
+                        Err(error) => self.judge(Err(Violation {
+                            key: 0,
+                            what: format!("a reply does not decode: {error}"),
+                        })),
+                    }
+                }
+                Err(error) => {
+                    self.judge(Err(Violation { key: 0, what: format!("a frame does not decode: {error}") }));
+                    return bytes.len();
+                }
+            }
+        }
+    }
+
+    /// A client's connection is gone.
+    pub(super) fn closed(&self, client: usize, socket: SocketId) {
+        if self.clients.borrow()[client].socket == Some(socket) {
+            self.give_up(client);
+            self.clients.borrow_mut()[client].socket = None;
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! One run: a three-node cluster, clients that write and read, faults drawn from the seed, and the verdict.
+//!
+//! | phase | what happens | what is checked |
+//! |---|---|---|
+//! | forming | nodes start and find each other | that they open |
+//! | working | clients work while faults happen | every read, against [`History`] |
+//! | settling | everything is healed and restarted, then every key is read at ALL and at QUORUM | that all reads are answered, and see what was acknowledged |
+//! | degraded | one node is cut off its power for good, then every key is read at QUORUM | the same: two of three replicas suffice |
+//!
+//! A run ends early at the first broken promise. What may fail within the promise: any number of power cuts, kills, pauses,
+//! partitions, clock jumps and full disks; reads that fail or come back damaged; syncs that fail. A disk never forgets what it said
+//! was synced, and there is no sloppy quorum, so acknowledged writes at two of three replicas survive all of it.
+
+mod clients;
+mod faults;
+mod plan;
+mod value;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use ferrite_cluster::{Member, initial_topology};
+use ferrite_lsm::mem_disk::CrashMode;
+use ferrite_node::{Placement, ShardSettings};
+use ferrite_wire::{ClusterId, CoreId, HashSeed, Level, NodeId, Topology};
+
+use self::clients::Client;
+use self::plan::{FaultKind, Plan};
+use crate::bug::{Bug, Planted};
+use crate::history::{History, Violation};
+use crate::network::SocketId;
+use crate::random::Random;
+use crate::report::Report;
+use crate::world::{Death, Director, DiskFaults, Event, World};
+
+const MS: u64 = 1_000_000;
+const SECOND: u64 = 1_000 * MS;
+/// Nodes of the cluster.
+const NODES: usize = 3;
+/// Cores of each node.
+const CORES: u16 = 2;
+/// Stores of each node.
+const STORES: u16 = 4;
+/// Slices of the ring.
+const VNODES: u32 = 16;
+/// Time for nodes to start and to find each other.
+const FORMING_NS: u64 = 2 * SECOND;
+/// Time for clients to end what they were at, and for links to come up again.
+const HEALING_NS: u64 = 3 * SECOND;
+/// Virtual time within which the reads at the end must have been answered.
+const SETTLE_NS: u64 = 30 * SECOND;
+
+/// A run to make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Everything follows from it.
+    pub seed: u64,
+    /// A bug to plant.
+    pub bug: Option<Bug>,
+    /// Whether the placement of replicas is looked at before the cluster starts, or only how the cluster behaves.
+    pub checks_placement: bool,
+}
+
+impl Run {
+    /// A seed, with a bug planted or none.
+    pub fn new(seed: u64, bug: Option<Bug>) -> Run {
+        Run { seed, bug, checks_placement: true }
+    }
+
+    /// Makes the run.
+    pub fn go(self) -> Report {
+        let _planted = Planted::new(self.bug);
+        // Left by a run that panicked, if any.
+        let _earlier = ferrite_lsm::cover::take();
+        let mut random = Random::new(self.seed);
+        let plan = Plan::draw(&mut random);
+        let addresses =
+            (0..NODES).map(|node| (0..=CORES as usize).map(|place| address(node, place)).collect());
+        let world = World::new(random.bits(), addresses.collect());
+        let scenario = Scenario::new(plan, random);
+        if self.checks_placement {
+            scenario.judge(check_placement(&scenario.topology));
+        }
+        if scenario.violation.borrow().is_none() {
+            scenario.play(&world);
+        }
+        let report = scenario.report(self, &world);
+        world.end();
+        report
+    }
+}
+
+/// The phases of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Forming,
+    Working,
+    Settling,
+    Degraded,
+    Done,
+}
+
+struct Scenario {
+    plan: Plan,
+    topology: Topology,
+    random: RefCell<Random>,
+    clients: RefCell<Vec<Client>>,
+    history: RefCell<History>,
+    violation: RefCell<Option<Violation>>,
+    phase: Cell<Phase>,
+    /// In the end: what remains to be read, and at which level.
+    left: RefCell<VecDeque<(u64, Level)>>,
+    outstanding: Cell<usize>,
+    reads: Cell<u64>,
+    errors: RefCell<BTreeMap<&'static str, u64>>,
+    /// Kinds of faults that are still to come in this round.
+    deck: RefCell<Vec<FaultKind>>,
+}
+
+fn address(node: usize, place: usize) -> String {
+    format!("10.0.0.{}:{}", node + 1, 7000 + place)
+}
+
+/// Each vnode's replicas are on distinct nodes, as many as were asked for.
+fn check_placement(topology: &Topology) -> Result<(), Violation> {
+    let repeats = |list: &Vec<NodeId>| (1..list.len()).any(|at| list[..at].contains(&list[at]));
+    match topology.replicas.iter().position(|list| list.len() != NODES || repeats(list)) {
+        None => Ok(()),
+        Some(vnode) => {
+            let what = format!("vnode {vnode} has the replicas {:?}", topology.replicas[vnode]);
+            Err(Violation { key: vnode as u64, what })
+        }
+    }
+}
+
+impl Scenario {
+    fn new(plan: Plan, mut random: Random) -> Scenario {
+        let member = |node: usize| Member {
+            id: NodeId(node as u16 + 1),
+            name: format!("n{}", node + 1),
+            rack: format!("r{}", node + 1),
+            datacenter: "dc1".to_owned(),
+            contact: address(node, 0),
+            weight: 1,
+        };
+        let members: Vec<Member> = (0..NODES).map(member).collect();
+        let seed = HashSeed(random.bits());
+        Scenario {
+            topology: initial_topology(ClusterId([9; 16]), seed, VNODES, &members, NODES),
+            clients: RefCell::new((0..plan.clients).map(|_| Client::default()).collect()),
+            plan,
+            random: RefCell::new(random),
+            history: RefCell::default(),
+            violation: RefCell::default(),
+            phase: Cell::new(Phase::Forming),
+            left: RefCell::default(),
+            outstanding: Cell::new(0),
+            reads: Cell::new(0),
+            errors: RefCell::default(),
+            deck: RefCell::default(),
+        }
+    }
+
+    fn play(&self, world: &Rc<World>) {
+        for node in 0..NODES {
+            self.start(world, node);
+        }
+        self.run_until(world, world.now_ns() + FORMING_NS, || false);
+        self.phase.set(Phase::Working);
+        world.set_disk_faults(self.plan.disk);
+        for client in 0..self.plan.clients {
+            world.after(client as u64 * MS, Event::Client(client));
+        }
+        world.after(self.plan.fault_pause_ns, Event::Fault);
+        self.run_until(world, world.now_ns() + self.plan.work_ns, || false);
+        self.settle(world);
+        self.degrade(world);
+        self.phase.set(Phase::Done);
+    }
+
+    fn run_until(&self, world: &Rc<World>, until_ns: u64, done: impl Fn() -> bool) {
+        while self.violation.borrow().is_none() && !done() && world.step(until_ns, self) {}
+    }
+
+    /// Heals and restarts everything, and reads every key.
+    fn settle(&self, world: &Rc<World>) {
+        self.phase.set(Phase::Settling);
+        world.set_disk_faults(DiskFaults::default());
+        world.heal();
+        for node in 0..NODES {
+            world.disk(node).set_full(false);
+            world.set_wall_offset_ms(node, 0);
+            if world.is_fenced(node) {
+                world.stop(node, Death::Kill);
+            }
+            if !world.is_running(node) {
+                self.start(world, node);
+            }
+        }
+        self.run_until(world, world.now_ns() + HEALING_NS, || false);
+        self.read_all(world, &[Level::All, Level::Quorum], "a healed cluster");
+    }
+
+    /// Cuts one node off its power for good, and reads every key from the others.
+    fn degrade(&self, world: &Rc<World>) {
+        self.phase.set(Phase::Degraded);
+        world.stop(self.draw(NODES as u64) as usize, Death::PowerCut(CrashMode::None));
+        self.run_until(world, world.now_ns() + HEALING_NS, || false);
+        self.read_all(world, &[Level::Quorum], "a cluster with one node down");
+    }
+
+    fn read_all(&self, world: &Rc<World>, levels: &[Level], of_what: &str) {
+        let keys = self.history.borrow().keys();
+        let wanted: VecDeque<(u64, Level)> =
+            keys.iter().flat_map(|key| levels.iter().map(|level| (*key, *level))).collect();
+        self.outstanding.set(wanted.len());
+        *self.left.borrow_mut() = wanted;
+        self.run_until(world, world.now_ns() + SETTLE_NS, || self.outstanding.get() == 0);
+        if self.outstanding.get() > 0 {
+            let left = self.left.borrow().front().copied();
+            let (key, level) = left.unwrap_or((0, Level::Quorum));
+            let what = format!("{} reads found no answer in {of_what}, at {level:?}", self.outstanding.get());
+            self.judge(Err(Violation { key, what }));
+        }
+    }
+
+    fn report(&self, run: Run, world: &World) -> Report {
+        let history = self.history.borrow();
+        let violation = self.violation.borrow().clone();
+        Report {
+            seed: run.seed,
+            bug: run.bug,
+            trace: world.trace().hash(),
+            events: world.trace().events(),
+            virtual_ns: world.now_ns(),
+            writes: history.counts(),
+            reads: self.reads.get(),
+            faults: world.counts(),
+            errors: self.errors.borrow().clone(),
+            marks: ferrite_lsm::cover::take(),
+            violation: violation.map(|violation| {
+                let described = history.describe(violation.key);
+                (violation, described)
+            }),
+        }
+    }
+
+    fn start(&self, world: &Rc<World>, node: usize) {
+        let id = NodeId(node as u16 + 1);
+        world.start(node, CORES, |core, incarnation| {
+            let mut topology = self.topology.clone();
+            let placement = Placement::deal(&topology, id, STORES, CORES);
+            let entry = &mut topology.nodes[node];
+            entry.incarnation = incarnation;
+            entry.endpoints = (1..=CORES as usize).map(|place| address(node, place)).collect();
+            entry.core_of_vnode = placement.core_map();
+            let entropy = u128::from(world.random()) << 64 | u128::from(world.random());
+            let mut engine = ferrite_lsm::Options::new(core, placement.stores_of(CoreId(core)), entropy);
+            engine.memtable_bytes = self.plan.memtable_bytes;
+            engine.cache_bytes = 64 * 1024;
+            engine.log.segment_bytes = self.plan.segment_bytes;
+            engine.log.group_bytes = 64 * 1024;
+            engine.table_bytes = 32 * 1024;
+            engine.level_base_bytes = 64 * 1024;
+            engine.manifest_bytes_max = 64 * 1024;
+            let mut settings =
+                ShardSettings::new(id, CoreId(core), CORES, incarnation, topology, placement, engine);
+            settings.request_timeout_ns = SECOND;
+            settings
+        });
+    }
+
+    fn draw(&self, bound: u64) -> u64 {
+        self.random.borrow_mut().below(bound)
+    }
+
+    /// Keeps the first broken promise.
+    fn judge(&self, verdict: Result<(), Violation>) {
+        if let Err(violation) = verdict {
+            self.violation.borrow_mut().get_or_insert(violation);
+        }
+    }
+}
+
+impl Director for Scenario {
+    fn on_client(&self, world: &Rc<World>, client: usize) {
+        self.take_turn(world, client);
+    }
+
+    fn on_client_connected(&self, world: &Rc<World>, client: usize, socket: SocketId, stands: bool) {
+        self.connected(world, client, socket, stands);
+    }
+
+    fn on_client_bytes(&self, _: &Rc<World>, client: usize, socket: SocketId, bytes: &[u8]) -> usize {
+        self.received(client, socket, bytes)
+    }
+
+    fn on_client_closed(&self, _: &Rc<World>, client: usize, socket: SocketId) {
+        self.closed(client, socket);
+    }
+
+    fn on_fault(&self, world: &Rc<World>) {
+        if self.phase.get() == Phase::Working {
+            self.inject(world);
+            let pause_ns = self.plan.fault_pause_ns / 2 + self.draw(self.plan.fault_pause_ns);
+            world.after(pause_ns, Event::Fault);
+        }
+    }
+
+    fn on_open_failed(&self, world: &Rc<World>, node: usize, error: String) {
+        let may_fail = self.phase.get() == Phase::Working
+            && (!self.plan.disk.are_sound() || self.plan.kinds.contains(&FaultKind::FullDisk));
+        if !may_fail {
+            let what = format!("node {} does not open its data on a sound disk: {error}", node + 1);
+            self.judge(Err(Violation { key: 0, what }));
+        }
+        world.count("open failed");
+        world.stop(node, Death::Kill);
+    }
+}

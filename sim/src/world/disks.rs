@@ -1,0 +1,137 @@
+//! Disks: when each operation completes, and how it fails.
+
+use ferrite_lsm::mem_disk::{Fault, OpId, OpInfo, OpKind, ReadFault};
+use ferrite_lsm::{FileName, NameOp, Open, Sync};
+
+use super::{Event, World};
+use crate::executor::ProcessId;
+
+/// No operation takes less.
+const LATENCY_NS_MIN: u64 = 20_000;
+
+/// How likely the disks misbehave; each is "one in so many", 0 = never.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct DiskFaults {
+    /// How long an ordinary operation takes at most, in nanoseconds, beyond [`LATENCY_NS_MIN`]. A slow disk has something in
+    /// flight at any time, also when the power fails.
+    pub(crate) latency_ns: u64,
+    /// A read fails with EIO.
+    pub(crate) read_one_in: u64,
+    /// A read moves half of its blocks.
+    pub(crate) short_read_one_in: u64,
+    /// A read of a table comes back with one bit flipped. Not of a log: a flip in the last group of a log that is recovered
+    /// cannot be told from a write that a power cut interrupted, and more than one replica is allowed to lose is lost.
+    pub(crate) flip_one_in: u64,
+    /// A write that is to be durable, a sync or a change of names fails.
+    pub(crate) sync_one_in: u64,
+    /// An operation takes long.
+    pub(crate) slow_one_in: u64,
+}
+
+impl DiskFaults {
+    /// Whether no operation ever fails.
+    pub(crate) fn are_sound(&self) -> bool {
+        let DiskFaults { read_one_in, short_read_one_in, flip_one_in, sync_one_in, .. } = *self;
+        [read_one_in, short_read_one_in, flip_one_in, sync_one_in].iter().all(|one_in| *one_in == 0)
+    }
+}
+
+impl World {
+    /// Sets how likely disks misbehave.
+    pub(crate) fn set_disk_faults(&self, faults: DiskFaults) {
+        self.disk_faults.set(faults);
+    }
+
+    /// Gives every disk operation that was called since the last time the moment at which it completes.
+    pub(super) fn schedule_disk(&self) {
+        let mut calls = Vec::new();
+        for node in self.nodes.borrow_mut().iter_mut() {
+            let Some(process) = node.process.as_mut() else { continue };
+            for operation in process.disk.in_flight(process.last_op) {
+                process.last_op = Some(operation.id);
+                calls.push((process.id, operation.id));
+            }
+        }
+        for (process, operation) in calls {
+            let faults = self.disk_faults.get();
+            let latency_ns = if self.happens(faults.slow_one_in) {
+                self.between(2_000_000, 30_000_000)
+            } else {
+                LATENCY_NS_MIN + self.between(0, faults.latency_ns.max(LATENCY_NS_MIN))
+            };
+            self.after(latency_ns, Event::Disk(process, operation));
+        }
+    }
+
+    /// An operation completes, well or not.
+    pub(super) fn complete(&self, process: ProcessId, operation: OpId) {
+        let disk = {
+            let nodes = self.nodes.borrow();
+            match &nodes[process.node].process {
+                Some(running) if running.id == process => running.disk.clone(),
+                Some(_) | None => return,
+            }
+        };
+        if self.postpone(process, || Event::Disk(process, operation)) {
+            return;
+        }
+        let before = operation.0.checked_sub(1).map(OpId);
+        let Some(info) = disk.in_flight(before).into_iter().next().filter(|info| info.id == operation) else {
+            return;
+        };
+        self.note(6, [process.node as u64, operation.0, info.bytes as u64]);
+        let done = match self.fate(&info) {
+            Fate::Well => disk.complete(operation),
+            Fate::Read(fault, name) => {
+                self.count(name);
+                disk.fail_read(operation, fault)
+            }
+            Fate::Step(fault) => {
+                self.count("sync failed");
+                disk.fail(operation, fault)
+            }
+        };
+        assert!(done, "an operation in flight completes once");
+    }
+
+    fn fate(&self, info: &OpInfo) -> Fate {
+        let faults = self.disk_faults.get();
+        match info.kind {
+            OpKind::Read => {
+                let is_table = matches!(info.name, Some(FileName::Table { .. }));
+                if self.happens(faults.read_one_in) {
+                    Fate::Read(ReadFault::Io, "read failed")
+                } else if self.happens(faults.short_read_one_in) {
+                    Fate::Read(ReadFault::Short, "short read")
+                } else if is_table && self.happens(faults.flip_one_in) {
+                    Fate::Read(ReadFault::Flip { bit: self.random() }, "bit flipped")
+                } else {
+                    Fate::Well
+                }
+            }
+            OpKind::Open(Open::Create)
+            | OpKind::Write(Sync::Data)
+            | OpKind::Sync
+            | OpKind::Names(
+                NameOp::CreateZeroed { .. }
+                | NameOp::Rename { .. }
+                | NameOp::Link { .. }
+                | NameOp::Unlink(_)
+                | NameOp::SyncDirectory(_),
+            ) if self.happens(faults.sync_one_in) => Fate::Step(Fault::Io),
+            OpKind::Open(_) | OpKind::Write(_) | OpKind::Sync | OpKind::Names(_) => Fate::Well,
+        }
+    }
+
+    /// True once in `times` on average; never if 0.
+    fn happens(&self, times: u64) -> bool {
+        times > 0 && self.random.borrow_mut().one_in(times)
+    }
+}
+
+/// What becomes of an operation.
+enum Fate {
+    Well,
+    Read(ReadFault, &'static str),
+    Step(Fault),
+}

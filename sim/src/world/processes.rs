@@ -1,0 +1,130 @@
+//! Processes: how they start, pause and die, and what they leave behind.
+
+use std::rc::Rc;
+
+use ferrite_lsm::mem_disk::{CrashMode, MemDisk};
+use ferrite_node::{Shard, ShardSettings};
+
+use super::{Core, Event, Process, World};
+use crate::env::SimEnv;
+use crate::executor::ProcessId;
+
+/// How a process dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Death {
+    /// The power fails; of what was not synced the mode decides. Nobody is told.
+    PowerCut(CrashMode),
+    /// SIGKILL: what was written is seen by the next life; connections are reset.
+    Kill,
+}
+
+impl World {
+    /// Sets a node's wall clock off by so much.
+    pub(crate) fn set_wall_offset_ms(&self, node: usize, offset_ms: i64) {
+        self.nodes.borrow_mut()[node].wall_offset_ms = offset_ms;
+    }
+
+    /// Whether a node's process runs.
+    pub(crate) fn is_running(&self, node: usize) -> bool {
+        self.nodes.borrow()[node].process.is_some()
+    }
+
+    /// Whether any core of a node is fenced.
+    pub(crate) fn is_fenced(&self, node: usize) -> bool {
+        let nodes = self.nodes.borrow();
+        let fenced = |core: &Core| core.shard.as_ref().is_some_and(|shard| shard.is_fenced());
+        nodes[node].process.as_ref().is_some_and(|process| process.cores.iter().any(fenced))
+    }
+
+    /// The disk of a node.
+    pub(crate) fn disk(&self, node: usize) -> MemDisk {
+        let nodes = self.nodes.borrow();
+        nodes[node].process.as_ref().map_or_else(|| nodes[node].disk.clone(), |process| process.disk.clone())
+    }
+
+    /// Starts a node's process with so many cores; `settings` makes each core's, given its number and a random incarnation.
+    pub(crate) fn start(
+        self: &Rc<World>,
+        node: usize,
+        cores: u16,
+        settings: impl Fn(u16, u64) -> ShardSettings,
+    ) {
+        let process = {
+            let mut nodes = self.nodes.borrow_mut();
+            let at = &mut nodes[node];
+            assert!(at.process.is_none(), "a node runs one process");
+            at.lives += 1;
+            let id = ProcessId { node, life: at.lives };
+            at.disk.defer();
+            let core = || Core { shard: None, timer_ns: None, hops_waiting: 0 };
+            at.process = Some(Process {
+                id,
+                cores: (0..cores).map(|_| core()).collect(),
+                disk: at.disk.clone(),
+                last_op: None,
+                paused_until_ns: 0,
+            });
+            id
+        };
+        self.note(7, [node as u64, u64::from(process.life), 0]);
+        let disk = self.disk(node);
+        let incarnation = self.random();
+        for core in 0..cores {
+            let env = SimEnv { world: self.clone(), process, core, disk: disk.clone() };
+            let settings = settings(core, incarnation);
+            let world = self.clone();
+            self.spawn(process, async move {
+                match Shard::open(env, settings).await {
+                    Ok(shard) => {
+                        world.core_mut(process, core, |core| core.shard = Some(shard));
+                    }
+                    Err(error) => world.failed_opens.borrow_mut().push((process.node, error.to_string())),
+                }
+            });
+        }
+    }
+
+    /// Ends a node's process.
+    pub(crate) fn stop(self: &Rc<World>, node: usize, death: Death) {
+        let Some(process) = self.nodes.borrow_mut()[node].process.take() else { return };
+        self.note(8, [node as u64, u64::from(process.id.life), 0]);
+        let mut bits = || self.random.borrow_mut().bits();
+        let left = match death {
+            Death::PowerCut(mode) => process.disk.crash(mode, &mut bits),
+            Death::Kill => process.disk.kill(&mut bits),
+        };
+        self.nodes.borrow_mut()[node].disk = left;
+        let tasks = self.executor.borrow_mut().take_process(process.id);
+        let sockets = self.network.borrow().of_process(process.id);
+        for socket in sockets {
+            let known_ns = match death {
+                Death::PowerCut(_) => None,
+                Death::Kill => Some(self.now_ns() + self.between(20_000, 500_000)),
+            };
+            let mut network = self.network.borrow_mut();
+            let peer = network.close(socket, known_ns);
+            if let Some(peer) = peer
+                && known_ns.is_none()
+                && !network.is_open(peer)
+                && let Some(other) = network.sockets.get_mut(&peer)
+            {
+                // What a partition held up was the sender's to send again.
+                other.arriving.clear();
+            }
+            drop(network);
+            if let (Some(peer), Some(known_ns)) = (peer, known_ns) {
+                self.at(known_ns, Event::Arrival(peer));
+            }
+        }
+        drop(tasks);
+        drop(process);
+    }
+
+    /// Stops the clock of a node's process for a while.
+    pub(crate) fn pause(&self, node: usize, nanoseconds: u64) {
+        let until_ns = self.now_ns() + nanoseconds;
+        if let Some(process) = self.nodes.borrow_mut()[node].process.as_mut() {
+            process.paused_until_ns = until_ns;
+        }
+    }
+}
