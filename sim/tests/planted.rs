@@ -1,0 +1,50 @@
+//! Each planted bug is caught, within a bound on the seeds it takes, and the clean build is silent over the same seeds.
+
+use ferrite_sim::{Bug, Run};
+
+/// Runs seeds until the bug is caught; returns the seed, and what was broken.
+fn caught(name: &str, seeds_max: u64, checks_placement: bool) -> String {
+    let bug = Bug::named(name).expect("a bug of that name");
+    for seed in 1..=seeds_max {
+        let report = Run { checks_placement, ..Run::new(seed, Some(bug)) }.go();
+        let Some((violation, _)) = report.violation else { continue };
+        println!("{name}: caught with seed {seed}: {}", violation.what);
+        let clean = Run { checks_placement, ..Run::new(seed, None) }.go();
+        assert!(clean.violation.is_none(), "without the bug the same seed breaks a promise:\n{clean}");
+        return violation.what;
+    }
+    panic!("{name} was not caught in {seeds_max} seeds");
+}
+
+#[test]
+fn an_acknowledgement_before_the_sync_is_caught() {
+    caught("ack-before-sync", 5, true);
+}
+
+#[test]
+fn what_a_recycled_segment_held_before_is_caught_when_it_is_replayed() {
+    caught("stale-segment-replayed", 15, true);
+}
+
+#[test]
+fn a_directory_that_is_not_synced_is_caught() {
+    caught("skipped-directory-sync", 5, true);
+}
+
+#[test]
+fn a_quorum_of_one_too_few_is_caught() {
+    caught("quorum-off-by-one", 5, true);
+}
+
+#[test]
+fn two_replicas_on_one_node_are_seen_in_the_placement() {
+    let what = caught("tail-repeats-node", 1, true);
+    assert!(what.contains("has the replicas"), "{what}");
+}
+
+/// Nodes refuse a topology that names one node twice for a vnode, so such a cluster never forms.
+#[test]
+fn two_replicas_on_one_node_are_caught_by_how_the_cluster_behaves() {
+    let what = caught("tail-repeats-node", 1, false);
+    assert!(what.contains("found no answer"), "{what}");
+}
