@@ -98,6 +98,12 @@ impl Echo {
                 let address = std::str::from_utf8(&body[1..]).unwrap();
                 self.upstream.set(Some((self.env.connect(address), connection)));
             }
+            // Sends more than a socket holds to whom it has connected to.
+            Some(b'u') => {
+                let (upstream, _) = self.upstream.get().expect("connected before");
+                self.env.send(upstream, |out| out.resize(out.len() + (24 << 20), b'u'));
+                self.reply(connection, body);
+            }
             Some(b'm') => {
                 self.env.send(connection, |out| out.resize(out.len() + (1 << 20), b'm'));
             }
@@ -398,6 +404,35 @@ fn a_reader_that_sleeps_is_no_longer_read_from_and_harms_nobody() {
         assert!(buffer.iter().all(|byte| *byte == b'm'));
     }
     assert_eq!(ask(&mut sleeper, b"eawake"), b"eawake");
+    node.stop();
+}
+
+/// Two nodes that each send much to the other used to stop reading both, and each then waited for the other to read.
+#[test]
+fn what_comes_over_a_connection_out_is_read_though_its_questions_pile_up() {
+    let options =
+        ReactorOptions { pause_bytes: 1 << 20, out_bytes_max: 64 << 20, ..ReactorOptions::default() };
+    let node = Node::start(1, options);
+    let mut stream = node.connect();
+    let there = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = there.local_addr().unwrap();
+    let mut request = Vec::new();
+    frame(&mut request, format!("c{address}").as_bytes());
+    stream.write_all(&request).unwrap();
+    let (mut peer, _) = there.accept().unwrap();
+    assert_eq!(answer(&mut peer), b"ehello");
+    // One is with the kernel, which cannot hold it; one waits.
+    assert_eq!(ask(&mut stream, b"u"), b"u");
+    assert_eq!(ask(&mut stream, b"u"), b"u");
+    // The first is received by what was begun before; the second only if reading goes on.
+    for word in [b"first".as_slice(), b"second", b"third"] {
+        let mut bytes = Vec::new();
+        frame(&mut bytes, word);
+        peer.write_all(&bytes).unwrap();
+        assert_eq!(answer(&mut stream), word);
+    }
+    drop(peer);
+    assert_eq!(answer(&mut stream), b"refused");
     node.stop();
 }
 

@@ -287,7 +287,8 @@ impl<H: Handler, E> Driver<H, E> {
         if link.closing {
             return;
         }
-        if link.output.queued_bytes() >= options.pause_bytes {
+        // Answers are always taken: two sides that each wait for the other to read would wait for ever.
+        if !link.outgoing && link.output.queued_bytes() >= options.pause_bytes {
             link.paused = true;
             self.shared.count(|counters| counters.pauses += 1);
             return;

@@ -13,6 +13,8 @@ pub(super) const GENERATION_RESERVED: u32 = u32::MAX;
 /// One connection.
 #[derive(Debug)]
 pub(super) struct Link {
+    /// This side connected: it asks, and what it receives are answers.
+    pub(super) outgoing: bool,
     /// Absent while it is being connected.
     pub(super) stream: Option<Rc<TcpStream>>,
     /// While it is being connected: addresses not tried yet, the next one last.
@@ -32,6 +34,7 @@ pub(super) struct Link {
 impl Link {
     pub(super) fn new(stream: Option<Rc<TcpStream>>, receive_bytes: usize) -> Link {
         Link {
+            outgoing: stream.is_none(),
             stream,
             candidates: Vec::new(),
             input: Input::new(receive_bytes),
