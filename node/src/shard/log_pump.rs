@@ -146,6 +146,11 @@ impl<E: Env> Shard<E> {
         let shard = self.clone();
         self.env.spawn(async move {
             while shard.engine.has_staged() {
+                // Writers are slowed down while background work is behind, so that they need not be refused.
+                let delay_us = shard.engine.write_delay_us();
+                if delay_us > 0 && !shard.stopping.get() {
+                    shard.env.sleep_ns(delay_us * 1_000).await;
+                }
                 match shard.engine.commit().await {
                     Ok(durable) => {
                         shard.acknowledge(durable);

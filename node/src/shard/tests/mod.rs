@@ -2,9 +2,12 @@
 //!
 //! Whole clusters are the simulator's business; here one shard is brought into one exact state.
 
+mod drain;
 mod durability;
 mod memory;
 mod opening;
+mod pressure;
+mod replies;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -215,6 +218,10 @@ fn put<'a>(key: &'a [u8], value: &'a [u8], level: Level) -> Request<'a> {
     Request::Put { epoch: Epoch(0), level, options: 0, key, ttl_ms: 0, context: b"", value }
 }
 
+fn delete(key: &[u8], level: Level) -> Request<'_> {
+    Request::Delete { epoch: Epoch(0), level, options: 0, key: Key::plain(key), context: b"" }
+}
+
 fn get(key: &[u8], level: Level) -> Request<'_> {
     Request::Get { epoch: Epoch(0), level, options: 0, key: Key::plain(key) }
 }
@@ -233,6 +240,10 @@ fn greeted(bench: &Bench, shard: &Shard<Bench>, role: Role) -> Connection {
 
 fn client(bench: &Bench, shard: &Shard<Bench>) -> Connection {
     greeted(bench, shard, Role::Client)
+}
+
+fn peer(bench: &Bench, shard: &Shard<Bench>) -> Connection {
+    greeted(bench, shard, Role::Peer { node: NodeId(2), core: CoreId(0), incarnation: 1 })
 }
 
 /// Shows the shard bytes that it takes in whole.
