@@ -37,7 +37,8 @@ pub enum Received {
     Consumed {
         /// Bytes consumed from the front.
         used: usize,
-        /// Length of the frame that is not whole yet, counted from the first unconsumed byte; 0 if nothing is left.
+        /// Length of the frame that is not whole yet, counted from the first unconsumed byte; 0 if nothing is left, or if
+        /// what is left waits until the connection's out-buffer has room: it is shown again then.
         need: usize,
     },
     /// The peer broke the protocol: what is queued for it leaves, then the connection closes.

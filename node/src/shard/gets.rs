@@ -12,12 +12,12 @@ use ferrite_wire::{
 };
 
 use super::record::{engine_key, version_of};
-use super::{Route, Shard};
+use super::{Next, Route, Shard};
 use crate::env::{Connection, Env, Sent};
 
 /// Most gets looked up together.
 const BATCH_MAX: usize = 16;
-/// Bytes of answers after which the rest of a batch goes alone: each alone is held against the bound of the out-buffer.
+/// Bytes of answers after which the rest of a batch is the next one: each is held against the bound of the out-buffer.
 const BATCH_BYTES_MAX: usize = 64 * 1024;
 
 /// A get of a batch.
@@ -30,7 +30,8 @@ struct Asked {
 }
 
 impl<E: Env> Shard<E> {
-    /// The short way of a get: this core owns the key, one replica suffices, and the record is in memory. False = take the long way.
+    /// The short way of a get: this core owns the key, one replica suffices, and the record is in memory. `None` = take the long
+    /// way.
     #[inline]
     pub(super) fn get_here(
         &self,
@@ -39,8 +40,8 @@ impl<E: Env> Shard<E> {
         epoch: Epoch,
         level: Level,
         key: &Key<'_>,
-    ) -> bool {
-        let Some(key) = self.key_here(level, key) else { return false };
+    ) -> Option<Next> {
+        let key = self.key_here(level, key)?;
         let stale = self.is_stale(epoch);
         let mut answered = false;
         let sent = self.env.send(connection, |out| {
@@ -49,12 +50,10 @@ impl<E: Env> Shard<E> {
         });
         self.counters.gets.set(self.counters.gets.get() + u64::from(answered));
         match sent {
-            Sent::Queued => answered,
-            Sent::Gone => true,
-            Sent::Full => {
-                self.drop_connection(connection);
-                true
-            }
+            Sent::Queued => answered.then_some(Next::Frame),
+            Sent::Gone => Some(Next::Frame),
+            // A burst of reads has outgrown the out-buffer, which says nothing about how fast its answers are read.
+            Sent::Full => Some(Next::Later),
         }
     }
 
@@ -88,38 +87,39 @@ impl<E: Env> Shard<E> {
             used += frame_bytes;
         }
         let (keys, asked) = (&keys[..len], &asked[..len]);
-        // One bit for each get that was not answered.
-        let mut left = 0u32;
+        // One bit for each get whose answer is not in memory; and the first get for whose answer there was no room.
+        let (mut missed, mut no_room_from) = (0u32, len);
         let sent = self.env.send(connection, |out| {
             let start = out.len();
             self.engine.get_batch(keys, |at, found| match found {
+                _ if at >= no_room_from => {}
                 Ok(record) if out.len() - start < BATCH_BYTES_MAX => {
                     self.encode_found(record.as_ref(), asked[at].id, asked[at].stale, out);
                 }
-                _ => left |= 1 << at,
+                Ok(_) => no_room_from = at,
+                Err(_) => missed |= 1 << at,
             });
         });
         match sent {
             Sent::Queued => {}
             Sent::Gone => return used,
-            Sent::Full => {
-                self.drop_connection(connection);
-                return used;
-            }
+            // Alone, the first of them will be told so.
+            Sent::Full => return 0,
         }
-        let answered = len as u64 - u64::from(left.count_ones());
+        let answered = no_room_from as u64 - u64::from(missed.count_ones());
         self.counters.gets.set(self.counters.gets.get() + answered);
-        while left != 0 {
-            let from = asked[left.trailing_zeros() as usize].at;
-            left &= left - 1;
+        while missed != 0 {
+            let from = asked[missed.trailing_zeros() as usize].at;
+            missed &= missed - 1;
             let Ok(Parsed::Frame { frame, bytes: frame_bytes }) =
                 parse_frame(&bytes[from..], limits::BODY_BYTES_MAX)
             else {
                 unreachable!("this frame was whole");
             };
-            self.on_client_frame(connection, &frame, &bytes[from..from + frame_bytes]);
+            let request = Request::decode(FrameKind::Get, frame.body).expect("decoded above");
+            self.on_request(connection, &frame, &bytes[from..from + frame_bytes], &request);
         }
-        used
+        asked.get(no_room_from).map_or(used, |next| next.at)
     }
 
     /// The engine's key, if this core may answer a get of it alone.

@@ -86,6 +86,23 @@ enum Operation {
     Write(WriteOperation),
 }
 
+/// What comes after a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// The next frame.
+    Frame,
+    /// This frame again, once some of the connection's answers have left.
+    Later,
+    /// Nothing: the connection closes.
+    Close,
+}
+
+impl Next {
+    fn close_unless(sound: bool) -> Next {
+        if sound { Next::Frame } else { Next::Close }
+    }
+}
+
 /// One core of a node.
 pub struct Shard<E: Env> {
     env: E,
@@ -189,12 +206,12 @@ impl<E: Env> Shard<E> {
         kind: SessionKind,
         frame: &FrameView<'_>,
         raw: &[u8],
-    ) -> bool {
+    ) -> Next {
         match kind {
-            SessionKind::New => self.greet(connection, frame),
+            SessionKind::New => Next::close_unless(self.greet(connection, frame)),
             SessionKind::Client => self.on_client_frame(connection, frame, raw),
-            SessionKind::Peer => self.on_peer_frame(connection, frame, raw),
-            SessionKind::Link(number) => self.on_link_frame(number, connection, frame),
+            SessionKind::Peer => Next::close_unless(self.on_peer_frame(connection, frame, raw)),
+            SessionKind::Link(number) => Next::close_unless(self.on_link_frame(number, connection, frame)),
         }
     }
 
@@ -214,11 +231,14 @@ impl<E: Env> Shard<E> {
                 };
                 let now_ns = self.env.now_ns();
                 if let Ok(Route { hop: Some(core), .. }) = self.route(key) {
-                    let deadline_ns = now_ns + u64::from(frame.header.deadline_us) * 1_000;
+                    let deadline_ns = now_ns + self.timeout_ns(frame.header.deadline_us);
                     let hop = Hop::Request { connection, from_peer: true, deadline_ns, frame: raw.to_vec() };
                     ferrite_lsm::cover::mark("peer's request hopped");
                     self.counters.hops.set(self.counters.hops.get() + 1);
-                    self.send_hop(core, hop);
+                    // Nothing bounds how many questions peers send: only answers may wait for room.
+                    if self.env.hop(core, hop).is_err() {
+                        self.refuse_message(requester, &message, ferrite_wire::ErrorCode::Overloaded);
+                    }
                 } else {
                     self.on_peer_message(requester, frame, &message);
                 }
@@ -232,6 +252,14 @@ impl<E: Env> Shard<E> {
                 Err(error) => self.refuse_bytes(connection, id, error),
             },
             _ => self.refuse(connection, id, ferrite_wire::ErrorCode::Unsupported, "not a peer's message"),
+        }
+    }
+
+    /// How long a request may take whose header says so many microseconds.
+    fn timeout_ns(&self, deadline_us: u32) -> u64 {
+        match deadline_us {
+            0 => self.settings.request_timeout_ns,
+            us => u64::from(us) * 1_000,
         }
     }
 
@@ -341,11 +369,19 @@ impl<E: Env> Handler for Shard<E> {
                 if kind == SessionKind::New { GREETING_BODY_BYTES_MAX } else { limits::BODY_BYTES_MAX };
             match parse_frame(&bytes[used..], body_bytes_max) {
                 Ok(Parsed::Frame { frame, bytes: len }) => {
-                    if !shard.on_frame(connection, kind, &frame, &bytes[used..used + len]) {
-                        self.forget(connection);
-                        return Received::Close;
+                    match shard.on_frame(connection, kind, &frame, &bytes[used..used + len]) {
+                        Next::Frame => used += len,
+                        Next::Later => {
+                            if let Some(session) = self.sessions.borrow_mut().get_mut(connection) {
+                                session.half_sent_since_ns = None;
+                            }
+                            return Received::Consumed { used, need: 0 };
+                        }
+                        Next::Close => {
+                            self.forget(connection);
+                            return Received::Close;
+                        }
                     }
-                    used += len;
                 }
                 Ok(Parsed::Need { bytes: need }) => {
                     let left = bytes.len() - used;
@@ -393,9 +429,15 @@ impl<E: Env> Handler for Shard<E> {
                 if from_peer {
                     let message = PeerMessage::decode(frame.header.kind, frame.body)
                         .expect("the other core decoded it");
-                    shard.on_peer_message(requester, &frame, &message);
+                    if self.env.now_ns() >= deadline_ns {
+                        self.refuse_message(requester, &message, ferrite_wire::ErrorCode::Expired);
+                    } else {
+                        shard.on_peer_message(requester, &frame, &message);
+                    }
                 } else if self.env.now_ns() >= deadline_ns {
                     self.answer_error(requester, ferrite_wire::ErrorCode::Expired);
+                } else if self.stopping.get() {
+                    self.answer_error(requester, ferrite_wire::ErrorCode::Stopping);
                 } else {
                     let request =
                         Request::decode(frame.header.kind, frame.body).expect("the other core decoded it");

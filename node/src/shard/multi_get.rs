@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use ferrite_wire::{ErrorCode, FrameKind, Item, Keys, Level, Reply, RequestId, Version, start_frame};
+use ferrite_wire::{ErrorCode, FrameKind, Item, Keys, Level, Order, Reply, RequestId, Version, start_frame};
 
 use super::requester::Requester;
 use super::slab::OperationId;
@@ -31,6 +31,8 @@ pub(super) struct MultiGet {
     slots: Vec<Slot>,
     waiting: usize,
     bytes: usize,
+    /// The highest order among the answers.
+    seen: Order,
 }
 
 impl<E: Env> Shard<E> {
@@ -46,10 +48,17 @@ impl<E: Env> Shard<E> {
             return self.answer_error(requester, ErrorCode::Overloaded);
         }
         if keys.is_empty() {
-            return self.finish_multi_get(MultiGet { requester, slots: Vec::new(), waiting: 0, bytes: 0 });
+            return self.finish_multi_get(MultiGet {
+                requester,
+                slots: Vec::new(),
+                waiting: 0,
+                bytes: 0,
+                seen: Order(0),
+            });
         }
         let waiting = keys.len();
-        let state = MultiGet { requester, slots: vec![Slot::Waiting; waiting], waiting, bytes: 0 };
+        let state =
+            MultiGet { requester, slots: vec![Slot::Waiting; waiting], waiting, bytes: 0, seen: Order(0) };
         let id = MultiGetId(self.multi_gets.borrow_mut().insert(state));
         for (index, key) in keys.iter().enumerate() {
             let item = Requester::Item { multi_get: id, index: index as u32 };
@@ -69,7 +78,7 @@ impl<E: Env> Shard<E> {
                         flags: Default::default(),
                         deadline_us: 0,
                         request: RequestId(id.0.to_request(0)),
-                        time: ferrite_wire::Order(0),
+                        time: Order(0),
                     };
                     ferrite_wire::finish_frame(&mut out, start, &header);
                     let connection = Connection { slot: MULTI_GET_SLOT, generation: index as u32 };
@@ -96,12 +105,12 @@ impl<E: Env> Shard<E> {
         let reply = Reply::decode(frame.header.kind, frame.body)
             .expect("the other core of this process encoded this reply");
         let (id, _) = OperationId::from_request(frame.header.request.0);
-        self.answer_item(MultiGetId(id), connection.generation, &reply);
+        self.answer_item(MultiGetId(id), connection.generation, &reply, frame.header.time);
         true
     }
 
     /// Fills in one key's answer; the last one sends the whole.
-    pub(super) fn answer_item(&self, id: MultiGetId, index: u32, reply: &Reply<'_>) {
+    pub(super) fn answer_item(&self, id: MultiGetId, index: u32, reply: &Reply<'_>, seen: Order) {
         let mut multi_gets = self.multi_gets.borrow_mut();
         let Some(multi_get) = multi_gets.get_mut(id.0) else { return };
         let slot = &mut multi_get.slots[index as usize];
@@ -123,6 +132,7 @@ impl<E: Env> Shard<E> {
                 unreachable!("a get is answered by a value, its absence or an error")
             }
         };
+        multi_get.seen = multi_get.seen.max(seen);
         multi_get.waiting -= 1;
         if multi_get.waiting == 0 {
             let done = multi_gets.remove(id.0).expect("found above");
@@ -141,6 +151,6 @@ impl<E: Env> Shard<E> {
         });
         Reply::encode_values(items, &mut body);
         let reply = Reply::decode(FrameKind::Values, &body).expect("just encoded");
-        self.answer(done.requester, &reply);
+        self.answer_seen(done.requester, &reply, done.seen);
     }
 }

@@ -154,7 +154,8 @@ impl<E: Env> Shard<E> {
             match outcome {
                 ReadOutcome::Found { version, answered } => {
                     let value = if step.keep { bytes } else { &read.kept };
-                    self.answer(read.requester, &self.client_reply(&version, value, answered));
+                    let reply = self.client_reply(&version, value, answered);
+                    self.answer_seen(read.requester, &reply, version.order);
                 }
                 ReadOutcome::Absent { answered } => self.answer(read.requester, &Reply::Absent { answered }),
                 ReadOutcome::Failed(code) => self.answer_error(read.requester, code),

@@ -25,6 +25,8 @@ impl<E: Env> Shard<E> {
         match message {
             PeerMessage::ReplicaWrite { vnode_epoch, key, version, value } => {
                 let refused = match self.route(key) {
+                    // Others would go on writing for as long as it takes to drain, and it would take as long as they do.
+                    _ if self.stopping.get() => Some(ErrorCode::Stopping),
                     Ok(Route { position: Some(_), vnode, token, .. }) => {
                         self.clock.borrow_mut().observe(version.order);
                         let key = engine_key(key, vnode, token);
@@ -44,6 +46,19 @@ impl<E: Env> Shard<E> {
                 Ok(_) => self.refuse_read(requester, ErrorCode::Unavailable),
                 Err(code) => self.refuse_read(requester, code),
             },
+            PeerMessage::ReplicaWriteAnswer(_) | PeerMessage::ReplicaReadAnswer(_) => {
+                unreachable!("answers come over links and are taken there")
+            }
+        }
+    }
+
+    /// Refuses a peer's question without having looked at it.
+    pub(super) fn refuse_message(&self, requester: Requester, message: &PeerMessage<'_>, code: ErrorCode) {
+        match message {
+            PeerMessage::ReplicaWrite { .. } => {
+                self.answer_peer(requester, &PeerMessage::ReplicaWriteAnswer(WriteAnswer::Refused(code)));
+            }
+            PeerMessage::ReplicaRead { .. } => self.refuse_read(requester, code),
             PeerMessage::ReplicaWriteAnswer(_) | PeerMessage::ReplicaReadAnswer(_) => {
                 unreachable!("answers come over links and are taken there")
             }
@@ -99,6 +114,8 @@ impl<E: Env> Shard<E> {
             match &found {
                 Ok(None) => done(&shard, Ok(None)),
                 Ok(Some(found)) => done(&shard, Ok(Some(found.record()))),
+                // The budget for buffers is spent: nothing is wrong with the data.
+                Err(ferrite_lsm::ReadError::NoBuffer) => done(&shard, Err(ErrorCode::Overloaded)),
                 Err(error) => {
                     tracing::warn!(core = shard.settings.core.0, %error, "a read failed");
                     done(&shard, Err(ErrorCode::Damaged));

@@ -77,13 +77,19 @@ pub(super) fn frame(answer: &impl Answer, request: RequestId, stale: bool, time:
 impl<E: Env> Shard<E> {
     /// Answers a client's request.
     pub(super) fn answer(&self, requester: Requester, reply: &Reply<'_>) {
-        let time = match reply {
+        let seen = match reply {
             Reply::Value { version, .. } | Reply::Done { version, .. } => version.order,
             _ => Order(0),
         };
+        self.answer_seen(requester, reply, seen);
+    }
+
+    /// Answers a client's request; `seen` is the order of the record that decided the answer. An absence that a tombstone
+    /// decided has one too: a client that writes after it must write above it, wherever it asks next.
+    pub(super) fn answer_seen(&self, requester: Requester, reply: &Reply<'_>, seen: Order) {
         match requester {
-            Requester::Item { multi_get, index } => self.answer_item(multi_get, index, reply),
-            _ => self.deliver(requester, reply, time),
+            Requester::Item { multi_get, index } => self.answer_item(multi_get, index, reply, seen),
+            _ => self.deliver(requester, reply, seen),
         }
     }
 

@@ -10,50 +10,62 @@ use ferrite_wire::{
 use super::log_pump::Ack;
 use super::record::{engine_key, record_of, version_of};
 use super::requester::Requester;
-use super::{Route, Shard};
+use super::{Next, Route, Shard};
 use crate::env::{Connection, Env, Hop};
 
 impl<E: Env> Shard<E> {
-    /// A client's frame. `raw` is the whole of it, for a hop. False = the connection closes.
+    /// A client's frame. `raw` is the whole of it, for a hop.
     pub(super) fn on_client_frame(
         self: &Rc<Self>,
         connection: Connection,
         frame: &FrameView<'_>,
         raw: &[u8],
-    ) -> bool {
+    ) -> Next {
         let id = frame.header.request;
         let request = match Request::decode(frame.header.kind, frame.body) {
             Ok(request) => request,
             // The frame is whole and its checksum holds: this request is refused, the connection lives.
             Err(DecodeError::TooLong { .. }) => {
                 self.refuse(connection, id, ErrorCode::TooLarge, "a key or value is longer than its limit");
-                return true;
+                return Next::Frame;
             }
             Err(DecodeError::Unknown { field: "request", .. }) => {
-                return self.refuse(connection, id, ErrorCode::Unsupported, "not a request");
+                self.refuse(connection, id, ErrorCode::Unsupported, "not a request");
+                return Next::Close;
             }
-            Err(error) => return self.refuse_bytes(connection, id, error),
+            Err(error) => {
+                self.refuse_bytes(connection, id, error);
+                return Next::Close;
+            }
         };
         if let Request::Get { epoch, level, key, .. } = &request
-            && self.get_here(connection, id, *epoch, *level, key)
+            && let Some(next) = self.get_here(connection, id, *epoch, *level, key)
         {
-            return true;
+            return next;
         }
-        let now_ns = self.env.now_ns();
-        let timeout_ns = match frame.header.deadline_us {
-            0 => self.settings.request_timeout_ns,
-            us => u64::from(us) * 1_000,
-        };
-        let deadline_ns = now_ns + timeout_ns;
+        self.on_request(connection, frame, raw, &request);
+        Next::Frame
+    }
+
+    /// A client's request that takes the long way.
+    pub(super) fn on_request(
+        self: &Rc<Self>,
+        connection: Connection,
+        frame: &FrameView<'_>,
+        raw: &[u8],
+        request: &Request<'_>,
+    ) {
+        let id = frame.header.request;
+        let deadline_ns = self.env.now_ns() + self.timeout_ns(frame.header.deadline_us);
         if self.stopping.get() {
             self.refuse(connection, id, ErrorCode::Stopping, "this node is shutting down");
-            return true;
+            return;
         }
-        let Some(requester) = self.admit(connection, id, request_epoch(&request)) else {
+        let Some(requester) = self.admit(connection, id, request_epoch(request)) else {
             self.refuse(connection, id, ErrorCode::Overloaded, "too many requests in flight");
-            return true;
+            return;
         };
-        if let Some(key) = single_key(&request)
+        if let Some(key) = single_key(request)
             && let Ok(Route { hop: Some(core), .. }) = self.route(key)
         {
             let hop = Hop::Request { connection, from_peer: false, deadline_ns, frame: raw.to_vec() };
@@ -62,10 +74,9 @@ impl<E: Env> Shard<E> {
             if self.env.hop(core, hop).is_err() {
                 self.answer_error(requester, ErrorCode::Overloaded);
             }
-            return true;
+            return;
         }
-        self.execute(requester, frame.header.time, &request, deadline_ns);
-        true
+        self.execute(requester, frame.header.time, request, deadline_ns);
     }
 
     /// Counts a request against its connection's bound. `None` = over it.
@@ -140,7 +151,8 @@ impl<E: Env> Shard<E> {
                 Ok(None) => shard.answer(requester, &Reply::Absent { answered: 1 }),
                 Ok(Some(record)) => {
                     let version = version_of(&record);
-                    shard.answer(requester, &shard.client_reply(&version, record.value, 1));
+                    let reply = shard.client_reply(&version, record.value, 1);
+                    shard.answer_seen(requester, &reply, version.order);
                 }
                 Err(code) => shard.answer_error(requester, code),
             });
