@@ -3,7 +3,6 @@
 use std::cell::Cell;
 
 use super::Core;
-use crate::log::CommitlogSync;
 use crate::manifest::LEVELS;
 use crate::{Disk, Pace};
 
@@ -18,7 +17,7 @@ pub struct Stats {
     pub log_bytes: u64,
     /// Log groups written, marks included.
     pub groups: u64,
-    /// Syncs of the log: one for each group, or in a periodic log those that were asked for.
+    /// Syncs of the log, counted where they are done: with each group, or in a periodic log as they are asked for.
     pub log_syncs: u64,
     /// Records made durable.
     pub records: u64,
@@ -87,7 +86,6 @@ impl Counter {
 #[derive(Default)]
 pub(super) struct Counters {
     pub(super) records: Counter,
-    pub(super) log_syncs: Counter,
     pub(super) gets_memtable: Counter,
     pub(super) gets_cached: Counter,
     pub(super) gets_absent: Counter,
@@ -122,10 +120,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
             frozen_bytes: frozen_bytes as u64,
             log_bytes: self.log.bytes(),
             groups: self.log.groups(),
-            log_syncs: match self.options.log.sync {
-                CommitlogSync::Batch => self.log.groups(),
-                CommitlogSync::Periodic => counters.log_syncs.get(),
-            },
+            log_syncs: self.log.syncs(),
             records: counters.records.get(),
             tables,
             table_bytes,

@@ -97,6 +97,7 @@ struct State<D: Disk> {
     marked: u64,
     fenced: bool,
     groups: u64,
+    syncs: u64,
 }
 
 impl<D: Disk> State<D> {
@@ -255,6 +256,7 @@ impl<D: Disk> Log<D> {
         fence.done = true;
         let state = &mut *self.state.borrow_mut();
         state.groups += 1;
+        state.syncs += u64::from(sync == Sync::Data);
         state.written = header.next() - 1;
         state.marked = header.mark;
         if self.options.sync == CommitlogSync::Batch {
@@ -281,6 +283,7 @@ impl<D: Disk> Log<D> {
         fence.done = true;
         let state = &mut *self.state.borrow_mut();
         state.synced = state.synced.max(written);
+        state.syncs += 1;
         Ok(Seq(state.synced))
     }
 
@@ -302,6 +305,11 @@ impl<D: Disk> Log<D> {
     /// Groups written in this life, marks included.
     pub fn groups(&self) -> u64 {
         self.state.borrow().groups
+    }
+
+    /// Syncs done in this life: groups that the disk was told to sync, and syncs by themselves.
+    pub fn syncs(&self) -> u64 {
+        self.state.borrow().syncs
     }
 
     /// The segments that count, oldest first; the last one is written to.

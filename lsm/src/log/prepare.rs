@@ -147,6 +147,7 @@ impl<D: Disk> Log<D> {
             fence.done = true;
             let state = &mut *self.state.borrow_mut();
             state.synced = state.written;
+            state.syncs += 1;
         }
         let state = &mut *self.state.borrow_mut();
         let prepared = state.prepared.take().expect("prepared above, and only the writer takes it");

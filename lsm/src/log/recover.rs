@@ -191,6 +191,7 @@ impl<D: Disk> Log<D> {
             marked: seen,
             fenced: false,
             groups: 0,
+            syncs: 0,
         };
         let log = Log {
             disk,

@@ -188,6 +188,7 @@ fn an_idle_log_marks_once() {
     block_on(log.append_mark()).unwrap();
     assert!(!log.wants_mark());
     let groups = log.groups();
+    assert_eq!(log.syncs(), groups, "each group is synced");
     block_on(log.append_mark()).unwrap();
     assert_eq!(log.groups(), groups);
     stage(&log, 3, 10).unwrap();
@@ -206,6 +207,8 @@ fn periodic_mode_is_durable_after_its_sync_only() {
     let (log, ..) = recover(&disk, periodic);
     write(&log, 1..8, 12_000);
     assert!(log.segments().len() > 1);
+    let segments_left = log.segments().len() as u64 - 1;
+    assert_eq!(log.syncs(), segments_left);
     let synced = log.synced_seq();
     assert!(synced < Seq(7) && synced > Seq(0), "a segment is synced when it is left");
     let lost = recover(&disk.image(CrashMode::None, &mut random(1)), options(2)).2;
@@ -216,6 +219,7 @@ fn periodic_mode_is_durable_after_its_sync_only() {
     assert_eq!(block_on(log.sync_now()), Ok(Seq(7)));
     assert_eq!(block_on(log.sync_now()), Ok(Seq(7)));
     assert_eq!(disk.counts().syncs, syncs + 1, "nothing new, nothing to sync");
+    assert_eq!(log.syncs(), segments_left + 1);
     assert_eq!(recover(&disk.image(CrashMode::None, &mut random(1)), options(2)).2, pairs(1..8));
     write(&log, 8..9, 10);
     disk.fail_at(0, Fault::Io);
