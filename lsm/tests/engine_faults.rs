@@ -409,3 +409,30 @@ fn a_foreign_core_and_a_newer_format_are_refused() {
     options.core = 1;
     assert!(open(&foreign, options).is_err());
 }
+
+/// Each life begins a segment of its own. A process that was killed again and again used to keep one for every life, for the
+/// few records in it never filled a memtable, and each restart took longer than the last.
+#[test]
+fn many_short_lives_do_not_pile_up_segments() {
+    let disk = MemDisk::new();
+    let mut options = small_options(1);
+    // Nothing is flushed for its size.
+    options.memtable_bytes = 64 << 20;
+    options.log_bytes_max = Some(4 * options.log.segment_bytes);
+    let mut model = Model::new();
+    for life in 0..40u64 {
+        options.entropy = 100 + u128::from(life);
+        let (engine, _) = open(&disk, options.clone()).expect("no faults");
+        for write in drive(&engine, 1, 1_000 * life).model.into_values() {
+            apply(&mut model, write);
+        }
+        check(&engine, &model, KEYS);
+    }
+    let segments = disk
+        .list(Directory::Core(0))
+        .iter()
+        .filter(|(name, _)| matches!(name, FileName::Segment { .. }))
+        .count();
+    // Up to the log's cap, the one being written, and one made ready.
+    assert!(segments <= 7, "{segments} segments");
+}

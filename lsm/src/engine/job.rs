@@ -67,7 +67,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
     /// Work that writers may come to wait for.
     fn urgent(&self) -> Option<Job> {
         // What frees space goes first, and a fenced log needs no segment.
-        self.if_due(Kind::Sweep, || self.obsolete.borrow().is_due())
+        self.if_due(Kind::Sweep, || self.obsolete.borrow().is_due() || self.log.wants_trim())
             .or_else(|| self.if_due(Kind::Segment, || self.log.wants_segment()))
             .or_else(|| self.if_due(Kind::Flush, || self.stores.borrow().next_frozen().is_some()))
     }
@@ -131,6 +131,9 @@ impl<D: Disk, P: Pace> Core<D, P> {
     }
 
     async fn sweep(&self) -> Result<(), DiskError> {
+        while self.log.wants_trim() {
+            self.log.trim().await?;
+        }
         let tables = self.obsolete.borrow_mut().take(&self.cache);
         match obsolete::unlink(&self.disk, tables).await {
             Ok(()) => Ok(()),

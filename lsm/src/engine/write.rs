@@ -60,7 +60,8 @@ impl<D: Disk, P: Pace> Core<D, P> {
             stores.freeze(index);
         }
         let (log_bytes, log_bytes_max) = (self.log.bytes(), options.log_bytes_max());
-        if log_bytes > log_bytes_max
+        // By files, not by their content: each start opens a new segment, and many short lives must not make a long recovery.
+        if self.log.live_file_bytes() > log_bytes_max
             && let Some((index, _)) = stores.oldest()
             && stores.stores[index].frozen.is_empty()
         {

@@ -44,7 +44,7 @@ use self::prepare::Prepared;
 use self::segments::Segments;
 use self::staging::{Filling, room_for};
 use crate::planted::{self, Bug};
-use crate::{BLOCK_BYTES, Class, Disk, Key, Record, Seq, Sync};
+use crate::{BLOCK_BYTES, Class, Disk, DiskError, DiskErrorKind, FileName, Key, NameOp, Record, Seq, Sync};
 
 /// Buffers: one filling, one in flight or being applied.
 const BUFFERS_MAX: usize = 2;
@@ -322,6 +322,11 @@ impl<D: Disk> Log<D> {
         self.state.borrow().segments.bytes()
     }
 
+    /// Bytes of the files of segments that count, their unused ends included: what recovery has to look at.
+    pub fn live_file_bytes(&self) -> u64 {
+        self.state.borrow().segments.live().len() as u64 * self.options.segment_bytes
+    }
+
     /// Bytes of all its files, those of recyclable segments included.
     pub fn file_bytes(&self) -> u64 {
         self.state.borrow().segments.file_bytes()
@@ -330,6 +335,28 @@ impl<D: Disk> Log<D> {
     /// Segments whose records are all below `seq` may be recycled; the current one never is.
     pub fn retire_below(&self, seq: Seq) {
         self.state.borrow_mut().segments.retire_below(seq.0);
+    }
+
+    /// Whether files of retired segments wait that will not be needed soon.
+    pub fn wants_trim(&self) -> bool {
+        let state = self.state.borrow();
+        !state.fenced && state.segments.has_surplus()
+    }
+
+    /// Removes one such file, the oldest: its name is gone for good before the next one's, so that a power cut leaves no gap
+    /// in what recovery finds. After an error it is asked for again.
+    pub async fn trim(&self) -> Result<(), DiskError> {
+        let Some(slot) = self.state.borrow_mut().segments.take_surplus() else { return Ok(()) };
+        let name = FileName::Segment { core: self.core, slot: slot.slot };
+        let removed = match self.disk.names(NameOp::Unlink(name)).await {
+            Ok(_) => self.disk.names(NameOp::SyncDirectory(name.directory())).await,
+            Err(error) if error.kind == DiskErrorKind::NotFound => return Ok(()),
+            Err(error) => Err(error),
+        };
+        if removed.is_err() {
+            self.state.borrow_mut().segments.recycle(slot);
+        }
+        removed.map(|_| ())
     }
 
     /// Leaves the current segment, so that it can retire: the next group opens another. For an owner whose records are all

@@ -3,6 +3,9 @@
 //! Invariants: ids grow in the order in which segments are opened; of the recyclable slots the one with the lowest id is reused
 //! first, so that a header torn while it is rewritten is always older than every segment that still counts.
 
+/// Most slots kept for reuse. A life begins in a file of its own, so many short lives leave many behind.
+const RECYCLABLE_MAX: usize = 2;
+
 /// A segment of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentInfo {
@@ -72,6 +75,16 @@ impl Segments {
         (slot, None)
     }
 
+    /// Whether more slots wait for reuse than will be needed soon.
+    pub(super) fn has_surplus(&self) -> bool {
+        self.recyclable.len() > RECYCLABLE_MAX
+    }
+
+    /// Takes the oldest slot out if there is a surplus. The oldest, so that what is left on disk has no gap.
+    pub(super) fn take_surplus(&mut self) -> Option<Recyclable> {
+        self.has_surplus().then(|| self.take_slot().1).flatten()
+    }
+
     /// Segments wholly below `seq` become recyclable, the current one never.
     pub(super) fn retire_below(&mut self, seq: u64) {
         let kept = self.live.len().saturating_sub(1);
@@ -115,6 +128,12 @@ mod tests {
         assert_eq!(segments.take_slot(), (0, Some(Recyclable { id: 1, slot: 0, file_bytes: 9 })));
         assert_eq!(segments.take_slot(), (1, Some(Recyclable { id: 2, slot: 1, file_bytes: 9 })));
         assert_eq!(segments.take_slot(), (3, None));
+        assert!(!segments.has_surplus());
+        (4..8)
+            .for_each(|slot| segments.recycle(Recyclable { id: 20 - u64::from(slot), slot, file_bytes: 9 }));
+        assert_eq!(segments.take_surplus().map(|slot| slot.id), Some(13), "the oldest");
+        assert_eq!(segments.take_surplus().map(|slot| slot.id), Some(14));
+        assert_eq!(segments.take_surplus(), None);
         assert_eq!(segments.bytes(), 4096);
     }
 }

@@ -9,7 +9,7 @@ use ferrite_wire::{ClusterId, HashSeed};
 
 use super::Address;
 
-/// Vnodes of a new cluster of up to [`LARGE_CLUSTER_NODES`] nodes.
+/// Vnodes of a new cluster of up to 100 nodes.
 pub const VNODES_DEFAULT: u32 = 4096;
 /// Vnodes of a larger one.
 const VNODES_LARGE: u32 = 16_384;

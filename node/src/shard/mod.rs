@@ -2,7 +2,7 @@
 //!
 //! It is written over an [`Env`] and told what happens through [`Handler`], so that the reactor and the simulator run the
 //! same code. A request's way: bytes → [`Shard::on_received`] → session → request borrowed from the buffer → route (wrong
-//! core? hop) → local read or write, or a coordinator ([`reads`], [`writes`]) → log group ([`log_pump`]) → answer.
+//! core? hop) → local read or write, or a coordinator (`reads`, `writes`) → log group (`log_pump`) → answer.
 //!
 //! State lies in small cells, each borrowed for a few statements and never across an await or a call that may come back.
 //! What is in memory is answered within the call that brought the question; only disk reads, log groups and background jobs
