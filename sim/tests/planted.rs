@@ -18,17 +18,17 @@ fn caught(name: &str, seeds_max: u64, checks_placement: bool) -> String {
 
 #[test]
 fn an_acknowledgement_before_the_sync_is_caught() {
-    caught("ack-before-sync", 5, true);
+    caught("ack-before-sync", 10, true);
 }
 
 #[test]
 fn what_a_recycled_segment_held_before_is_caught_when_it_is_replayed() {
-    caught("stale-segment-replayed", 15, true);
+    caught("stale-segment-replayed", 60, true);
 }
 
 #[test]
 fn a_directory_that_is_not_synced_is_caught() {
-    caught("skipped-directory-sync", 5, true);
+    caught("skipped-directory-sync", 10, true);
 }
 
 #[test]

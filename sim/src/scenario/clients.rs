@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use ferrite_wire::{
-    Features, FrameFlags, FrameHeader, FrameKind, Hello, Key, Level, Order, PROTOCOL_MAX, PROTOCOL_MIN,
-    Parsed, Reply, Request, RequestId, Role, finish_frame, limits, parse_frame, start_frame,
+    ErrorCode, Features, FrameFlags, FrameHeader, FrameKind, Hello, Item, Key, Level, Order, PROTOCOL_MAX,
+    PROTOCOL_MIN, Parsed, Reply, Request, RequestId, Role, finish_frame, limits, parse_frame, start_frame,
 };
 
 use super::value::{id_of, value_of};
@@ -17,11 +17,13 @@ use crate::world::{Event, World};
 const DEADLINE_US: u32 = 1_000_000;
 /// A server that is silent for so long is given up on.
 const PATIENCE_NS: u64 = 1_500 * MS;
+/// Most keys of a multi-get; some may come twice.
+const MULTI_GET_KEYS: u64 = 6;
 /// A client with nothing in flight closes its connection once in so many turns.
 const LEAVES_ONE_IN: u64 = 200;
 
 /// What a client waits for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Pending {
     /// A put or delete.
     Write {
@@ -41,6 +43,18 @@ pub(super) enum Pending {
         /// One of the reads at the end, which must be answered.
         is_final: bool,
     },
+    /// A multi-get at QUORUM: the keys, and what it must see of each at least.
+    ReadMany(Vec<(u64, Floor)>),
+}
+
+impl Pending {
+    /// The key, or one of the keys.
+    fn key(&self) -> u64 {
+        match self {
+            Pending::Write { key, .. } | Pending::Read { key, .. } => *key,
+            Pending::ReadMany(keys) => keys[0].0,
+        }
+    }
 }
 
 /// One client.
@@ -99,6 +113,17 @@ impl Scenario {
     }
 
     fn send(&self, world: &World, client: usize, request: &Request<'_>, pending: Pending) {
+        self.send_body(world, client, request.kind(), |bytes| request.encode(bytes), pending);
+    }
+
+    fn send_body(
+        &self,
+        world: &World,
+        client: usize,
+        kind: FrameKind,
+        encode: impl FnOnce(&mut Vec<u8>),
+        pending: Pending,
+    ) {
         let mut clients = self.clients.borrow_mut();
         let state = &mut clients[client];
         let Some(socket) = state.socket else { return };
@@ -106,9 +131,9 @@ impl Scenario {
         state.pending = Some((state.requests, pending, world.now_ns()));
         let mut bytes = Vec::new();
         let start = start_frame(&mut bytes);
-        request.encode(&mut bytes);
+        encode(&mut bytes);
         let header = FrameHeader {
-            kind: request.kind(),
+            kind,
             flags: FrameFlags(0),
             deadline_us: DEADLINE_US,
             request: RequestId(state.requests),
@@ -129,9 +154,10 @@ impl Scenario {
             return;
         }
         let key = self.draw(self.plan.keys);
-        match self.draw(8) {
-            0..=2 => self.read(world, client, key, Level::Quorum, false),
-            3 => self.read(world, client, key, Level::One, false),
+        match self.draw(16) {
+            0..=5 => self.read(world, client, key, Level::Quorum, false),
+            6 => self.read(world, client, key, Level::One, false),
+            7 => self.read_many(world, client, key),
             _ => self.write(world, client, key),
         }
     }
@@ -164,20 +190,48 @@ impl Scenario {
         self.send(world, client, &request, Pending::Read { key, level, floor, is_final });
     }
 
+    fn read_many(&self, world: &Rc<World>, client: usize, first: u64) {
+        let count = self.plan.keys.min(MULTI_GET_KEYS);
+        let keys: Vec<u64> = (0..count).map(|more| (first + more * more) % self.plan.keys).collect();
+        let names: Vec<[u8; 8]> = keys.iter().map(|key| key.to_be_bytes()).collect();
+        let asked: Vec<Key<'_>> = names.iter().map(|name| Key::plain(name)).collect();
+        let epoch = self.topology.epoch;
+        let floors = keys.iter().map(|key| (*key, self.history.borrow().floor(*key))).collect();
+        let encode = |out: &mut Vec<u8>| Request::encode_multi_get(epoch, Level::Quorum, &asked, out);
+        self.send_body(world, client, FrameKind::MultiGet, encode, Pending::ReadMany(floors));
+    }
+
+    fn on_item(&self, client: usize, key: u64, floor: Floor, item: &Item<'_>) {
+        match item {
+            Item::Value { version, value } => {
+                let state = &mut self.clients.borrow_mut()[client];
+                state.seen = state.seen.max(version.order);
+                let verdict = self.history.borrow_mut().saw_value(key, floor, id_of(value), *version);
+                self.answered(verdict, false);
+            }
+            Item::Absent => {
+                let verdict = self.history.borrow().saw_nothing(key, floor);
+                self.answered(verdict, false);
+            }
+            Item::Error(code) => self.count_error(*code),
+        }
+    }
+
+    fn count_error(&self, code: ErrorCode) {
+        *self.errors.borrow_mut().entry(code.name()).or_default() += 1;
+    }
+
     fn on_reply(&self, client: usize, request: u64, reply: &Reply<'_>) {
         let pending = {
             let mut clients = self.clients.borrow_mut();
             let state = &mut clients[client];
-            match state.pending {
-                Some((waited, pending, _)) if waited == request => {
-                    state.pending = None;
-                    pending
-                }
-                Some(_) | None => return,
+            match state.pending.take_if(|(waited, ..)| *waited == request) {
+                Some((_, pending, _)) => pending,
+                None => return,
             }
         };
         if let Reply::Error { code, .. } = reply {
-            *self.errors.borrow_mut().entry(code.name()).or_default() += 1;
+            self.count_error(*code);
         }
         match (pending, reply) {
             (Pending::Write { key, id }, Reply::Done { version, .. }) => {
@@ -210,11 +264,15 @@ impl Scenario {
                     self.left.borrow_mut().push_back((key, level));
                 }
             }
+            (Pending::ReadMany(keys), Reply::Values(items)) if items.len() == keys.len() => {
+                for ((key, floor), item) in keys.into_iter().zip(items.iter()) {
+                    self.on_item(client, key, floor, &item);
+                }
+            }
+            (Pending::ReadMany(_), Reply::Error { .. }) => {}
             (pending, reply) => {
-                let key = match pending {
-                    Pending::Write { key, .. } | Pending::Read { key, .. } => key,
-                };
-                self.judge(Err(Violation { key, what: format!("{pending:?} was answered by {reply:?}") }));
+                let what = format!("{pending:?} was answered by {reply:?}");
+                self.judge(Err(Violation { key: pending.key(), what }));
             }
         }
     }
