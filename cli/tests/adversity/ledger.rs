@@ -15,6 +15,7 @@ use ferrite_client::{
 };
 
 use crate::cluster::WITHIN;
+use crate::random::Random;
 
 /// Writes of one writer under way.
 const WINDOW: usize = 24;
@@ -89,16 +90,11 @@ impl Ledger {
 
     /// A value that says which write it is from and is good for nothing when a byte of it is wrong.
     fn value(&self, key: usize, count: u64) -> Vec<u8> {
-        let mut state = (key as u64) << 32 | count;
-        let mut next = || {
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            mixed ^ (mixed >> 29)
-        };
+        let mut random = Random((key as u64) << 32 | count);
         let mut bytes = format!("{key} {count} ").into_bytes();
-        let len = bytes.len() + next() as usize % self.longest;
+        let len = bytes.len() + random.below(self.longest);
         while bytes.len() < len {
-            bytes.extend_from_slice(&next().to_le_bytes());
+            bytes.extend_from_slice(&random.next().to_le_bytes());
         }
         bytes
     }

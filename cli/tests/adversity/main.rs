@@ -3,7 +3,12 @@
 //! Nodes are processes of their own, on free ports of loopback, with small memtables so that flushes and compactions happen
 //! while they are killed.
 
+mod bystander;
 mod cluster;
 mod crashes;
+mod crowds;
+mod hostile;
 mod ledger;
+mod random;
 mod syncs;
+mod wire;

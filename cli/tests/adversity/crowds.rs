@@ -1,0 +1,150 @@
+//! Connections that do nothing wrong but too little: silent, half-sent, never read. They hold nobody up and cost a bounded amount.
+
+use std::io::Write;
+
+use ferrite_wire::{ErrorCode, FRAME_HEADER_BYTES, FrameKind, Order, RequestId, Role, limits};
+
+use crate::bystander::Bystander;
+use crate::cluster::{Cluster, Wanted, wait_for};
+use crate::wire::{self, PEER, Raw, frame, frame_of, hello, request};
+
+const ONE_NODE: Wanted<'static> = Wanted { nodes: 1, cores: 2, server: "" };
+const SILENT: usize = 200;
+const SLOW_READERS: usize = 8;
+/// Gets of the longest value that each slow reader sends: their answers would be 2 GiB, and 16 GiB for all of them.
+const UNREAD_GETS: u64 = 2_048;
+/// What a connection whose answers are not read may cost: the bound of its out-buffer, as much again while that buffer grows or is
+/// with the kernel, and its receives.
+const UNREAD_BYTES_MAX: u64 = 2 * (16 << 20) + (4 << 20);
+
+#[test]
+fn what_stays_half_sent_is_closed_with_a_reason_and_holds_nobody_up() {
+    let cluster = Cluster::start(ONE_NODE);
+    let mut bystander = Bystander::start(&cluster);
+    let greeting = hello(cluster.local.config().cluster.id, Role::Client);
+    let put = request(&wire::put(b"half", &[7; 100_000]));
+    let mut waiting = Vec::new();
+    let mut half = |name: &'static str, role: Option<Role>, bytes: &[u8]| {
+        let mut raw = match role {
+            Some(role) => Raw::greeted(&cluster, role),
+            None => Raw::connect(&cluster),
+        };
+        raw.send(bytes);
+        waiting.push((name, raw));
+    };
+    half("no hello", None, b"");
+    half("half a hello's header", None, &greeting[..FRAME_HEADER_BYTES / 2]);
+    half("half a hello's body", None, &greeting[..FRAME_HEADER_BYTES + 20]);
+    half("a header less a byte", Some(Role::Client), &put[..FRAME_HEADER_BYTES - 1]);
+    half("a header without its body", Some(Role::Client), &put[..FRAME_HEADER_BYTES]);
+    half("half a body", Some(Role::Client), &put[..put.len() / 2]);
+    half("a body less a byte", Some(Role::Client), &put[..put.len() - 1]);
+    half("half a peer's frame", Some(PEER), &frame(FrameKind::ReplicaWrite, &[0; 500])[..100]);
+    half(
+        "one frame and a half",
+        Some(Role::Client),
+        &[&frame(FrameKind::Ping, b"")[..], &put[..40]].concat(),
+    );
+    bystander.is_served("while they are half sent");
+    for (name, mut raw) in waiting {
+        let said = raw.until_closed();
+        let last = said.last().unwrap_or_else(|| panic!("{name}: closed without a word"));
+        assert_eq!((last.code, last.request), (Some(ErrorCode::Malformed), RequestId(0)), "{name}");
+    }
+    bystander.is_served("after they were closed");
+    let mut client = cluster.client();
+    let read = client.get(ferrite_client::Key::plain(b"half"), ferrite_client::ReadOptions::default());
+    assert_eq!(read, Ok(None), "half a put is none");
+}
+
+#[test]
+fn two_hundred_silent_connections_hold_nobody_up() {
+    let cluster = Cluster::start(ONE_NODE);
+    let mut bystander = Bystander::start(&cluster);
+    let mut client = cluster.client();
+    let nameless: Vec<Raw> = (0..SILENT).map(|_| Raw::connect(&cluster)).collect();
+    let mut greeted: Vec<Raw> = (0..SILENT).map(|_| Raw::greeted(&cluster, Role::Client)).collect();
+    bystander.is_served("beside silent connections");
+    assert!(cluster.status(&mut client, 0).number("connections.clients") >= SILENT as u64);
+    for mut raw in nameless {
+        let said = raw.until_closed();
+        assert_eq!(
+            said.last().and_then(|said| said.code),
+            Some(ErrorCode::Malformed),
+            "closed with a reason"
+        );
+    }
+    for raw in &mut greeted {
+        let (said, goes_on) = raw.until_pong_or_closed();
+        assert!(goes_on && said.is_empty(), "whoever has greeted may be silent for ever");
+    }
+    drop(greeted);
+    bystander.is_served("after they left");
+    wait_for("the node forgets those who left", || {
+        (cluster.status(&mut client, 0).number("connections.clients") < SILENT as u64).then_some(())
+    });
+}
+
+/// Memory of the node's process that is really there, in bytes.
+fn resident_bytes(cluster: &Cluster) -> u64 {
+    let pid = cluster.local.pid(0).expect("it runs");
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the kernel counts it");
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+    kib << 10
+}
+
+#[test]
+fn readers_that_never_read_cost_bounded_memory_and_hold_nobody_up() {
+    let cluster = Cluster::start(ONE_NODE);
+    let mut bystander = Bystander::start(&cluster);
+    let value = vec![b'v'; limits::VALUE_BYTES_MAX];
+    let mut writer = Raw::greeted(&cluster, Role::Client);
+    writer.send(&request(&wire::put(b"large", &value)));
+    assert_eq!(writer.next().map(|said| said.kind), Some(FrameKind::Done));
+    let before = resident_bytes(&cluster);
+    let mut body = Vec::new();
+    wire::get(b"large").encode(&mut body);
+    let gets: Vec<u8> = (1..=UNREAD_GETS)
+        .flat_map(|number| frame_of(FrameKind::Get, RequestId(number), Order(0), &body))
+        .collect();
+    let readers: Vec<Raw> = (0..SLOW_READERS)
+        .map(|_| {
+            let raw = Raw::greeted(&cluster, Role::Client);
+            raw.stream().set_nonblocking(true).expect("a flag");
+            // As much as the node and the kernel take, which may be all; it is closed at once, or not.
+            let _ = raw.stream().write(&gets);
+            raw
+        })
+        .collect();
+    bystander.is_served("beside readers that never read");
+    bystander.is_served("a while later");
+    let grown = resident_bytes(&cluster).saturating_sub(before);
+    println!("{SLOW_READERS} slow readers cost {} MiB", grown >> 20);
+    let bound = SLOW_READERS as u64 * UNREAD_BYTES_MAX;
+    assert!(grown < bound, "{grown} bytes for {SLOW_READERS} connections, at most {bound}");
+    drop(readers);
+    bystander.is_served("after they left");
+}
+
+#[test]
+fn a_reader_with_many_large_answers_under_way_gets_them_all() {
+    let cluster = Cluster::start(ONE_NODE);
+    let value = vec![b'v'; limits::VALUE_BYTES_MAX];
+    let mut raw = Raw::greeted(&cluster, Role::Client);
+    raw.send(&request(&wire::put(b"large", &value)));
+    assert_eq!(raw.next().map(|said| said.kind), Some(FrameKind::Done));
+    const GETS: u64 = 100;
+    let mut body = Vec::new();
+    wire::get(b"large").encode(&mut body);
+    let gets: Vec<u8> =
+        (1..=GETS).flat_map(|number| frame_of(FrameKind::Get, RequestId(number), Order(0), &body)).collect();
+    raw.send(&gets);
+    let mut answered = std::collections::BTreeSet::new();
+    while answered.len() < GETS as usize {
+        let said = raw.next().unwrap_or_else(|| panic!("closed after {} answers", answered.len()));
+        assert_eq!(said.kind, FrameKind::Value, "{said:?}");
+        assert!(said.bytes > limits::VALUE_BYTES_MAX);
+        assert!(answered.insert(said.request.0), "each once");
+    }
+}
