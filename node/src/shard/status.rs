@@ -26,6 +26,7 @@ pub(super) struct Counters {
     pub(super) jobs_failed: Cell<u64>,
     errors: RefCell<Vec<(ErrorCode, u64)>>,
     replayed: u64,
+    closed_cleanly: bool,
     damaged: u64,
     cut_tail: bool,
 }
@@ -52,6 +53,7 @@ impl Counters {
     pub(super) fn new(recovery: &Recovery) -> Counters {
         Counters {
             replayed: recovery.replayed,
+            closed_cleanly: recovery.clean,
             damaged: recovery.damage.len() as u64,
             cut_tail: recovery.cut_tail.is_some(),
             ..Counters::default()
@@ -92,6 +94,7 @@ impl<E: Env> Shard<E> {
             line(name, &counter.get());
         }
         line("log_records_replayed", &self.counters.replayed);
+        line("log_was_closed_cleanly", &self.counters.closed_cleanly);
         line("log_damage_found", &self.counters.damaged);
         line("log_tail_was_cut", &self.counters.cut_tail);
         for (code, count) in self.counters.errors.borrow().iter() {
