@@ -116,6 +116,12 @@ impl Cluster {
 pub(crate) struct Status(BTreeMap<String, String>);
 
 impl Status {
+    /// A truth by its name.
+    pub(crate) fn says(&self, name: &str) -> bool {
+        let value = self.0.get(name).unwrap_or_else(|| panic!("no line {name} in {self:?}"));
+        value.parse().unwrap_or_else(|_| panic!("{name} is {value}"))
+    }
+
     /// A number by its name.
     pub(crate) fn number(&self, name: &str) -> u64 {
         let value = self.0.get(name).unwrap_or_else(|| panic!("no line {name} in {self:?}"));

@@ -1,9 +1,9 @@
 //! SIGKILL under load, of every combination of nodes, also while they recover: what was acknowledged is there afterwards.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use crate::cluster::{Cluster, Wanted, wait_for};
-use crate::ledger::{Ledger, Progress, Tally};
+use crate::ledger::{Ledger, Progress, StopAtEnd, Tally};
 
 const ROUNDS: usize = 20;
 /// Who is killed in a round: one node, so that the others go on; two, so that the quorum is gone; all.
@@ -86,15 +86,6 @@ fn kill_in_rounds(wanted: Wanted<'_>, victims: &[&[usize]]) {
         wanted.nodes, sum.acknowledged, sum.not_applied, sum.unknown
     );
     assert!(flushes > 0 && compactions > 0, "kills met nothing but the log: {flushes}, {compactions}");
-}
-
-/// Lets the writers end, also when the test has failed: they are waited for.
-struct StopAtEnd<'a>(&'a AtomicBool);
-
-impl Drop for StopAtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 #[test]

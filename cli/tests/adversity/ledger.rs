@@ -65,6 +65,15 @@ impl Progress {
     }
 }
 
+/// Lets the writers end, also when the test has failed: they are waited for.
+pub(crate) struct StopAtEnd<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// The keys of one writer.
 pub(crate) struct Ledger {
     prefix: String,
