@@ -54,6 +54,10 @@ impl ServeError {
         match self {
             ServeError::Startup(error) => error.exit_code(),
             ServeError::TooLarge(_) => startup::EXIT_CONFIGURATION,
+            // The data is sound; it is the configuration that has changed.
+            ServeError::Core { error: CoreError::Shard(OpenError::MovedVnode(_)), .. } => {
+                startup::EXIT_CONFIGURATION
+            }
             ServeError::System(_)
             | ServeError::Core { .. }
             | ServeError::Panicked(_)
