@@ -5,12 +5,14 @@
 //! every key takes one step, asks the processor for what its next step reads, and makes room for the next key; by the time a
 //! key's turn comes again its memory is there.
 //!
-//! The steps follow the usual way only: no memtable holds the key, the first table whose filter says so does, its block is in
-//! the cache, and the record dominates. Whatever leaves that way is answered by [`Core::get`], from the beginning.
+//! The steps follow the usual ways only: the active memtable holds the key; or no memtable does, the first table whose filter
+//! says so does, and its block is in the cache. If then the record dominates, it is the answer. Whatever leaves these
+//! ways is answered by [`Core::get`], from the beginning.
 
 use super::Core;
 use super::outcome::Miss;
 use super::read::{dominates, outside};
+use crate::memtable::Leaf;
 use crate::table::{BlockHandle, KeyHash, Table};
 use crate::{Disk, Key, Pace, Record};
 
@@ -27,10 +29,11 @@ struct Lane<'a, D: Disk> {
 enum Step<'a, D: Disk> {
     /// No source holds the key.
     Absent,
-    /// The usual way ended.
+    /// The usual ways ended.
     Alone,
     /// Where the key is looked for next.
     Store,
+    Memtable(Leaf),
     Table(&'a Table<D>),
     Cache(&'a Table<D>, BlockHandle),
     Block(usize),
@@ -64,7 +67,9 @@ impl<D: Disk, P: Pace> Core<D, P> {
             let Step::Store = lane.step else { continue };
             let store = &stores.stores[lane.store];
             let prefix = key.prefix.to_u128();
-            lane.step = if store.memtables().any(|memtable| memtable.may_contain(prefix)) {
+            lane.step = if store.active.may_contain(prefix) {
+                Step::Memtable(store.active.approach(key))
+            } else if store.frozen.iter().any(|frozen| frozen.memtable.may_contain(prefix)) {
                 Step::Alone
             } else {
                 let may_hold = |table: &&_| Table::covers(table, key) && table.may_contain(lane.hash);
@@ -78,8 +83,10 @@ impl<D: Disk, P: Pace> Core<D, P> {
             };
         }
         for (lane, key) in lanes.iter().zip(keys) {
-            if let Step::Table(table) = lane.step {
-                table.prefetch_index(key);
+            match lane.step {
+                Step::Table(table) => table.prefetch_index(key),
+                Step::Memtable(leaf) => stores.stores[lane.store].active.prefetch_entry(leaf, key),
+                _ => {}
             }
         }
         for (lane, key) in lanes.iter_mut().zip(keys) {
@@ -104,7 +111,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
                 held.block(place).prefetch_entry(key);
             }
         }
-        let mut hits = 0;
+        let (mut hits, mut memtable_hits) = (0, 0);
         for (at, (lane, key)) in lanes.iter().zip(keys).enumerate() {
             match lane.step {
                 Step::Absent => {
@@ -119,6 +126,14 @@ impl<D: Disk, P: Pace> Core<D, P> {
                         continue;
                     }
                 }
+                Step::Memtable(leaf) => {
+                    let record = stores.stores[lane.store].active.get_near(leaf, key);
+                    if let Some(record) = record.filter(dominates) {
+                        memtable_hits += 1;
+                        found(at, Ok(Some(outside(record))));
+                        continue;
+                    }
+                }
                 Step::Alone | Step::Store | Step::Table(_) | Step::Cache(..) => {}
             }
             if let Err(miss) = self.get(*key, |record| found(at, Ok(record))) {
@@ -126,6 +141,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
             }
         }
         held.count_hits(hits);
+        self.counters.gets_memtable.add(memtable_hits);
         self.counters.gets_cached.add(hits);
         self.counters.filter_positives.add(hits);
     }

@@ -35,6 +35,8 @@ pub(super) struct Stores<D: Disk> {
 }
 
 const NOWHERE: u16 = u16::MAX;
+/// Records that are applied together: enough to hide cache misses, few enough for what was fetched to stay.
+pub(super) const APPLIED_TOGETHER: usize = 16;
 
 /// One LSM tree.
 pub(super) struct Store<D: Disk> {
@@ -98,6 +100,19 @@ impl<D: Disk> Stores<D> {
         match self.places.get(usize::from(vnode)) {
             Some(&NOWHERE) | None => None,
             Some(&index) => Some(self.stores[usize::from(index)].number),
+        }
+    }
+
+    /// Asks for what applying these records will touch, so that their misses overlap.
+    pub(super) fn prefetch<'k>(&self, keys: impl Iterator<Item = (usize, Key<'k>)> + Clone) {
+        let mut leaves = [None; APPLIED_TOGETHER];
+        for ((index, key), leaf) in keys.clone().zip(&mut leaves) {
+            let active = &self.stores[index].active;
+            active.prefetch(key.prefix.to_u128());
+            *leaf = Some(active.approach(&key));
+        }
+        for ((index, key), leaf) in keys.zip(leaves.into_iter().flatten()) {
+            self.stores[index].active.prefetch_entry(leaf, &key);
         }
     }
 
@@ -179,12 +194,6 @@ impl<D: Disk> Store<D> {
             ceiling,
             flushed_through,
         }
-    }
-
-    /// The memtables, newest first.
-    #[inline]
-    pub(super) fn memtables(&self) -> impl Iterator<Item = &Memtable> {
-        std::iter::once(&self.active).chain(self.frozen.iter().map(|frozen| &*frozen.memtable))
     }
 
     /// From where on this store needs the log.

@@ -2,6 +2,7 @@
 
 use super::Core;
 use super::outcome::{CommitError, Refusal};
+use super::store::APPLIED_TOGETHER;
 use crate::log::{CommitError as LogCommitError, StageError};
 use crate::manifest::Edit;
 use crate::{Disk, DiskError, DiskErrorKind, Key, Pace, Record, Seq, cover};
@@ -26,9 +27,21 @@ impl<D: Disk, P: Pace> Core<D, P> {
         match self.log.commit().await {
             Ok(Some(group)) => {
                 let mut stores = self.stores.borrow_mut();
-                for (seq, key, record, _epoch) in group.iter() {
-                    let index = stores.index_of(&key).expect("looked up when it was staged");
-                    stores.apply(index, seq.0, key, record);
+                let mut entries = group.iter();
+                loop {
+                    let mut together = [None; APPLIED_TOGETHER];
+                    let read = together.iter_mut().zip(entries.by_ref()); // The slots end first: no entry is taken that has none.
+                    let count = read.map(|(slot, (seq, key, record, _epoch))| {
+                        let index = stores.index_of(&key).expect("looked up when it was staged");
+                        *slot = Some((index, seq, key, record));
+                    });
+                    if count.count() == 0 {
+                        break;
+                    }
+                    stores.prefetch(together.iter().flatten().map(|(index, _, key, _)| (*index, *key)));
+                    for (index, seq, key, record) in together.into_iter().flatten() {
+                        stores.apply(index, seq.0, key, record);
+                    }
                 }
                 self.counters.records.add(group.len() as u64);
             }

@@ -28,6 +28,10 @@ pub struct Memtable {
     newest_order: u64,
 }
 
+/// A place in a memtable, as long as nothing is inserted.
+#[derive(Clone, Copy)]
+pub(crate) struct Leaf(u32);
+
 impl Default for Memtable {
     fn default() -> Self {
         Self::new()
@@ -117,6 +121,30 @@ impl Memtable {
     #[inline]
     pub(crate) fn prefetch(&self, prefix: u128) {
         self.sketch.prefetch(prefix);
+    }
+
+    /// Where a key is or would be; asks for what [`Memtable::prefetch_entry`] reads.
+    #[inline]
+    pub(crate) fn approach(&self, key: &Key<'_>) -> Leaf {
+        let leaf = self.tree.leaf_of(key.prefix.to_u128(), |entry| self.arena.compare(entry, key));
+        self.tree.prefetch_leaf(leaf);
+        Leaf(leaf)
+    }
+
+    /// Asks for what [`Memtable::get_near`], or an insertion of the key, reads besides.
+    #[inline]
+    pub(crate) fn prefetch_entry(&self, leaf: Leaf, key: &Key<'_>) {
+        if let Some(entry) = self.tree.first_in(leaf.0, key.prefix.to_u128()) {
+            self.arena.prefetch(entry);
+        }
+    }
+
+    /// The record of a key, given what [`Memtable::approach`] said of it since when nothing was inserted.
+    #[inline]
+    pub(crate) fn get_near(&self, leaf: Leaf, key: &Key<'_>) -> Option<Record<'_>> {
+        let compare = |entry| self.arena.compare(entry, key);
+        let entry = self.tree.find_in(leaf.0, key.prefix.to_u128(), compare)?;
+        Some(self.arena.entry(entry).record)
     }
 
     /// Puts the prefix of a new key into the sketch.
@@ -269,6 +297,10 @@ mod tests {
             for bits in probes.iter().copied().chain(inserts.iter().map(|insert| insert.0)) {
                 let key = key(bits);
                 prop_assert_eq!(memtable.get(&key.as_key()).map(|record| record.order), model.get(&key).map(|slot| slot.0));
+                let leaf = memtable.approach(&key.as_key());
+                memtable.prefetch_entry(leaf, &key.as_key());
+                prop_assert_eq!(memtable.get_near(leaf, &key.as_key()), memtable.get(&key.as_key()));
+                prop_assert!(model.get(&key).is_none() || memtable.may_contain(key.prefix.to_u128()));
                 let next = model.range(key.clone()..).next().map(|(key, _)| key.as_key());
                 prop_assert_eq!(memtable.iter_from(&key.as_key()).next().map(|(key, _)| key), next);
             }

@@ -8,6 +8,7 @@
 use std::cmp::Ordering;
 
 use super::arena::EntryRef;
+use crate::prefetch::{prefetch, prefetch_all};
 
 /// Most entries in a leaf.
 const LEAF: usize = 48;
@@ -88,6 +89,51 @@ impl Tree {
         let (index, found) =
             lower_bound(&leaf.prefixes[..leaf.len], &leaf.entries[..leaf.len], prefix, &compare);
         Path { found, spot: Spot { leaf: node, index: index as u32 }, inners }
+    }
+
+    /// The leaf in which a search for a key ends.
+    #[inline]
+    pub(super) fn leaf_of(&self, prefix: u128, compare: impl Fn(EntryRef) -> Ordering) -> u32 {
+        let mut node = self.root;
+        for _ in 0..self.depth {
+            let inner = self.inners.get(node);
+            let separators = inner.len - 1;
+            let child =
+                upper_bound(&inner.prefixes[..separators], &inner.keys[..separators], prefix, &compare);
+            node = inner.children[child];
+        }
+        node
+    }
+
+    /// Asks for what a search in a leaf reads.
+    #[inline]
+    pub(super) fn prefetch_leaf(&self, leaf: u32) {
+        let leaf = self.leaves.get(leaf);
+        prefetch(&leaf.len);
+        prefetch_all(&leaf.prefixes);
+    }
+
+    /// The first entry in a leaf with a prefix, if there is one.
+    #[inline]
+    pub(super) fn first_in(&self, leaf: u32, prefix: u128) -> Option<EntryRef> {
+        let leaf = self.leaves.get(leaf);
+        let prefixes = &leaf.prefixes[..leaf.len];
+        let at = prefixes.partition_point(|&here| here < prefix);
+        (prefixes.get(at) == Some(&prefix)).then(|| leaf.entries[at])
+    }
+
+    /// The entry of a key in its leaf.
+    #[inline]
+    pub(super) fn find_in(
+        &self,
+        leaf: u32,
+        prefix: u128,
+        compare: impl Fn(EntryRef) -> Ordering,
+    ) -> Option<EntryRef> {
+        let leaf = self.leaves.get(leaf);
+        let (at, found) =
+            lower_bound(&leaf.prefixes[..leaf.len], &leaf.entries[..leaf.len], prefix, &compare);
+        found.then(|| leaf.entries[at])
     }
 
     /// The entry that a search found.

@@ -156,17 +156,16 @@ impl Block {
         prefetch_all(&self.bytes[..self.bytes.len().min(HEAD_BYTES)]);
     }
 
-    /// Asks for what [`Block::get`] reads last, in a block of one run and one actor.
+    /// Asks for what [`Block::get`] reads last.
     #[inline]
     pub(crate) fn prefetch_entry(&self, key: &Key<'_>) {
         let header = self.header();
-        if header.runs == 1 && header.actors == 1 {
-            let plain = Header { runs: 1, actors: 1, ..header };
-            let run = self.run(&plain, 0);
-            if let Some((at, _)) = self.ties(&run, PLAIN_SLOTS, key.prefix.token) {
-                let (start, end) = plain.bounds_in(&self.bytes[..self.payload_bytes()], PLAIN_SLOTS, at);
-                prefetch_all(&self.bytes[start..end.min(start + ENTRY_BYTES)]);
-            }
+        let slots = header.slots();
+        if let Some(run) = self.run_of(&header, high_of(&key.prefix))
+            && let Some((at, _)) = self.ties(&run, slots, key.prefix.token)
+        {
+            let (start, end) = header.bounds_in(&self.bytes[..self.payload_bytes()], slots, at);
+            prefetch_all(&self.bytes[start..end.min(start + ENTRY_BYTES)]);
         }
     }
 
