@@ -77,7 +77,7 @@ pub trait Env: Clone + 'static {
 
     /// Monotonic time in nanoseconds, the same clock on all cores of a node. Taken once per batch: it may stand still within one.
     fn now_ns(&self) -> u64;
-    /// Wall-clock time in milliseconds since the Unix epoch; may jump.
+    /// Wall-clock time in milliseconds since the Unix epoch; may jump. Taken at most once per batch, like [`Env::now_ns`].
     fn wall_ms(&self) -> u64;
     /// Random bits.
     fn random(&self) -> u64;

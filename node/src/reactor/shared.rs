@@ -61,6 +61,8 @@ pub(super) struct Shared {
     pub(super) sleeps: RefCell<Sleeps>,
     pub(super) tasks: Tasks,
     pub(super) now_ns: Cell<u64>,
+    /// The wall clock in milliseconds, and the `now_ns` of the batch in which it was read.
+    pub(super) wall: Cell<(u64, u64)>,
     pub(super) slice_start: Cell<Instant>,
     pub(super) counters: RefCell<ReactorCounters>,
     resolving: Cell<u32>,
@@ -97,6 +99,7 @@ impl Shared {
             sleeps: RefCell::default(),
             tasks: Tasks::new(),
             now_ns: Cell::new(clock_ns()),
+            wall: Cell::new((u64::MAX, 0)),
             slice_start: Cell::new(Instant::now()),
             counters: RefCell::default(),
             resolving: Cell::new(0),

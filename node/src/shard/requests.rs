@@ -65,9 +65,8 @@ impl<E: Env> Shard<E> {
             self.refuse(connection, id, ErrorCode::Overloaded, "too many requests in flight");
             return;
         };
-        if let Some(key) = single_key(request)
-            && let Ok(Route { hop: Some(core), .. }) = self.route(key)
-        {
+        let route = single_key(request).map(|key| self.route(key));
+        if let Some(Ok(Route { hop: Some(core), .. })) = route {
             let hop = Hop::Request { connection, from_peer: false, deadline_ns, frame: raw.to_vec() };
             ferrite_lsm::cover::mark("client's request hopped");
             self.counters.hops.set(self.counters.hops.get() + 1);
@@ -76,7 +75,7 @@ impl<E: Env> Shard<E> {
             }
             return;
         }
-        self.execute(requester, frame.header.time, request, deadline_ns);
+        self.execute_at(requester, frame.header.time, request, route, deadline_ns);
     }
 
     /// Counts a request against its connection's bound. `None` = over it.
@@ -99,6 +98,25 @@ impl<E: Env> Shard<E> {
         request: &Request<'_>,
         deadline_ns: u64,
     ) {
+        let route = single_key(request).map(|key| self.route(key));
+        self.execute_at(requester, time, request, route, deadline_ns);
+    }
+
+    /// As [`Shard::execute`]; `route` is that of the request's key, if it has one.
+    fn execute_at(
+        self: &Rc<Self>,
+        requester: Requester,
+        time: Order,
+        request: &Request<'_>,
+        route: Option<Result<Route, ErrorCode>>,
+        deadline_ns: u64,
+    ) {
+        let route = match route {
+            None => None,
+            Some(Ok(route)) => Some(route),
+            Some(Err(code)) => return self.answer_error(requester, code),
+        };
+        let routed = || route.expect("a request of one key has a route");
         match *request {
             Request::Ping => self.answer(requester, &Reply::Pong),
             Request::Topology { .. } => {
@@ -111,10 +129,7 @@ impl<E: Env> Shard<E> {
             }
             Request::Get { level, key, .. } => {
                 self.counters.gets.set(self.counters.gets.get() + 1);
-                match self.route(&key) {
-                    Ok(route) => self.get(requester, route, level, &key, deadline_ns),
-                    Err(code) => self.answer_error(requester, code),
-                }
+                self.get(requester, routed(), level, &key, deadline_ns);
             }
             Request::Put { level, key, ttl_ms, value, .. } => {
                 self.counters.puts.set(self.counters.puts.get() + 1);
@@ -123,12 +138,12 @@ impl<E: Env> Shard<E> {
                     version.flags.0 |= VersionFlags::EXPIRES;
                     version.expiry_ms = self.env.wall_ms().saturating_add(ttl_ms);
                 }
-                self.put(requester, time, level, &key, version, value, deadline_ns);
+                self.put(requester, routed(), time, level, &key, version, value, deadline_ns);
             }
             Request::Delete { level, key, .. } => {
                 self.counters.deletes.set(self.counters.deletes.get() + 1);
                 let version = Version { flags: VersionFlags(VersionFlags::TOMBSTONE), ..Version::default() };
-                self.put(requester, time, level, &key, version, b"", deadline_ns);
+                self.put(requester, routed(), time, level, &key, version, b"", deadline_ns);
             }
             Request::MultiGet { level, keys, .. } => {
                 self.counters.gets.set(self.counters.gets.get() + keys.len() as u64);
@@ -165,6 +180,7 @@ impl<E: Env> Shard<E> {
     fn put(
         self: &Rc<Self>,
         requester: Requester,
+        route: Route,
         seen: Order,
         level: Level,
         key: &Key<'_>,
@@ -175,10 +191,6 @@ impl<E: Env> Shard<E> {
         if value.len() > self.settings.value_bytes_max {
             return self.answer_error(requester, ErrorCode::TooLarge);
         }
-        let route = match self.route(key) {
-            Ok(route) => route,
-            Err(code) => return self.answer_error(requester, code),
-        };
         if self.engine.is_fenced() && route.position.is_some() {
             return self.answer_error(requester, ErrorCode::Fenced);
         }

@@ -4,6 +4,7 @@
 
 mod drain;
 mod durability;
+mod gets;
 mod memory;
 mod opening;
 mod pressure;
