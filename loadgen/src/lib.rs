@@ -13,12 +13,13 @@
 //! | [`record`], `check` | keys and values as functions of numbers; whether a value may be read |
 //! | `protocol`, `ferrite`, `resp`, `routes` | requests and answers; which endpoint owns a key |
 //! | `poll`, `connection`, `plan`, `traffic`, `worker` | the data path of one thread |
-//! | `run`, `tally`, `summary`, `report`, `cpu`, `clock`, `failure` | a whole run and its figures |
+//! | `run`, `tally`, `summary`, `report`, `bars`, `cpu`, `clock`, `failure` | a whole run and its figures |
 //!
 //! It refuses to guess: a saturated client is named in the report, a closed loop is labelled as one, and an unknown outcome
 //! is never counted as success or failure.
 #![forbid(unsafe_code)]
 
+mod bars;
 mod check;
 pub mod chooser;
 pub mod cli;
@@ -45,6 +46,7 @@ mod traffic;
 mod worker;
 mod workload;
 
+pub use bars::Bar;
 pub use check::{Checker, Verdict};
 pub use cpu::CpuSample;
 pub use failure::{Certainty, Failure};

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use crate::{
+    bars::draw,
     options::Distribution,
     summary::{Percentiles, Summary},
     tally::Verdicts,
@@ -35,6 +36,16 @@ impl Summary {
                 write!(line, " server_us_per_op={:.3} server_cores={:.3}", server.us_per_op, server.cores);
         }
         line
+    }
+
+    /// The latency histograms of reads and writes, drawn: a bar per doubling of the latency.
+    pub fn histogram_text(&self) -> String {
+        let kinds = [("read", &self.reads), ("write", &self.writes)];
+        let drawn = kinds.iter().filter_map(|(kind, latencies)| {
+            let latencies = latencies.as_ref()?;
+            Some(format!("{kind} latency, operations per bar\n{}", draw(&latencies.histogram)))
+        });
+        drawn.collect()
     }
 
     /// A table for people.

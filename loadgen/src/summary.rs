@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
+    bars::{Bar, bars},
     failure::{FAILURES, Failure},
     options::{Distribution, Options},
     tally::{Latencies, Tally, Verdicts},
@@ -81,12 +82,15 @@ pub struct KindLatencies {
     pub latency: Percentiles,
     /// From sending; open loop only.
     pub service: Option<Percentiles>,
+    /// The histogram of `latency`, a bar per doubling.
+    pub histogram: Vec<Bar>,
 }
 
 impl KindLatencies {
     fn new(latencies: &Latencies) -> Option<KindLatencies> {
         let latency = Percentiles::new(&latencies.total)?;
-        Some(KindLatencies { latency, service: Percentiles::new(&latencies.service) })
+        let (service, histogram) = (Percentiles::new(&latencies.service), bars(&latencies.total));
+        Some(KindLatencies { latency, service, histogram })
     }
 }
 

@@ -85,6 +85,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 
     step(5, "What the workload saw, the kill included");
     summary.text().lines().for_each(|line| println!("   {line}"));
+    println!();
+    summary.histogram_text().lines().for_each(|line| println!("   {line}"));
 
     if args.stay {
         return stay(&cluster, started);
