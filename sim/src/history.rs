@@ -8,13 +8,15 @@
 //! 2. *Nothing acknowledged is lost.* A read whose level overlaps with the writes' returns the version of the newest write
 //!    acknowledged before the read began, or a newer one.
 //! 3. *A session goes forward.* A client's acknowledged write has a higher order than everything it had seen.
+//! 4. *A node goes forward.* Of two writes to a key through one node the later one has the higher order, also when the node was
+//!    restarted in between, with whatever wall clock. (Through different nodes this is promised up to their drift only.)
 //!
 //! An answer "absent" names no version. It is right if the newest acknowledged write is a delete, or there is none, or some
 //! delete whose outcome nobody knows may be newer.
 
 use std::collections::BTreeMap;
 
-use ferrite_wire::Version;
+use ferrite_wire::{Order, Version};
 
 /// What a write was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,10 +38,24 @@ pub(crate) struct Write {
     pub(crate) is_delete: bool,
     /// When it was sent, in virtual nanoseconds.
     pub(crate) sent_ns: u64,
+    /// Through which node.
+    pub(crate) node: usize,
+    /// The highest order of a write to this key through this node that had been acknowledged by then.
+    pub(crate) above: Order,
     /// What its client was told.
     pub(crate) told: Told,
     /// The version under which a read has shown it.
     pub(crate) seen: Option<Version>,
+}
+
+impl Write {
+    /// The version it was acknowledged with.
+    fn version(&self) -> Option<Version> {
+        match self.told {
+            Told::Acknowledged(version) => Some(version),
+            Told::InDoubt | Told::NotApplied => None,
+        }
+    }
 }
 
 /// A broken promise.
@@ -63,11 +79,15 @@ pub(crate) type Floor = Option<Version>;
 
 impl History {
     /// Begins a write and numbers it.
-    pub(crate) fn begin(&mut self, key: u64, is_delete: bool, now_ns: u64) -> u64 {
+    pub(crate) fn begin(&mut self, key: u64, is_delete: bool, node: usize, now_ns: u64) -> u64 {
         self.next += 1;
-        let write = Write { id: self.next, is_delete, sent_ns: now_ns, told: Told::InDoubt, seen: None };
-        self.keys.entry(key).or_default().push(write);
-        self.next
+        let id = self.next;
+        let writes = self.keys.entry(key).or_default();
+        let acknowledged = writes.iter().filter(|write| write.node == node).filter_map(Write::version);
+        let above = acknowledged.map(|version| version.order).max().unwrap_or(Order(0));
+        let write = Write { id, is_delete, sent_ns: now_ns, node, above, told: Told::InDoubt, seen: None };
+        writes.push(write);
+        id
     }
 
     /// A write's client was told something.
@@ -83,6 +103,14 @@ impl History {
                 key,
                 what: format!("write {id} was seen as {seen:?} and then reported as not applied"),
             }),
+            (Told::Acknowledged(version), _) if version.order <= write.above => Err(Violation {
+                key,
+                what: format!(
+                    "write {id} got {version:?}, and {:?} had been acknowledged through node {} before it was sent",
+                    write.above,
+                    write.node + 1
+                ),
+            }),
             _ => Ok(()),
         }
     }
@@ -94,11 +122,7 @@ impl History {
     /// The newest version acknowledged so far.
     pub(crate) fn floor(&self, key: u64) -> Floor {
         let writes = self.keys.get(&key)?;
-        let acknowledged = writes.iter().filter_map(|write| match write.told {
-            Told::Acknowledged(version) => Some(version),
-            Told::InDoubt | Told::NotApplied => None,
-        });
-        acknowledged.max_by_key(|version| (version.order, version.actor))
+        writes.iter().filter_map(Write::version).max_by_key(|version| (version.order, version.actor))
     }
 
     /// Judges a value that a read returned; `id` is what its content says, if it says anything.
@@ -168,8 +192,12 @@ impl History {
         let line = |write: &Write| {
             let kind = if write.is_delete { "delete" } else { "put" };
             format!(
-                "  {kind} {} at {} ns: {:?}, seen {:?}\n",
-                write.id, write.sent_ns, write.told, write.seen
+                "  {kind} {} at {} ns through node {}: {:?}, seen {:?}\n",
+                write.id,
+                write.sent_ns,
+                write.node + 1,
+                write.told,
+                write.seen
             )
         };
         self.keys.get(&key).map_or_else(String::new, |writes| writes.iter().map(line).collect())
@@ -192,7 +220,7 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ferrite_wire::{Actor, Order, VersionFlags};
+    use ferrite_wire::{Actor, VersionFlags};
 
     fn version(order: u64) -> Version {
         Version { order: Order(order), actor: Actor(1), ..Version::default() }
@@ -205,9 +233,9 @@ mod tests {
     #[test]
     fn a_lost_write_is_a_violation() {
         let mut history = History::default();
-        let first = history.begin(1, false, 0);
+        let first = history.begin(1, false, 0, 0);
         history.told(1, first, Told::Acknowledged(version(10))).unwrap();
-        let second = history.begin(1, false, 5);
+        let second = history.begin(1, false, 0, 5);
         history.told(1, second, Told::Acknowledged(version(20))).unwrap();
         let floor = history.floor(1);
         assert!(history.saw_value(1, floor, Some(second), version(20)).is_ok());
@@ -218,9 +246,9 @@ mod tests {
     #[test]
     fn a_write_in_doubt_may_be_seen_or_not() {
         let mut history = History::default();
-        let acknowledged = history.begin(1, false, 0);
+        let acknowledged = history.begin(1, false, 0, 0);
         history.told(1, acknowledged, Told::Acknowledged(version(10))).unwrap();
-        let doubtful = history.begin(1, false, 5);
+        let doubtful = history.begin(1, false, 0, 5);
         let floor = history.floor(1);
         assert!(history.saw_value(1, floor, Some(acknowledged), version(10)).is_ok());
         assert!(history.saw_value(1, floor, Some(doubtful), version(30)).is_ok());
@@ -228,9 +256,22 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_goes_back_is_a_violation() {
+        let mut history = History::default();
+        let first = history.begin(1, false, 0, 0);
+        let at_once = history.begin(1, false, 0, 1);
+        history.told(1, first, Told::Acknowledged(version(10))).unwrap();
+        history.told(1, at_once, Told::Acknowledged(version(9))).expect("they were in flight together");
+        let elsewhere = history.begin(1, false, 1, 2);
+        history.told(1, elsewhere, Told::Acknowledged(version(5))).expect("another node");
+        let later = history.begin(1, false, 0, 3);
+        assert!(history.told(1, later, Told::Acknowledged(version(10))).is_err());
+    }
+
+    #[test]
     fn an_invented_or_changed_value_is_a_violation() {
         let mut history = History::default();
-        let id = history.begin(1, false, 0);
+        let id = history.begin(1, false, 0, 0);
         assert!(history.saw_value(1, None, None, version(10)).is_err());
         assert!(history.saw_value(1, None, Some(id + 7), version(10)).is_err());
         assert!(history.saw_value(2, None, Some(id), version(10)).is_err());
@@ -241,14 +282,14 @@ mod tests {
     #[test]
     fn absence_needs_a_delete() {
         let mut history = History::default();
-        let put = history.begin(1, false, 0);
+        let put = history.begin(1, false, 0, 0);
         history.told(1, put, Told::Acknowledged(version(10))).unwrap();
         let floor = history.floor(1);
-        let delete = history.begin(1, true, 1);
+        let delete = history.begin(1, true, 0, 1);
         assert!(history.saw_nothing(1, floor).is_ok(), "the delete is in doubt");
         history.told(1, delete, Told::NotApplied).unwrap();
         assert!(history.saw_nothing(1, floor).is_err());
-        let again = history.begin(1, true, 2);
+        let again = history.begin(1, true, 0, 2);
         history.told(1, again, Told::Acknowledged(tombstone(20))).unwrap();
         assert!(history.saw_nothing(1, history.floor(1)).is_ok());
     }

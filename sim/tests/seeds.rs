@@ -7,7 +7,7 @@ use ferrite_sim::Run;
 const SEEDS: std::ops::Range<u64> = 1..81;
 
 /// What the range must have met, faults and paths of the server.
-const FAULTS: [&str; 13] = [
+const FAULTS: [&str; 14] = [
     "bit flipped",
     "clock jump",
     "connection reset",
@@ -19,6 +19,7 @@ const FAULTS: [&str; 13] = [
     "power cut",
     "power cut of all",
     "read failed",
+    "restart with another clock",
     "short read",
     "sync failed",
 ];

@@ -61,6 +61,8 @@ impl Pending {
 #[derive(Debug, Default)]
 pub(super) struct Client {
     socket: Option<SocketId>,
+    /// The node it is connected to.
+    node: usize,
     greeted: bool,
     pending: Option<(u64, Pending, u64)>,
     requests: u64,
@@ -109,7 +111,7 @@ impl Scenario {
         let place = self.draw(u64::from(CORES) + 1) as usize;
         let socket = world.client_connect(client, &address(node, place));
         let state = &mut self.clients.borrow_mut()[client];
-        (state.socket, state.greeted) = (Some(socket), false);
+        (state.socket, state.node, state.greeted) = (Some(socket), node, false);
     }
 
     fn send(&self, world: &World, client: usize, request: &Request<'_>, pending: Pending) {
@@ -164,7 +166,8 @@ impl Scenario {
 
     fn write(&self, world: &Rc<World>, client: usize, key: u64) {
         let is_delete = self.plan.deletes_one_in > 0 && self.draw(self.plan.deletes_one_in) == 0;
-        let id = self.history.borrow_mut().begin(key, is_delete, world.now_ns());
+        let node = self.clients.borrow()[client].node;
+        let id = self.history.borrow_mut().begin(key, is_delete, node, world.now_ns());
         let name = key.to_be_bytes();
         let key_name = Key::plain(&name);
         let epoch = self.topology.epoch;

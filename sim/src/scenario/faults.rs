@@ -10,6 +10,8 @@ use crate::world::{Death, World};
 
 /// Farthest that a wall clock jumps, in milliseconds; more than the server's bound on drift.
 const CLOCK_JUMP_MS_MAX: u64 = 5_000;
+/// Farthest that a wall clock is off when it is off by little: within the server's bound on drift.
+const CLOCK_SKEW_MS_MAX: u64 = 400;
 /// Longest pause of a process, in milliseconds; longer than peers wait for one another.
 const PAUSE_MS_MAX: u64 = 3_000;
 
@@ -55,8 +57,7 @@ impl Scenario {
             }
             FaultKind::ClockJump => {
                 world.count("clock jump");
-                let offset_ms = self.draw(2 * CLOCK_JUMP_MS_MAX) as i64 - CLOCK_JUMP_MS_MAX as i64;
-                world.set_wall_offset_ms(node, offset_ms);
+                self.set_clock_off(world, node);
             }
             FaultKind::FullDisk => {
                 world.count("full disk");
@@ -81,6 +82,12 @@ impl Scenario {
         world.stop(node, Death::PowerCut(mode));
     }
 
+    fn set_clock_off(&self, world: &World, node: usize) {
+        let far_ms = if self.draw(2) == 0 { CLOCK_JUMP_MS_MAX } else { CLOCK_SKEW_MS_MAX };
+        let offset_ms = self.draw(2 * far_ms) as i64 - far_ms as i64;
+        world.set_wall_offset_ms(node, offset_ms);
+    }
+
     /// What is down comes back sooner or later; a fenced node is restarted as an operator would.
     fn repair(&self, world: &Rc<World>) {
         if self.draw(3) == 0 {
@@ -94,6 +101,11 @@ impl Scenario {
                 world.stop(node, Death::Kill);
             }
             if !world.is_running(node) && self.draw(4) > 0 {
+                // A machine that was off may come back with any clock.
+                if self.plan.kinds.contains(&FaultKind::ClockJump) && self.draw(2) == 0 {
+                    world.count("restart with another clock");
+                    self.set_clock_off(world, node);
+                }
                 self.start(world, node);
             }
         }
