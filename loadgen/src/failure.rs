@@ -47,7 +47,7 @@ impl Failure {
         ErrorCode::ALL.into_iter().map(Failure::Server).chain(own)
     }
 
-    /// Its place in a table of [`FAILURES`] counts.
+    /// Its place in a table of counts.
     pub fn index(self) -> usize {
         let own = match self {
             Failure::Server(code) => return code as usize - 1,
