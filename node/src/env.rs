@@ -24,7 +24,7 @@ pub struct Connection {
 pub enum Sent {
     /// They are in the connection's out-buffer and leave with the others of this batch.
     Queued,
-    /// The out-buffer is over its bound: nothing was encoded.
+    /// The out-buffer is over its bound: nothing was added. What is as short as an error has room for longer.
     Full,
     /// The connection is closed: nothing was encoded.
     Gone,

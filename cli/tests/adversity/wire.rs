@@ -72,7 +72,6 @@ pub(crate) struct Said {
     pub(crate) request: RequestId,
     /// If it is an error.
     pub(crate) code: Option<ErrorCode>,
-    pub(crate) bytes: usize,
 }
 
 /// A connection.
@@ -128,7 +127,7 @@ impl Raw {
                         Ok(Reply::Error { code, .. }) => Some(code),
                         Ok(_) | Err(_) => None,
                     };
-                    let said = Said { kind: frame.header.kind, request: frame.header.request, code, bytes };
+                    let said = Said { kind: frame.header.kind, request: frame.header.request, code };
                     self.unread.drain(..bytes);
                     return Some(said);
                 }

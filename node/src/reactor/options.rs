@@ -13,6 +13,8 @@ pub struct ReactorOptions {
     pub pause_bytes: usize,
     /// A connection with this much to send takes no more, in bytes; above `pause_bytes`, for what was admitted before.
     pub out_bytes_max: usize,
+    /// Room beyond `out_bytes_max`, for answers as short as an error or an acknowledgement only, in bytes.
+    pub out_reserve_bytes: usize,
     /// How long an idle core spins before it blocks, in microseconds. 0 where the core is shared with others.
     pub spin_us: u64,
     /// How long a connection that is being closed may take to accept its last bytes, in milliseconds.
@@ -31,6 +33,7 @@ impl Default for ReactorOptions {
             input_bytes_max: ferrite_wire::limits::BODY_BYTES_MAX + 4096,
             pause_bytes: 1024 * 1024,
             out_bytes_max: 16 * 1024 * 1024,
+            out_reserve_bytes: 1024 * 1024,
             spin_us: 50,
             linger_ms: 5_000,
             drain_ms: 10_000,

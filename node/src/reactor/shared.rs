@@ -21,6 +21,8 @@ use crate::ring::Ring;
 
 /// Most names being resolved at once; each takes a thread while it lasts.
 const RESOLVES_MAX: u32 = 8;
+/// Longest frame that may use an out-buffer's reserve: errors and acknowledgements, whose number the requests in flight bound.
+const SHORT_BYTES: usize = 256;
 /// Most addresses of a name that are tried.
 const ADDRESSES_MAX: usize = 8;
 
@@ -125,15 +127,27 @@ impl Shared {
         let mut buffer = match self.table.borrow_mut().get(connection) {
             None => return Sent::Gone,
             Some(link) if link.closing => return Sent::Gone,
-            Some(link) if link.output.queued_bytes() >= self.options.out_bytes_max => return Sent::Full,
+            Some(link)
+                if link.output.queued_bytes()
+                    >= self.options.out_bytes_max + self.options.out_reserve_bytes =>
+            {
+                return Sent::Full;
+            }
             Some(link) => link.output.take(),
         };
         // Outside the borrow, so that an encoder may look at the world.
         let had = buffer.len();
         encode(&mut buffer);
+        let is_over = had >= self.options.out_bytes_max && buffer.len() > had + SHORT_BYTES;
+        if is_over {
+            buffer.truncate(had);
+        }
         let mut table = self.table.borrow_mut();
         let Some(link) = table.get(connection) else { return Sent::Gone };
         link.output.restore(buffer, had);
+        if is_over {
+            return Sent::Full;
+        }
         self.mark_dirty(connection, link);
         Sent::Queued
     }

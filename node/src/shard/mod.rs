@@ -41,7 +41,7 @@ use ferrite_wire::{
 
 pub use settings::ShardSettings;
 
-use crate::env::{Connection, Env, Handler, Hop, Received};
+use crate::env::{Connection, Env, Handler, Hop, Received, Sent};
 use greeting::GREETING_BODY_BYTES_MAX;
 use link::Links;
 use log_pump::AckQueue;
@@ -417,8 +417,11 @@ impl<E: Env> Handler for Shard<E> {
                 if let Some(session) = self.sessions.borrow_mut().get_mut(connection) {
                     session.in_flight = session.in_flight.saturating_sub(1);
                 }
-                if self.env.send(connection, |out| out.extend_from_slice(&frame)) == crate::env::Sent::Full {
-                    self.drop_connection(connection);
+                if self.env.send(connection, |out| out.extend_from_slice(&frame)) == Sent::Full {
+                    let Ok(Parsed::Frame { frame, .. }) = parse_frame(&frame, limits::BODY_BYTES_MAX) else {
+                        unreachable!("the other core made this frame");
+                    };
+                    self.answer_without_room(connection, frame.header.request, frame.header.kind);
                 }
             }
             Hop::Request { connection, from_peer, deadline_ns, frame } => {

@@ -1,8 +1,8 @@
 //! Who waits for an answer, and how it gets there.
 
 use ferrite_wire::{
-    CoreId, ErrorCode, FrameFlags, FrameHeader, FrameKind, Order, PeerMessage, Reply, RequestId,
-    finish_frame, start_frame,
+    CoreId, ErrorCode, FrameFlags, FrameHeader, FrameKind, Order, PeerMessage, ReplicaAnswer, Reply,
+    RequestId, finish_frame, start_frame,
 };
 
 use super::Shard;
@@ -111,8 +111,7 @@ impl<E: Env> Shard<E> {
                     session.in_flight = session.in_flight.saturating_sub(1);
                 }
                 if self.env.send(connection, |out| frame(answer, request, stale, time, out)) == Sent::Full {
-                    // Its answers are not read: the connection has had its bound, and no answer may be lost silently.
-                    self.drop_connection(connection);
+                    self.answer_without_room(connection, request, answer.kind());
                 }
             }
             Requester::Core { core, connection, request } => {
@@ -121,6 +120,28 @@ impl<E: Env> Shard<E> {
                 self.send_hop(core, Hop::Reply { connection, frame: out });
             }
             Requester::Item { .. } => unreachable!("items are answered by reply"),
+        }
+    }
+
+    /// An answer found no room in its connection's out-buffer, because many large ones were under way. What only told something
+    /// is answered "overloaded" instead, which is short; when there is no room for that either, or what was done cannot be
+    /// told, the connection closes: no answer is lost silently.
+    pub(super) fn answer_without_room(&self, connection: Connection, request: RequestId, kind: FrameKind) {
+        let code = ErrorCode::Overloaded;
+        let sent = match kind {
+            FrameKind::Done | FrameKind::ReplicaWriteAnswer => Sent::Full,
+            FrameKind::ReplicaReadAnswer => {
+                let answer = PeerMessage::ReplicaReadAnswer(ReplicaAnswer::Refused(code));
+                self.env.send(connection, |out| frame(&answer, request, false, Order(0), out))
+            }
+            _ => {
+                let answer = Reply::Error { code, text: "" };
+                self.env.send(connection, |out| frame(&answer, request, false, Order(0), out))
+            }
+        };
+        match sent {
+            Sent::Full => self.drop_connection(connection),
+            Sent::Queued | Sent::Gone => self.counters.count_error(code),
         }
     }
 

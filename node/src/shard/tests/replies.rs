@@ -1,6 +1,6 @@
 //! What an answer carries, and when it finds no room.
 
-use ferrite_wire::Level;
+use ferrite_wire::{ErrorCode, Level, ReadWant, Reply, Version};
 
 use super::*;
 
@@ -70,4 +70,59 @@ fn gets_that_arrive_together_are_each_answered_once() {
     answers.sort_unstable_by_key(|(number, _)| *number);
     let kinds = [FrameKind::Value, FrameKind::Absent];
     assert_eq!(answers, (0..50).map(|number| (number, kinds[number as usize % 2])).collect::<Vec<_>>());
+}
+
+/// Many large answers that came late, from the disk, another core or other nodes, used to cost a client its connection though it
+/// read them as fast as it could; what it had written over it meanwhile ended as unknown. They are answered "overloaded" now.
+#[test]
+fn a_large_answer_that_finds_no_room_is_overload_and_the_connection_lives() {
+    let (bench, shard) = alone();
+    let connection = client(&bench, &shard);
+    let hop = |number: u64, reply: &Reply<'_>| {
+        let frame = frame_of(reply.kind(), number, 0, |out| reply.encode(out));
+        shard.on_hop(CoreId(1), Hop::Reply { connection, frame });
+    };
+    let value = Reply::Value { version: Version::default(), answered: 1, value: &[7; 1000] };
+    let done = Reply::Done { version: Version::default(), answered: 1 };
+    bench.0.out_nearly_full.set(true);
+    hop(1, &value);
+    hop(2, &done);
+    let frames = bench.frames(connection);
+    let answered: Vec<_> = frames
+        .iter()
+        .map(|(header, body)| {
+            let code = match Reply::decode(header.kind, body) {
+                Ok(Reply::Error { code, .. }) => Some(code),
+                Ok(_) | Err(_) => None,
+            };
+            (header.request.0, header.kind, code)
+        })
+        .collect();
+    let expected = [(1, FrameKind::Error, Some(ErrorCode::Overloaded)), (2, FrameKind::Done, None)];
+    assert_eq!(answered, expected);
+    assert!(bench.0.closed.borrow().is_empty());
+    bench.0.out_full.set(true);
+    hop(3, &done);
+    assert_eq!(*bench.0.closed.borrow(), [connection], "what was done cannot be called overload");
+}
+
+/// The same between nodes: the coordinator asks another replica, and no other question over the connection is lost.
+#[test]
+fn a_replica_whose_answer_finds_no_room_refuses_the_read() {
+    let (bench, shard) = alone();
+    let connection = client(&bench, &shard);
+    receive(&shard, connection, &request_frame(1, &put(b"key", &[7; 1000], Level::One)));
+    shard.on_batch_end();
+    bench.run();
+    let bench_peer = greeted(&bench, &shard, Role::Peer { node: NodeId(1), core: CoreId(0), incarnation: 1 });
+    bench.0.out_nearly_full.set(true);
+    let read =
+        PeerMessage::ReplicaRead { vnode_epoch: Epoch(1), want: ReadWant::Full, key: Key::plain(b"key") };
+    receive(&shard, bench_peer, &message_frame(9, 1_000_000, &read));
+    let frames = bench.frames(bench_peer);
+    let [(header, body)] = &frames[..] else { panic!("one answer: {frames:?}") };
+    let answer = PeerMessage::decode(header.kind, body);
+    let refused = ferrite_wire::ReplicaAnswer::Refused(ErrorCode::Overloaded);
+    assert_eq!((header.request.0, answer), (9, Ok(PeerMessage::ReplicaReadAnswer(refused))));
+    assert!(bench.0.closed.borrow().is_empty());
 }
