@@ -120,6 +120,8 @@ pub struct Shard<E: Env> {
     multi_gets: RefCell<Slab<MultiGet>>,
     deadlines: RefCell<Wheel<OperationId>>,
     hop_backlog: RefCell<VecDeque<(CoreId, Hop)>>,
+    /// Bytes of the frames in it.
+    hop_backlog_bytes: Cell<usize>,
     counters: Counters,
     pump_runs: Cell<bool>,
     job_runs: Cell<bool>,
@@ -165,6 +167,7 @@ impl<E: Env> Shard<E> {
             multi_gets: RefCell::new(Slab::new(MULTI_GETS_MAX)),
             deadlines: RefCell::new(Wheel::new(now_ns, DEADLINE_GRAIN_NS)),
             hop_backlog: RefCell::default(),
+            hop_backlog_bytes: Cell::new(0),
             counters: Counters::new(&recovery),
             pump_runs: Cell::new(false),
             job_runs: Cell::new(false),

@@ -74,6 +74,26 @@ pub(super) fn frame(answer: &impl Answer, request: RequestId, stale: bool, time:
     finish_frame(out, start, &FrameHeader { kind: answer.kind(), flags, deadline_us: 0, request, time });
 }
 
+/// Appends "overloaded" in place of an answer of `kind`, in the words of whoever asked. False = there are none: the answer says
+/// that something was done, and is short itself.
+fn overloaded(kind: FrameKind, request: RequestId, out: &mut Vec<u8>) -> bool {
+    let code = ErrorCode::Overloaded;
+    match kind {
+        FrameKind::Done | FrameKind::ReplicaWriteAnswer => return false,
+        FrameKind::ReplicaReadAnswer => {
+            let answer = PeerMessage::ReplicaReadAnswer(ReplicaAnswer::Refused(code));
+            frame(&answer, request, false, Order(0), out);
+        }
+        _ => frame(&Reply::Error { code, text: "" }, request, false, Order(0), out),
+    }
+    true
+}
+
+fn frame_bytes(message: &Hop) -> usize {
+    let (Hop::Request { frame, .. } | Hop::Reply { frame, .. }) = message;
+    frame.len()
+}
+
 impl<E: Env> Shard<E> {
     /// Answers a client's request.
     pub(super) fn answer(&self, requester: Requester, reply: &Reply<'_>) {
@@ -116,7 +136,10 @@ impl<E: Env> Shard<E> {
             }
             Requester::Core { core, connection, request } => {
                 let mut out = Vec::new();
-                frame(answer, request, true, time, &mut out);
+                let has_room = self.hop_backlog_bytes.get() < self.settings.hop_backlog_bytes_max;
+                if has_room || !overloaded(answer.kind(), request, &mut out) {
+                    frame(answer, request, true, time, &mut out);
+                }
                 self.send_hop(core, Hop::Reply { connection, frame: out });
             }
             Requester::Item { .. } => unreachable!("items are answered by reply"),
@@ -127,45 +150,44 @@ impl<E: Env> Shard<E> {
     /// is answered "overloaded" instead, which is short; when there is no room for that either, or what was done cannot be
     /// told, the connection closes: no answer is lost silently.
     pub(super) fn answer_without_room(&self, connection: Connection, request: RequestId, kind: FrameKind) {
-        let code = ErrorCode::Overloaded;
-        let sent = match kind {
-            FrameKind::Done | FrameKind::ReplicaWriteAnswer => Sent::Full,
-            FrameKind::ReplicaReadAnswer => {
-                let answer = PeerMessage::ReplicaReadAnswer(ReplicaAnswer::Refused(code));
-                self.env.send(connection, |out| frame(&answer, request, false, Order(0), out))
-            }
-            _ => {
-                let answer = Reply::Error { code, text: "" };
-                self.env.send(connection, |out| frame(&answer, request, false, Order(0), out))
-            }
+        let mut instead = Vec::new();
+        let sent = if overloaded(kind, request, &mut instead) {
+            self.env.send(connection, |out| out.extend_from_slice(&instead))
+        } else {
+            Sent::Full
         };
         match sent {
             Sent::Full => self.drop_connection(connection),
-            Sent::Queued | Sent::Gone => self.counters.count_error(code),
+            Sent::Queued | Sent::Gone => self.counters.count_error(ErrorCode::Overloaded),
         }
     }
 
-    /// Sends to another core, or keeps the message until that core's queue has room again. What waits is bounded by the
-    /// requests in flight: every message here is the one answer of one of them.
+    /// Sends to another core, or keeps the message until that core's queue has room again. What waits is bounded in number by
+    /// the requests in flight, for every message here is the one answer of one of them; and in bytes, for over the bound answers
+    /// are short.
     pub(super) fn send_hop(&self, core: CoreId, message: Hop) {
         let mut backlog = self.hop_backlog.borrow_mut();
-        if backlog.is_empty() {
-            if let Err(message) = self.env.hop(core, message) {
-                backlog.push_back((core, message));
-            }
-        } else {
-            backlog.push_back((core, message));
-        }
+        let message = match backlog.is_empty() {
+            true => match self.env.hop(core, message) {
+                Ok(()) => return,
+                Err(message) => message,
+            },
+            false => message,
+        };
+        self.hop_backlog_bytes.set(self.hop_backlog_bytes.get() + frame_bytes(&message));
+        backlog.push_back((core, message));
     }
 
     /// Tries again to send what found a full queue.
     pub(super) fn flush_hops(&self) {
         let mut backlog = self.hop_backlog.borrow_mut();
         while let Some((core, message)) = backlog.pop_front() {
+            let bytes = frame_bytes(&message);
             if let Err(message) = self.env.hop(core, message) {
                 backlog.push_front((core, message));
                 break;
             }
+            self.hop_backlog_bytes.set(self.hop_backlog_bytes.get() - bytes);
         }
     }
 }

@@ -126,3 +126,48 @@ fn a_replica_whose_answer_finds_no_room_refuses_the_read() {
     assert_eq!((header.request.0, answer), (9, Ok(PeerMessage::ReplicaReadAnswer(refused))));
     assert!(bench.0.closed.borrow().is_empty());
 }
+
+/// Large answers to another core, whose queue was full, used to wait without a bound on their bytes: eight connections that did not
+/// read their answers came to more than a gigabyte.
+#[test]
+fn answers_that_wait_for_another_core_are_bounded_in_bytes() {
+    let bench = Bench::new(MemDisk::new());
+    let mut two_cores = settings(1, 2, 2);
+    two_cores.hop_backlog_bytes_max = 5_000;
+    let shard = open(&bench, two_cores).expect("an empty disk opens");
+    let owned = |at: &u32| {
+        let key = at.to_le_bytes();
+        shard.route(&Key::plain(&key)).is_ok_and(|route| route.hop.is_none())
+    };
+    let key = (0..).find(owned).expect("some key is this core's").to_le_bytes();
+    let connection = Connection { slot: 7, generation: 1 };
+    let ask = |number: u64, request: &Request<'_>| {
+        let (deadline_ns, frame) = (bench.now_ns() + 1_000 * MS, request_frame(number, request));
+        shard.on_hop(CoreId(1), Hop::Request { connection, from_peer: false, deadline_ns, frame });
+        shard.on_batch_end();
+        bench.run();
+    };
+    bench.0.hops_full.set(true);
+    for number in 1..=20 {
+        ask(number, &put(&key, &[7; 1000], Level::One));
+    }
+    for number in 21..=120 {
+        ask(number, &get(&key, Level::One));
+    }
+    assert!(shard.hop_backlog_bytes.get() < 15_000, "{}", shard.hop_backlog_bytes.get());
+    bench.0.hops_full.set(false);
+    shard.flush_hops();
+    assert_eq!(shard.hop_backlog_bytes.get(), 0);
+    let mut kinds = BTreeMap::new();
+    for (core, hop) in bench.0.hops.borrow().iter() {
+        let Hop::Reply { frame, .. } = hop else { panic!("only answers: {hop:?}") };
+        let Ok(Parsed::Frame { frame, .. }) = parse_frame(frame, limits::BODY_BYTES_MAX) else {
+            panic!("a whole frame");
+        };
+        assert_eq!(*core, CoreId(1));
+        *kinds.entry(frame.header.kind as u8).or_insert(0) += 1;
+    }
+    let of = |kind: FrameKind| kinds.get(&(kind as u8)).copied().unwrap_or(0);
+    assert_eq!((of(FrameKind::Done), of(FrameKind::Value) + of(FrameKind::Error)), (20, 100), "each once");
+    assert!(of(FrameKind::Value) > 0 && of(FrameKind::Error) > 0);
+}
