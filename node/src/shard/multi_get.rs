@@ -119,10 +119,12 @@ impl<E: Env> Shard<E> {
         }
         *slot = match reply {
             Reply::Value { version, value, .. } => {
-                multi_get.bytes += value.len() + Version::BYTES + 8;
-                if multi_get.bytes > ferrite_wire::limits::BODY_BYTES_MAX / 2 {
+                // What one reply cannot carry is not kept; what is small enough after it still is.
+                let bytes = value.len() + Version::BYTES + 8;
+                if multi_get.bytes + bytes > ferrite_wire::limits::BODY_BYTES_MAX {
                     Slot::Error(ErrorCode::TooLarge)
                 } else {
+                    multi_get.bytes += bytes;
                     Slot::Value(*version, (*value).into())
                 }
             }
