@@ -49,20 +49,26 @@ impl<E: Env> Shard<E> {
             Ok(order) => Ok(order),
             Err(MintError::Drift { .. }) => Err(ErrorCode::ClockDrift),
             Err(MintError::BoundReached) => {
-                self.tend_clock();
-                Err(ErrorCode::Overloaded)
+                // Where the bound cannot be raised, the reason is the answer: a full disk is not load.
+                Err(self.raise_bound().err().unwrap_or(ErrorCode::Overloaded))
             }
         }
     }
 
     /// Raises the persisted bound ahead of need.
     pub(super) fn tend_clock(self: &Rc<Self>) {
-        if self.lease_staged.get() || self.engine.is_fenced() {
-            return;
+        // What is refused now is tried again at the next tick.
+        let _refused = self.raise_bound();
+    }
+
+    /// Stages the next bound, if one is due and none is on its way; the error says why it was refused.
+    fn raise_bound(&self) -> Result<(), ErrorCode> {
+        if self.lease_staged.get() {
+            return Ok(());
         }
-        let Some(bound) = self.clock.borrow().lease(self.env.wall_ms()) else { return };
-        if self.stage(KEY, bound_record(bound), 0, Ack::ClockBound(bound)).is_ok() {
-            self.lease_staged.set(true);
-        }
+        let Some(bound) = self.clock.borrow().lease(self.env.wall_ms()) else { return Ok(()) };
+        self.stage(KEY, bound_record(bound), 0, Ack::ClockBound(bound))?;
+        self.lease_staged.set(true);
+        Ok(())
     }
 }

@@ -14,6 +14,8 @@
 mod clients;
 mod faults;
 mod plan;
+#[cfg(test)]
+mod stories;
 mod value;
 
 use std::cell::{Cell, RefCell};
@@ -75,9 +77,7 @@ impl Run {
         let _earlier = ferrite_lsm::cover::take();
         let mut random = Random::new(self.seed);
         let plan = Plan::draw(&mut random);
-        let addresses =
-            (0..NODES).map(|node| (0..=CORES as usize).map(|place| address(node, place)).collect());
-        let world = World::new(random.bits(), addresses.collect());
+        let world = World::new(random.bits(), addresses());
         let scenario = Scenario::new(plan, random);
         if self.checks_placement {
             scenario.judge(check_placement(&scenario.topology));
@@ -116,6 +116,12 @@ struct Scenario {
     errors: RefCell<BTreeMap<&'static str, u64>>,
     /// Kinds of faults that are still to come in this round.
     deck: RefCell<Vec<FaultKind>>,
+}
+
+/// For each node its contact address, then one per core.
+fn addresses() -> Vec<Vec<String>> {
+    let of_node = |node| (0..=CORES as usize).map(|place| address(node, place)).collect();
+    (0..NODES).map(of_node).collect()
 }
 
 fn address(node: usize, place: usize) -> String {
