@@ -61,7 +61,9 @@ pub(super) struct Plan {
     pub(super) deletes_one_in: u64,
     /// Longest value.
     pub(super) value_bytes_max: u64,
-    /// Memtable budget of a core, small enough to be flushed many times.
+    /// Memtable budget of a core, small enough to be flushed many times, and not below what the memtables of its stores take at
+    /// least: then any frozen one would be over the bound, and writes be refused until it is flushed. Together with reads that
+    /// fail, each of which makes a flush pause before it is tried again, a node would refuse most of what it is asked.
     pub(super) memtable_bytes: usize,
     /// Length of a log segment, small enough to be recycled many times.
     pub(super) segment_bytes: u64,
