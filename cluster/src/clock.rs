@@ -68,6 +68,15 @@ impl Clock {
         Clock { settings, latest: Order(0), floor: bound, persisted: bound }
     }
 
+    /// How long to wait after a restart until minting is possible, in milliseconds. The bound of a life that ended a
+    /// moment ago lies up to a lease beyond the tolerated drift. A bound further ahead than that says that the wall clock
+    /// was set back; no reasonable wait helps then, and the answer is 0.
+    pub fn settling_ms(&self, wall_ms: u64) -> u64 {
+        let ahead_ms = self.floor.wall_ms().saturating_sub(wall_ms);
+        let wait_ms = ahead_ms.saturating_sub(self.settings.drift_max_ms);
+        if wait_ms <= self.settings.lease_ms { wait_ms } else { 0 }
+    }
+
     /// The highest order minted or observed in this life.
     pub fn latest(&self) -> Order {
         self.latest
@@ -115,6 +124,34 @@ impl Clock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A node that was killed and came back within a second used to refuse all writes as clock drift until its clock had
+    /// passed the bound of the life before.
+    #[test]
+    fn a_quick_restart_waits_for_its_bound_and_then_mints() {
+        let settings = ClockSettings { drift_max_ms: 500, lease_ms: 1_000 };
+        for (busy_ms, down_ms) in [(0, 0), (500, 0), (500, 300), (0, 700), (250, 5_000)] {
+            let wall_ms = 1_000_000;
+            let mut before = Clock::restart(settings, Order(0));
+            before.observe(Order::from_wall_ms(wall_ms + busy_ms));
+            let bound = before.lease(wall_ms).expect("nothing is persisted yet");
+            let mut clock = Clock::restart(settings, bound);
+            let back_ms = wall_ms + down_ms;
+            let ready_ms = back_ms + clock.settling_ms(back_ms);
+            assert!(ready_ms - back_ms <= 1_000, "{busy_ms} {down_ms}");
+            let next = clock.lease(ready_ms);
+            clock.persisted(
+                next.unwrap_or_else(|| panic!("{busy_ms} {down_ms}: a new life needs a new bound")),
+            );
+            let minted = clock.mint(ready_ms, Order(0)).expect("the wait was long enough");
+            assert!(minted >= bound);
+            if ready_ms > back_ms {
+                assert!(clock.clone().mint(ready_ms - 1, Order(0)).is_err(), "the wait was too long");
+            }
+        }
+        let clock_set_back = Clock::restart(settings, Order::from_wall_ms(9_000_000));
+        assert_eq!(clock_set_back.settling_ms(1_000_000), 0);
+    }
     use proptest::prelude::*;
 
     const T: u64 = 1_700_000_000_000;

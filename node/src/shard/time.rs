@@ -32,6 +32,11 @@ pub(super) async fn restore<E: Env>(
     let clock_settings =
         ClockSettings { drift_max_ms: settings.clock_drift_max_ms, ..ClockSettings::default() };
     let mut clock = Clock::restart(clock_settings, bound);
+    let settling_ms = clock.settling_ms(env.wall_ms());
+    if settling_ms > 0 {
+        // Better not yet there than there and refusing every write.
+        env.sleep_ns(settling_ms * 1_000_000).await;
+    }
     if let Some(next) = clock.lease(env.wall_ms())
         && engine.stage(KEY, bound_record(next), 0).is_ok()
         && engine.commit().await.is_ok()
