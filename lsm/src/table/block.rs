@@ -67,6 +67,11 @@ pub struct Block {
 
 /// Bytes of the seed behind the payload.
 const SEED_BYTES: usize = 8;
+/// Bytes by which a payload's allocation is longer than its block in the file is allowed to be: the seed and the reference
+/// counts, less the trailer, which stays on the disk. Builders leave them free, so that a block of a page is a page in memory
+/// too, and no allocator rounds it up to the next size it keeps.
+pub(super) const MEMORY_OVERHEAD_BYTES: usize =
+    SEED_BYTES + 2 * size_of::<usize>() - super::stored::TRAILER_BYTES;
 /// Most bytes of a block's head that are fetched ahead: header, run, actor and the slots of a usual block.
 const HEAD_BYTES: usize = 192;
 /// Most bytes of an entry that are fetched ahead: what follows, the processor fetches by itself.

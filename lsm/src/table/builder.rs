@@ -10,6 +10,7 @@ use crate::{
     BLOCK_BYTES, Class, Disk, DiskError, FileName, Key, KeyBuf, Open, Prefix, Record, RecordFlags, Sync,
 };
 
+use super::block::MEMORY_OVERHEAD_BYTES;
 use super::block_builder::BlockBuilder;
 use super::filter::{Filter, KeyHash};
 use super::format::{
@@ -226,7 +227,7 @@ impl<D: Disk> TableBuilder<D> {
                 total = self.options.block_bytes - (BLOCK_BYTES - rest);
             }
         }
-        self.room = total - TRAILER_BYTES;
+        self.room = total - TRAILER_BYTES - MEMORY_OVERHEAD_BYTES;
         self.block_first = key.prefix;
         let continues = self.meta.entries > 0 && self.meta.largest.prefix == key.prefix;
         self.block_separator = continues.then(|| separator(&self.last_partition, &self.last_sort, key));

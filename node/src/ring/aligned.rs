@@ -1,7 +1,8 @@
 //! Aligned buffers for direct I/O, pooled per core under a budget.
 //!
 //! Buffers come in sizes that are powers of two, so that one given back serves the next taker of its size. What is lent and
-//! what lies ready never exceed the budget together; a taker that finds it spent is told so and must wait or shed.
+//! what lies ready never exceed the budget together; a taker that finds it spent is told so and must wait or shed. What lies
+//! ready is a working set, not a hoard: beyond a few MiB a buffer given back goes to the allocator.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::cell::RefCell;
@@ -14,6 +15,9 @@ use std::slice;
 const ALIGNMENT: usize = 4096;
 /// Number of sizes: 4 KiB to 64 MiB.
 const SIZES: usize = 15;
+
+/// Bytes that lie ready at most: several log groups and runs of a merge.
+const READY_BYTES_MAX: usize = 4 << 20;
 
 struct Shelves {
     ready: [Vec<NonNull<u8>>; SIZES],
@@ -130,6 +134,10 @@ impl Drop for AlignedBuffer {
         let bytes = ALIGNMENT << self.size;
         let mut shelves = self.pool.0.borrow_mut();
         shelves.lent_bytes -= bytes;
+        if shelves.ready_bytes + bytes > READY_BYTES_MAX {
+            free(self.start, self.size);
+            return;
+        }
         shelves.ready_bytes += bytes;
         shelves.ready[self.size].push(self.start);
     }
@@ -185,6 +193,15 @@ mod tests {
         assert_eq!(pool.0.borrow().ready_bytes, 0, "small buffers made room for a large one");
         assert!(pool.take(1).is_none());
         drop(whole);
+    }
+
+    #[test]
+    fn what_lies_ready_is_bounded() {
+        let pool = Pool::new(64 << 20);
+        let lent: Vec<_> = (0..16).map(|_| pool.take(1 << 20).unwrap()).collect();
+        drop(lent);
+        assert_eq!(pool.lent_bytes(), 0);
+        assert_eq!(pool.0.borrow().ready_bytes, READY_BYTES_MAX);
     }
 
     #[test]
