@@ -6,6 +6,7 @@ mod drain;
 mod durability;
 mod gets;
 mod memory;
+mod multi_get;
 mod opening;
 mod pressure;
 mod replies;
