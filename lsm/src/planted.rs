@@ -10,6 +10,10 @@ pub enum Bug {
     StaleSegmentReplayed,
     /// Does not sync a directory after naming a file in it.
     SkippedDirectorySync,
+    /// Purges a tombstone although a memtable holds its key.
+    PurgeIgnoresMemtable,
+    /// Purges a tombstone although what is on its way into a memtable may be older.
+    PurgeIgnoresPending,
 }
 
 #[cfg(feature = "planted-bugs")]

@@ -2,15 +2,16 @@
 
 use super::Core;
 use super::output::Output;
-use crate::compaction::{Chain, Floor, Plan};
+use crate::compaction::{Chain, Plan, Verdict, buried};
+use crate::planted::{self, Bug};
 use crate::{Class, Disk, DiskError, Key, KeyHash, LastWriteWins, Merge, Pace, ReadError, TableName, cover};
 
 /// Times that a merge asks for a buffer, yielding in between, before it fails.
 const BUFFER_TRIES_MAX: usize = 1000;
 
 impl<D: Disk, P: Pace> Core<D, P> {
-    /// Runs a plan. Nothing has changed after an error. `floor` is what may be purged.
-    pub(super) async fn compact(&self, plan: Plan, floor: Floor) -> Result<(), DiskError> {
+    /// Runs a plan. Nothing has changed after an error.
+    pub(super) async fn compact(&self, plan: Plan) -> Result<(), DiskError> {
         let level = plan.level as u8 + 1;
         if plan.is_move {
             return self.move_down(&plan, level).await;
@@ -42,9 +43,19 @@ impl<D: Disk, P: Pace> Core<D, P> {
                 }
                 Err(error) => return Err(self.unreadable(error, plan.store)),
             }
-            let (key, record) = merge.current().expect("it stands on a key");
-            if plan.is_bottom && floor.covers(&record) && !self.is_held_elsewhere(&key, &inputs) {
-                continue;
+            let (key, mut record) = merge.current().expect("it stands on a key");
+            let verdict = self.floors.borrow().verdict(&key, &record);
+            match verdict {
+                Verdict::Keep => {}
+                Verdict::Purge if self.is_held_elsewhere(&key, record.order, &inputs) => {}
+                Verdict::Purge => {
+                    cover::mark("tombstone purged");
+                    continue;
+                }
+                Verdict::Bury => {
+                    cover::mark("expired record buried");
+                    record = buried(&record);
+                }
             }
             output.ready().await?;
             output.add(key, record);
@@ -80,17 +91,22 @@ impl<D: Disk, P: Pace> Core<D, P> {
         vec![Edit::Remove { table: meta.name }, Edit::Add { level, table: std::rc::Rc::new(meta.clone()) }]
     }
 
-    /// Whether a memtable or a table outside the merge may hold the key: then what the merge leaves out could let it come back.
-    fn is_held_elsewhere(&self, key: &Key<'_>, inputs: &[TableName]) -> bool {
+    /// Whether anything outside the merge may hold the key in a version of `order` or older: then what the merge leaves out
+    /// could let it come back. Looked at anew for each key, for what was pending a moment ago is in a memtable now.
+    fn is_held_elsewhere(&self, key: &Key<'_>, order: u64, inputs: &[TableName]) -> bool {
+        let is_pending = self.pending.order_min() <= order && !planted::active(Bug::PurgeIgnoresPending);
         let stores = self.stores.borrow();
         let Some(index) = stores.index_of(key) else { return true };
         let store = &stores.stores[index];
         let hash = KeyHash::of(key);
-        store.active.get(key).is_some()
-            || store.frozen.iter().any(|frozen| frozen.memtable.get(key).is_some())
-            || store
-                .levels
-                .candidates(key)
-                .any(|table| !inputs.contains(&table.meta().name) && table.may_contain(hash))
+        let in_memtable = || {
+            let frozen = || store.frozen.iter().any(|frozen| frozen.memtable.get(key).is_some());
+            (store.active.get(key).is_some() || frozen()) && !planted::active(Bug::PurgeIgnoresMemtable)
+        };
+        let in_table = || {
+            let mut candidates = store.levels.candidates(key);
+            candidates.any(|table| !inputs.contains(&table.meta().name) && table.may_contain(hash))
+        };
+        is_pending || in_memtable() || in_table()
     }
 }

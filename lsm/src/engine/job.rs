@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use super::Core;
 use super::obsolete;
-use crate::compaction::{self, Floor, Plan, StoreShape};
+use crate::compaction::{self, Plan, StoreShape};
 use crate::log::CommitError as LogCommitError;
 use crate::manifest::Catalog;
 use crate::{Disk, DiskError, DiskErrorKind, Pace, cover};
@@ -83,7 +83,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
             Kind::Compact => {
                 let Some(_running) = self.running.start(Kind::Compact) else { return Ok(()) };
                 match self.pick() {
-                    Some(plan) => self.compact(plan, Floor::NONE).await,
+                    Some(plan) => self.compact(plan).await,
                     None => Ok(()),
                 }
             }

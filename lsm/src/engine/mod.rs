@@ -24,6 +24,7 @@ mod open;
 mod options;
 mod outcome;
 mod output;
+mod pending;
 mod read;
 mod stats;
 mod store;
@@ -39,10 +40,12 @@ use job::Running;
 use obsolete::Obsolete;
 pub use options::Options;
 pub use outcome::{CommitError, Found, Miss, OpenError, Recovery, Refusal};
+use pending::Pending;
 use stats::Counters;
 pub use stats::Stats;
 use store::Stores;
 
+use crate::compaction::Floors;
 use crate::log::{Fenced, Log};
 use crate::manifest::{Edit, Manifest};
 use crate::{BlockCache, Disk, DiskError, Key, Pace, ReadError, Record, Seq, Table};
@@ -75,6 +78,8 @@ struct Core<D: Disk, P: Pace> {
     /// Urgent work failed inside a long job: it is left to the host, which pauses first.
     setback: Cell<bool>,
     compaction_due: Cell<bool>,
+    floors: RefCell<Floors>,
+    pending: Pending,
     debt_bytes: Cell<u64>,
     /// Why writes are refused, if they are.
     refusal: Cell<Option<Refusal>>,
@@ -167,6 +172,18 @@ impl<D: Disk, P: Pace> Engine<D, P> {
     /// Does a piece of background work. After an error nothing has changed, and it is offered again; the host pauses before it tries.
     pub async fn run(&self, job: Job) -> Result<(), DiskError> {
         self.0.run(job).await
+    }
+
+    /// Says that no version of a table in a vnode at or below `order` (that of a [`Record`]) will be staged any more: compactions
+    /// may purge tombstones and expired records up to it. Floors only rise, and are not kept: the host sets them after each open.
+    pub fn set_floor(&self, vnode: u16, table: u32, order: u64) {
+        self.0.floors.borrow_mut().raise(vnode, table, order);
+    }
+
+    /// Says that what expires at `passed_ms` or before (milliseconds since the Unix epoch) has expired for everybody, clocks that
+    /// differ included: compactions may do away with its values. It only rises.
+    pub fn set_expired(&self, passed_ms: u64) {
+        self.0.floors.borrow_mut().pass(passed_ms);
     }
 
     /// By how much the next write should be delayed so that background work keeps up, in microseconds.

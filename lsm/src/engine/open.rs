@@ -24,9 +24,11 @@ use super::levels::Levels;
 use super::obsolete::Obsolete;
 use super::outcome::{OpenError, Recovery};
 use super::output::counter_of;
+use super::pending::Pending;
 use super::stats::Counters;
 use super::store::{Store, Stores};
 use super::{Core, Engine, Options};
+use crate::compaction::Floors;
 use crate::log::{Log, LogOptions, LogRecovery};
 use crate::manifest::{self, Catalog, Edit, LoadError, Manifest};
 use crate::{
@@ -123,6 +125,8 @@ pub(super) async fn open<D: Disk, P: Pace>(
         running: Running::default(),
         setback: Cell::new(false),
         compaction_due: Cell::new(false),
+        floors: RefCell::new(Floors::default()),
+        pending: Pending::default(),
         debt_bytes: Cell::new(0),
         refusal: Cell::new(None),
         write_delay_us: Cell::new(0),

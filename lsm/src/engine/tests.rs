@@ -1,5 +1,4 @@
 use super::*;
-use crate::compaction::Floor;
 use crate::mem_disk::run::block_on;
 use crate::mem_disk::{MemDisk, MemPace};
 use crate::{Prefix, RecordFlags};
@@ -34,7 +33,7 @@ fn flush(engine: &TestEngine) {
     block_on(engine.0.flush()).expect("no faults");
 }
 
-fn merge_all(engine: &TestEngine, floor: Floor) {
+fn merge_all(engine: &TestEngine) {
     let plan = {
         let catalog = engine.0.manifest.catalog();
         let levels = &catalog.stores[&1].levels;
@@ -49,7 +48,7 @@ fn merge_all(engine: &TestEngine, floor: Floor) {
             bytes: 0,
         }
     };
-    block_on(engine.0.compact(plan, floor)).expect("no faults");
+    block_on(engine.0.compact(plan)).expect("no faults");
 }
 
 fn orders(engine: &TestEngine, partitions: &[&[u8]]) -> Vec<Option<u64>> {
@@ -73,16 +72,18 @@ fn tombstones_stay_until_a_floor_covers_them_and_nothing_else_holds_their_key() 
     put(&engine, keys[2], 10, RecordFlags::TOMBSTONE);
     flush(&engine);
     let all = vec![Some(10), Some(20), Some(10), Some(1)];
-    merge_all(&engine, Floor::NONE);
+    merge_all(&engine);
     assert_eq!(orders(&engine, &keys), all, "without a floor nothing goes");
     // A hint brings an old version of the third key: its tombstone must stay to beat it.
     put(&engine, keys[2], 5, 0);
     assert_eq!(orders(&engine, &keys), all);
-    merge_all(&engine, Floor { tombstone_order: 15, expiry_ms: 0 });
+    engine.set_floor(0, 0, 15);
+    merge_all(&engine);
     assert_eq!(orders(&engine, &keys), [None, Some(20), Some(10), Some(1)]);
     assert_eq!(engine.stats().tables[1], 1);
     flush(&engine);
-    merge_all(&engine, Floor { tombstone_order: 99, expiry_ms: 0 });
+    engine.set_floor(0, 0, 99);
+    merge_all(&engine);
     assert_eq!(orders(&engine, &keys), [None, None, None, Some(1)]);
 }
 
@@ -91,7 +92,8 @@ fn a_merge_that_leaves_nothing_leaves_no_table() {
     let engine = open();
     put(&engine, b"a", 1, RecordFlags::TOMBSTONE);
     flush(&engine);
-    merge_all(&engine, Floor { tombstone_order: 5, expiry_ms: 0 });
+    engine.set_floor(0, 0, 5);
+    merge_all(&engine);
     assert_eq!(engine.stats().tables.iter().sum::<u64>(), 0);
     assert_eq!(orders(&engine, &[b"a"]), [None]);
 }
@@ -112,7 +114,7 @@ fn a_late_record_does_not_dominate_and_reads_go_on_behind_it() {
     assert_eq!(orders(&engine, &[b"a", b"bb"]), [Some(50), Some(60)]);
     flush(&engine);
     assert_eq!(orders(&engine, &[b"a", b"bb"]), [Some(50), Some(60)]);
-    merge_all(&engine, Floor::NONE);
+    merge_all(&engine);
     assert_eq!(orders(&engine, &[b"a", b"bb"]), [Some(50), Some(60)]);
 }
 
@@ -124,7 +126,7 @@ fn a_dropped_table_is_unlinked_after_its_last_reader() {
     let reader = Rc::clone(&engine.0.stores.borrow().stores[0].levels);
     put(&engine, b"a", 2, 0);
     flush(&engine);
-    merge_all(&engine, Floor::NONE);
+    merge_all(&engine);
     // The second table has no reader; the first one's waits.
     block_on(engine.run(engine.next_job().expect("a table to unlink"))).expect("no faults");
     assert_eq!(engine.next_job(), None);

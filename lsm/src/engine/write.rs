@@ -16,11 +16,13 @@ impl<D: Disk, P: Pace> Core<D, P> {
         if self.stores.borrow().index_of(&key).is_none() {
             return Err(Refusal::UnknownVnode);
         }
-        self.log.stage(key, record, vnode_epoch).map_err(|error| match error {
+        let seq = self.log.stage(key, record, vnode_epoch).map_err(|error| match error {
             StageError::Full => Refusal::Overloaded,
             StageError::TooLarge => Refusal::TooLarge,
             StageError::Fenced => Refusal::Fenced,
-        })
+        })?;
+        self.pending.staged(seq.0, record.order);
+        Ok(seq)
     }
 
     pub(super) async fn commit(&self) -> Result<Seq, CommitError> {
@@ -43,6 +45,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
                         stores.apply(index, seq.0, key, record);
                     }
                 }
+                self.pending.applied(stores.applied);
                 self.counters.records.add(group.len() as u64);
             }
             Ok(None) => {}

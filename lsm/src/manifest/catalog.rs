@@ -6,8 +6,9 @@ use std::rc::Rc;
 use super::format::Edit;
 use crate::TableMeta;
 
-/// Most levels of a store: level 0 and six sorted ones.
-pub(crate) const LEVELS: usize = 7;
+/// Most levels of a store: level 0 and fifteen sorted ones. Leveled compaction fills them from the last one upward, tiered
+/// compaction takes each for a sorted run.
+pub(crate) const LEVELS: usize = 16;
 
 /// The state that a manifest's edits lead to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

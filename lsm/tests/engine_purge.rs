@@ -1,0 +1,184 @@
+//! What compaction leaves out is never missed: deletions and expiries stay in force whatever is delivered late.
+//!
+//! Floors rise behind the writers: nothing staged after a floor was set is at or below it, but what was staged before may be, and
+//! may still be on its way when a compaction runs. Whatever the engine purges, a reader that takes tombstones and expired
+//! records for absence sees what a map says that forgets nothing.
+
+mod rig;
+
+use std::collections::BTreeMap;
+
+use ferrite_lsm::mem_disk::MemDisk;
+use ferrite_lsm::mem_disk::run::block_on;
+use ferrite_lsm::{Record, RecordFlags};
+use rig::{Random, TestEngine, VNODES, key, open, small_options};
+
+const KEYS: u64 = 90;
+const TABLE: u32 = 7;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Version {
+    order: u64,
+    /// Unique, so that no two versions tie.
+    actor: u64,
+    tombstone: bool,
+    expiry_ms: u64,
+}
+
+struct History {
+    disk: MemDisk,
+    engine: TestEngine,
+    random: Random,
+    clock: u64,
+    floor: u64,
+    model: BTreeMap<u64, Version>,
+    staged: Vec<(u64, Version)>,
+    opens: u128,
+}
+
+impl History {
+    fn new(seed: u64) -> History {
+        let disk = MemDisk::new();
+        let (engine, _) = open(&disk, small_options(1)).expect("a fresh disk");
+        let random = Random::new(seed);
+        let (model, staged) = (BTreeMap::new(), Vec::new());
+        History { disk, engine, random, clock: 1_000, floor: 0, model, staged, opens: 1 }
+    }
+
+    fn stage(&mut self) {
+        self.clock += 1;
+        let n = self.random.below(KEYS);
+        // As late as the floor allows.
+        let order = match self.random.below(4) {
+            0 => self.floor + 1 + self.random.below(self.clock - self.floor),
+            _ => self.clock,
+        };
+        let expiry_ms = match self.random.below(4) {
+            0 => self.clock + self.random.below(200),
+            _ => 0,
+        };
+        let version = Version { order, actor: self.clock, tombstone: self.random.below(3) == 0, expiry_ms };
+        let flags = match version {
+            Version { tombstone: true, .. } => RecordFlags::TOMBSTONE,
+            Version { expiry_ms: 0, .. } => 0,
+            Version { .. } => RecordFlags::EXPIRES,
+        };
+        let expiry_ms = if version.tombstone { 0 } else { expiry_ms };
+        let value = vec![n as u8; if version.tombstone { 0 } else { 600 }];
+        let record = Record { order, actor: self.clock, flags: RecordFlags(flags), expiry_ms, value: &value };
+        if self.engine.stage(key(n).as_key(), record, 1).is_ok() {
+            self.staged.push((n, Version { expiry_ms, ..version }));
+        }
+    }
+
+    fn commit(&mut self) {
+        block_on(self.engine.commit()).expect("no faults");
+        for (n, version) in self.staged.drain(..) {
+            let slot = self.model.entry(n).or_insert(version);
+            if (version.order, version.actor) > (slot.order, slot.actor) {
+                *slot = version;
+            }
+        }
+    }
+
+    fn raise(&mut self) {
+        self.floor = self.clock.saturating_sub(self.random.below(60)).max(self.floor);
+        self.set_floors();
+    }
+
+    fn set_floors(&self) {
+        (0..VNODES).for_each(|vnode| self.engine.set_floor(vnode, TABLE, self.floor));
+        self.engine.set_expired(self.floor);
+    }
+
+    fn jobs(&mut self) {
+        for _ in 0..1 + self.random.below(6) {
+            let Some(job) = self.engine.next_job() else { return };
+            block_on(self.engine.run(job)).expect("no faults");
+        }
+    }
+
+    fn reopen(&mut self) {
+        self.commit();
+        self.opens += 1;
+        let (engine, _) = open(&self.disk, small_options(self.opens)).expect("nothing was damaged");
+        self.engine = engine;
+        self.set_floors();
+    }
+
+    /// What a reader sees of a key: nothing of what is deleted or has expired.
+    fn check(&self) -> Result<(), String> {
+        for n in 0..KEYS {
+            let found =
+                block_on(self.engine.read(key(n).as_key())).map_err(|error| format!("key {n}: {error}"))?;
+            let found = found.and_then(|found| {
+                let record = found.record();
+                let expired = record.expiry_ms > 0 && record.expiry_ms <= self.floor;
+                (record.flags.0 & RecordFlags::TOMBSTONE == 0 && !expired).then_some(record.order)
+            });
+            let expected = self.model.get(&n).filter(|version| {
+                !version.tombstone && (version.expiry_ms == 0 || version.expiry_ms > self.floor)
+            });
+            if found != expected.map(|version| version.order) {
+                return Err(format!(
+                    "key {n}: {found:?} is there, not {expected:?}, floor {}, {:?}",
+                    self.floor,
+                    self.model.get(&n)
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, rounds: usize) -> Result<(), String> {
+        for _ in 0..rounds {
+            match self.random.below(100) {
+                0..=49 => (0..=self.random.below(6)).for_each(|_| self.stage()),
+                50..=69 => self.commit(),
+                70..=89 => self.jobs(),
+                90..=96 => self.raise(),
+                97..=98 => self.check()?,
+                _ => self.reopen(),
+            }
+        }
+        self.commit();
+        self.check()
+    }
+}
+
+fn run(seed: u64) -> Result<History, String> {
+    let mut history = History::new(seed);
+    history.run(1_500).map_err(|error| format!("seed {seed}, {error}"))?;
+    Ok(history)
+}
+
+#[test]
+fn what_is_purged_is_never_missed() {
+    for seed in 0..10 {
+        run(seed).unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+#[cfg(feature = "planted-bugs")]
+mod planted {
+    use super::run;
+    use ferrite_lsm::planted::{Bug, plant};
+
+    /// Seeds until the bug shows.
+    fn caught(bug: Bug) -> bool {
+        plant(Some(bug));
+        let caught = (0..40).any(|seed| run(seed).is_err());
+        plant(None);
+        caught
+    }
+
+    #[test]
+    fn a_purge_that_ignores_the_memtable_is_caught() {
+        assert!(caught(Bug::PurgeIgnoresMemtable));
+    }
+
+    #[test]
+    fn a_purge_that_ignores_what_is_on_its_way_is_caught() {
+        assert!(caught(Bug::PurgeIgnoresPending));
+    }
+}
