@@ -1,0 +1,15 @@
+//! Which RocksDB is linked, for the report; and a clear word if it is not installed.
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    let header = std::fs::read_to_string("/usr/include/rocksdb/version.h").unwrap_or_else(|_| {
+        println!("cargo::error=RocksDB is not installed: apt-get install librocksdb-dev");
+        std::process::exit(1)
+    });
+    let part = |name: &str| {
+        let line = header.lines().find(|line| line.contains(name)).expect("version.h has it");
+        line.split_whitespace().next_back().expect("a number").to_owned()
+    };
+    let version = [part("ROCKSDB_MAJOR"), part("ROCKSDB_MINOR"), part("ROCKSDB_PATCH")].join(".");
+    println!("cargo::rustc-env=ROCKSDB_VERSION={version}");
+}

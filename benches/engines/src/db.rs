@@ -1,0 +1,52 @@
+//! What a row asks of an engine.
+
+use std::path::PathBuf;
+
+use hdrhistogram::Histogram;
+
+/// What an engine is opened with; the same for all.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub directory: PathBuf,
+    /// Block cache, in bytes.
+    pub cache_bytes: usize,
+    /// Memtables that take writes, in bytes.
+    pub memtable_bytes: usize,
+    pub lz4: bool,
+    /// Stores of Ferrite's engine; the others have one tree.
+    pub stores: u16,
+    pub value_bytes: usize,
+    /// Each commit is synced before it returns.
+    pub synced: bool,
+}
+
+/// An open engine. Called by one thread; what it does beside runs on the same processor.
+#[allow(async_fn_in_trait, reason = "one thread, no trait objects")]
+pub trait Db {
+    /// Adds a record to the group that the next commit writes.
+    async fn put(&mut self, key: &[u8; 16], value: &[u8]);
+    /// Writes the group, to the log first.
+    async fn commit(&mut self);
+    /// Looks a key up; `seen` is told its value.
+    async fn get<R>(&mut self, key: &[u8; 16], seen: impl FnOnce(&[u8]) -> R) -> Option<R>;
+    /// Looks up several keys at once; `seen` is told the place and the value of each that is there.
+    async fn get_many(&mut self, keys: &[[u8; 16]], seen: impl FnMut(usize, &[u8]));
+    /// Looks up `total` keys with `depth` of them under way at any time; says how many were there.
+    async fn get_deep(
+        &mut self,
+        numbers: impl FnMut() -> u64,
+        total: u64,
+        depth: usize,
+        latencies: &mut Histogram<u64>,
+    ) -> u64;
+    /// Walks up to `count` records from the first not before `key`; says how many.
+    async fn scan(&mut self, key: &[u8; 16], count: usize) -> usize;
+    /// Waits until background work owes nothing.
+    async fn settle(&mut self);
+    /// Lets background work that shares this thread run a little.
+    async fn give_way(&mut self);
+    /// Of interest beside the figures: where hits came from.
+    fn note(&self) -> String;
+    /// Ends in good order.
+    async fn close(self);
+}

@@ -1,0 +1,203 @@
+//! Ferrite's engine on the ring of the node's reactor: one thread, background work as a task beside.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use ferrite_lsm::log::CommitlogSync;
+use ferrite_lsm::{Compression, Engine, Key, Options, Prefix, Record, RecordFlags, Refusal};
+use ferrite_node::Env;
+use ferrite_node::disk::RingDisk;
+use ferrite_node::reactor::{RingEnv, RingPace};
+use hdrhistogram::Histogram;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::db::{Db, Setup};
+use crate::keys;
+
+type RingEngine = Engine<RingDisk, RingPace>;
+
+const SEED: u64 = 7;
+const VNODES: u16 = 4096;
+const PAUSE_NS: u64 = 1_000_000;
+
+pub struct Ferrite {
+    env: RingEnv,
+    engine: RingEngine,
+    job_runs: Rc<Cell<bool>>,
+    order: u64,
+    value_bytes: usize,
+}
+
+impl Ferrite {
+    pub async fn open(env: RingEnv, setup: &Setup) -> Ferrite {
+        let entropy = u128::from(env.random()) << 64 | u128::from(env.random());
+        let mut options = Options::new(0, (0..setup.stores).collect(), entropy);
+        options.memtable_bytes = setup.memtable_bytes;
+        options.cache_bytes = setup.cache_bytes;
+        options.table.token_seed = Some(SEED);
+        options.table.compression = if setup.lz4 { Compression::Lz4 } else { Compression::None };
+        options.log.sync = if setup.synced { CommitlogSync::Batch } else { CommitlogSync::Periodic };
+        let (engine, recovery) =
+            Engine::open(env.disk(), env.pace(), options).await.unwrap_or_else(|error| panic!("{error}"));
+        let places: Vec<_> = (0..VNODES).map(|vnode| (vnode, vnode % setup.stores)).collect();
+        engine.assign(&places).await.expect("the disk works");
+        // Above all orders of earlier processes: each writes fewer records than this.
+        let order = recovery.incarnation << 40;
+        let job_runs = Rc::new(Cell::new(false));
+        let ferrite = Ferrite { env, engine, job_runs, order, value_bytes: setup.value_bytes };
+        ferrite.start_job();
+        ferrite
+    }
+
+    fn start_job(&self) {
+        if self.job_runs.get() {
+            return;
+        }
+        let Some(first) = self.engine.next_job() else { return };
+        self.job_runs.set(true);
+        let (engine, runs) = (self.engine.clone(), self.job_runs.clone());
+        self.env.spawn(async move {
+            let mut next = Some(first);
+            while let Some(job) = next {
+                engine.run(job).await.unwrap_or_else(|error| panic!("{error}"));
+                next = engine.next_job();
+            }
+            runs.set(false);
+        });
+    }
+}
+
+fn of(partition: &[u8; 16]) -> Key<'_> {
+    let token = xxh3_64_with_seed(partition, SEED);
+    Key { prefix: Prefix { space: 1, vnode: (token >> 52) as u16, table: 1, token }, partition, sort: b"" }
+}
+
+async fn get<R>(engine: &RingEngine, key: &[u8; 16], seen: impl FnOnce(&[u8]) -> R) -> Option<R> {
+    let mut seen = Some(seen);
+    let mut tell = |value: &[u8]| seen.take().expect("called once")(value);
+    match engine.get(of(key), |record| record.map(|record| tell(record.value))) {
+        Ok(found) => found,
+        Err(_) => {
+            let found = engine.read(of(key)).await.unwrap_or_else(|error| panic!("{error}"));
+            found.map(|found| tell(found.record().value))
+        }
+    }
+}
+
+impl Db for Ferrite {
+    async fn put(&mut self, key: &[u8; 16], value: &[u8]) {
+        self.order += 1;
+        let record = Record { order: self.order, actor: 1, flags: RecordFlags(0), expiry_ms: 0, value };
+        loop {
+            match self.engine.stage(of(key), record, 0) {
+                Ok(_) => return,
+                Err(Refusal::Overloaded) if self.engine.has_staged() => self.commit().await,
+                Err(Refusal::Overloaded) => {
+                    self.start_job();
+                    self.env.sleep_ns(PAUSE_NS).await;
+                }
+                Err(refusal) => panic!("{refusal}"),
+            }
+        }
+    }
+
+    async fn commit(&mut self) {
+        let delay_us = self.engine.write_delay_us();
+        if delay_us > 0 {
+            self.env.sleep_ns(delay_us * 1_000).await;
+        }
+        self.engine.commit().await.unwrap_or_else(|error| panic!("{error}"));
+        self.start_job();
+    }
+
+    async fn get<R>(&mut self, key: &[u8; 16], seen: impl FnOnce(&[u8]) -> R) -> Option<R> {
+        get(&self.engine, key, seen).await
+    }
+
+    async fn get_many(&mut self, keys: &[[u8; 16]], mut seen: impl FnMut(usize, &[u8])) {
+        let prefixed: Vec<_> = keys.iter().map(of).collect();
+        let mut missed = Vec::new();
+        self.engine.get_batch(&prefixed, |at, found| match found {
+            Ok(Some(record)) => seen(at, record.value),
+            Ok(None) => {}
+            Err(_) => missed.push(at),
+        });
+        for at in missed {
+            get(&self.engine, &keys[at], |value| seen(at, value)).await;
+        }
+    }
+
+    async fn get_deep(
+        &mut self,
+        numbers: impl FnMut() -> u64,
+        total: u64,
+        depth: usize,
+        latencies: &mut Histogram<u64>,
+    ) -> u64 {
+        // The stream of numbers is used up before, so that tasks need not borrow it.
+        let numbers: Vec<u64> = std::iter::repeat_with(numbers).take(total as usize).collect();
+        let shared = Rc::new((
+            numbers,
+            Cell::new(0),
+            Cell::new(0),
+            Cell::new(0),
+            RefCell::new(crate::measure::histogram()),
+        ));
+        for _ in 0..depth {
+            let (shared, engine, len) = (shared.clone(), self.engine.clone(), self.value_bytes);
+            self.env.spawn(async move {
+                let (numbers, next, found, done, latencies) = &*shared;
+                while let Some(&number) = numbers.get(next.replace(next.get() + 1)) {
+                    let start = std::time::Instant::now();
+                    let whole =
+                        get(&engine, &keys::key(number), |value| keys::is_of(value, number, len)).await;
+                    assert_ne!(whole, Some(false), "record {number}");
+                    found.set(found.get() + u64::from(whole.is_some()));
+                    latencies.borrow_mut().saturating_record(start.elapsed().as_nanos() as u64);
+                }
+                done.set(done.get() + 1);
+            });
+        }
+        while shared.3.get() < depth {
+            self.env.sleep_ns(PAUSE_NS).await;
+        }
+        latencies.add(&*shared.4.borrow()).expect("equal bounds");
+        shared.2.get()
+    }
+
+    async fn scan(&mut self, _key: &[u8; 16], _count: usize) -> usize {
+        panic!("the engine has no scans yet");
+    }
+
+    async fn settle(&mut self) {
+        loop {
+            self.start_job();
+            if !self.job_runs.get() {
+                return;
+            }
+            self.env.sleep_ns(PAUSE_NS).await;
+        }
+    }
+
+    async fn give_way(&mut self) {
+        self.start_job();
+        if self.job_runs.get() {
+            ferrite_lsm::Pace::yield_now(&self.env.pace()).await;
+        }
+    }
+
+    fn note(&self) -> String {
+        let stats = self.engine.stats();
+        format!(
+            "hits: {} memtable, {} cached, {} by read; tables by level {:?}; delay {} us",
+            stats.gets_memtable, stats.gets_cached, stats.gets_disk, stats.tables, stats.write_delay_us
+        )
+    }
+
+    async fn close(self) {
+        while self.job_runs.get() {
+            self.env.sleep_ns(PAUSE_NS).await;
+        }
+        self.engine.close().await.expect("the disk works");
+    }
+}

@@ -1,0 +1,274 @@
+//! The rows: what is done to an engine, and what of it is measured.
+
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+
+use crate::db::{Db, Setup};
+use crate::keys::{self, Random, Values};
+use crate::measure::{Figures, Mark, disk_bytes, histogram};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Row {
+    /// All records once, in random order, in groups; until background work owes nothing.
+    Load,
+    /// As many puts again, of random records; until background work owes nothing.
+    Overwrite,
+    /// Gets of records that are there, after a restart, once everything was read.
+    Hit,
+    /// Gets of records that are not there, likewise.
+    Miss,
+    /// Sixteen gets at once, likewise.
+    Hit16,
+    /// Gets with 200 under way, with a cache of 2 % of the data at most.
+    Disk,
+    /// Scans of a hundred records, cached.
+    Scan,
+    /// Gets and puts by turns.
+    Mixed,
+    /// Gets at fixed times, at a third of what Hit reached; nothing else happens.
+    Idle,
+    /// The same while records are overwritten, so that flush and compaction run. Worst is the put's.
+    Busy,
+    /// Puts, each synced before the next.
+    Synced,
+}
+
+/// What is the same for all rows of a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    pub keys: u64,
+    pub operations: u64,
+    pub value_bytes: usize,
+    pub batch: u64,
+    /// Gets per second of the paced rows.
+    pub rate: f64,
+    /// Puts per second of the busy row.
+    pub put_rate: f64,
+    pub seconds: f64,
+}
+
+pub async fn run(row: Row, mut db: impl Db, setup: &Setup, sizes: Sizes) -> Figures {
+    let mut figures = match row {
+        Row::Load => write(&mut db, sizes, sizes.keys, |n| n).await,
+        Row::Overwrite => {
+            let mut random = Random::new(Instant::now().elapsed().as_nanos() as u64 ^ 99);
+            write(&mut db, sizes, sizes.keys, |_| random.below(sizes.keys)).await
+        }
+        Row::Hit => {
+            warm(&mut db, sizes).await;
+            gets(&mut db, sizes, 0).await
+        }
+        Row::Miss => {
+            warm(&mut db, sizes).await;
+            gets(&mut db, sizes, sizes.keys).await
+        }
+        Row::Hit16 => {
+            warm(&mut db, sizes).await;
+            batches(&mut db, sizes).await
+        }
+        Row::Disk => {
+            let mut random = Random::new(5);
+            let mut latencies = histogram();
+            let mark = Mark::now();
+            let found = db.get_deep(|| random.below(sizes.keys), sizes.operations, 200, &mut latencies).await;
+            assert_eq!(found, sizes.operations);
+            Figures::of(&mark, sizes.operations, &latencies)
+        }
+        Row::Scan => {
+            warm(&mut db, sizes).await;
+            scans(&mut db, sizes).await
+        }
+        Row::Mixed => {
+            warm(&mut db, sizes).await;
+            mixed(&mut db, sizes).await
+        }
+        Row::Idle => {
+            warm(&mut db, sizes).await;
+            paced(&mut db, sizes, 0.0).await
+        }
+        Row::Busy => {
+            warm(&mut db, sizes).await;
+            paced(&mut db, sizes, sizes.put_rate).await
+        }
+        Row::Synced => write(&mut db, Sizes { batch: 1, ..sizes }, sizes.operations.min(5_000), |n| n).await,
+    };
+    figures.note = db.note();
+    db.close().await;
+    figures.set("disk_bytes", disk_bytes(&setup.directory) as f64);
+    figures
+}
+
+/// Puts in groups, then settling; latencies are those of a group.
+async fn write(db: &mut impl Db, sizes: Sizes, count: u64, mut number: impl FnMut(u64) -> u64) -> Figures {
+    let mut values = Values::new(sizes.value_bytes);
+    let mut latencies = histogram();
+    let mark = Mark::now();
+    let mut last = Instant::now();
+    for first in (0..count).step_by(sizes.batch as usize) {
+        for n in first..count.min(first + sizes.batch) {
+            let number = number(n);
+            db.put(&keys::key(number), values.of(number)).await;
+        }
+        db.commit().await;
+        db.give_way().await;
+        let now = Instant::now();
+        latencies.saturating_record((now - last).as_nanos() as u64);
+        last = now;
+    }
+    let written = mark.elapsed_us();
+    db.settle().await;
+    let mut figures = Figures::of(&mark, count, &latencies);
+    figures.set("settle_s", (mark.elapsed_us() - written) / 1e6);
+    figures.set("logical_bytes", count as f64 * (16 + sizes.value_bytes) as f64);
+    figures
+}
+
+/// Reads every record once, in random order, several at once.
+async fn warm(db: &mut impl Db, sizes: Sizes) {
+    db.settle().await;
+    let mut found = 0;
+    let mut random = Random::new(3);
+    let mut latencies = histogram();
+    for first in (0..sizes.keys).step_by(4096) {
+        let mut next = first;
+        let count = (sizes.keys - first).min(4096);
+        let numbers = || {
+            next += 1;
+            next - 1
+        };
+        found += db.get_deep(numbers, count, 64, &mut latencies).await;
+    }
+    assert_eq!(found, sizes.keys, "every record is there");
+    // Once more and at random: a cache that is resistant to scans keeps what comes back.
+    db.get_deep(|| random.below(sizes.keys), sizes.keys.min(2_000_000), 64, &mut latencies).await;
+}
+
+async fn gets(db: &mut impl Db, sizes: Sizes, offset: u64) -> Figures {
+    let mut random = Random::new(11);
+    let mut latencies = histogram();
+    let mark = Mark::now();
+    let mut last = Instant::now();
+    for _ in 0..sizes.operations {
+        let number = random.below(sizes.keys) + offset;
+        let whole = db.get(&keys::key(number), |value| keys::is_of(value, number, sizes.value_bytes)).await;
+        assert_eq!(whole, (offset == 0).then_some(true), "record {number}");
+        let now = Instant::now();
+        latencies.saturating_record((now - last).as_nanos() as u64);
+        last = now;
+    }
+    Figures::of(&mark, sizes.operations, &latencies)
+}
+
+async fn batches(db: &mut impl Db, sizes: Sizes) -> Figures {
+    const TOGETHER: usize = 16;
+    let mut random = Random::new(12);
+    let mut latencies = histogram();
+    let mark = Mark::now();
+    let count = sizes.operations / TOGETHER as u64;
+    let mut last = Instant::now();
+    for _ in 0..count {
+        let numbers: [u64; TOGETHER] = std::array::from_fn(|_| random.below(sizes.keys));
+        let mut found = 0;
+        let seen = |at: usize, value: &[u8]| {
+            assert!(keys::is_of(value, numbers[at], sizes.value_bytes));
+            found += 1;
+        };
+        db.get_many(&numbers.map(keys::key), seen).await;
+        assert_eq!(found, TOGETHER);
+        let now = Instant::now();
+        latencies.saturating_record((now - last).as_nanos() as u64);
+        last = now;
+    }
+    Figures::of(&mark, count * TOGETHER as u64, &latencies)
+}
+
+async fn scans(db: &mut impl Db, sizes: Sizes) -> Figures {
+    const LENGTH: usize = 100;
+    let mut random = Random::new(13);
+    let mut latencies = histogram();
+    let mark = Mark::now();
+    let count = (sizes.operations / 50).max(100);
+    let mut last = Instant::now();
+    for _ in 0..count {
+        let walked = db.scan(&keys::key(random.below(sizes.keys)), LENGTH).await;
+        assert!((1..=LENGTH).contains(&walked));
+        let now = Instant::now();
+        latencies.saturating_record((now - last).as_nanos() as u64);
+        last = now;
+    }
+    Figures::of(&mark, count, &latencies)
+}
+
+async fn mixed(db: &mut impl Db, sizes: Sizes) -> Figures {
+    let mut random = Random::new(14);
+    let mut values = Values::new(sizes.value_bytes);
+    let mut latencies = histogram();
+    let mark = Mark::now();
+    let mut last = Instant::now();
+    for n in 0..sizes.operations {
+        let number = random.below(sizes.keys);
+        if n % 2 == 0 {
+            let whole =
+                db.get(&keys::key(number), |value| keys::is_of(value, number, sizes.value_bytes)).await;
+            assert_eq!(whole, Some(true), "record {number}");
+        } else {
+            db.put(&keys::key(number), values.of(number)).await;
+        }
+        if n % (2 * sizes.batch) == 2 * sizes.batch - 1 {
+            db.commit().await;
+            db.give_way().await;
+        }
+        let now = Instant::now();
+        latencies.saturating_record((now - last).as_nanos() as u64);
+        last = now;
+    }
+    db.commit().await;
+    db.settle().await;
+    Figures::of(&mark, sizes.operations, &latencies)
+}
+
+/// Gets due at fixed times whatever the engine does, counted from when they were due; puts beside them in groups, likewise.
+async fn paced(db: &mut impl Db, sizes: Sizes, put_rate: f64) -> Figures {
+    let mut random = Random::new(15);
+    let mut values = Values::new(sizes.value_bytes);
+    let (mut latencies, mut put_latencies) = (histogram(), histogram());
+    let total = Duration::from_secs_f64(sizes.seconds);
+    let get_every = Duration::from_secs_f64(1.0 / sizes.rate);
+    let put_every =
+        if put_rate > 0.0 { Duration::from_secs_f64(sizes.batch as f64 / put_rate) } else { total * 2 };
+    let mark = Mark::now();
+    let start = Instant::now();
+    let (mut get_due, mut put_due) = (start, start);
+    let mut gets = 0;
+    while get_due < start + total {
+        let now = Instant::now();
+        if put_due <= now && put_due < start + total {
+            for _ in 0..sizes.batch {
+                let number = random.below(sizes.keys);
+                db.put(&keys::key(number), values.of(number)).await;
+            }
+            db.commit().await;
+            put_latencies.saturating_record(put_due.elapsed().as_nanos() as u64);
+            put_due += put_every;
+        }
+        if get_due <= now {
+            let number = random.below(sizes.keys);
+            let whole =
+                db.get(&keys::key(number), |value| keys::is_of(value, number, sizes.value_bytes)).await;
+            assert_eq!(whole, Some(true), "record {number}");
+            latencies.saturating_record(get_due.elapsed().as_nanos() as u64);
+            get_due += get_every;
+            gets += 1;
+        } else {
+            db.give_way().await;
+        }
+    }
+    let mut figures = Figures::of(&mark, gets, &latencies);
+    if put_rate > 0.0 {
+        figures.set("worst_us", put_latencies.max() as f64 / 1e3);
+        figures.set("put_p99_us", put_latencies.value_at_quantile(0.99) as f64 / 1e3);
+        figures.set("puts_per_s", put_latencies.len() as f64 * sizes.batch as f64 / sizes.seconds);
+    }
+    figures
+}
