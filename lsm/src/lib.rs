@@ -24,12 +24,15 @@ mod table;
 mod varint;
 
 pub use cache::{BlockCache, CacheStats};
+pub use compaction::Strategy;
 pub use damage::{Damage, ReadError};
 pub use disk::{
     AlignedBuf, BLOCK_BYTES, Class, Directory, Disk, DiskError, DiskErrorKind, FileName, NameOp, NameReply,
     Open, Sync,
 };
-pub use engine::{CommitError, Engine, Found, Job, Miss, OpenError, Options, Recovery, Refusal, Stats};
+pub use engine::{
+    CommitError, Engine, Found, Job, Miss, OpenError, Options, Recovery, Refusal, Stats, StoreStats,
+};
 pub use key::{Key, KeyBuf, Prefix};
 pub use memtable::{MemCursor, MemIter, Memtable};
 pub use merge::{AnySource, Join, Joined, LastWriteWins, Merge, RecordBuf, Source};

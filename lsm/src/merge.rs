@@ -192,9 +192,9 @@ impl<S: Source, J: Join> Merge<S, J> {
         }
     }
 
-    /// Whether more than one source held the current key.
-    pub fn is_contested(&self) -> bool {
-        self.same.len() > 1
+    /// Sources that hold the current key.
+    pub fn width(&self) -> usize {
+        self.same.len()
     }
 
     async fn settle(&mut self, at: usize, ready: bool) -> Result<(), ReadError> {

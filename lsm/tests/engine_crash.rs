@@ -12,7 +12,7 @@ use std::pin::Pin;
 
 use ferrite_lsm::mem_disk::run::{block_on, poll_once, try_run};
 use ferrite_lsm::mem_disk::{CrashMode, MemDisk, MemPace};
-use ferrite_lsm::{CommitError, DiskError, Seq};
+use ferrite_lsm::{CommitError, DiskError, Options, Seq, Strategy};
 use rig::{Random, TestEngine, Write, key, open_with, small_options, stage};
 
 const KEYS: u64 = 120;
@@ -70,12 +70,14 @@ struct History {
     steps: u64,
     images: u64,
     opens: u128,
+    strategy: Strategy,
 }
 
 impl History {
-    fn new(seed: u64) -> History {
+    fn new(seed: u64, strategy: Strategy) -> History {
         let disk = MemDisk::new();
-        let (engine, _) = rig::open(&disk, small_options(1)).expect("a fresh disk");
+        let options = Options { strategy, ..small_options(1) };
+        let (engine, _) = rig::open(&disk, options).expect("a fresh disk");
         disk.defer();
         History {
             disk,
@@ -89,7 +91,12 @@ impl History {
             steps: 0,
             images: 0,
             opens: 1,
+            strategy,
         }
+    }
+
+    fn options(&self, entropy: u128) -> Options {
+        Options { strategy: self.strategy, ..small_options(entropy) }
     }
 
     fn run(&mut self) -> Result<(), String> {
@@ -184,10 +191,11 @@ impl History {
         if self.images.is_multiple_of(7) {
             // The power fails again while the engine opens.
             disk.crash_at(disk.steps() + random.below(12));
-            let _gone = try_run(open_with(&disk, MemPace::new(), small_options(self.opens << 32)));
+            let options = Options { strategy: self.strategy, ..small_options(self.opens << 32) };
+            let _gone = try_run(open_with(&disk, MemPace::new(), options));
             disk = disk.crash(mode, &mut || random.next());
         }
-        let opened = block_on(open_with(&disk, MemPace::new(), small_options(self.opens)));
+        let opened = block_on(open_with(&disk, MemPace::new(), self.options(self.opens)));
         let (engine, recovery) = opened.map_err(|error| format!("not opened: {error}"))?;
         if !recovery.damage.is_empty() || recovery.clean {
             return Err(format!("a power cut is neither damage nor clean: {recovery:?}"));
@@ -214,14 +222,18 @@ impl History {
         ledger.check(&engine)?;
         drop(engine);
         let disk = disk.kill(&mut || 0);
-        let opened = block_on(open_with(&disk, MemPace::new(), small_options(self.opens << 64)));
+        let opened = block_on(open_with(&disk, MemPace::new(), self.options(self.opens << 64)));
         let (engine, _) = opened.map_err(|error| format!("not opened again: {error}"))?;
         ledger.check(&engine)
     }
 }
 
 fn enumerate(seed: u64) -> Result<History, String> {
-    let mut history = History::new(seed);
+    enumerate_with(seed, Strategy::Leveled)
+}
+
+fn enumerate_with(seed: u64, strategy: Strategy) -> Result<History, String> {
+    let mut history = History::new(seed, strategy);
     history.run().map_err(|error| format!("seed {seed}, {error}"))?;
     Ok(history)
 }
@@ -232,6 +244,13 @@ fn no_power_cut_loses_an_acknowledged_write() {
     let stats = history.engine.stats();
     assert!(stats.flushes > 4 && stats.compactions > 1, "{stats:?}");
     assert!(history.steps > 200 && history.images > 5 * 200, "{} steps", history.steps);
+}
+
+#[test]
+fn no_power_cut_loses_an_acknowledged_write_of_tiered_stores() {
+    let history = enumerate_with(2, Strategy::Tiered).unwrap_or_else(|error| panic!("{error}"));
+    let stats = history.engine.stats();
+    assert!(stats.flushes > 4 && stats.compactions > 1, "{stats:?}");
 }
 
 #[cfg(feature = "planted-bugs")]

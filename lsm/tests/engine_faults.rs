@@ -379,7 +379,7 @@ fn a_store_with_a_damaged_table_is_left_alone() {
             failures += usize::from(block_on(engine.run(job)).is_err());
             assert!(turn < 1_000, "the same job is offered for ever");
         }
-        let damaged = engine.stats().damaged_stores;
+        let damaged = engine.stats().damaged_tables;
         assert_eq!(damaged > 0, failures > 0, "{failures} failures");
         met += damaged;
     }

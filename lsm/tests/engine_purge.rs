@@ -10,11 +10,16 @@ use std::collections::BTreeMap;
 
 use ferrite_lsm::mem_disk::MemDisk;
 use ferrite_lsm::mem_disk::run::block_on;
-use ferrite_lsm::{Record, RecordFlags};
+use ferrite_lsm::{Options, Record, RecordFlags};
 use rig::{Random, TestEngine, VNODES, key, open, small_options};
 
 const KEYS: u64 = 90;
 const TABLE: u32 = 7;
+
+/// One sorted level, so that most merges reach the bottom.
+fn options(entropy: u128) -> Options {
+    Options { level_base_bytes: 1 << 20, ..small_options(entropy) }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Version {
@@ -39,7 +44,7 @@ struct History {
 impl History {
     fn new(seed: u64) -> History {
         let disk = MemDisk::new();
-        let (engine, _) = open(&disk, small_options(1)).expect("a fresh disk");
+        let (engine, _) = open(&disk, options(1)).expect("a fresh disk");
         let random = Random::new(seed);
         let (model, staged) = (BTreeMap::new(), Vec::new());
         History { disk, engine, random, clock: 1_000, floor: 0, model, staged, opens: 1 }
@@ -101,7 +106,7 @@ impl History {
     fn reopen(&mut self) {
         self.commit();
         self.opens += 1;
-        let (engine, _) = open(&self.disk, small_options(self.opens)).expect("nothing was damaged");
+        let (engine, _) = open(&self.disk, options(self.opens)).expect("nothing was damaged");
         self.engine = engine;
         self.set_floors();
     }

@@ -15,7 +15,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Key, Record, RecordFlags};
+use crate::{Key, Record, RecordFlags, TableMeta};
 
 /// What is to become of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +47,20 @@ impl Floors {
     /// What expires at `passed_ms` or before has expired for everybody.
     pub(crate) fn pass(&mut self, passed_ms: u64) {
         self.passed_ms = self.passed_ms.max(passed_ms);
+    }
+
+    /// As [`Floors::pass`] was told last.
+    pub(super) fn passed_ms(&self) -> u64 {
+        self.passed_ms
+    }
+
+    /// Whether a floor in the range of `table` is at or above all its versions.
+    pub(super) fn covers(&self, table: &TableMeta) -> bool {
+        let (from, to) = (table.smallest.prefix, table.largest.prefix);
+        let range = (from.vnode, 0)..=(to.vnode, u32::MAX);
+        from.space == 1
+            && from.vnode <= to.vnode
+            && self.orders.range(range).any(|(_, &order)| order >= table.max_order)
     }
 
     /// The order up to which versions of this key are settled; 0 = none are.

@@ -1,25 +1,41 @@
 //! Which tables to merge next: pure decisions over what the stores look like.
 //!
-//! The strategy is *leveled* (O'Neil et al., "The log-structured merge-tree"; the levels are LevelDB's). Level 0 holds flushed
-//! memtables, whose key ranges overlap; every level below is one run of tables with disjoint ranges, `fanout` times longer
-//! than the one above it. A read looks at each table of level 0 and at one table of each other level, so what bounds its cost
-//! is how many tables level 0 may hold and how many levels there are.
+//! A store is a sequence of *sorted runs*, newest first: each table of level 0 (a flushed memtable) is one, and so is every
+//! level below it, whose tables are disjoint. A read asks the runs in this order. A compaction takes runs that are
+//! neighbours in it, or tables of them, and puts what it makes where the oldest of them stood.
 //!
-//! Each level has a *score*, its length against its limit; the level of all the core's stores with the highest score of at
-//! least one is compacted into the next:
+//! Invariant kept for reads, by both strategies: of two tables that hold the same key, the one whose record was applied later is
+//! asked first. It follows from *neighbours only*, and from taking level 0 from its oldest table on. So a store may be given
+//! the other strategy whenever it is opened: each finds runs, in order, and goes on from there.
 //!
-//! - Level 0: all its tables at once with all they overlap in level 1. (Some newer ones alone would let an older version of a
-//!   key stand above a newer one; older ones alone would rewrite level 1 more often.)
-//! - Level n: the table that rewrites the fewest bytes of level n + 1 for each of its own; if it overlaps none there, it is moved, not rewritten.
+//! - [`leveled`]: few runs, each much longer than the one above it. Reads and space are cheap, writes are rewritten more often.
+//! - [`tiered`]: several runs of each length. Writes are cheap, reads and space cost more.
 //!
-//! Invariant kept for reads: of two tables that hold the same key, the one whose record was applied later stands above, or later in level 0.
-//!
-//! What is superseded goes with the merge; what is deleted or expired goes as far as [`floor`] says.
+//! What is superseded goes with the merge; what is deleted or expired goes as far as [`floor`] says. A table that is mostly
+//! such garbage is due by itself ([`garbage`]).
 
 mod chain;
 mod floor;
+mod garbage;
+mod leveled;
 mod pick;
+mod plan;
+mod tiered;
 
 pub(crate) use chain::Chain;
 pub(crate) use floor::{Floors, Verdict, buried};
-pub(crate) use pick::{Limits, Plan, StoreShape, debt_bytes, pick};
+pub(crate) use garbage::due_ms as garbage_due_ms;
+pub(crate) use pick::{Limits, StoreShape, debt_bytes, level_score, pick};
+pub(crate) use plan::Plan;
+#[cfg(test)]
+pub(crate) use plan::Run;
+
+/// How a store's tables are merged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Strategy {
+    /// Levels that grow by a factor, each one sorted run: for reads and space.
+    #[default]
+    Leveled,
+    /// Several sorted runs of about each length: for writes.
+    Tiered,
+}

@@ -1,36 +1,54 @@
-//! A compaction: what the plan names is merged into the next level, one block at a time.
+//! A compaction: the runs that the plan names are merged into one, a slice at a time.
+//!
+//! Between two slices everything else runs that waits, the next flush first; so a long merge holds back neither reads nor
+//! flushes by more than a slice. There, too, it can be abandoned: its outputs, which nothing names yet, become litter, and
+//! the store is as it was.
+
+use std::rc::Rc;
 
 use super::Core;
 use super::output::Output;
 use crate::compaction::{Chain, Plan, Verdict, buried};
+use crate::manifest::Edit;
 use crate::planted::{self, Bug};
-use crate::{Class, Disk, DiskError, Key, KeyHash, LastWriteWins, Merge, Pace, ReadError, TableName, cover};
+use crate::{
+    Class, Disk, DiskError, Key, KeyBuf, KeyHash, LastWriteWins, Merge, Pace, ReadError, Record, TableName,
+    cover,
+};
 
 /// Times that a merge asks for a buffer, yielding in between, before it fails.
 const BUFFER_TRIES_MAX: usize = 1000;
+/// Table lengths of the next run below that one output may overlap: so many bytes a later merge of it rewrites at most.
+const OVERLAP_TABLES_MAX: u64 = 10;
+
+/// The compaction that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Compacting {
+    store: u16,
+    abandoned: bool,
+}
+
+/// Marks a compaction as running until it is dropped.
+struct Mark<'a, D: Disk, P: Pace>(&'a Core<D, P>);
+
+impl<D: Disk, P: Pace> Drop for Mark<'_, D, P> {
+    fn drop(&mut self) {
+        self.0.compacting.set(None);
+    }
+}
 
 impl<D: Disk, P: Pace> Core<D, P> {
-    /// Runs a plan. Nothing has changed after an error.
+    /// Runs a plan. Nothing has changed after an error, or if it was abandoned.
     pub(super) async fn compact(&self, plan: Plan) -> Result<(), DiskError> {
-        let level = plan.level as u8 + 1;
+        self.compacting.set(Some(Compacting { store: plan.store, abandoned: false }));
+        let _mark = Mark(self);
         if plan.is_move {
-            return self.move_down(&plan, level).await;
+            return self.move_down(&plan).await;
         }
-        let inputs: Vec<TableName> = plan.upper.iter().chain(&plan.lower).copied().collect();
-        let (mut merge, max_seq) = {
-            let tables = self.tables.borrow();
-            let table = |name: &TableName| tables.get(&name.number).expect("named tables are open").clone();
-            // Newest first: level 0 backwards, each table by itself; every other level is one source.
-            let mut sources: Vec<Chain<D>> = if plan.level == 0 {
-                plan.upper.iter().rev().map(|name| Chain::new(std::iter::once(table(name)))).collect()
-            } else {
-                vec![Chain::new(plan.upper.iter().map(table))]
-            };
-            sources.push(Chain::new(plan.lower.iter().map(table)));
-            let max_seq = inputs.iter().map(|name| table(name).meta().max_seq).max().unwrap_or(0);
-            (Merge::new(sources, LastWriteWins), max_seq)
-        };
+        let inputs: Vec<TableName> = plan.inputs().collect();
+        let (mut merge, max_seq) = self.merge_of(&plan);
         let mut output = Output::new(self, plan.store, Class::Background, max_seq);
+        output.mind(self.below(&plan), OVERLAP_TABLES_MAX * self.options.table_bytes);
         let mut tries = BUFFER_TRIES_MAX;
         loop {
             match merge.next().await {
@@ -41,54 +59,110 @@ impl<D: Disk, P: Pace> Core<D, P> {
                     self.pace.yield_now().await;
                     continue;
                 }
-                Err(error) => return Err(self.unreadable(error, plan.store)),
+                Err(error) => return Err(self.unreadable(error)),
             }
-            let (key, mut record) = merge.current().expect("it stands on a key");
-            let verdict = self.floors.borrow().verdict(&key, &record);
-            match verdict {
-                Verdict::Keep => {}
-                Verdict::Purge if self.is_held_elsewhere(&key, record.order, &inputs) => {}
-                Verdict::Purge => {
-                    cover::mark("tombstone purged");
-                    continue;
+            let (key, record) = merge.current().expect("it stands on a key");
+            match self.settle(&key, record, &inputs) {
+                Some(record) => {
+                    output.ready().await?;
+                    output.add(key, record);
+                    output.skip(&key, &record, merge.width() - 1);
                 }
-                Verdict::Bury => {
-                    cover::mark("expired record buried");
-                    record = buried(&record);
-                }
+                None => output.skip(&key, &record, merge.width()),
             }
-            output.ready().await?;
-            output.add(key, record);
             if output.wants_pause() {
                 output.pause().await?;
                 if output.is_full() {
                     output.finish().await?;
                 }
                 self.do_urgent().await;
+                if self.is_abandoned() {
+                    cover::mark("compaction abandoned");
+                    return Ok(());
+                }
             }
         }
         output.finish().await?;
-        let bytes = output.bytes;
-        output.commit(level, &inputs, std::iter::empty(), |_| {}).await?;
-        self.counters.compaction_bytes.add(bytes);
+        let written = output.bytes;
+        let numbers = output.numbers();
+        output.commit(plan.output_level as u8, &inputs, std::iter::empty(), |_| {}).await?;
+        if plan.is_for_garbage {
+            cover::mark("table of garbage rewritten");
+            self.rewritten.borrow_mut().extend(numbers);
+            self.survey();
+        }
+        self.counters.compaction_bytes.add(written);
+        self.counters.compaction_read_bytes.add(plan.bytes);
+        self.count_of_store(plan.store, |counts| counts.compaction_bytes += written);
         self.counters.compactions.add(1);
         cover::mark("tables compacted");
         Ok(())
     }
 
-    async fn move_down(&self, plan: &Plan, level: u8) -> Result<(), DiskError> {
-        let table = self.tables.borrow().get(&plan.upper[0].number).expect("named tables are open").clone();
-        let edits = self.move_edits(&table, level);
+    /// The merge of a plan's runs, and the highest sequence number in them.
+    fn merge_of(&self, plan: &Plan) -> (Merge<Chain<D>, LastWriteWins>, u64) {
+        let tables = self.tables.borrow();
+        let table = |name: &TableName| tables.get(&name.number).expect("named tables are open").clone();
+        let sources = plan.runs.iter().map(|run| Chain::new(run.tables.iter().map(table)));
+        let max_seq = plan.inputs().map(|name| table(&name).meta().max_seq).max().unwrap_or(0);
+        (Merge::new(sources.collect(), LastWriteWins), max_seq)
+    }
+
+    /// Ends and lengths of the tables of the next run below a plan's output.
+    fn below(&self, plan: &Plan) -> Vec<(KeyBuf, u64)> {
+        let catalog = self.manifest.catalog();
+        let mut below = catalog.stores[&plan.store].levels.iter().skip(plan.output_level + 1);
+        let run = below.find(|tables| !tables.is_empty());
+        run.into_iter().flatten().map(|table| (table.largest.clone(), table.bytes)).collect()
+    }
+
+    /// What stays of a merged record: the record, its tombstone, or nothing.
+    #[inline]
+    fn settle<'r>(&self, key: &Key<'_>, record: Record<'r>, inputs: &[TableName]) -> Option<Record<'r>> {
+        let verdict = self.floors.borrow().verdict(key, &record);
+        match verdict {
+            Verdict::Keep => Some(record),
+            Verdict::Purge if self.is_held_elsewhere(key, record.order, inputs) => Some(record),
+            Verdict::Purge => {
+                cover::mark("tombstone purged");
+                None
+            }
+            Verdict::Bury => {
+                cover::mark("expired record buried");
+                Some(buried(&record))
+            }
+        }
+    }
+
+    async fn move_down(&self, plan: &Plan) -> Result<(), DiskError> {
+        let level = plan.output_level as u8;
+        let edits = {
+            let tables = self.tables.borrow();
+            let table = |name: TableName| tables.get(&name.number).expect("named tables are open");
+            let removed = plan.inputs().map(|table| Edit::Remove { table });
+            let added = plan.inputs().map(|name| {
+                let table = Rc::new(table(name).meta().clone());
+                Edit::Add { level, table }
+            });
+            removed.chain(added).collect()
+        };
         self.put_tables(plan.store, &[], &[], edits, |_| {}).await?;
         self.counters.moves.add(1);
         cover::mark("table moved down");
         Ok(())
     }
 
-    fn move_edits(&self, table: &crate::Table<D>, level: u8) -> Vec<crate::manifest::Edit> {
-        use crate::manifest::Edit;
-        let meta = table.meta();
-        vec![Edit::Remove { table: meta.name }, Edit::Add { level, table: std::rc::Rc::new(meta.clone()) }]
+    /// Has the compaction that runs in `store` end without a change, at its next slice. It is the caller's to wait for that.
+    pub(super) fn abandon_compaction(&self, store: u16) {
+        if let Some(compacting) = self.compacting.get()
+            && compacting.store == store
+        {
+            self.compacting.set(Some(Compacting { abandoned: true, ..compacting }));
+        }
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.compacting.get().is_some_and(|compacting| compacting.abandoned)
     }
 
     /// Whether anything outside the merge may hold the key in a version of `order` or older: then what the merge leaves out

@@ -49,6 +49,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
         let floor = self.manifest.catalog().log_floor;
         self.log.retire_below(Seq(floor));
         self.counters.flush_bytes.add(bytes);
+        self.count_of_store(store, |counts| counts.flush_bytes += bytes);
         self.counters.flushes.add(1);
         cover::mark("memtable flushed");
         Ok(())

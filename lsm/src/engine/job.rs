@@ -1,6 +1,7 @@
 //! Background work: what is due, in which order, and that each kind runs once at a time.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 
 use super::Core;
 use super::obsolete;
@@ -61,6 +62,12 @@ impl Drop for Guard<'_> {
 
 impl<D: Disk, P: Pace> Core<D, P> {
     pub(super) fn next_job(&self) -> Option<Job> {
+        if self.closing.get() {
+            return None;
+        }
+        if self.survey_due.get() {
+            self.survey();
+        }
         self.urgent().or_else(|| self.if_due(Kind::Compact, || self.compaction_due.get()))
     }
 
@@ -79,6 +86,9 @@ impl<D: Disk, P: Pace> Core<D, P> {
 
     pub(super) async fn run(&self, job: Job) -> Result<(), DiskError> {
         self.setback.set(false);
+        if self.closing.get() {
+            return Ok(());
+        }
         match job.0 {
             Kind::Compact => {
                 let Some(_running) = self.running.start(Kind::Compact) else { return Ok(()) };
@@ -162,26 +172,47 @@ impl<D: Disk, P: Pace> Core<D, P> {
         }
     }
 
-    fn pick(&self) -> Option<Plan> {
-        self.pick_from(&self.manifest.catalog())
+    /// What the picker sees. A damaged table is left out of every plan: each attempt would meet the damage again.
+    fn shapes<'a>(
+        &'a self,
+        catalog: &'a Catalog,
+        damaged: &'a BTreeSet<u64>,
+    ) -> impl Iterator<Item = StoreShape<'a>> + Clone {
+        let limits = self.limits();
+        let strategy_of =
+            |store| self.options.strategy_of.get(store).copied().unwrap_or(self.options.strategy);
+        catalog.stores.iter().map(move |(store, entry)| StoreShape {
+            store: *store,
+            strategy: strategy_of(store),
+            limits,
+            levels: &entry.levels,
+            damaged,
+        })
     }
 
-    /// A store with a damaged table is left out: each attempt would meet the damage again, and keep the others waiting.
-    fn pick_from(&self, catalog: &Catalog) -> Option<Plan> {
-        let damaged = self.damaged_stores.borrow();
-        compaction::pick(&self.limits(), shapes(catalog).filter(|shape| !damaged.contains(&shape.store)))
+    fn pick(&self) -> Option<Plan> {
+        let (catalog, damaged) = (self.manifest.catalog(), self.damaged_tables.borrow());
+        compaction::pick(self.shapes(&catalog, &damaged), &self.floors.borrow(), &self.rewritten.borrow())
     }
 
     /// Looks anew whether a compaction is due and what is behind; called after each change of the tables.
     pub(super) fn survey(&self) {
-        let catalog = self.manifest.catalog();
-        let limits = self.limits();
-        self.compaction_due.set(self.pick_from(&catalog).is_some());
-        self.debt_bytes.set(shapes(&catalog).map(|shape| compaction::debt_bytes(&limits, shape)).sum());
+        self.survey_due.set(false);
+        self.rewritten.borrow_mut().retain(|number| self.tables.borrow().contains_key(number));
+        self.compaction_due.set(self.pick().is_some());
+        let (catalog, damaged) = (self.manifest.catalog(), self.damaged_tables.borrow());
+        let shapes = self.shapes(&catalog, &damaged);
+        let mut debt_bytes = 0;
+        for shape in shapes.clone() {
+            let of_store = compaction::debt_bytes(&shape);
+            let level_score = compaction::level_score(&shape);
+            self.count_of_store(shape.store, |counts| {
+                (counts.debt_bytes, counts.level_score) = (of_store, level_score);
+            });
+            debt_bytes += of_store;
+        }
+        self.debt_bytes.set(debt_bytes);
+        let garbage_due_ms = shapes.filter_map(|shape| compaction::garbage_due_ms(&shape)).min();
+        self.garbage_due_ms.set(garbage_due_ms.unwrap_or(u64::MAX));
     }
-}
-
-/// What the picker sees.
-fn shapes(catalog: &Catalog) -> impl Iterator<Item = StoreShape<'_>> {
-    catalog.stores.iter().map(|(&store, entry)| StoreShape { store, levels: &entry.levels })
 }

@@ -25,6 +25,7 @@ mod options;
 mod outcome;
 mod output;
 mod pending;
+mod pressure;
 mod read;
 mod stats;
 mod store;
@@ -35,6 +36,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::rc::Rc;
 
+use compact::Compacting;
 pub use job::Job;
 use job::Running;
 use obsolete::Obsolete;
@@ -42,7 +44,7 @@ pub use options::Options;
 pub use outcome::{CommitError, Found, Miss, OpenError, Recovery, Refusal};
 use pending::Pending;
 use stats::Counters;
-pub use stats::Stats;
+pub use stats::{Stats, StoreStats};
 use store::Stores;
 
 use crate::compaction::Floors;
@@ -70,20 +72,30 @@ struct Core<D: Disk, P: Pace> {
     /// Every open table that the manifest names or is about to name, by number.
     tables: RefCell<BTreeMap<u64, Rc<Table<D>>>>,
     obsolete: RefCell<Obsolete<D>>,
-    /// Stores with a table that compaction could not read: left alone until the engine is opened again.
-    damaged_stores: RefCell<BTreeSet<u16>>,
+    /// Numbers of tables that compaction could not read: left alone until the engine is opened again.
+    damaged_tables: RefCell<BTreeSet<u64>>,
+    /// Numbers of tables that were written because what they came from was mostly garbage.
+    rewritten: RefCell<BTreeSet<u64>>,
     /// The next file number, without the core's part.
     next_number: Cell<u64>,
     running: Running,
     /// Urgent work failed inside a long job: it is left to the host, which pauses first.
     setback: Cell<bool>,
     compaction_due: Cell<bool>,
+    /// What may be purged has changed since the last survey.
+    survey_due: Cell<bool>,
+    /// When the next table is due for its expired records, in milliseconds since the Unix epoch.
+    garbage_due_ms: Cell<u64>,
+    compacting: Cell<Option<Compacting>>,
+    /// No job is offered any more, and a compaction ends at its next slice.
+    closing: Cell<bool>,
     floors: RefCell<Floors>,
     pending: Pending,
     debt_bytes: Cell<u64>,
     /// Why writes are refused, if they are.
     refusal: Cell<Option<Refusal>>,
-    write_delay_us: Cell<u64>,
+    /// What the group that fills should wait, in picoseconds.
+    owed_ps: Cell<u64>,
     disk_full: Cell<bool>,
     fenced: Cell<bool>,
     counters: Counters,
@@ -178,18 +190,23 @@ impl<D: Disk, P: Pace> Engine<D, P> {
     /// may purge tombstones and expired records up to it. Floors only rise, and are not kept: the host sets them after each open.
     pub fn set_floor(&self, vnode: u16, table: u32, order: u64) {
         self.0.floors.borrow_mut().raise(vnode, table, order);
+        self.0.survey_due.set(true);
     }
 
     /// Says that what expires at `passed_ms` or before (milliseconds since the Unix epoch) has expired for everybody, clocks that
     /// differ included: compactions may do away with its values. It only rises.
     pub fn set_expired(&self, passed_ms: u64) {
         self.0.floors.borrow_mut().pass(passed_ms);
+        if passed_ms >= self.0.garbage_due_ms.get() {
+            self.0.survey_due.set(true);
+        }
     }
 
-    /// By how much the next write should be delayed so that background work keeps up, in microseconds.
+    /// By how much the commit of what is staged should be delayed so that background work keeps up, in microseconds. Asked
+    /// right before it.
     #[inline]
     pub fn write_delay_us(&self) -> u64 {
-        self.0.write_delay_us.get()
+        self.0.write_delay_us()
     }
 
     /// Appends the log's mark, if it is due, so that damage to what was acknowledged can be told from a cut tail. For a quiet moment.
@@ -204,6 +221,13 @@ impl<D: Disk, P: Pace> Engine<D, P> {
             self.0.fence();
         }
         synced
+    }
+
+    /// Ends background work: no job is offered any more, and a compaction that runs ends without a change at its next slice.
+    /// For a host that is about to close.
+    pub fn stop_jobs(&self) {
+        self.0.closing.set(true);
+        self.0.options.stores.iter().for_each(|&store| self.0.abandon_compaction(store));
     }
 
     /// Commits what is staged and marks the engine as closed: the next open finds it clean. Flushes nothing. Nothing may be staged after.

@@ -1,6 +1,9 @@
 //! What an engine is told when it opens: who it is, and the bound of every buffer, queue and level.
 
+use std::collections::BTreeMap;
+
 use crate::TableOptions;
+use crate::compaction::Strategy;
 use crate::log::LogOptions;
 
 /// Options of one core's engine. Sizes are in bytes.
@@ -26,19 +29,23 @@ pub struct Options {
     pub log_bytes_max: Option<u64>,
     /// Format of new tables.
     pub table: TableOptions,
+    /// How the tables of a store are merged. Any store may be given another strategy whenever it is opened. Default leveled.
+    pub strategy: Strategy,
+    /// Stores whose tables are merged otherwise.
+    pub strategy_of: BTreeMap<u16, Strategy>,
     /// Length at which a compaction starts its next table. Default 32 MiB.
     pub table_bytes: u64,
-    /// Tables in level 0 from which it is compacted. Default 4.
+    /// Tables in level 0 from which it is compacted, and with [`Strategy::Tiered`] runs of about one length that are merged. Default 4.
     pub l0_tables_trigger: usize,
-    /// Tables in level 0 from which writers are delayed. Default 10.
+    /// Tables in level 0 of a store from which its writers are delayed. Default 8.
     pub l0_tables_slow: usize,
-    /// Tables in level 0 from which writes are refused. Default 20.
+    /// Tables in level 0 of a store from which its writes are refused. Default 24.
     pub l0_tables_max: usize,
-    /// Length of level 1 of one store. Default 64 MiB.
+    /// Length of the first sorted level of one store, once it has more than one. Default 64 MiB.
     pub level_base_bytes: u64,
-    /// How many times longer each level is than the one above it. Default 10.
+    /// How many times longer each level may be than the one above it before there is one more. Default 10.
     pub level_fanout: u64,
-    /// Delay of one write when level 0 or the frozen memtables are about to be at their limit. Default 10,000 µs.
+    /// Longest delay of a group of writes while background work is behind. Default 30,000 µs.
     pub write_delay_max_us: u64,
     /// Length of the manifest's edits from which it is written afresh. Default 1 MiB.
     pub manifest_bytes_max: u64,
@@ -57,13 +64,15 @@ impl Options {
             log: LogOptions::new(entropy as u64),
             log_bytes_max: None,
             table: TableOptions::default(),
+            strategy: Strategy::default(),
+            strategy_of: BTreeMap::new(),
             table_bytes: 32 << 20,
             l0_tables_trigger: 4,
-            l0_tables_slow: 10,
-            l0_tables_max: 20,
+            l0_tables_slow: 8,
+            l0_tables_max: 24,
             level_base_bytes: 64 << 20,
             level_fanout: 10,
-            write_delay_max_us: 10_000,
+            write_delay_max_us: 30_000,
             manifest_bytes_max: 1 << 20,
         }
     }

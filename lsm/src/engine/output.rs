@@ -13,8 +13,8 @@ use super::levels::Levels;
 use super::store::Store;
 use crate::manifest::{self, Edit};
 use crate::{
-    BuildError, Class, Directory, Disk, DiskError, DiskErrorKind, FileId, Key, Pace, ReadError, Record,
-    Table, TableBuilder, TableName,
+    BuildError, Class, Directory, Disk, DiskError, DiskErrorKind, FileId, FileName, Key, KeyBuf, Pace,
+    Prefix, ReadError, Record, Table, TableBuilder, TableName,
 };
 
 /// File numbers carry the core that minted them above this many bits, so that they are unique within the node.
@@ -34,8 +34,15 @@ pub(super) struct Output<'a, D: Disk, P: Pace> {
     tables: Vec<Rc<Table<D>>>,
     /// Every file begun, finished or not.
     names: Vec<TableName>,
-    /// Bytes of records since the last breath.
-    since_breath: usize,
+    /// Bytes of records worked on since the last pause.
+    since_pause: usize,
+    /// Ends and lengths of the tables of the run below, by key, and how many of them the table being written has passed.
+    below: Vec<(KeyBuf, u64)>,
+    passed: usize,
+    /// Bytes of those that it overlaps, and may overlap at most.
+    overlap: u64,
+    overlap_max: u64,
+    last: Option<Prefix>,
     /// Bytes of the tables finished.
     pub(super) bytes: u64,
     kept: bool,
@@ -51,10 +58,20 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
             builder: None,
             tables: Vec::new(),
             names: Vec::new(),
-            since_breath: 0,
+            since_pause: 0,
+            below: Vec::new(),
+            passed: 0,
+            overlap: 0,
+            overlap_max: u64::MAX,
+            last: None,
             bytes: 0,
             kept: false,
         }
+    }
+
+    /// Has tables end before they overlap more than `overlap_max` bytes of the tables below: `(last key, bytes)`, by key.
+    pub(super) fn mind(&mut self, below: Vec<(KeyBuf, u64)>, overlap_max: u64) {
+        (self.below, self.overlap_max) = (below, overlap_max);
     }
 
     /// Makes sure that a record can be added, which begins a table where there is none.
@@ -73,21 +90,29 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
     /// Adds a record, which must be after all others; [`Output::ready`] came before.
     #[inline]
     pub(super) fn add(&mut self, key: Key<'_>, record: Record<'_>) {
-        self.since_breath += key.partition.len() + key.sort.len() + record.value.len() + RECORD_COST_BYTES;
+        self.since_pause += cost(&key, &record);
+        self.last = Some(key.prefix);
         self.builder.as_mut().expect("made ready").add(key, record);
     }
 
-    /// Whether [`Output::pause`] has something to do.
+    /// Counts `records` like this one as worked on, although none of them stays.
+    #[inline]
+    pub(super) fn skip(&mut self, key: &Key<'_>, record: &Record<'_>, records: usize) {
+        self.since_pause += records * cost(key, record);
+    }
+
+    /// Whether a slice is over, and [`Output::pause`] is due.
     #[inline]
     pub(super) fn wants_pause(&self) -> bool {
-        self.since_breath >= crate::BLOCK_BYTES
+        self.since_pause >= SLICE_BYTES
     }
 
     /// Hands what is full to the disk, and gives way.
     pub(super) async fn pause(&mut self) -> Result<(), DiskError> {
-        self.since_breath = 0;
-        let Some(builder) = &mut self.builder else { return Ok(()) };
-        if builder.wants_flush() {
+        self.since_pause = 0;
+        if let Some(builder) = &mut self.builder
+            && builder.wants_flush()
+        {
             let mut tries = BUFFER_TRIES_MAX;
             while let Err(error) = builder.flush().await {
                 self.core.no_buffer(error, &mut tries).await?;
@@ -98,14 +123,30 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
         Ok(())
     }
 
-    /// Whether the table that is being written has its length.
-    pub(super) fn is_full(&self) -> bool {
-        self.builder.as_ref().is_some_and(|builder| builder.bytes() >= self.core.options.table_bytes)
+    /// Whether the table that is being written has its length, or overlaps enough of the run below.
+    pub(super) fn is_full(&mut self) -> bool {
+        let (Some(builder), Some(last)) = (&self.builder, self.last) else { return false };
+        while let Some((end, bytes)) = self.below.get(self.passed)
+            && end.prefix < last
+        {
+            // Where a table begins, it overlaps one that it has not counted; a rest of one more is a small error.
+            self.overlap += bytes;
+            self.passed += 1;
+        }
+        let length = builder.bytes();
+        length >= self.core.options.table_bytes
+            || self.overlap > self.overlap_max && length >= self.core.options.table_bytes / SHORT_TABLES_MAX
+    }
+
+    /// Numbers of the finished tables.
+    pub(super) fn numbers(&self) -> Vec<u64> {
+        self.tables.iter().map(|table| table.number()).collect()
     }
 
     /// Ends the table that is being written, if any: synced and open after this.
     pub(super) async fn finish(&mut self) -> Result<(), DiskError> {
         let Some(mut builder) = self.builder.take() else { return Ok(()) };
+        self.overlap = 0;
         let mut tries = BUFFER_TRIES_MAX;
         let meta = loop {
             match builder.finish(self.max_seq).await {
@@ -116,7 +157,7 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
         self.core.sync_directory(Directory::Store(self.store)).await?;
         let (disk, name, bytes) = (self.core.disk.clone(), meta.name, meta.bytes);
         let opened = Table::open(disk, name, bytes, Some(meta.file_id), self.class).await;
-        self.tables.push(opened.map_err(|error| self.core.unreadable(error, self.store))?);
+        self.tables.push(opened.map_err(|error| self.core.unreadable(error))?);
         self.bytes += bytes;
         Ok(())
     }
@@ -149,8 +190,17 @@ impl<D: Disk, P: Pace> Drop for Output<'_, D, P> {
     }
 }
 
+/// Bytes of records that a flush or a merge works on before everything else may run: some microseconds' work.
+const SLICE_BYTES: usize = crate::BLOCK_BYTES;
+/// A table is at least the full length divided by this, however much it overlaps: few files are worth more than even plans.
+const SHORT_TABLES_MAX: u64 = 8;
 /// What a record costs beside its bytes, so that many small ones make a pause too.
 const RECORD_COST_BYTES: usize = 16;
+
+#[inline]
+fn cost(key: &Key<'_>, record: &Record<'_>) -> usize {
+    key.partition.len() + key.sort.len() + record.value.len() + RECORD_COST_BYTES
+}
 
 impl<D: Disk, P: Pace> Core<D, P> {
     /// Changes the tables of a store: on the disk, then in memory, with nothing in between that could be seen.
@@ -242,11 +292,13 @@ impl<D: Disk, P: Pace> Core<D, P> {
     }
 
     /// Background work met a table that it cannot read.
-    pub(super) fn unreadable(&self, error: ReadError, store: u16) -> DiskError {
+    pub(super) fn unreadable(&self, error: ReadError) -> DiskError {
         match error {
             ReadError::Disk(error) => error,
             ReadError::Damage(damage) => {
-                self.damaged_stores.borrow_mut().insert(store);
+                if let FileName::Table { number, .. } = damage.file {
+                    self.damaged_tables.borrow_mut().insert(number);
+                }
                 self.survey();
                 DiskError { kind: DiskErrorKind::Io, operation: "use damaged", name: Some(damage.file) }
             }

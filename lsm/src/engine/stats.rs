@@ -43,6 +43,14 @@ pub struct Stats {
     pub flush_bytes: u64,
     /// Bytes of tables written by compactions.
     pub compaction_bytes: u64,
+    /// Bytes of tables read by compactions.
+    pub compaction_read_bytes: u64,
+    /// Bytes of keys and values made durable.
+    pub written_bytes: u64,
+    /// Bytes written to the log, its groups' padding included.
+    pub log_written_bytes: u64,
+    /// By store.
+    pub stores: Vec<StoreStats>,
     /// Memtables flushed.
     pub flushes: u64,
     /// Compactions done.
@@ -57,14 +65,87 @@ pub struct Stats {
     pub cache_bytes: u64,
     /// Bytes that stand above their level's limit: what compaction is behind by.
     pub debt_bytes: u64,
-    /// Stores that are not compacted because a table of theirs is damaged.
-    pub damaged_stores: u64,
-    /// By how much the next write should be delayed so that background work keeps up, in microseconds.
+    /// Tables that are left out of compactions because they are damaged.
+    pub damaged_tables: u64,
+    /// By how much a group of 64 KiB to the store that lags most would be delayed so that background work keeps up, in microseconds.
     pub write_delay_us: u64,
     /// Writes are refused because the disk is full.
     pub disk_full: bool,
     /// Writes are refused because a sync failed.
     pub fenced: bool,
+}
+
+impl Stats {
+    /// Bytes written to the disk for each byte of keys and values written by callers, the log included; 0 before the first.
+    pub fn write_amplification(&self) -> f64 {
+        let written = self.log_written_bytes + self.flush_bytes + self.compaction_bytes;
+        ratio(written, self.written_bytes)
+    }
+
+    /// Bytes of tables for each byte of the stores' longest sorted runs, which hold about what is live; 1 where all is in one.
+    pub fn space_amplification(&self) -> f64 {
+        ratio(
+            self.stores.iter().map(|store| store.table_bytes).sum(),
+            self.stores.iter().map(|store| store.longest_run_bytes).sum(),
+        )
+    }
+
+    /// Sorted runs that a get may have to ask, on average over the stores by their length.
+    pub fn read_amplification(&self) -> f64 {
+        let weighted = self.stores.iter().map(|store| store.runs * store.table_bytes).sum();
+        ratio(weighted, self.stores.iter().map(|store| store.table_bytes).sum())
+    }
+}
+
+fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+/// Figures of one store: counts since the engine was opened, and sizes at the moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Its number.
+    pub store: u16,
+    /// Bytes of keys and values applied to its memtables.
+    pub written_bytes: u64,
+    /// Bytes of its tables written by flushes.
+    pub flush_bytes: u64,
+    /// Bytes of its tables written by compactions.
+    pub compaction_bytes: u64,
+    /// Bytes of its tables.
+    pub table_bytes: u64,
+    /// Bytes of its longest sorted run.
+    pub longest_run_bytes: u64,
+    /// Its sorted runs: tables of level 0, and levels below that hold any.
+    pub runs: u64,
+    /// Tables in its level 0.
+    pub l0_tables: u64,
+    /// Bytes that stand above their level's limit.
+    pub debt_bytes: u64,
+}
+
+impl StoreStats {
+    /// As [`Stats::write_amplification`], without the log, which the stores of a core share.
+    pub fn write_amplification(&self) -> f64 {
+        ratio(self.flush_bytes + self.compaction_bytes, self.written_bytes)
+    }
+
+    /// As [`Stats::space_amplification`].
+    pub fn space_amplification(&self) -> f64 {
+        ratio(self.table_bytes, self.longest_run_bytes)
+    }
+}
+
+/// What is counted of a store where it happens.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct StoreCounts {
+    pub(super) written_bytes: u64,
+    pub(super) flush_bytes: u64,
+    pub(super) compaction_bytes: u64,
+    /// As the last survey found it.
+    pub(super) debt_bytes: u64,
+    /// As the last survey found it: length of its worst sorted level against its target, in thousandths.
+    pub(super) level_score: u64,
 }
 
 /// A count.
@@ -94,6 +175,8 @@ pub(super) struct Counters {
     pub(super) filter_false_positives: Counter,
     pub(super) flush_bytes: Counter,
     pub(super) compaction_bytes: Counter,
+    pub(super) compaction_read_bytes: Counter,
+    pub(super) log_written_bytes: Counter,
     pub(super) flushes: Counter,
     pub(super) compactions: Counter,
     pub(super) moves: Counter,
@@ -114,6 +197,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
                 (0..LEVELS).map(|level| levels(level).map(|table| table.bytes).sum()).collect(),
             )
         };
+        let stores = self.store_stats();
         let cache = self.cache.stats();
         Stats {
             memtable_bytes: memtable_bytes as u64,
@@ -133,6 +217,10 @@ impl<D: Disk, P: Pace> Core<D, P> {
             filter_false_positives: counters.filter_false_positives.get(),
             flush_bytes: counters.flush_bytes.get(),
             compaction_bytes: counters.compaction_bytes.get(),
+            compaction_read_bytes: counters.compaction_read_bytes.get(),
+            written_bytes: stores.iter().map(|store| store.written_bytes).sum(),
+            log_written_bytes: counters.log_written_bytes.get(),
+            stores,
             flushes: counters.flushes.get(),
             compactions: counters.compactions.get(),
             moves: counters.moves.get(),
@@ -140,10 +228,43 @@ impl<D: Disk, P: Pace> Core<D, P> {
             cache_misses: cache.misses,
             cache_bytes: cache.bytes as u64,
             debt_bytes: self.debt_bytes.get(),
-            damaged_stores: self.damaged_stores.borrow().len() as u64,
-            write_delay_us: self.write_delay_us.get(),
+            damaged_tables: self.damaged_tables.borrow().len() as u64,
+            write_delay_us: self.typical_delay_us(),
             disk_full: self.disk_full.get(),
             fenced: self.fenced.get(),
         }
+    }
+
+    fn store_stats(&self) -> Vec<StoreStats> {
+        let (stores, catalog) = (self.stores.borrow(), self.manifest.catalog());
+        let figures = |store: &super::store::Store<D>| {
+            let counts = store.counts;
+            let mut figures = StoreStats {
+                store: store.number,
+                written_bytes: counts.written_bytes,
+                flush_bytes: counts.flush_bytes,
+                compaction_bytes: counts.compaction_bytes,
+                debt_bytes: counts.debt_bytes,
+                ..StoreStats::default()
+            };
+            let Some(entry) = catalog.stores.get(&store.number) else { return figures };
+            let l0 = entry.levels[0].iter().map(|table| table.bytes);
+            let sorted = entry.levels[1..].iter().map(|tables| tables.iter().map(|table| table.bytes).sum());
+            for bytes in l0.chain(sorted.filter(|&bytes: &u64| bytes > 0)) {
+                figures.runs += 1;
+                figures.table_bytes += bytes;
+                figures.longest_run_bytes = figures.longest_run_bytes.max(bytes);
+            }
+            figures.l0_tables = entry.levels[0].len() as u64;
+            figures
+        };
+        stores.stores.iter().map(figures).collect()
+    }
+
+    /// Changes the counts of a store.
+    pub(super) fn count_of_store(&self, store: u16, count: impl FnOnce(&mut StoreCounts)) {
+        let mut stores = self.stores.borrow_mut();
+        let index = stores.index_of_store(store);
+        count(&mut stores.stores[index].counts);
     }
 }

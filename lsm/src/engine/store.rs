@@ -17,6 +17,7 @@
 use std::rc::Rc;
 
 use super::levels::Levels;
+use super::stats::StoreCounts;
 use crate::{Disk, Key, Memtable, Record, RecordFlags};
 
 /// All stores of a core.
@@ -52,6 +53,11 @@ pub(super) struct Store<D: Disk> {
     pub(super) ceiling: u64,
     /// Sequence numbers up to here are in tables: replay leaves them out.
     pub(super) flushed_through: u64,
+    pub(super) counts: StoreCounts,
+    /// What a byte written to it costs, in picoseconds.
+    pub(super) price_ps: u64,
+    /// Its level 0 is full: it takes no writes.
+    pub(super) is_overloaded: bool,
 }
 
 /// A memtable that is not written to any more.
@@ -193,6 +199,9 @@ impl<D: Disk> Store<D> {
             levels: Rc::new(levels),
             ceiling,
             flushed_through,
+            counts: StoreCounts::default(),
+            price_ps: 0,
+            is_overloaded: false,
         }
     }
 

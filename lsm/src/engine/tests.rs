@@ -1,4 +1,6 @@
 use super::*;
+use crate::compaction::{Plan, Run};
+use crate::manifest::LEVELS;
 use crate::mem_disk::run::block_on;
 use crate::mem_disk::{MemDisk, MemPace};
 use crate::{Prefix, RecordFlags};
@@ -37,16 +39,11 @@ fn merge_all(engine: &TestEngine) {
     let plan = {
         let catalog = engine.0.manifest.catalog();
         let levels = &catalog.stores[&1].levels;
-        let names = |level: usize| levels[level].iter().map(|table| table.name).collect();
-        crate::compaction::Plan {
-            store: 1,
-            level: 0,
-            upper: names(0),
-            lower: names(1),
-            is_move: false,
-            is_bottom: true,
-            bytes: 0,
-        }
+        let l0 = levels[0].iter().rev().map(|table| Run { level: 0, tables: vec![table.name] });
+        let last =
+            Run { level: LEVELS - 1, tables: levels[LEVELS - 1].iter().map(|table| table.name).collect() };
+        let runs = l0.chain([last]).collect();
+        Plan { store: 1, runs, output_level: LEVELS - 1, is_move: false, is_for_garbage: false, bytes: 0 }
     };
     block_on(engine.0.compact(plan)).expect("no faults");
 }
@@ -80,7 +77,7 @@ fn tombstones_stay_until_a_floor_covers_them_and_nothing_else_holds_their_key() 
     engine.set_floor(0, 0, 15);
     merge_all(&engine);
     assert_eq!(orders(&engine, &keys), [None, Some(20), Some(10), Some(1)]);
-    assert_eq!(engine.stats().tables[1], 1);
+    assert_eq!(engine.stats().tables[LEVELS - 1], 1);
     flush(&engine);
     engine.set_floor(0, 0, 99);
     merge_all(&engine);

@@ -1,4 +1,4 @@
-//! Writes: staged into the log's next group, committed, applied; and what holds them back when background work lags.
+//! Writes: staged into the log's next group, committed, applied. What holds them back is in [`super::pressure`].
 
 use super::Core;
 use super::outcome::{CommitError, Refusal};
@@ -13,19 +13,26 @@ impl<D: Disk, P: Pace> Core<D, P> {
         if let Some(refusal) = self.refusal.get() {
             return Err(refusal);
         }
-        if self.stores.borrow().index_of(&key).is_none() {
-            return Err(Refusal::UnknownVnode);
-        }
+        let price_ps = {
+            let stores = self.stores.borrow();
+            let store = &stores.stores[stores.index_of(&key).ok_or(Refusal::UnknownVnode)?];
+            if store.is_overloaded || self.is_group_dear() {
+                return Err(Refusal::Overloaded);
+            }
+            store.price_ps
+        };
         let seq = self.log.stage(key, record, vnode_epoch).map_err(|error| match error {
             StageError::Full => Refusal::Overloaded,
             StageError::TooLarge => Refusal::TooLarge,
             StageError::Fenced => Refusal::Fenced,
         })?;
         self.pending.staged(seq.0, record.order);
+        self.charge(price_ps, key.partition.len() + key.sort.len() + record.value.len());
         Ok(seq)
     }
 
     pub(super) async fn commit(&self) -> Result<Seq, CommitError> {
+        self.owed_ps.set(0);
         match self.log.commit().await {
             Ok(Some(group)) => {
                 let mut stores = self.stores.borrow_mut();
@@ -42,11 +49,14 @@ impl<D: Disk, P: Pace> Core<D, P> {
                     }
                     stores.prefetch(together.iter().flatten().map(|(index, _, key, _)| (*index, *key)));
                     for (index, seq, key, record) in together.into_iter().flatten() {
+                        let bytes = key.partition.len() + key.sort.len() + record.value.len();
+                        stores.stores[index].counts.written_bytes += bytes as u64;
                         stores.apply(index, seq.0, key, record);
                     }
                 }
                 self.pending.applied(stores.applied);
                 self.counters.records.add(group.len() as u64);
+                self.counters.log_written_bytes.add(group.bytes() as u64);
             }
             Ok(None) => {}
             Err(LogCommitError::Fenced) => {
@@ -65,50 +75,6 @@ impl<D: Disk, P: Pace> Core<D, P> {
         }
         self.weigh();
         Ok(Seq(self.stores.borrow().applied))
-    }
-
-    /// Freezes what is due for a flush, and decides anew whether and how much writers are held back. Called when either may have changed.
-    pub(super) fn weigh(&self) {
-        let options = &self.options;
-        let mut stores = self.stores.borrow_mut();
-        while stores.active_bytes > options.memtable_bytes {
-            let Some(index) = stores.largest() else { break };
-            stores.freeze(index);
-        }
-        let (log_bytes, log_bytes_max) = (self.log.bytes(), options.log_bytes_max());
-        // By files, not by their content: each start opens a new segment, and many short lives must not make a long recovery.
-        if self.log.live_file_bytes() > log_bytes_max
-            && let Some((index, _)) = stores.oldest()
-            && stores.stores[index].frozen.is_empty()
-        {
-            stores.freeze(index);
-        }
-        let l0_tables = stores.l0_tables_max();
-        let frozen_bytes_max = options.memtable_bytes * FROZEN_BUDGETS_MAX;
-        let refusal = if self.fenced.get() {
-            Some(Refusal::Fenced)
-        } else if self.disk_full.get() {
-            Some(Refusal::DiskFull)
-        } else if stores.frozen_bytes > frozen_bytes_max
-            || l0_tables >= options.l0_tables_max
-            || log_bytes > log_bytes_max.saturating_mul(LOG_OVERSHOOT_MAX)
-        {
-            Some(Refusal::Overloaded)
-        } else {
-            None
-        };
-        self.refusal.set(refusal);
-        let l0_lag = ratio(
-            l0_tables.saturating_sub(options.l0_tables_slow),
-            options.l0_tables_max.saturating_sub(options.l0_tables_slow),
-        );
-        let frozen_lag = ratio(
-            stores.frozen_bytes.saturating_sub(options.memtable_bytes),
-            frozen_bytes_max - options.memtable_bytes,
-        );
-        // Squared: gentle at first, steep near the limit.
-        let lag = l0_lag.max(frozen_lag);
-        self.write_delay_us.set((lag * lag * options.write_delay_max_us as f64) as u64);
     }
 
     /// Takes no writes any more.
@@ -149,13 +115,4 @@ impl<D: Disk, P: Pace> Core<D, P> {
             self.fence();
         }
     }
-}
-
-/// Frozen memtables may take this many memtable budgets before writes are refused.
-const FROZEN_BUDGETS_MAX: usize = 2;
-/// The log may grow to this many times its limit before writes are refused.
-const LOG_OVERSHOOT_MAX: u64 = 2;
-
-fn ratio(part: usize, whole: usize) -> f64 {
-    if whole == 0 { 0.0 } else { (part as f64 / whole as f64).min(1.0) }
 }

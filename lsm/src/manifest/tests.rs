@@ -20,6 +20,8 @@ fn table(number: u64) -> Rc<TableMeta> {
         blocks: 2,
         entries: 10,
         tombstones: 1,
+        expiring: 2,
+        expiry_median_ms: 77,
         raw_bytes: 4000,
         min_order: 7,
         max_order: 9,

@@ -65,6 +65,8 @@ pub struct TableBuilder<D: Disk> {
     last_sort: Vec<u8>,
     index: Index,
     hashes: Vec<KeyHash>,
+    /// When its records expire that do, in milliseconds since the Unix epoch.
+    expiries: Vec<u64>,
     compressor: Compressor,
     payload: Vec<u8>,
     raw_before: bool,
@@ -99,6 +101,8 @@ impl<D: Disk> TableBuilder<D> {
             blocks: 0,
             entries: 0,
             tombstones: 0,
+            expiring: 0,
+            expiry_median_ms: 0,
             raw_bytes: 0,
             min_order: u64::MAX,
             max_order: 0,
@@ -119,6 +123,7 @@ impl<D: Disk> TableBuilder<D> {
             last_sort: Vec::new(),
             index: Index::default(),
             hashes: Vec::new(),
+            expiries: Vec::new(),
             compressor: Compressor::default(),
             payload: Vec::new(),
             raw_before: true,
@@ -175,6 +180,10 @@ impl<D: Disk> TableBuilder<D> {
         }
         meta.entries += 1;
         meta.tombstones += u64::from(record.flags.0 & RecordFlags::TOMBSTONE != 0);
+        if record.flags.0 & (RecordFlags::EXPIRES | RecordFlags::SIBLINGS) == RecordFlags::EXPIRES {
+            meta.expiring += 1;
+            self.expiries.push(record.expiry_ms);
+        }
         meta.raw_bytes += raw_bytes as u64;
         meta.min_order = meta.min_order.min(record.order);
         meta.max_order = meta.max_order.max(record.order);
@@ -265,6 +274,9 @@ impl<D: Disk> TableBuilder<D> {
         self.meta.largest.sort = self.last_sort[..].into();
         self.meta.blocks = self.index.len() as u32;
         self.meta.max_seq = max_seq;
+        if let Some(middle) = self.expiries.len().checked_sub(1).map(|last| last / 2) {
+            self.meta.expiry_median_ms = *self.expiries.select_nth_unstable(middle).1;
+        }
         let rest = self.rest_of_page();
         self.skip(rest % BLOCK_BYTES);
         let mut bytes = Vec::new();

@@ -4,8 +4,8 @@
 //! file       := block* zeros index filter properties zeros footer          the footer is the last 4 KiB, and starts on a multiple
 //! footer     := magic:u64 format:u32 zero:u32 file_id:u128 section{3} zeros checksum:u64          index, filter, properties
 //! section    := offset:u64 bytes:u64 checksum:u64
-//! properties := store:u16 number:u64 bytes:u64 file_id:u128 blocks:u32 entries:u64 tombstones:u64 raw_bytes:u64
-//!               min_order:u64 max_order:u64 max_seq:u64 token_seed:u64 has_token_seed:u8 key key        smallest, largest
+//! properties := store:u16 number:u64 bytes:u64 file_id:u128 blocks:u32 entries:u64 tombstones:u64 expiring:u64 expiry_median_ms:u64
+//!               raw_bytes:u64 min_order:u64 max_order:u64 max_seq:u64 token_seed:u64 has_token_seed:u8 key key        smallest, largest
 //! key        := prefix:u128 partition_len:u32 sort_len:u32 partition sort
 //! ```
 //!
@@ -20,7 +20,7 @@ use crate::{BLOCK_BYTES, Damage, FileName, KeyBuf, Prefix};
 /// First bytes of a footer.
 const MAGIC: u64 = u64::from_le_bytes(*b"FeTable\0");
 /// The format that this build writes, and the only one it reads.
-pub const TABLE_FORMAT: u32 = 1;
+pub const TABLE_FORMAT: u32 = 2;
 /// Bytes of the footer.
 pub(super) const FOOTER_BYTES: usize = BLOCK_BYTES;
 /// Seed of the footer's own checksum: the file's id is not known before it is read.
@@ -111,6 +111,10 @@ pub struct TableMeta {
     pub entries: u64,
     /// Number of tombstones.
     pub tombstones: u64,
+    /// Number of records that expire, sibling sets left out.
+    pub expiring: u64,
+    /// When half of those have expired, in milliseconds since the Unix epoch; 0 without any.
+    pub expiry_median_ms: u64,
     /// Bytes of keys and values, uncompressed and without overhead.
     pub raw_bytes: u64,
     /// Lowest order of a record.
@@ -138,6 +142,8 @@ impl TableMeta {
         for field in [
             self.entries,
             self.tombstones,
+            self.expiring,
+            self.expiry_median_ms,
             self.raw_bytes,
             self.min_order,
             self.max_order,
@@ -163,11 +169,21 @@ impl TableMeta {
         let file_bytes = u64::from_le_bytes(take(bytes)?);
         let file_id = FileId(u128::from_le_bytes(take(bytes)?));
         let blocks = u32::from_le_bytes(take(bytes)?);
-        let mut fields = [0; 7];
+        let mut fields = [0; 9];
         for field in &mut fields {
             *field = u64::from_le_bytes(take(bytes)?);
         }
-        let [entries, tombstones, raw_bytes, min_order, max_order, max_seq, token_seed] = fields;
+        let [
+            entries,
+            tombstones,
+            expiring,
+            expiry_median_ms,
+            raw_bytes,
+            min_order,
+            max_order,
+            max_seq,
+            token_seed,
+        ] = fields;
         let [has_token_seed] = take(bytes)?;
         if has_token_seed > 1 {
             return None;
@@ -181,6 +197,8 @@ impl TableMeta {
             blocks,
             entries,
             tombstones,
+            expiring,
+            expiry_median_ms,
             raw_bytes,
             min_order,
             max_order,

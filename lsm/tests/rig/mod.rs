@@ -45,7 +45,7 @@ pub(crate) fn small_options(entropy: u128) -> Options {
     options.table = TableOptions { write_bytes: 16 << 10, ..TableOptions::default() };
     options.table_bytes = 24 << 10;
     options.l0_tables_trigger = 2;
-    options.level_base_bytes = 48 << 10;
+    options.level_base_bytes = 16 << 10;
     options.level_fanout = 2;
     options.manifest_bytes_max = 32 << 10;
     options
