@@ -16,7 +16,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::Placement;
-use crate::config::{CommitlogSync, Config, Node, Spin};
+use crate::config::{CommitlogSync, Compaction, Config, Node, Spin};
 use crate::disk::DiskOptions;
 use crate::identity::DataDirectory;
 use crate::reactor::{CoreError, CoreSetup, ReactorOptions, mailboxes, run_core};
@@ -275,6 +275,10 @@ impl Plan {
         );
         engine.memtable_bytes = (self.server.memtable.0 / u64::from(self.cores)) as usize;
         engine.cache_bytes = (self.server.block_cache.0 / u64::from(self.cores)) as usize;
+        engine.strategy = match self.server.compaction {
+            Compaction::Leveled => ferrite_lsm::Strategy::Leveled,
+            Compaction::Tiered => ferrite_lsm::Strategy::Tiered,
+        };
         let mut settings = ShardSettings::new(
             self.node,
             core,

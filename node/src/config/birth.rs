@@ -90,6 +90,7 @@ impl Birth {
              cores = {cores}  # a number, a list of CPUs like [0, 2], or \"all\"\n\
              {memory}\n\
              # commitlog_sync = \"batch\"  # or \"periodic:100ms\": faster, loses up to that on power loss\n\
+             # compaction = \"leveled\"  # or \"tiered\": cheaper writes, more space and dearer reads; may be changed later\n\
              # request_timeout = \"2s\"\n\
              # max_value_size = \"1MiB\"\n\
              # max_clock_drift = \"500ms\"\n\

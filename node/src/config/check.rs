@@ -9,7 +9,7 @@ use ferrite_wire::limits::{CORES_MAX, NAME_BYTES_MAX, NODES_MAX, REPLICAS_MAX, V
 use ferrite_wire::{HashSeed, NodeId};
 use toml::Spanned;
 
-use super::choice::{CommitlogSync, Cores, Spin};
+use super::choice::{CommitlogSync, Compaction, Cores, Spin};
 use super::error::{ConfigError, Problem};
 use super::raw::{RawCluster, RawConfig, RawNode, RawServer};
 use super::units::{ByteSize, Interval};
@@ -132,6 +132,7 @@ fn server(raw: &RawServer, place: &Place<'_>) -> Result<Server, ConfigError> {
         memtable,
         block_cache,
         stores,
+        compaction: raw.compaction.unwrap_or(Compaction::Leveled),
         commitlog_sync: raw.commitlog_sync.unwrap_or(CommitlogSync::Batch),
         request_timeout: time(
             "request_timeout",

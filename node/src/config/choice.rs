@@ -39,6 +39,15 @@ pub enum CommitlogSync {
     Periodic(Duration),
 }
 
+/// How the tables of a store are merged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compaction {
+    /// Into few runs: reads and space are cheap: `"leveled"`.
+    Leveled,
+    /// Into several runs of each length: writes are cheap: `"tiered"`. May be changed at any restart.
+    Tiered,
+}
+
 /// How long an idle core looks for work before it sleeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spin {
@@ -115,6 +124,16 @@ impl<'de> Deserialize<'de> for CommitlogSync {
             return Err(D::Error::custom("an interval of 0 is \"batch\": write that, or a longer interval"));
         }
         Ok(CommitlogSync::Periodic(interval))
+    }
+}
+
+impl<'de> Deserialize<'de> for Compaction {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match String::deserialize(deserializer)?.as_str() {
+            "leveled" => Ok(Compaction::Leveled),
+            "tiered" => Ok(Compaction::Tiered),
+            text => Err(D::Error::custom(format!("\"{text}\": write \"leveled\" or \"tiered\""))),
+        }
     }
 }
 

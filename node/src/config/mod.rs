@@ -39,7 +39,7 @@ use ferrite_wire::{ClusterId, CoreId, HashSeed, NodeId};
 
 pub use address::Address;
 pub use birth::{Birth, VNODES_DEFAULT};
-pub use choice::{CommitlogSync, Cores, SPIN_MAX, Spin};
+pub use choice::{CommitlogSync, Compaction, Cores, SPIN_MAX, Spin};
 pub use error::{ConfigError, Problem};
 pub use units::{ByteSize, Interval, UnitError};
 
@@ -101,6 +101,8 @@ pub struct Server {
     pub block_cache: ByteSize,
     /// Stores (LSM trees) of a node; `None` = by the number of cores.
     pub stores: Option<u32>,
+    /// How the tables of its stores are merged.
+    pub compaction: Compaction,
     /// When the log is synced.
     pub commitlog_sync: CommitlogSync,
     /// How long a request may take when the client does not say.

@@ -9,7 +9,7 @@ use serde::de::{Deserializer, Error};
 use toml::Spanned;
 
 use super::address::Address;
-use super::choice::{CommitlogSync, Cores, Spin};
+use super::choice::{CommitlogSync, Compaction, Cores, Spin};
 use super::units::{ByteSize, Interval};
 
 #[derive(Deserialize)]
@@ -55,6 +55,7 @@ pub(super) struct RawServer {
     pub(super) block_cache: Option<Spanned<ByteSize>>,
     pub(super) stores: Option<Spanned<u32>>,
     pub(super) commitlog_sync: Option<CommitlogSync>,
+    pub(super) compaction: Option<Compaction>,
     pub(super) request_timeout: Option<Spanned<Interval>>,
     pub(super) max_value_size: Option<Spanned<ByteSize>>,
     pub(super) max_clock_drift: Option<Spanned<Interval>>,

@@ -44,6 +44,7 @@ fn a_small_file_gets_defaults() {
     assert_eq!(config.server.memtable, ByteSize::mib(256));
     assert_eq!(config.server.block_cache, ByteSize::mib(512));
     assert_eq!(config.server.commitlog_sync, CommitlogSync::Batch);
+    assert_eq!(config.server.compaction, Compaction::Leveled);
     assert_eq!(config.server.request_timeout, Duration::from_secs(2));
     assert_eq!((config.server.stores_for(1), config.server.stores_for(8)), (16, 32));
     let node = config.node("n1").unwrap();
@@ -74,6 +75,7 @@ fn choices_are_read() {
     assert_eq!(server("cores = [0, 0]\n").nodes[0].cores, Cores::Cpus(vec![0, 0]));
     let periodic = server("commitlog_sync = \"periodic:100ms\"\n").server.commitlog_sync;
     assert_eq!(periodic, CommitlogSync::Periodic(Duration::from_millis(100)));
+    assert_eq!(server("compaction = \"tiered\"\n").server.compaction, Compaction::Tiered);
     assert_eq!(server("spin = \"off\"\n").server.spin, Spin::Off);
     assert_eq!(server("spin = \"50us\"\n").server.spin, Spin::For(Duration::from_micros(50)));
 }

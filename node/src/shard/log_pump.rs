@@ -236,9 +236,6 @@ impl<E: Env> Shard<E> {
         self.env.spawn(async move {
             let mut next = Some(first);
             while let Some(job) = next {
-                // Clocks of the nodes differ by so much at most: what has expired then has expired for all of them.
-                let passed_ms = shard.env.wall_ms().saturating_sub(shard.settings.clock_drift_max_ms);
-                shard.engine.set_expired(passed_ms);
                 if let Err(error) = shard.engine.run(job).await {
                     tracing::warn!(core = shard.settings.core.0, %error, "background work failed; it is tried again");
                     shard.counters.jobs_failed.set(shard.counters.jobs_failed.get() + 1);

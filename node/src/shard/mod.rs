@@ -299,6 +299,8 @@ impl<E: Env> Shard<E> {
         self.tend_clock();
         self.tend_log(now_ns);
         self.admit_waiting();
+        // Clocks of the nodes differ by so much at most: what had expired then has expired for all of them.
+        self.engine.set_expired(self.env.wall_ms().saturating_sub(self.settings.clock_drift_max_ms));
         self.start_job();
     }
 
@@ -479,6 +481,7 @@ impl<E: Env> Handler for Shard<E> {
 
     fn on_stop(&self) {
         self.stopping.set(true);
+        self.engine.stop_jobs();
     }
 
     fn is_drained(&self) -> bool {

@@ -133,12 +133,35 @@ impl<E: Env> Shard<E> {
             ("flush_bytes", stats.flush_bytes),
             ("compactions", stats.compactions),
             ("compaction_bytes", stats.compaction_bytes),
+            ("compaction_read_bytes", stats.compaction_read_bytes),
+            ("moves", stats.moves),
+            ("written_bytes", stats.written_bytes),
+            ("log_written_bytes", stats.log_written_bytes),
             ("cache_hits", stats.cache_hits),
             ("cache_misses", stats.cache_misses),
             ("cache_bytes", stats.cache_bytes),
             ("debt_bytes", stats.debt_bytes),
+            ("damaged_tables", stats.damaged_tables),
+            ("write_delay_us", stats.write_delay_us),
         ] {
             line(&format!("engine.{name}"), &value);
+        }
+        for (name, ratio) in [
+            ("write_amplification", stats.write_amplification()),
+            ("read_amplification", stats.read_amplification()),
+            ("space_amplification", stats.space_amplification()),
+        ] {
+            line(&format!("engine.{name}"), &format_args!("{ratio:.2}"));
+        }
+        for store in &stats.stores {
+            let (write, space) = (store.write_amplification(), store.space_amplification());
+            line(
+                &format!("engine.store.{}", store.store),
+                &format_args!(
+                    "{} bytes, {} runs, {} of them in level 0, debt {} bytes, written {write:.2}x, space {space:.2}x",
+                    store.table_bytes, store.runs, store.l0_tables, store.debt_bytes
+                ),
+            );
         }
         line("engine.disk_full", &stats.disk_full);
         text
