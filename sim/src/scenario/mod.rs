@@ -23,6 +23,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use ferrite_cluster::{Member, initial_topology};
+use ferrite_lsm::Strategy;
 use ferrite_lsm::mem_disk::CrashMode;
 use ferrite_node::{Placement, ShardSettings};
 use ferrite_wire::{ClusterId, CoreId, HashSeed, Level, NodeId, Topology};
@@ -267,8 +268,11 @@ impl Scenario {
             engine.cache_bytes = 64 * 1024;
             engine.log.segment_bytes = self.plan.segment_bytes;
             engine.log.group_bytes = 64 * 1024;
-            engine.table_bytes = 32 * 1024;
-            engine.level_base_bytes = 64 * 1024;
+            engine.table_bytes = 8 * 1024;
+            engine.level_base_bytes = 16 * 1024;
+            engine.level_fanout = 4;
+            // At each start another: a store takes either as it is.
+            engine.strategy = [Strategy::Leveled, Strategy::Tiered][(entropy & 1) as usize];
             engine.manifest_bytes_max = 64 * 1024;
             let mut settings =
                 ShardSettings::new(id, CoreId(core), CORES, incarnation, topology, placement, engine);
