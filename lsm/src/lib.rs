@@ -10,6 +10,7 @@ mod damage;
 mod disk;
 mod engine;
 mod key;
+mod key_range;
 pub mod log;
 mod manifest;
 pub mod mem_disk;
@@ -31,11 +32,13 @@ pub use disk::{
     Open, Sync,
 };
 pub use engine::{
-    CommitError, Engine, Found, Job, Miss, OpenError, Options, Recovery, Refusal, Stats, StoreStats,
+    CommitError, Engine, Found, Job, Miss, OpenError, Options, Recovery, Refusal, ScanLimits, Stats,
+    StoreStats,
 };
 pub use key::{Key, KeyBuf, Prefix};
-pub use memtable::{MemCursor, MemIter, Memtable};
-pub use merge::{AnySource, Join, Joined, LastWriteWins, Merge, RecordBuf, Source};
+pub use key_range::{BOUND_BYTES_MAX, KeyRange};
+pub use memtable::{MemBackIter, MemCursor, MemIter, Memtable};
+pub use merge::{AnySource, Direction, Join, Joined, LastWriteWins, Merge, RecordBuf, Source};
 pub use pace::Pace;
 pub use record::{Record, RecordFlags};
 pub use seq::Seq;

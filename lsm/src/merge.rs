@@ -1,4 +1,4 @@
-//! Merges sources in key order into one record per key.
+//! Merges sources in key order, or against it, into one record per key.
 //!
 //! Sources are given newest first. Where several hold a key, a [`Join`] decides what stays: under last-write-wins the record
 //! with the highest (order, actor), and between equal ones the newest source's. Tombstones are records like others. Nothing
@@ -70,6 +70,15 @@ impl<D: Disk> Source for AnySource<D> {
     }
 }
 
+/// Which way a walk goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// In key order.
+    Forward,
+    /// Against key order.
+    Reverse,
+}
+
 /// What a [`Join`] makes of two records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Joined {
@@ -130,8 +139,9 @@ impl Join for LastWriteWins {
 pub struct Merge<S: Source, J: Join> {
     sources: Vec<S>,
     join: J,
-    /// Prefix that each source stands on; `None` at its end.
-    prefixes: Vec<Option<u128>>,
+    direction: Direction,
+    /// Rank of the prefix that each source stands on, see [`rank`]; `None` at its end.
+    ranks: Vec<Option<u128>>,
     /// Sources that stand on the current key, newest first.
     same: Vec<usize>,
     winner: Winner,
@@ -149,11 +159,17 @@ enum Winner {
 impl<S: Source, J: Join> Merge<S, J> {
     /// Merges `sources`, newest first. It stands before the first key until [`Merge::next`].
     pub fn new(sources: Vec<S>, join: J) -> Merge<S, J> {
-        let prefixes = vec![None; sources.len()];
+        Merge::toward(Direction::Forward, sources, join)
+    }
+
+    /// As [`Merge::new`], of sources that all walk in `direction`.
+    pub fn toward(direction: Direction, sources: Vec<S>, join: J) -> Merge<S, J> {
+        let ranks = vec![None; sources.len()];
         Merge {
             sources,
             join,
-            prefixes,
+            direction,
+            ranks,
             same: Vec::new(),
             winner: Winner::Joined,
             joined: RecordBuf::default(),
@@ -172,8 +188,8 @@ impl<S: Source, J: Join> Merge<S, J> {
         }
         // A source leaves the list only once it stands on its next key, so a failed fill is tried again.
         while let Some(&at) = self.same.last() {
-            let ready = self.prefixes[at].is_some() && self.sources[at].advance();
-            self.prefixes[at] = None;
+            let ready = self.ranks[at].is_some() && self.sources[at].advance();
+            self.ranks[at] = None;
             self.settle(at, ready).await?;
             self.same.pop();
         }
@@ -201,25 +217,27 @@ impl<S: Source, J: Join> Merge<S, J> {
         if !ready {
             self.sources[at].fill().await?;
         }
-        self.prefixes[at] = self.sources[at].current().map(|(key, _)| key.prefix.to_u128());
+        let prefix = self.sources[at].current().map(|(key, _)| key.prefix.to_u128());
+        self.ranks[at] = prefix.map(|prefix| rank(prefix, self.direction));
         Ok(())
     }
 
-    /// Finds the smallest key, who holds it, and who wins. Sources are few: a scan over integers beats a heap.
+    /// Finds the key that comes first, who holds it, and who wins. Sources are few: a scan over integers beats a heap.
     #[inline]
     fn choose(&mut self) -> bool {
         self.same.clear();
-        // No prefix is this large: prefixes have 120 bits.
+        // No rank is this large: prefixes have 120 bits.
         let mut least = u128::MAX;
-        for (at, prefix) in self.prefixes.iter().enumerate() {
-            let Some(prefix) = *prefix else { continue };
-            if prefix > least {
+        for (at, rank) in self.ranks.iter().enumerate() {
+            let Some(rank) = *rank else { continue };
+            if rank > least {
                 continue;
             }
-            if prefix == least {
+            if rank == least {
                 let first = self.sources[self.same[0]].current().map(|(key, _)| key);
                 let here = self.sources[at].current().map(|(key, _)| key);
-                match here.cmp(&first) {
+                let order = here.cmp(&first);
+                match if self.direction == Direction::Forward { order } else { order.reverse() } {
                     Ordering::Less => self.same.clear(),
                     Ordering::Equal => {}
                     Ordering::Greater => continue,
@@ -227,7 +245,7 @@ impl<S: Source, J: Join> Merge<S, J> {
             } else {
                 self.same.clear();
             }
-            least = prefix;
+            least = rank;
             self.same.push(at);
         }
         let Some(&first) = self.same.first() else { return false };
@@ -255,6 +273,15 @@ impl<S: Source, J: Join> Merge<S, J> {
             }
         }
         true
+    }
+}
+
+/// Prefixes as integers of which the smallest comes first.
+#[inline]
+fn rank(prefix: u128, direction: Direction) -> u128 {
+    match direction {
+        Direction::Forward => prefix,
+        Direction::Reverse => (u128::MAX >> 1) - prefix,
     }
 }
 

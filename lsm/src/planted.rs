@@ -10,6 +10,8 @@ pub enum Bug {
     StaleSegmentReplayed,
     /// Does not sync a directory after naming a file in it.
     SkippedDirectorySync,
+    /// A scan leaves out the last entry of a block.
+    ScanSkipsBlockEdge,
     /// Purges a tombstone although a memtable holds its key.
     PurgeIgnoresMemtable,
     /// Purges a tombstone although what is on its way into a memtable may be older.

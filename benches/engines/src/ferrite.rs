@@ -1,10 +1,13 @@
 //! Ferrite's engine on the ring of the node's reactor: one thread, background work as a task beside.
 
 use std::cell::{Cell, RefCell};
+use std::ops::ControlFlow;
 use std::rc::Rc;
 
 use ferrite_lsm::log::CommitlogSync;
-use ferrite_lsm::{Compression, Engine, Key, Options, Prefix, Record, RecordFlags, Refusal};
+use ferrite_lsm::{
+    Compression, Direction, Engine, Key, KeyRange, Options, Prefix, Record, RecordFlags, Refusal, ScanLimits,
+};
 use ferrite_node::Env;
 use ferrite_node::disk::RingDisk;
 use ferrite_node::reactor::{RingEnv, RingPace};
@@ -165,8 +168,29 @@ impl Db for Ferrite {
         shared.2.get()
     }
 
-    async fn scan(&mut self, _key: &[u8; 16], _count: usize) -> usize {
-        panic!("the engine has no scans yet");
+    async fn scan(&mut self, key: &[u8; 16], count: usize) -> usize {
+        // Keys are in the order of their tokens, and a range ends with its vnode: then the next one follows.
+        let from = of(key);
+        let mut walked = 0;
+        let mut range = KeyRange::vnode(1, from.prefix.vnode);
+        range = range.from(&from);
+        for vnode in from.prefix.vnode..VNODES {
+            let limits = ScanLimits::records(count - walked);
+            let visit = |key: Key<'_>, record: Record<'_>| {
+                assert!(key.partition.len() == 16 && record.value.len() == self.value_bytes);
+                walked += 1;
+                ControlFlow::Continue(())
+            };
+            self.engine
+                .scan(&range, Direction::Forward, limits, visit)
+                .await
+                .unwrap_or_else(|error| panic!("{error}"));
+            if walked == count || vnode + 1 == VNODES {
+                break;
+            }
+            range = KeyRange::vnode(1, vnode + 1);
+        }
+        walked
     }
 
     async fn settle(&mut self) {

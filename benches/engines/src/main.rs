@@ -30,7 +30,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Parser, Debug, Clone)]
 struct Args {
     /// Rows, in the order they run; load comes first in each round whatever is asked.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Row::Load, Row::Overwrite, Row::Hit, Row::Miss, Row::Hit16, Row::Disk, Row::Mixed, Row::Synced])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Row::Load, Row::Overwrite, Row::Hit, Row::Miss, Row::Hit16, Row::Disk, Row::Scan, Row::Mixed, Row::Synced])]
     rows: Vec<Row>,
     /// Engines.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Engine::Ferrite, Engine::Rocksdb, Engine::Fjall])]

@@ -31,9 +31,6 @@ fn rounds(args: &Args, directory: &Path) -> Result<(), Failure> {
         }
         for (at, &row) in rows.iter().enumerate() {
             for &engine in &args.engines {
-                if engine == Engine::Ferrite && row == Row::Scan {
-                    continue;
-                }
                 let rate = if args.rate > 0.0 {
                     args.rate
                 } else {

@@ -84,6 +84,11 @@ impl BlockCache {
         found
     }
 
+    /// A block, if it is held, without any effect on what is held for how long.
+    pub(crate) fn peek(&self, table: u64, handle: BlockHandle) -> Option<Block> {
+        self.slots.borrow().peek(BlockKey { table, block: handle.0 })
+    }
+
     /// Asks for the memory that a lookup of this block reads first.
     #[inline]
     pub(crate) fn prefetch(&self, table: u64, handle: BlockHandle) {

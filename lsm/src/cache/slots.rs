@@ -126,6 +126,11 @@ impl Slots {
         self.hit(key).map(|at| self.at(at).clone())
     }
 
+    /// A block, without counting a hit.
+    pub(super) fn peek(&self, key: BlockKey) -> Option<Block> {
+        self.find(key).map(|at| self.at(at).clone())
+    }
+
     /// The place of a block; counts the hit.
     #[inline]
     pub(super) fn hit(&self, key: BlockKey) -> Option<usize> {

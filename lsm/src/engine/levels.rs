@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use crate::manifest::{LEVELS, StoreEntry};
 use crate::table::{Table, TableMeta};
-use crate::{Disk, Key};
+use crate::{Disk, Key, KeyRange};
 
 /// See the module.
 pub(super) struct Levels<D: Disk> {
@@ -47,6 +47,21 @@ impl<D: Disk> Levels<D> {
     /// All tables.
     pub(super) fn tables(&self) -> impl Iterator<Item = &Rc<Table<D>>> {
         self.l0.iter().chain(self.runs.iter().flat_map(|run| &run.tables))
+    }
+
+    /// The sorted runs that may hold a key of `range`, newest first, each as its tables by key: every table of level 0 alone,
+    /// then the levels.
+    pub(super) fn runs_in<'a>(&'a self, range: &'a KeyRange) -> impl Iterator<Item = &'a [Rc<Table<D>>]> {
+        let may_hold = |table: &Table<D>| {
+            table.meta().smallest.as_key() < range.high() && table.meta().largest.as_key() >= range.low()
+        };
+        let l0 = self.l0.iter().filter(move |table| may_hold(table)).map(std::slice::from_ref);
+        let runs = self.runs.iter().map(move |run| {
+            let from = run.tables.partition_point(|table| table.meta().largest.as_key() < range.low());
+            let to = run.tables.partition_point(|table| table.meta().smallest.as_key() < range.high());
+            run.tables.get(from..to).unwrap_or_default()
+        });
+        l0.chain(runs.filter(|run| !run.is_empty()))
     }
 
     pub(super) fn l0_tables(&self) -> usize {

@@ -27,6 +27,8 @@ mod output;
 mod pending;
 mod pressure;
 mod read;
+mod scan;
+mod scan_source;
 mod stats;
 mod store;
 mod write;
@@ -34,6 +36,7 @@ mod write;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::rc::Rc;
 
 use compact::Compacting;
@@ -43,6 +46,7 @@ use obsolete::Obsolete;
 pub use options::Options;
 pub use outcome::{CommitError, Found, Miss, OpenError, Recovery, Refusal};
 use pending::Pending;
+pub use scan::ScanLimits;
 use stats::Counters;
 pub use stats::{Stats, StoreStats};
 use store::Stores;
@@ -50,7 +54,7 @@ use store::Stores;
 use crate::compaction::Floors;
 use crate::log::{Fenced, Log};
 use crate::manifest::{Edit, Manifest};
-use crate::{BlockCache, Disk, DiskError, Key, Pace, ReadError, Record, Seq, Table};
+use crate::{BlockCache, Direction, Disk, DiskError, Key, KeyRange, Pace, ReadError, Record, Seq, Table};
 
 /// One core's engine. Clones are handles to the same engine; all live on one thread.
 pub struct Engine<D: Disk, P: Pace>(Rc<Core<D, P>>);
@@ -174,6 +178,27 @@ impl<D: Disk, P: Pace> Engine<D, P> {
     /// Looks a key up, and waits for the disk where it must.
     pub fn read(&self, key: Key<'_>) -> impl Future<Output = Result<Option<Found>, ReadError>> + 'static {
         read::read(Rc::clone(&self.0), key)
+    }
+
+    /// Walks the keys of `range` in `direction` and shows `visit` each with its record (tombstones and expired records
+    /// included), until a limit is reached or `visit` breaks. Returns what is left of the range, `None` at its end: walk that to
+    /// go on.
+    ///
+    /// Each key comes at most once, in strict order, with a version not older than when the walk began. A key that was there
+    /// before the walk began is not missed; one that is written meanwhile may be. Flushes and compactions change nothing in
+    /// this. What is in memory comes without waiting, and what is read does not enter the cache.
+    ///
+    /// After an error, what was shown was right: go on with [`KeyRange::after`] (or `before`) the last key shown.
+    ///
+    /// `visit` may stage, and may not wait for anything.
+    pub async fn scan(
+        &self,
+        range: &KeyRange,
+        direction: Direction,
+        limits: ScanLimits,
+        visit: impl FnMut(Key<'_>, Record<'_>) -> ControlFlow<()>,
+    ) -> Result<Option<KeyRange>, ReadError> {
+        self.0.scan(range, direction, limits, visit).await
     }
 
     /// The most urgent piece of background work that is due and not running. Cheap: asked after each commit and each job.

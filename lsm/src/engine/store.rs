@@ -46,6 +46,8 @@ pub(super) struct Store<D: Disk> {
     pub(super) active: Memtable,
     /// The first sequence number applied to the active memtable.
     pub(super) active_first: Option<u64>,
+    /// How often the active memtable was frozen.
+    pub(super) freezes: u64,
     /// Memtables that wait for their flush, newest first.
     pub(super) frozen: Vec<Frozen>,
     pub(super) levels: Rc<Levels<D>>,
@@ -139,6 +141,7 @@ impl<D: Disk> Stores<D> {
         let store = &mut self.stores[index];
         let Some(first) = store.active_first.take() else { return };
         let memtable = std::mem::take(&mut store.active);
+        store.freezes += 1;
         store.ceiling = store.ceiling.max(memtable.newest_order());
         self.active_bytes -= memtable.bytes();
         self.active_bytes += store.active.bytes();
@@ -195,6 +198,7 @@ impl<D: Disk> Store<D> {
             number,
             active: Memtable::new(),
             active_first: None,
+            freezes: 0,
             frozen: Vec::new(),
             levels: Rc::new(levels),
             ceiling,

@@ -178,6 +178,15 @@ impl Memtable {
         MemIter { table: self, spot: self.seek(key) }
     }
 
+    /// Keys before `key` and their records, last first.
+    pub fn iter_back(&self, key: &Key<'_>) -> MemBackIter<'_> {
+        MemBackIter { table: self, spot: self.before(key) }
+    }
+
+    fn before(&self, key: &Key<'_>) -> Option<Spot> {
+        self.tree.before(&self.tree.seek(key.prefix.to_u128(), |entry| self.arena.compare(entry, key)))
+    }
+
     fn seek(&self, key: &Key<'_>) -> Spot {
         self.tree.seek(key.prefix.to_u128(), |entry| self.arena.compare(entry, key)).spot()
     }
@@ -203,6 +212,25 @@ impl<'a> Iterator for MemIter<'a> {
         let here = self.table.tree.at(&mut self.spot)?;
         self.spot = self.spot.next();
         Some(self.table.pair(here))
+    }
+}
+
+/// Walks a memtable against key order.
+pub struct MemBackIter<'a> {
+    table: &'a Memtable,
+    spot: Option<Spot>,
+}
+
+impl<'a> Iterator for MemBackIter<'a> {
+    type Item = (Key<'a>, Record<'a>);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut spot = self.spot?;
+        let here = self.table.pair(self.table.tree.at(&mut spot)?);
+        // Leaves know the next one only: the one before is found from above.
+        self.spot = spot.previous().or_else(|| self.table.before(&here.0));
+        Some(here)
     }
 }
 
@@ -303,6 +331,9 @@ mod tests {
                 prop_assert!(!model.contains_key(&key) || memtable.may_contain(key.prefix.to_u128()));
                 let next = model.range(key.clone()..).next().map(|(key, _)| key.as_key());
                 prop_assert_eq!(memtable.iter_from(&key.as_key()).next().map(|(key, _)| key), next);
+                let back: Vec<Key<'_>> = memtable.iter_back(&key.as_key()).map(|(key, _)| key).collect();
+                let expected: Vec<Key<'_>> = model.range(..key.clone()).rev().map(|(key, _)| key.as_key()).collect();
+                prop_assert_eq!(back, expected);
             }
         }
     }
@@ -319,6 +350,10 @@ mod tests {
             }
             check(&memtable, &model);
             assert_eq!(memtable.newest_order(), 149_999);
+            let behind = Prefix { space: 2, vnode: 0, table: 0, token: 0 };
+            let behind = KeyBuf { prefix: behind, partition: Box::default(), sort: Box::default() };
+            let back = memtable.iter_back(&behind.as_key()).map(|(key, _)| key);
+            assert!(back.eq(model.keys().rev().map(KeyBuf::as_key)));
         }
     }
 

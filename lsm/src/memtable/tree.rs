@@ -197,6 +197,23 @@ impl Tree {
         self.depth += 1;
     }
 
+    /// The last place whose key is before the one that was sought.
+    pub(super) fn before(&self, path: &Path) -> Option<Spot> {
+        if let Some(index) = path.spot.index.checked_sub(1) {
+            return Some(Spot { leaf: path.spot.leaf, index });
+        }
+        // Up to where another child stands to the left, and there down the right side. No leaf but a lone root is empty.
+        let up = path.inners[..self.depth].iter().rposition(|&(_, child)| child > 0)?;
+        let (inner, child) = path.inners[up];
+        let mut node = self.inners.get(inner).children[child as usize - 1];
+        for _ in up + 1..self.depth {
+            let inner = self.inners.get(node);
+            node = inner.children[inner.len - 1];
+        }
+        let index = self.leaves.get(node).len as u32 - 1;
+        Some(Spot { leaf: node, index })
+    }
+
     /// The place before everything.
     pub(super) fn first(&self) -> Spot {
         let mut node = self.root;
@@ -234,6 +251,11 @@ impl Spot {
     /// The place after this one.
     pub(super) fn next(self) -> Spot {
         Spot { leaf: self.leaf, index: self.index + 1 }
+    }
+
+    /// The place before this one, if it is in the same leaf.
+    pub(super) fn previous(self) -> Option<Spot> {
+        Some(Spot { leaf: self.leaf, index: self.index.checked_sub(1)? })
     }
 }
 

@@ -22,6 +22,7 @@ mod stored;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod walk;
 
 pub use block::Block;
 pub use builder::{BuildError, TableBuilder};
@@ -32,3 +33,4 @@ pub use format::{
 };
 pub use index::BlockHandle;
 pub use reader::Table;
+pub(crate) use walk::TableWalk;

@@ -129,6 +129,16 @@ impl<D: Disk> Table<D> {
         if self.covers(key) { self.index.locate(key) } else { None }
     }
 
+    /// The block that may hold a key, or else the last one before it; `None` = the key is before the first block.
+    pub(super) fn block_before(&self, key: &Key<'_>) -> Option<BlockHandle> {
+        self.index.locate(key)
+    }
+
+    /// Reads bytes as they are stored; `at` and `len` are multiples of a page.
+    pub(super) async fn read_bytes(&self, at: u64, len: usize, class: Class) -> Result<D::Buf, ReadError> {
+        self.port.read(at, len, class).await
+    }
+
     /// Reads and checks a block, past any cache.
     pub async fn read_block(&self, handle: BlockHandle, class: Class) -> Result<Block, ReadError> {
         let place = self.place(handle);

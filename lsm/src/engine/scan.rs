@@ -1,0 +1,115 @@
+//! Scans: every source of a store merged over a range of keys, in either direction.
+//!
+//! Tables and frozen memtables never change, so a walk holds the ones that were there when it began. The active memtable does
+//! change: a few records at a time are copied from it and it is sought anew by key. When it is frozen in between, the walk
+//! begins again behind the last key shown, with the sources that are there then; so nothing is missed and nothing
+//! comes twice.
+
+use std::cell::Cell;
+use std::ops::ControlFlow;
+use std::rc::Rc;
+
+use super::Core;
+use super::read::outside;
+use super::scan_source::sources;
+use crate::{
+    Direction, Disk, Key, KeyBuf, KeyRange, LastWriteWins, Merge, Pace, Prefix, ReadError, Record, cover,
+};
+
+/// How much one call shows; what is left is walked by the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScanLimits {
+    /// Records, at least 1.
+    pub records: usize,
+    /// Bytes of keys and values, from which the call ends; so one record is shown however long it is.
+    pub bytes: usize,
+}
+
+impl ScanLimits {
+    /// As many records, however long they are.
+    pub fn records(records: usize) -> ScanLimits {
+        ScanLimits { records, bytes: usize::MAX }
+    }
+}
+
+/// Records shown between two looks at whether something else waits for the core.
+const SHOWN_BETWEEN_YIELDS: usize = 64;
+
+impl<D: Disk, P: Pace> Core<D, P> {
+    /// See [`super::Engine::scan`].
+    pub(super) async fn scan(
+        &self,
+        range: &KeyRange,
+        direction: Direction,
+        limits: ScanLimits,
+        mut visit: impl FnMut(Key<'_>, Record<'_>) -> ControlFlow<()>,
+    ) -> Result<Option<KeyRange>, ReadError> {
+        assert!(limits.records > 0, "a scan of nothing would never end");
+        let Some(index) = self.stores.borrow().index_of(&range.low()) else { return Ok(None) };
+        let mut left = range.clone();
+        let (mut records, mut bytes) = (0, 0);
+        let mut last = LastKey::default();
+        while !left.is_empty() {
+            let is_stale = Rc::new(Cell::new(false));
+            let sources = sources(self, index, &left, direction, &is_stale);
+            let mut merge = Merge::toward(direction, sources, LastWriteWins);
+            loop {
+                let more = merge.next().await?;
+                if is_stale.get() {
+                    cover::mark("scan went on after a freeze");
+                    if let Some(key) = last.take() {
+                        left = rest(&left, &key.as_key(), direction);
+                    }
+                    break;
+                }
+                let current = if more { merge.current() } else { None };
+                let Some((key, record)) = current.filter(|(key, _)| left.contains(key)) else {
+                    return Ok(None);
+                };
+                records += 1;
+                bytes += key.partition.len() + key.sort.len() + record.value.len();
+                let went_on = visit(key, outside(record));
+                if went_on.is_break() || records >= limits.records || bytes >= limits.bytes {
+                    let left = rest(&left, &key, direction);
+                    return Ok((!left.is_empty()).then_some(left));
+                }
+                last.set(&key);
+                if records.is_multiple_of(SHOWN_BETWEEN_YIELDS) && self.pace.should_yield() {
+                    self.pace.yield_now().await;
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The last key shown, in buffers that are kept.
+#[derive(Default)]
+struct LastKey {
+    prefix: Option<Prefix>,
+    partition: Vec<u8>,
+    sort: Vec<u8>,
+}
+
+impl LastKey {
+    fn set(&mut self, key: &Key<'_>) {
+        self.prefix = Some(key.prefix);
+        self.partition.clear();
+        self.partition.extend_from_slice(key.partition);
+        self.sort.clear();
+        self.sort.extend_from_slice(key.sort);
+    }
+
+    fn take(&mut self) -> Option<KeyBuf> {
+        let prefix = self.prefix.take()?;
+        Some(Key { prefix, partition: &self.partition, sort: &self.sort }.to_buf())
+    }
+}
+
+/// What is left of a range behind a key, in the direction of the walk.
+fn rest(range: &KeyRange, key: &Key<'_>, direction: Direction) -> KeyRange {
+    match direction {
+        Direction::Forward => range.after(key),
+        Direction::Reverse => range.before(key),
+    }
+}
