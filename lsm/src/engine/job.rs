@@ -14,6 +14,13 @@ use crate::{Disk, DiskError, DiskErrorKind, Pace, cover};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Job(Kind);
 
+impl Job {
+    /// Whether it merges tables: the one kind that no writer waits for right away.
+    pub fn is_compaction(self) -> bool {
+        self.0 == Kind::Compact
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     /// Removes files that nothing names.
@@ -165,10 +172,14 @@ impl<D: Disk, P: Pace> Core<D, P> {
     }
 
     fn limits(&self) -> compaction::Limits {
+        let options = &self.options;
+        // What level 0 brings at once, about: a shorter level would be rewritten as a whole each time, and spare nothing.
+        let memtable_bytes = options.memtable_bytes / options.stores.len();
+        let l0_bytes = (memtable_bytes * options.l0_tables_trigger) as u64;
         compaction::Limits {
-            l0_tables: self.options.l0_tables_trigger,
-            level_base_bytes: self.options.level_base_bytes,
-            level_fanout: self.options.level_fanout,
+            l0_tables: options.l0_tables_trigger,
+            level_base_bytes: options.level_base_bytes.min(l0_bytes),
+            level_fanout: options.level_fanout,
         }
     }
 

@@ -35,15 +35,15 @@ pub struct Options {
     pub strategy_of: BTreeMap<u16, Strategy>,
     /// Length at which a compaction starts its next table. Default 32 MiB.
     pub table_bytes: u64,
-    /// Tables in level 0 from which it is compacted, and with [`Strategy::Tiered`] runs of about one length that are merged. Default 4.
+    /// Tables in level 0 from which it is compacted, and with [`Strategy::Tiered`] runs of about one length that are merged. Default 6.
     pub l0_tables_trigger: usize,
-    /// Tables in level 0 of a store from which its writers are delayed. Default 8.
+    /// Tables in level 0 of a store from which its writers are delayed. Default 10.
     pub l0_tables_slow: usize,
-    /// Tables in level 0 of a store from which its writes are refused. Default 24.
+    /// Tables in level 0 of a store from which its writes are refused. Default 28.
     pub l0_tables_max: usize,
-    /// Length of the first sorted level of one store, once it has more than one. Default 64 MiB.
+    /// Most bytes of the first sorted level of one store, once it has more than one; it is not longer than what level 0 brings at once. Default 1 GiB.
     pub level_base_bytes: u64,
-    /// How many times longer each level may be than the one above it before there is one more. Default 10.
+    /// How many times longer each level may be than the one above it before there is one more. Default 8.
     pub level_fanout: u64,
     /// Longest delay of a group of writes while background work is behind. Default 30,000 µs.
     pub write_delay_max_us: u64,
@@ -67,11 +67,11 @@ impl Options {
             strategy: Strategy::default(),
             strategy_of: BTreeMap::new(),
             table_bytes: 32 << 20,
-            l0_tables_trigger: 4,
-            l0_tables_slow: 8,
-            l0_tables_max: 24,
-            level_base_bytes: 64 << 20,
-            level_fanout: 10,
+            l0_tables_trigger: 6,
+            l0_tables_slow: 10,
+            l0_tables_max: 28,
+            level_base_bytes: 1 << 30,
+            level_fanout: 8,
             write_delay_max_us: 30_000,
             manifest_bytes_max: 1 << 20,
         }

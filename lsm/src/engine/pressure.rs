@@ -10,8 +10,8 @@
 //! | a sorted level | a store | [`LEVEL_SCORE_SLOW`] target lengths | [`LEVEL_SCORE_MAX`] |
 //!
 //! A byte written to a store costs [`PRICE_MAX_PS`] × lag⁴, where lag is the largest of the core's and that store's. A price is a
-//! rate: it rises until what comes in is what background work gets done, anywhere between gigabytes and a quarter of a
-//! megabyte per second, so the bounds are not reached while writers wait as they are asked. The fourth power keeps the price
+//! rate: it rises until what comes in is what background work gets done, anywhere between gigabytes and tens of
+//! kilobytes per second, so the bounds are not reached while writers wait as they are asked. The fourth power keeps the price
 //! of small lags, which every flush makes, below what can be felt. A group owes the sum of its records' prices: whoever
 //! writes to other stores pays nothing for the one that lags.
 //!
@@ -34,8 +34,8 @@ const LOG_OVERSHOOT_MAX: u64 = 2;
 const LEVEL_SCORE_SLOW: u64 = 4_000;
 /// And where the delay is highest. Writes are not refused for it.
 const LEVEL_SCORE_MAX: u64 = 16_000;
-/// Price of a byte at a lag of one, in picoseconds: a quarter of a megabyte per second.
-const PRICE_MAX_PS: f64 = 4_000_000.0;
+/// Price of a byte at a lag of one, in picoseconds: 60 KB per second.
+const PRICE_MAX_PS: f64 = 16_000_000.0;
 /// What a record costs beside its bytes.
 const RECORD_COST_BYTES: u64 = 32;
 /// Length of the group by which [`super::Stats::write_delay_us`] tells the price.
@@ -74,13 +74,14 @@ impl<D: Disk, P: Pace> Core<D, P> {
     }
 
     fn refusal_of_core(&self, stores: &Stores<D>) -> Option<Refusal> {
-        let frozen_bytes_max = (MEMTABLES_MAX - 1.0) * self.options.memtable_bytes as f64;
+        let memtables = (stores.active_bytes + stores.frozen_bytes) as f64;
+        let memtables_max = MEMTABLES_MAX * self.options.memtable_bytes as f64;
         let log_bytes_max = self.options.log_bytes_max().saturating_mul(LOG_OVERSHOOT_MAX);
         if self.fenced.get() {
             Some(Refusal::Fenced)
         } else if self.disk_full.get() {
             Some(Refusal::DiskFull)
-        } else if stores.frozen_bytes as f64 > frozen_bytes_max || self.log.bytes() > log_bytes_max {
+        } else if memtables > memtables_max || self.log.bytes() > log_bytes_max {
             Some(Refusal::Overloaded)
         } else {
             None
