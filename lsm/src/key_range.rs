@@ -39,6 +39,11 @@ impl KeyRange {
         KeyRange::prefixes(low, low + (1 << 96))
     }
 
+    /// All keys of space 0, the node's own.
+    pub(crate) fn local() -> KeyRange {
+        KeyRange::prefixes(0, 1 << 112)
+    }
+
     /// The keys from `low` to before `high`; none if `high` is not after `low`.
     ///
     /// # Panics

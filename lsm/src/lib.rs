@@ -11,6 +11,7 @@ mod disk;
 mod engine;
 mod key;
 mod key_range;
+pub mod layout;
 pub mod log;
 mod manifest;
 pub mod mem_disk;

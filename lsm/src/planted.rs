@@ -10,6 +10,8 @@ pub enum Bug {
     StaleSegmentReplayed,
     /// Does not sync a directory after naming a file in it.
     SkippedDirectorySync,
+    /// Removes the old cores' logs and manifests before those of the new ones are durable.
+    LogRetiredBeforeLayout,
     /// A scan leaves out the last entry of a block.
     ScanSkipsBlockEdge,
     /// Purges a tombstone although a memtable holds its key.

@@ -45,6 +45,7 @@ use job::Running;
 use obsolete::Obsolete;
 pub use options::Options;
 pub use outcome::{CommitError, Found, Miss, OpenError, Recovery, Refusal};
+pub(crate) use output::{NUMBER_BITS, counter_of};
 use pending::Pending;
 pub use scan::ScanLimits;
 use stats::Counters;
@@ -53,7 +54,7 @@ use store::Stores;
 
 use crate::compaction::Floors;
 use crate::log::{Fenced, Log};
-use crate::manifest::{Edit, Manifest};
+use crate::manifest::{Catalog, Edit, Manifest};
 use crate::{BlockCache, Direction, Disk, DiskError, Key, KeyRange, Pace, ReadError, Record, Seq, Table};
 
 /// One core's engine. Clones are handles to the same engine; all live on one thread.
@@ -253,6 +254,21 @@ impl<D: Disk, P: Pace> Engine<D, P> {
     pub fn stop_jobs(&self) {
         self.0.closing.set(true);
         self.0.options.stores.iter().for_each(|&store| self.0.abandon_compaction(store));
+    }
+
+    /// Writes every memtable into a table. Nothing else may run meanwhile.
+    pub(crate) async fn flush_all(&self) -> Result<(), DiskError> {
+        let stores = self.0.stores.borrow().stores.len();
+        (0..stores).for_each(|index| self.0.stores.borrow_mut().freeze(index));
+        while self.0.stores.borrow().next_frozen().is_some() {
+            self.0.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// The durable state, and the last sequence number that was given out.
+    pub(crate) fn state(&self) -> (Catalog, u64) {
+        (self.0.manifest.catalog().clone(), self.0.log.next_seq().0 - 1)
     }
 
     /// Commits what is staged and marks the engine as closed: the next open finds it clean. Flushes nothing. Nothing may be staged after.

@@ -252,6 +252,7 @@ fn catalog_opened<D: Disk>(catalog: &mut Catalog, options: &Options, stores: &St
         edits.push(Edit::Home { store: options.stores[0] });
     }
     debug_assert_eq!(stores.applied + 1, log.next_seq().0);
+    edits.extend(options.layout.map(Edit::Layout));
     edits.push(Edit::LogFloor { seq: stores.log_floor() });
     for edit in &edits {
         let applied = catalog.apply(edit);

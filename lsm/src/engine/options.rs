@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::TableOptions;
 use crate::compaction::Strategy;
+use crate::layout::LayoutMark;
 use crate::log::LogOptions;
 
 /// Options of one core's engine. Sizes are in bytes.
@@ -16,6 +17,8 @@ pub struct Options {
     /// The vnodes that this core will be asked for, in order. If others live here, or some of these do not although some
     /// do, opening is refused before anything is changed. Default `None`: whatever lives here.
     pub vnodes: Option<Vec<u16>>,
+    /// What the manifest says of the node's layout; see [`crate::layout`]. Default `None`: it says nothing new.
+    pub layout: Option<LayoutMark>,
     /// 128 random bits, fresh at each open: file ids and the log's life are derived from them.
     pub entropy: u128,
     /// Memtables of all stores together that are still being written to, before the largest is flushed. Default 64 MiB.
@@ -58,6 +61,7 @@ impl Options {
             core,
             stores,
             vnodes: None,
+            layout: None,
             entropy,
             memtable_bytes: 64 << 20,
             cache_bytes: 64 << 20,

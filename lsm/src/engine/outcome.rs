@@ -46,6 +46,16 @@ pub enum OpenError {
         /// One of them.
         file: FileName,
     },
+    /// The manifest of a core belongs to no layout of the node, or to another one than its neighbours.
+    MissingLayout {
+        /// The number of the core's directory.
+        core: u16,
+    },
+    /// The node's own records are more than a change of the core count takes over.
+    LocalTooLarge {
+        /// The most it takes, in bytes.
+        bytes_max: u64,
+    },
     /// The log lacks records that are in no table.
     MissingLog {
         /// The log is needed from this sequence number on.
@@ -75,6 +85,15 @@ impl std::fmt::Display for OpenError {
             OpenError::MissingManifest { file } => {
                 write!(f, "{} is there, and no manifest that names it", describe(*file))
             }
+            OpenError::MissingLayout { core } => {
+                write!(f, "the manifest of core {core} does not belong with those of the other cores")
+            }
+            OpenError::LocalTooLarge { bytes_max } => write!(
+                f,
+                "the node's own records (hints, leases) take more than {} MiB: start with the old number of cores \
+                 and let them drain first",
+                bytes_max >> 20
+            ),
             OpenError::MissingLog { needed, found: Some(found) } => {
                 write!(f, "the log starts at record {found}, and is needed from record {needed}")
             }

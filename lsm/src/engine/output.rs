@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// File numbers carry the core that minted them above this many bits, so that they are unique within the node.
-const NUMBER_BITS: u32 = 48;
+pub(crate) const NUMBER_BITS: u32 = 48;
 /// Times that background work asks for a buffer, yielding in between, before it fails.
 const BUFFER_TRIES_MAX: usize = 1000;
 /// Linux's number for "out of memory".
@@ -310,6 +310,6 @@ impl<D: Disk, P: Pace> Core<D, P> {
 }
 
 /// The number of a file without its core's part, if the core minted it.
-pub(super) fn counter_of(core: u16, number: u64) -> Option<u64> {
+pub(crate) fn counter_of(core: u16, number: u64) -> Option<u64> {
     (number >> NUMBER_BITS == u64::from(core)).then_some(number & ((1 << NUMBER_BITS) - 1))
 }

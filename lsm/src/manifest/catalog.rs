@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::format::Edit;
 use crate::TableMeta;
+use crate::layout::LayoutMark;
 
 /// Most levels of a store: level 0 and fifteen sorted ones. Leveled compaction fills them from the last one upward, tiered
 /// compaction takes each for a sorted run.
@@ -27,6 +28,8 @@ pub(crate) struct Catalog {
     pub(crate) vnodes: Rc<BTreeMap<u16, VnodeEntry>>,
     /// The store of space 0.
     pub(crate) home: Option<u16>,
+    /// The layout of the node that this core belongs to.
+    pub(crate) layout: Option<LayoutMark>,
 }
 
 /// One store.
@@ -102,6 +105,7 @@ impl Catalog {
             Edit::NextNumber { number } => self.next_number = self.next_number.max(*number),
             Edit::LogFloor { seq } => self.log_floor = self.log_floor.max(*seq),
             Edit::Closed { seq } => self.closed = Some(*seq),
+            Edit::Layout(mark) => self.layout = Some(*mark),
             Edit::Home { store } => {
                 self.store(*store)?;
                 self.home = Some(*store);
@@ -142,6 +146,7 @@ impl Catalog {
             epoch: entry.epoch,
         }));
         edits.extend(self.home.map(|store| Edit::Home { store }));
+        edits.extend(self.layout.map(Edit::Layout));
         if let Some(seq) = self.closed {
             edits.push(Edit::Closed { seq });
         }

@@ -21,6 +21,7 @@
 //!           | 8 seq:u64                                  ; the log may lack what comes before
 //!           | 9 seq:u64                                  ; the engine was closed; cleared by the next edit
 //!           | 10 store:u16                               ; space 0 lives in this store
+//!           | 20 generation:u64 cores:u16 index:u16         ; this core is one of so many in a layout of the node
 //! table     = length:u32 properties                      ; as in the table's own file
 //! ```
 //!
@@ -29,12 +30,13 @@
 
 use std::rc::Rc;
 
+use crate::layout::LayoutMark;
 use crate::{BLOCK_BYTES, Damage, FileName, TableMeta, TableName};
 
 /// The first bytes of each group.
 pub(crate) const MAGIC: u32 = 0x464d_6546;
 /// The version of everything above.
-pub(crate) const VERSION: u16 = 1;
+pub(crate) const VERSION: u16 = 2;
 /// Bytes of a group's header.
 pub(crate) const HEADER_BYTES: usize = 40;
 /// Most bytes of a group: a snapshot of a hundred thousand tables with ordinary keys fits several times over.
@@ -54,6 +56,7 @@ pub(crate) enum Edit {
     LogFloor { seq: u64 },
     Closed { seq: u64 },
     Home { store: u16 },
+    Layout(LayoutMark),
 }
 
 /// What identifies a manifest's groups.
@@ -228,6 +231,12 @@ fn encode_edit(edit: &Edit, out: &mut Vec<u8>) {
             out.push(9);
             out.extend_from_slice(&seq.to_le_bytes());
         }
+        Edit::Layout(LayoutMark { generation, cores, index }) => {
+            out.push(20);
+            out.extend_from_slice(&generation.to_le_bytes());
+            out.extend_from_slice(&cores.to_le_bytes());
+            out.extend_from_slice(&index.to_le_bytes());
+        }
         Edit::Home { store } => {
             out.push(10);
             out.extend_from_slice(&store.to_le_bytes());
@@ -255,6 +264,7 @@ fn decode_edit(from: &mut Reader<'_>) -> Result<Edit, Fault> {
         8 => Edit::LogFloor { seq: from.u64()? },
         9 => Edit::Closed { seq: from.u64()? },
         10 => Edit::Home { store: from.u16()? },
+        20 => Edit::Layout(LayoutMark { generation: from.u64()?, cores: from.u16()?, index: from.u16()? }),
         tag => return Err(damaged("edit tag", 10, tag.into())),
     };
     Ok(edit)

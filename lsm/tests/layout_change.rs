@@ -1,0 +1,298 @@
+//! Another number of cores: nothing is lost, nothing is rewritten, and a power cut at any step leaves one layout, whole.
+
+mod rig;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ferrite_lsm::layout::{self, Layout, Progress};
+use ferrite_lsm::mem_disk::run::{block_on, try_run};
+use ferrite_lsm::mem_disk::{CrashMode, Fault, MemDisk, MemPace};
+use ferrite_lsm::{Directory, Engine, FileName, OpenError, Options, Record, RecordFlags};
+use rig::{Model, Random, TestEngine, VNODES, Write, apply, key, local_key, small_options};
+
+const STORES: u16 = 4;
+const KEYS: u64 = 160;
+
+fn options(core: u16, stores: Vec<u16>, entropy: u128) -> Options {
+    Options { core, stores, ..small_options(entropy) }
+}
+
+async fn change(disk: &MemDisk, cores: u16, entropy: u128) -> Result<Layout, OpenError> {
+    let from = layout::find(disk).await?;
+    if let Some(from) = &from {
+        layout::clean(disk, from).await?;
+        if from.cores() == cores {
+            return Ok(from.clone());
+        }
+    }
+    let opened = |core, stores| options(core, stores, entropy + u128::from(core) * 1_000_003);
+    let pace = MemPace::new();
+    Ok(layout::change(disk, &pace, from.as_ref(), (cores, STORES), opened, |_| {}).await?.layout)
+}
+
+/// A node: an engine per core.
+struct Node {
+    layout: Layout,
+    engines: Vec<TestEngine>,
+    /// The core of each vnode.
+    core_of: BTreeMap<u16, usize>,
+}
+
+async fn start(disk: &MemDisk, cores: u16, entropy: u128) -> Result<Node, OpenError> {
+    let layout = change(disk, cores, entropy).await?;
+    let store_of: BTreeMap<u16, u16> = layout.vnodes().collect();
+    let (mut engines, mut core_of) = (Vec::new(), BTreeMap::new());
+    for index in 0..cores {
+        let owned: Vec<u16> = (0..layout.stores()).filter(|store| store % cores == index).collect();
+        let options = Options {
+            layout: Some(layout.mark(index)),
+            ..options(layout.core_number(index), owned.clone(), entropy + 77 + u128::from(index))
+        };
+        let (engine, _) = Engine::open(disk.clone(), MemPace::new(), options).await?;
+        let place = |vnode: u16| store_of.get(&vnode).copied().unwrap_or(vnode % STORES);
+        let mine: Vec<(u16, u16)> = (0..VNODES).map(|vnode| (vnode, place(vnode))).collect();
+        let mine: Vec<(u16, u16)> = mine.into_iter().filter(|(_, store)| owned.contains(store)).collect();
+        engine.assign(&mine).await?;
+        core_of.extend(mine.iter().map(|&(vnode, _)| (vnode, usize::from(index))));
+        engines.push(engine);
+    }
+    Ok(Node { layout, engines, core_of })
+}
+
+impl Node {
+    fn engine(&self, n: u64) -> &TestEngine {
+        &self.engines[self.core_of[&key(n).prefix.vnode]]
+    }
+
+    fn check(&self, model: &Model) -> Result<(), String> {
+        for n in 0..KEYS {
+            let key = key(n);
+            let found =
+                block_on(self.engine(n).read(key.as_key())).map_err(|error| format!("key {n}: {error}"))?;
+            let found = found.map(|found| (found.record().order, found.record().value.to_vec()));
+            let expected = model.get(&n).map(|write| (write.order, write.value()));
+            if found != expected {
+                return Err(format!(
+                    "key {n}: {:?} instead of {:?}",
+                    found.map(|f| f.0),
+                    expected.map(|e| e.0)
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The bound that a core finds in the node's own space.
+    fn bound(&self, index: usize) -> Option<u64> {
+        let found = block_on(self.engines[index].read(local_key())).expect("no faults");
+        found.map(|found| found.record().order)
+    }
+
+    fn write(&self, model: &mut Model, random: &mut Random, count: u64) {
+        for _ in 0..count {
+            let order = model.values().map(|write| write.order).max().unwrap_or(0) + 1;
+            let write = Write {
+                key: random.below(KEYS),
+                order,
+                actor: 1,
+                bytes: random.below(600) as usize,
+                tombstone: random.below(9) == 0,
+            };
+            let engine = self.engine(write.key);
+            if rig::stage(engine, &write).is_err() {
+                block_on(rig::run_jobs(engine)).expect("no faults");
+                rig::stage(engine, &write).expect("jobs were done");
+            }
+            block_on(engine.commit()).expect("no faults");
+            apply(model, write);
+        }
+    }
+
+    fn raise_bound(&self, index: usize, order: u64) {
+        let record = Record { order, actor: 0, flags: RecordFlags(0), expiry_ms: 0, value: b"" };
+        self.engines[index].stage(local_key(), record, 0).expect("taken");
+        block_on(self.engines[index].commit()).expect("no faults");
+    }
+}
+
+fn tables(disk: &MemDisk) -> BTreeSet<FileName> {
+    (0..STORES).flat_map(|store| disk.list(Directory::Store(store))).map(|(name, _)| name).collect()
+}
+
+/// A disk with data of two cores in tables, memtables and logs; the second core has the higher bound.
+fn two_cores(seed: u64) -> (MemDisk, Model) {
+    let (disk, mut model, mut random) = (MemDisk::new(), Model::new(), Random::new(seed));
+    let node = block_on(start(&disk, 2, 1)).expect("a fresh disk");
+    for round in 0..4 {
+        node.write(&mut model, &mut random, 120);
+        for engine in &node.engines {
+            if round < 3 {
+                block_on(rig::run_jobs(engine)).expect("no faults");
+            }
+        }
+    }
+    node.raise_bound(0, 500);
+    node.raise_bound(1, 900);
+    (disk, model)
+}
+
+#[test]
+fn one_two_three_and_one_again_keep_everything_and_rewrite_no_table() {
+    let (disk, mut model) = two_cores(3);
+    let mut random = Random::new(8);
+    for (round, cores) in [1, 2, 3, 1, 4, 2, 2].into_iter().enumerate() {
+        let before = tables(&disk);
+        let entropy = 1000 * (round as u128 + 1);
+        let from = block_on(layout::find(&disk)).expect("no faults").expect("laid out");
+        let layout = block_on(change(&disk, cores, entropy)).expect("no faults");
+        assert_eq!(layout.generation() > from.generation(), cores != from.cores());
+        let after = tables(&disk);
+        assert!(before.is_subset(&after), "no table is rewritten or removed");
+        assert_eq!(block_on(layout::find(&disk)).expect("no faults"), Some(layout.clone()));
+
+        let node = block_on(start(&disk, cores, entropy + 500)).expect("laid out");
+        assert_eq!(node.layout, layout, "done once");
+        node.check(&model).unwrap_or_else(|error| panic!("{cores} cores: {error}"));
+        let bound = 900 + round as u64 * 10;
+        for index in 0..usize::from(cores) {
+            assert_eq!(node.bound(index), Some(bound), "core {index} of {cores} knows the highest bound");
+        }
+        // Only one core of them raises it, and the next layout's cores must know.
+        node.raise_bound(usize::from(cores) - 1, bound + 10);
+        node.write(&mut model, &mut random, 60);
+        for (index, engine) in node.engines.iter().enumerate() {
+            if index % 2 == 0 {
+                block_on(rig::run_jobs(engine)).expect("no faults");
+            }
+        }
+        node.check(&model).expect("no faults");
+        if round == 5 {
+            // The next round has the same layout: nothing hands the bound from one core to the other.
+            node.raise_bound(0, bound + 10);
+        }
+    }
+    let stray: Vec<_> = (0..8).flat_map(|core| disk.list(Directory::Core(core))).collect();
+    let banked: Vec<_> = (0..8).flat_map(|core| disk.list(Directory::Core(layout::BANK + core))).collect();
+    assert!(stray.is_empty() != banked.is_empty(), "one bank is left");
+}
+
+/// Changes from two cores to `cores` with the power cut at step `step`, then goes on.
+fn cut_at(disk: &MemDisk, model: &Model, cores: u16, step: u64, mode: CrashMode) -> Result<bool, String> {
+    let mut random = Random::new(step * 31 + 7);
+    let disk = disk.image(CrashMode::All, &mut || 0);
+    disk.crash_at(disk.steps() + step);
+    let done = try_run(change(&disk, cores, 5_000)).is_some();
+    let mut disk = disk.crash(mode, &mut || random.next());
+    if step.is_multiple_of(3) {
+        // And again, somewhere in the next attempt.
+        disk.crash_at(disk.steps() + random.below(40));
+        let _gone = try_run(change(&disk, cores, 6_000));
+        disk = disk.crash(mode, &mut || random.next());
+    }
+    // With the old number, or with the new one, or with a third.
+    let next = [2, cores, 3][(step % 3) as usize];
+    let node = block_on(start(&disk, next, 7_000)).map_err(|error| format!("not started: {error}"))?;
+    node.check(model)?;
+    for index in 0..usize::from(next) {
+        let bound = node.bound(index);
+        if bound.is_none_or(|bound| bound < if next == 2 && !done { 500 } else { 900 })
+            && node.layout.generation() > 1
+        {
+            return Err(format!("the bound of core {index} sank to {bound:?}"));
+        }
+    }
+    Ok(done)
+}
+
+fn enumerate(cores: u16) -> Result<u64, String> {
+    let (disk, model) = two_cores(5);
+    let mut states = 0;
+    for step in 0.. {
+        let mut done = false;
+        for mode in CrashMode::EVERY {
+            done = cut_at(&disk, &model, cores, step, mode)
+                .map_err(|error| format!("2 -> {cores}, step {step}, {mode:?}: {error}"))?;
+            states += 1;
+        }
+        if done {
+            return Ok(states);
+        }
+    }
+    unreachable!("the change ends")
+}
+
+#[test]
+fn a_power_cut_at_any_step_leaves_one_layout_whole() {
+    for cores in [1, 3] {
+        let states = enumerate(cores).unwrap_or_else(|error| panic!("{error}"));
+        assert!(states > 150, "{states} states");
+    }
+}
+
+#[test]
+fn a_failure_at_any_step_changes_nothing_or_everything() {
+    let (sound, model) = two_cores(6);
+    for fault in [Fault::NoSpace, Fault::Io] {
+        for step in 0.. {
+            let disk = sound.image(CrashMode::All, &mut || 0);
+            let failing = disk.steps() + step;
+            disk.fail_at(failing, fault);
+            let done = block_on(change(&disk, 1, 5_000)).is_ok();
+            if disk.steps() <= failing {
+                assert!(done && step > 20, "{step} steps");
+                break;
+            }
+            let node = block_on(start(&disk, if step % 2 == 0 { 1 } else { 2 }, 7_000));
+            let node = node.unwrap_or_else(|error| panic!("step {step}, {fault:?}: {error}"));
+            node.check(&model).unwrap_or_else(|error| panic!("step {step}, {fault:?}: {error}"));
+        }
+    }
+}
+
+#[test]
+fn what_happens_is_told_in_order() {
+    let (disk, _) = two_cores(7);
+    let from = block_on(layout::find(&disk)).expect("no faults");
+    let mut told = Vec::new();
+    let changed = block_on(layout::change(
+        &disk,
+        &MemPace::new(),
+        from.as_ref(),
+        (1, STORES),
+        |core, stores| options(core, stores, 9),
+        |progress| told.push(progress),
+    ));
+    assert_eq!(changed.expect("no faults").tables_written, 1);
+    let recovered = |told: &Progress, at| matches!(told, Progress::Recovered { index, cores: 2, recovery } if *index == at && recovery.replayed > 0);
+    assert!(recovered(&told[0], 0) && recovered(&told[2], 1), "{told:?}");
+    assert_eq!(told[1], Progress::Flushed { index: 0, cores: 2 });
+    assert_eq!(told[3], Progress::Flushed { index: 1, cores: 2 });
+    assert_eq!(told[4], Progress::Committed { cores: 1 });
+    assert!(matches!(told[5], Progress::Cleaned { files } if files >= 4), "{told:?}");
+}
+
+#[test]
+fn files_of_data_without_a_layout_are_refused() {
+    let disk = MemDisk::new();
+    let node = block_on(start(&disk, 1, 1)).expect("a fresh disk");
+    let manifests = disk.list(Directory::Core(0));
+    drop(node);
+    for (name, _) in manifests.into_iter().filter(|(name, _)| matches!(name, FileName::Manifest { .. })) {
+        block_on(ferrite_lsm::Disk::names(&disk, ferrite_lsm::NameOp::Unlink(name))).expect("no faults");
+    }
+    let refused = block_on(change(&disk, 1, 2)).err();
+    assert!(matches!(refused, Some(OpenError::MissingManifest { .. })), "{refused:?}");
+}
+
+#[cfg(feature = "planted-bugs")]
+mod planted {
+    use ferrite_lsm::planted::{Bug, plant};
+
+    #[test]
+    fn a_log_that_goes_before_the_new_layout_is_durable_is_caught() {
+        plant(Some(Bug::LogRetiredBeforeLayout));
+        let caught = super::enumerate(1).is_err();
+        plant(None);
+        assert!(caught);
+    }
+}
