@@ -8,8 +8,8 @@ mod rig;
 
 use std::collections::BTreeMap;
 
-use ferrite_lsm::mem_disk::MemDisk;
-use ferrite_lsm::mem_disk::run::block_on;
+use ferrite_lsm::mem_disk::run::{block_on, poll_once};
+use ferrite_lsm::mem_disk::{CrashMode, MemDisk};
 use ferrite_lsm::{Options, Record, RecordFlags};
 use rig::{Random, TestEngine, VNODES, key, open, small_options};
 
@@ -104,7 +104,6 @@ impl History {
     }
 
     fn reopen(&mut self) {
-        self.commit();
         self.opens += 1;
         let (engine, _) = open(&self.disk, options(self.opens)).expect("nothing was damaged");
         self.engine = engine;
@@ -113,9 +112,13 @@ impl History {
 
     /// What a reader sees of a key: nothing of what is deleted or has expired.
     fn check(&self) -> Result<(), String> {
+        self.check_of(&self.engine)
+    }
+
+    fn check_of(&self, engine: &TestEngine) -> Result<(), String> {
         for n in 0..KEYS {
             let found =
-                block_on(self.engine.read(key(n).as_key())).map_err(|error| format!("key {n}: {error}"))?;
+                block_on(engine.read(key(n).as_key())).map_err(|error| format!("key {n}: {error}"))?;
             let found = found.and_then(|found| {
                 let record = found.record();
                 let expired = record.expiry_ms > 0 && record.expiry_ms <= self.floor;
@@ -143,7 +146,10 @@ impl History {
                 70..=89 => self.jobs(),
                 90..=96 => self.raise(),
                 97..=98 => self.check()?,
-                _ => self.reopen(),
+                _ => {
+                    self.commit();
+                    self.reopen();
+                }
             }
         }
         self.commit();
@@ -162,6 +168,49 @@ fn what_is_purged_is_never_missed() {
     for seed in 0..10 {
         run(seed).unwrap_or_else(|error| panic!("{error}"));
     }
+}
+
+/// The floors are forgotten with the process: what was purged before is gone all the same, and nothing that it hid is back.
+#[test]
+fn a_power_cut_at_any_step_of_a_purge_brings_nothing_back() {
+    let mut history = History::new(5);
+    history.run(600).unwrap_or_else(|error| panic!("{error}"));
+    let (mut cuts, mut purges) = (0, 0);
+    while purges < 6 {
+        // Work to purge, and a floor above all of it.
+        while history.engine.next_job().is_none_or(|job| !job.is_compaction()) {
+            (0..6).for_each(|_| history.stage());
+            history.commit();
+            history.raise();
+            match history.engine.next_job() {
+                Some(job) if !job.is_compaction() => block_on(history.engine.run(job)).expect("no faults"),
+                Some(_) | None => {}
+            }
+        }
+        history.floor = history.clock;
+        history.set_floors();
+        let before: u64 = history.engine.stats().table_bytes.iter().sum();
+        history.disk.defer();
+        let engine = history.engine.clone();
+        let mut job = Box::pin(async move { engine.run(engine.next_job().expect("it is due")).await });
+        while poll_once(job.as_mut()).is_none() {
+            for mode in CrashMode::EVERY {
+                cuts += 1;
+                let image = history.disk.image(mode, &mut || history.random.next());
+                let (engine, recovery) =
+                    open(&image, options(1_000 + cuts)).expect("a power cut is no damage");
+                assert!(recovery.damage.is_empty());
+                history.check_of(&engine).unwrap_or_else(|error| panic!("{mode:?}, cut {cuts}: {error}"));
+            }
+            history.disk.complete_all();
+        }
+        purges += u64::from(history.engine.stats().table_bytes.iter().sum::<u64>() < before);
+        drop(job);
+        history.disk = history.disk.kill(&mut || 0);
+        history.reopen();
+        history.check().unwrap_or_else(|error| panic!("{error}"));
+    }
+    assert!(cuts > 200, "{cuts} power cuts");
 }
 
 #[cfg(feature = "planted-bugs")]
