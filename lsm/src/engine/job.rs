@@ -69,13 +69,11 @@ impl Drop for Guard<'_> {
 
 impl<D: Disk, P: Pace> Core<D, P> {
     pub(super) fn next_job(&self) -> Option<Job> {
-        if self.closing.get() {
-            return None;
-        }
         if self.survey_due.get() {
             self.survey();
         }
-        self.urgent().or_else(|| self.if_due(Kind::Compact, || self.compaction_due.get()))
+        let may_compact = || self.compaction_due.get() && !self.closing.get();
+        self.urgent().or_else(|| self.if_due(Kind::Compact, may_compact))
     }
 
     /// Work that writers may come to wait for.
@@ -93,15 +91,12 @@ impl<D: Disk, P: Pace> Core<D, P> {
 
     pub(super) async fn run(&self, job: Job) -> Result<(), DiskError> {
         self.setback.set(false);
-        if self.closing.get() {
-            return Ok(());
-        }
         match job.0 {
             Kind::Compact => {
                 let Some(_running) = self.running.start(Kind::Compact) else { return Ok(()) };
                 match self.pick() {
-                    Some(plan) => self.compact(plan).await,
-                    None => Ok(()),
+                    Some(plan) if !self.closing.get() => self.compact(plan).await,
+                    Some(_) | None => Ok(()),
                 }
             }
             Kind::Sweep | Kind::Segment | Kind::Flush => self.run_urgent(job).await,

@@ -92,7 +92,7 @@ struct Core<D: Disk, P: Pace> {
     /// When the next table is due for its expired records, in milliseconds since the Unix epoch.
     garbage_due_ms: Cell<u64>,
     compacting: Cell<Option<Compacting>>,
-    /// No job is offered any more, and a compaction ends at its next slice.
+    /// No compaction is offered any more.
     closing: Cell<bool>,
     floors: RefCell<Floors>,
     pending: Pending,
@@ -249,9 +249,9 @@ impl<D: Disk, P: Pace> Engine<D, P> {
         synced
     }
 
-    /// Ends background work: no job is offered any more, and a compaction that runs ends without a change at its next slice.
-    /// For a host that is about to close.
-    pub fn stop_jobs(&self) {
+    /// Ends compactions: none is offered any more, and one that runs ends without a change at its next slice. For a host
+    /// that is about to close; other jobs go on, since writers may wait for them.
+    pub fn stop_compactions(&self) {
         self.0.closing.set(true);
         self.0.options.stores.iter().for_each(|&store| self.0.abandon_compaction(store));
     }

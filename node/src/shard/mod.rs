@@ -481,7 +481,7 @@ impl<E: Env> Handler for Shard<E> {
 
     fn on_stop(&self) {
         self.stopping.set(true);
-        self.engine.stop_jobs();
+        self.engine.stop_compactions();
     }
 
     fn is_drained(&self) -> bool {
