@@ -26,6 +26,7 @@ impl std::fmt::Display for Damage {
             FileName::Segment { core, slot } => write!(f, "log segment {slot} of core {core}")?,
             FileName::Manifest { core, number } => write!(f, "manifest {number} of core {core}")?,
             FileName::Table { store, number } => write!(f, "table {number} of store {store}")?,
+            FileName::Values { store, number } => write!(f, "value file {number} of store {store}")?,
         }
         write!(
             f,

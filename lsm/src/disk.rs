@@ -53,6 +53,13 @@ pub enum FileName {
         /// Its number, from 1, unique within the node.
         number: u64,
     },
+    /// Large values of a store, apart from its tables.
+    Values {
+        /// The store.
+        store: u16,
+        /// Its number, from the same counter as those of tables.
+        number: u64,
+    },
 }
 
 impl FileName {
@@ -60,7 +67,7 @@ impl FileName {
     pub fn directory(self) -> Directory {
         match self {
             FileName::Segment { core, .. } | FileName::Manifest { core, .. } => Directory::Core(core),
-            FileName::Table { store, .. } => Directory::Store(store),
+            FileName::Table { store, .. } | FileName::Values { store, .. } => Directory::Store(store),
         }
     }
 }
@@ -70,7 +77,7 @@ impl FileName {
 pub enum Directory {
     /// Log and manifest of a core.
     Core(u16),
-    /// Tables of a store.
+    /// Tables and value files of a store.
     Store(u16),
 }
 
@@ -170,6 +177,7 @@ impl std::fmt::Display for DiskError {
             Some(FileName::Segment { core, slot }) => write!(f, " log segment {slot} of core {core}")?,
             Some(FileName::Manifest { core, number }) => write!(f, " manifest {number} of core {core}")?,
             Some(FileName::Table { store, number }) => write!(f, " table {number} of store {store}")?,
+            Some(FileName::Values { store, number }) => write!(f, " value file {number} of store {store}")?,
             None => {}
         }
         match self.kind {

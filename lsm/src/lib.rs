@@ -23,6 +23,7 @@ mod prefetch;
 mod record;
 mod seq;
 mod table;
+mod values;
 mod varint;
 
 pub use cache::{BlockCache, CacheStats};
@@ -47,3 +48,4 @@ pub use table::{
     Block, BlockHandle, BuildError, Compression, FileId, KeyHash, RECORD_BYTES_MAX, TABLE_BYTES_MAX,
     TABLE_FORMAT, Table, TableBuilder, TableCursor, TableMeta, TableName, TableOptions,
 };
+pub use values::{POINTER_BYTES, VALUES_FORMAT, ValueFile, ValueShare, ValuesMeta};

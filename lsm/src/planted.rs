@@ -14,6 +14,8 @@ pub enum Bug {
     LogRetiredBeforeLayout,
     /// A scan leaves out the last entry of a block.
     ScanSkipsBlockEdge,
+    /// Unlinks a value file although tables still name it.
+    LiveValuesUnlinked,
     /// Purges a tombstone although a memtable holds its key.
     PurgeIgnoresMemtable,
     /// Purges a tombstone although what is on its way into a memtable may be older.

@@ -11,6 +11,8 @@ impl RecordFlags {
     pub const EXPIRES: u8 = 1 << 1;
     /// The payload is a sibling set: records join instead of replacing each other. Reserved.
     pub const SIBLINGS: u8 = 1 << 2;
+    /// In a table: the value is a pointer into a value file. Never set in a [`Record`] that callers see.
+    pub const SEPARATED: u8 = 1 << 3;
     /// Bits that stored encodings use for themselves; never set in a [`Record`].
     pub const STORAGE: u8 = 1 << 5 | 1 << 6;
     /// Newer than everything in its store's frozen memtables and tables when it was applied: a read may stop at it.

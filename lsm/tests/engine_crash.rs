@@ -13,7 +13,7 @@ use std::pin::Pin;
 use ferrite_lsm::mem_disk::run::{block_on, poll_once, try_run};
 use ferrite_lsm::mem_disk::{CrashMode, MemDisk, MemPace};
 use ferrite_lsm::{CommitError, DiskError, Options, Seq, Strategy};
-use rig::{Random, TestEngine, Write, key, open_with, small_options, stage};
+use rig::{Random, TestEngine, Write, apart_options, key, open_with, small_options, stage};
 
 const KEYS: u64 = 120;
 const OPERATIONS: usize = 500;
@@ -70,14 +70,14 @@ struct History {
     steps: u64,
     images: u64,
     opens: u128,
-    strategy: Strategy,
+    /// Of each open.
+    options: fn(u128) -> Options,
 }
 
 impl History {
-    fn new(seed: u64, strategy: Strategy) -> History {
+    fn new(seed: u64, options: fn(u128) -> Options) -> History {
         let disk = MemDisk::new();
-        let options = Options { strategy, ..small_options(1) };
-        let (engine, _) = rig::open(&disk, options).expect("a fresh disk");
+        let (engine, _) = rig::open(&disk, options(1)).expect("a fresh disk");
         disk.defer();
         History {
             disk,
@@ -91,12 +91,12 @@ impl History {
             steps: 0,
             images: 0,
             opens: 1,
-            strategy,
+            options,
         }
     }
 
     fn options(&self, entropy: u128) -> Options {
-        Options { strategy: self.strategy, ..small_options(entropy) }
+        (self.options)(entropy)
     }
 
     fn run(&mut self) -> Result<(), String> {
@@ -191,7 +191,7 @@ impl History {
         if self.images.is_multiple_of(7) {
             // The power fails again while the engine opens.
             disk.crash_at(disk.steps() + random.below(12));
-            let options = Options { strategy: self.strategy, ..small_options(self.opens << 32) };
+            let options = (self.options)(self.opens << 32);
             let _gone = try_run(open_with(&disk, MemPace::new(), options));
             disk = disk.crash(mode, &mut || random.next());
         }
@@ -229,11 +229,11 @@ impl History {
 }
 
 fn enumerate(seed: u64) -> Result<History, String> {
-    enumerate_with(seed, Strategy::Leveled)
+    enumerate_with(seed, small_options)
 }
 
-fn enumerate_with(seed: u64, strategy: Strategy) -> Result<History, String> {
-    let mut history = History::new(seed, strategy);
+fn enumerate_with(seed: u64, options: fn(u128) -> Options) -> Result<History, String> {
+    let mut history = History::new(seed, options);
     history.run().map_err(|error| format!("seed {seed}, {error}"))?;
     Ok(history)
 }
@@ -248,14 +248,24 @@ fn no_power_cut_loses_an_acknowledged_write() {
 
 #[test]
 fn no_power_cut_loses_an_acknowledged_write_of_tiered_stores() {
-    let history = enumerate_with(2, Strategy::Tiered).unwrap_or_else(|error| panic!("{error}"));
+    let tiered = |entropy| Options { strategy: Strategy::Tiered, ..small_options(entropy) };
+    let history = enumerate_with(2, tiered).unwrap_or_else(|error| panic!("{error}"));
     let stats = history.engine.stats();
     assert!(stats.flushes > 4 && stats.compactions > 1, "{stats:?}");
 }
 
+#[test]
+fn no_power_cut_loses_an_acknowledged_write_whose_value_is_apart() {
+    let history = enumerate_with(3, apart_options).unwrap_or_else(|error| panic!("{error}"));
+    let stats = history.engine.stats();
+    assert!(stats.flushes > 4 && stats.compactions > 1, "{stats:?}");
+    assert!(stats.value_files > 1 && stats.collected_bytes > 0, "{stats:?}");
+}
+
 #[cfg(feature = "planted-bugs")]
 mod planted {
-    use super::enumerate;
+    use super::{enumerate, enumerate_with};
+    use crate::rig::apart_options;
     use ferrite_lsm::planted::{Bug, plant};
 
     /// Seeds until the bug shows.
@@ -269,6 +279,14 @@ mod planted {
     #[test]
     fn an_acknowledgement_before_the_sync_is_caught() {
         assert_eq!(caught(Bug::AckBeforeSync), Some(1));
+    }
+
+    #[test]
+    fn a_value_file_unlinked_while_tables_name_it_is_caught() {
+        plant(Some(Bug::LiveValuesUnlinked));
+        let caught = enumerate_with(3, apart_options).err();
+        plant(None);
+        assert!(caught.is_some(), "the same history is clean without it");
     }
 
     #[test]

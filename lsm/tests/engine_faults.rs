@@ -4,10 +4,10 @@ mod rig;
 
 use ferrite_lsm::mem_disk::run::block_on;
 use ferrite_lsm::mem_disk::{Fault, MemDisk, MemPace, ReadFault};
-use ferrite_lsm::{CommitError, Directory, Disk, FileName, NameOp, OpenError, ReadError, Refusal};
+use ferrite_lsm::{CommitError, Directory, Disk, FileName, NameOp, OpenError, Options, ReadError, Refusal};
 use rig::{
-    Model, Random, TestEngine, Write, apply, check, key, lookup, open, open_with, run_jobs, small_options,
-    stage,
+    Model, Random, TestEngine, Write, apart_options, apply, check, key, lookup, open, open_with, run_jobs,
+    small_options, stage,
 };
 
 const KEYS: u64 = 80;
@@ -76,10 +76,14 @@ fn check_with_doubt(engine: &TestEngine, host: &Host) {
 }
 
 fn fails_at_every_step(fault: Fault) {
+    fails_at_every_step_with(fault, small_options);
+}
+
+fn fails_at_every_step_with(fault: Fault, options: fn(u128) -> Options) {
     let (mut failed, mut fenced) = (0, 0);
     for n in 0.. {
         let disk = MemDisk::new();
-        let (engine, _) = open(&disk, small_options(1)).expect("no fault yet");
+        let (engine, _) = open(&disk, options(1)).expect("no fault yet");
         let before = disk.steps();
         disk.fail_at(n, fault);
         let host = drive(&engine, 70, 0);
@@ -102,7 +106,7 @@ fn fails_at_every_step(fault: Fault) {
         drop(engine);
         let disk = disk.kill(&mut || 0);
         let (engine, recovery) =
-            open(&disk, small_options(2)).unwrap_or_else(|error| panic!("step {n}, {fault:?}: {error}"));
+            open(&disk, options(2)).unwrap_or_else(|error| panic!("step {n}, {fault:?}: {error}"));
         assert!(recovery.damage.is_empty(), "step {n}: {:?}", recovery.damage);
         check_with_doubt(&engine, &host);
         if passed {
@@ -115,6 +119,12 @@ fn fails_at_every_step(fault: Fault) {
 #[test]
 fn no_space_at_any_step_loses_nothing_and_passes() {
     fails_at_every_step(Fault::NoSpace);
+}
+
+#[test]
+fn no_fault_at_any_step_loses_a_value_that_is_apart() {
+    fails_at_every_step_with(Fault::NoSpace, apart_options);
+    fails_at_every_step_with(Fault::Io, apart_options);
 }
 
 #[test]
@@ -289,7 +299,7 @@ fn a_missing_file_is_refused_by_name() {
             FileName::Manifest { .. } => {
                 assert!(matches!(refused, Some(OpenError::MissingManifest { .. })), "{refused:?}");
             }
-            FileName::Segment { .. } => {}
+            FileName::Segment { .. } | FileName::Values { .. } => {}
         }
     }
     assert!(tables > 2);

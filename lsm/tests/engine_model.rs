@@ -4,8 +4,10 @@ mod rig;
 
 use ferrite_lsm::mem_disk::MemDisk;
 use ferrite_lsm::mem_disk::run::block_on;
-use ferrite_lsm::{OpenError, Options, Record, RecordFlags, Strategy};
-use rig::{Model, Random, Write, apply, check, local_key, open, run_jobs, small_options, stage};
+use ferrite_lsm::{Compression, Directory, FileName, OpenError, Options, Record, RecordFlags, Strategy};
+use rig::{
+    Model, Random, Write, apart_options, apply, check, local_key, open, run_jobs, small_options, stage,
+};
 
 const KEYS: u64 = 300;
 
@@ -88,6 +90,62 @@ fn histories_agree_with_a_map() {
     }
 }
 
+#[test]
+fn histories_agree_with_a_map_with_large_values_apart() {
+    let compressed = |open| {
+        let mut options = apart_options(open);
+        options.strategy = if open % 2 == 0 { Strategy::Tiered } else { Strategy::Leveled };
+        options.table.compression = Compression::Lz4;
+        options
+    };
+    // Apart at some opens and not at others: what is apart stays readable, what is not stays where it is.
+    let switching =
+        |open: u128| if open.is_multiple_of(2) { small_options(open) } else { apart_options(open) };
+    for seed in 0..8 {
+        history(seed, 600, &apart_options);
+        history(seed, 600, &compressed);
+        history(seed, 600, &switching);
+    }
+}
+
+#[test]
+fn value_files_give_back_what_is_overwritten() {
+    let disk = MemDisk::new();
+    let (mut engine, _) = open(&disk, apart_options(1)).expect("a fresh disk");
+    let (mut random, mut model, mut worst) = (Random::new(11), Model::new(), 0.0_f64);
+    for round in 1..=160 {
+        for order in 0..10 {
+            let write = Write {
+                key: random.below(KEYS / 2),
+                order: round * 10 + order,
+                actor: 1,
+                bytes: 1000,
+                tombstone: false,
+            };
+            stage(&engine, &write).expect("jobs keep up");
+            apply(&mut model, write);
+        }
+        block_on(engine.commit()).expect("no faults");
+        block_on(run_jobs(&engine)).expect("no faults");
+        if round % 40 == 0 {
+            check(&engine, &model, KEYS);
+            drop(engine);
+            engine = open(&disk, apart_options(u128::from(round))).expect("nothing was damaged").0;
+        }
+        let stats = engine.stats();
+        if round > 40 {
+            // What is live, as callers see it, once.
+            worst = worst.max(stats.value_bytes as f64 / (model.len() as f64 * 1060.0));
+        }
+        let files: Vec<_> = [3, 5].into_iter().flat_map(|store| disk.list(Directory::Store(store))).collect();
+        let values = files.iter().filter(|file| matches!(file, (FileName::Values { .. }, _))).count();
+        assert_eq!(values as u64, stats.value_files, "no value file is left that nothing names");
+    }
+    let stats = engine.stats();
+    assert!(stats.value_live_bytes > 100 << 10, "{stats:?}");
+    assert!(worst < 4.0, "value files took {worst} times what is live: {stats:?}");
+}
+
 /// One store of each strategy, the other way around at every second open.
 fn switching_options(open: u128) -> Options {
     let mut options = small_options(open);
@@ -109,7 +167,7 @@ fn histories_agree_with_a_map_whatever_the_strategy() {
 fn a_store_is_given_another_strategy_without_rewriting() {
     let (disk, model) = history(3, 900, &small_options);
     let files = |disk: &MemDisk| -> Vec<_> {
-        [3, 5].iter().flat_map(|&store| disk.list(ferrite_lsm::Directory::Store(store))).collect()
+        [3, 5].iter().flat_map(|&store| disk.list(Directory::Store(store))).collect()
     };
     let before = files(&disk);
     let tiered = |open| Options { strategy: Strategy::Tiered, ..small_options(open) };
@@ -158,8 +216,7 @@ fn a_history_passes_through_every_kind_of_job() {
     assert!(stats.gets_cached > 0 && stats.gets_disk > 0 && stats.gets_memtable > 0, "{stats:?}");
     assert!(stats.log_bytes < 600 << 10, "segments are recycled: {stats:?}");
     let tables: u64 = stats.tables.iter().sum();
-    let files: usize =
-        [3, 5].iter().map(|&store| disk.list(ferrite_lsm::Directory::Store(store)).len()).sum();
+    let files: usize = [3, 5].iter().map(|&store| disk.list(Directory::Store(store)).len()).sum();
     assert_eq!(files as u64, tables, "no file is left that nothing names");
 }
 

@@ -94,6 +94,7 @@ fn walks(seed: u64) {
     let (mut random, mut model, disk) = (Random::new(seed), Model::new(), MemDisk::new());
     let mut options = small_options(1);
     options.table.block_bytes = [512, 1024, 4096][seed as usize % 3];
+    options.large_value_bytes = (seed % 2 == 1).then_some(60);
     let (mut engine, _) = open(&disk, options.clone()).expect("a fresh disk");
     let keys = 1500;
     for round in 0..60u64 {

@@ -4,7 +4,8 @@
 //! records and settled tombstones would stay for ever. A sorted level's table is due by itself when
 //!
 //! - at least half of its records expire, and half of those have expired: they are buried, or go; or
-//! - at least half of its records are tombstones, and the floors are above all its versions.
+//! - at least half of its records are tombstones, and the floors are above all its versions; or
+//! - it points into a value file that is mostly garbage: the merge writes those values anew, so that the file can go.
 //!
 //! It is merged with what it overlaps in the next run, so that what it hides goes too, and at the bottom rewritten where it
 //! stands. What that writes is marked, and not rewritten for its tombstones again: one that some other source holds in place
@@ -22,7 +23,9 @@ use crate::TableMeta;
 pub(super) fn plan(shape: &StoreShape<'_>, floors: &Floors, rewritten: &BTreeSet<u64>) -> Option<Plan> {
     for (level, tables) in shape.levels.iter().enumerate().skip(1) {
         for table in tables.iter().filter(|table| !shape.is_damaged(table)) {
-            let is_old = is_expired(table, floors) || is_deleted(table, floors, rewritten);
+            let is_old = is_expired(table, floors)
+                || is_deleted(table, floors, rewritten)
+                || table.values.iter().any(|share| shape.wasteful.contains(&share.file));
             if is_old && let Some(plan) = downward(shape, level, table) {
                 return Some(plan);
             }

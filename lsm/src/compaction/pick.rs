@@ -33,6 +33,8 @@ pub(crate) struct StoreShape<'a> {
     pub(crate) levels: &'a [Vec<Rc<TableMeta>>],
     /// Numbers of tables that cannot be read: no plan takes one.
     pub(crate) damaged: &'a BTreeSet<u64>,
+    /// Numbers of value files that are mostly garbage.
+    pub(crate) wasteful: &'a BTreeSet<u64>,
 }
 
 impl StoreShape<'_> {
@@ -88,7 +90,14 @@ pub(super) mod tests {
     static NONE_DAMAGED: BTreeSet<u64> = BTreeSet::new();
 
     pub(in super::super) fn shape(levels: &[Vec<Rc<TableMeta>>]) -> StoreShape<'_> {
-        StoreShape { store: 7, strategy: Strategy::Leveled, limits: LIMITS, levels, damaged: &NONE_DAMAGED }
+        StoreShape {
+            store: 7,
+            strategy: Strategy::Leveled,
+            limits: LIMITS,
+            levels,
+            damaged: &NONE_DAMAGED,
+            wasteful: &NONE_DAMAGED,
+        }
     }
 
     pub(in super::super) fn table(number: u64, from: u64, to: u64, bytes: u64) -> Rc<TableMeta> {
@@ -113,6 +122,7 @@ pub(super) mod tests {
             token_seed: None,
             smallest: key(from),
             largest: key(to),
+            values: Vec::new(),
         })
     }
 

@@ -11,7 +11,7 @@
 
 use super::Core;
 use super::outcome::Miss;
-use super::read::{dominates, outside};
+use super::read::{dominates, is_separated, outside};
 use crate::memtable::Leaf;
 use crate::table::{BlockHandle, KeyHash, Table};
 use crate::{Disk, Key, Pace, Record};
@@ -120,7 +120,9 @@ impl<D: Disk, P: Pace> Core<D, P> {
                     continue;
                 }
                 Step::Block(place) => {
-                    if let Some(record) = held.block(place).get(key).filter(dominates) {
+                    if let Some(record) = held.block(place).get(key).filter(dominates)
+                        && !is_separated(&record)
+                    {
                         hits += 1;
                         found(at, Ok(Some(outside(record))));
                         continue;

@@ -64,8 +64,12 @@ impl<D: Disk, P: Pace> Core<D, P> {
             let (key, record) = merge.current().expect("it stands on a key");
             match self.settle(&key, record, &inputs) {
                 Some(record) => {
-                    output.ready().await?;
-                    output.add(key, record);
+                    let stored = self.collect(&key, &record).await?;
+                    output.ready(stored.is_some() || output.is_large(&record)).await?;
+                    match stored {
+                        Some(stored) => output.add_collected(key, record, &stored),
+                        None => output.add(key, record),
+                    }
                     output.skip(&key, &record, merge.width() - 1);
                 }
                 None => output.skip(&key, &record, merge.width()),
@@ -82,7 +86,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
                 }
             }
         }
-        output.finish().await?;
+        output.end().await?;
         let written = output.bytes;
         let numbers = output.numbers();
         output.commit(plan.output_level as u8, &inputs, std::iter::empty(), |_| {}).await?;
@@ -146,7 +150,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
             });
             removed.chain(added).collect()
         };
-        self.put_tables(plan.store, &[], &[], edits, |_| {}).await?;
+        self.put_tables(plan.store, (&[], &[]), &[], edits, |_| {}).await?;
         self.counters.moves.add(1);
         cover::mark("table moved down");
         Ok(())

@@ -13,9 +13,11 @@ impl<D: Disk, P: Pace> Core<D, P> {
         let store = self.stores.borrow().stores[index].number;
         let mut cursor = MemCursor::new(frozen.memtable.clone(), None);
         let mut output = Output::new(self, store, Class::Flush, frozen.through);
-        while cursor.current().is_some() {
-            output.ready().await?;
+        while let Some((_, record)) = cursor.current() {
+            let is_large = output.is_large(&record);
+            output.ready(is_large).await?;
             while let Some((key, record)) = cursor.current()
+                && output.takes(&record)
                 && !output.wants_pause()
             {
                 output.add(key, record);
@@ -23,7 +25,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
             }
             output.pause().await?;
         }
-        output.finish().await?;
+        output.end().await?;
         // A log that is not synced at each commit could lose what the manifest is about to say is not needed in it, and
         // number new records alike.
         if self.log.synced_seq().0 < frozen.through && self.log.sync_now().await.is_err() {

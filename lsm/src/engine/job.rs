@@ -8,7 +8,7 @@ use super::obsolete;
 use crate::compaction::{self, Plan, StoreShape};
 use crate::log::CommitError as LogCommitError;
 use crate::manifest::Catalog;
-use crate::{Disk, DiskError, DiskErrorKind, Pace, cover};
+use crate::{Disk, DiskError, DiskErrorKind, FileName, Pace, cover};
 
 /// A piece of background work, to be given to [`Engine::run`](super::Engine::run).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,8 +146,13 @@ impl<D: Disk, P: Pace> Core<D, P> {
         while self.log.wants_trim() {
             self.log.trim().await?;
         }
-        let tables = self.obsolete.borrow_mut().take(&self.cache);
-        match obsolete::unlink(&self.disk, tables).await {
+        let files = self.obsolete.borrow_mut().take(&self.cache);
+        for file in &files {
+            if let FileName::Values { number, .. } = file {
+                self.values.borrow_mut().remove(number);
+            }
+        }
+        match obsolete::unlink(&self.disk, files).await {
             Ok(()) => Ok(()),
             Err((left, error)) => {
                 self.obsolete.borrow_mut().discard(left.into_iter());
@@ -182,7 +187,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
     fn shapes<'a>(
         &'a self,
         catalog: &'a Catalog,
-        damaged: &'a BTreeSet<u64>,
+        (damaged, wasteful): (&'a BTreeSet<u64>, &'a BTreeSet<u64>),
     ) -> impl Iterator<Item = StoreShape<'a>> + Clone {
         let limits = self.limits();
         let strategy_of =
@@ -193,21 +198,29 @@ impl<D: Disk, P: Pace> Core<D, P> {
             limits,
             levels: &entry.levels,
             damaged,
+            wasteful,
         })
     }
 
     fn pick(&self) -> Option<Plan> {
         let (catalog, damaged) = (self.manifest.catalog(), self.damaged_tables.borrow());
-        compaction::pick(self.shapes(&catalog, &damaged), &self.floors.borrow(), &self.rewritten.borrow())
+        let wasteful = self.wasteful.borrow();
+        compaction::pick(
+            self.shapes(&catalog, (&damaged, &wasteful)),
+            &self.floors.borrow(),
+            &self.rewritten.borrow(),
+        )
     }
 
     /// Looks anew whether a compaction is due and what is behind; called after each change of the tables.
     pub(super) fn survey(&self) {
         self.survey_due.set(false);
         self.rewritten.borrow_mut().retain(|number| self.tables.borrow().contains_key(number));
+        *self.wasteful.borrow_mut() = self.wasteful_values();
         self.compaction_due.set(self.pick().is_some());
         let (catalog, damaged) = (self.manifest.catalog(), self.damaged_tables.borrow());
-        let shapes = self.shapes(&catalog, &damaged);
+        let wasteful = self.wasteful.borrow();
+        let shapes = self.shapes(&catalog, (&damaged, &wasteful));
         let mut debt_bytes = 0;
         for shape in shapes.clone() {
             let of_store = compaction::debt_bytes(&shape);

@@ -12,7 +12,7 @@
 //! 1. A record is in a memtable only after its group was synced (or, with a periodic log, written).
 //! 2. Of two sources that hold a key, the one that is asked first holds the record that was applied later.
 //! 3. A log segment is recycled only after the manifest says durably that every store has its records in tables.
-//! 4. A table is unlinked only after the manifest has dropped it durably and no read uses it.
+//! 4. A table or value file is unlinked only after the manifest has dropped it durably and no read uses it.
 
 mod batch;
 mod compact;
@@ -31,6 +31,7 @@ mod scan;
 mod scan_source;
 mod stats;
 mod store;
+mod values;
 mod write;
 
 use std::cell::{Cell, RefCell};
@@ -55,7 +56,9 @@ use store::Stores;
 use crate::compaction::Floors;
 use crate::log::{Fenced, Log};
 use crate::manifest::{Catalog, Edit, Manifest};
-use crate::{BlockCache, Direction, Disk, DiskError, Key, KeyRange, Pace, ReadError, Record, Seq, Table};
+use crate::{
+    BlockCache, Direction, Disk, DiskError, Key, KeyRange, Pace, ReadError, Record, Seq, Table, ValueFile,
+};
 
 /// One core's engine. Clones are handles to the same engine; all live on one thread.
 pub struct Engine<D: Disk, P: Pace>(Rc<Core<D, P>>);
@@ -76,6 +79,12 @@ struct Core<D: Disk, P: Pace> {
     stores: RefCell<Stores<D>>,
     /// Every open table that the manifest names or is about to name, by number.
     tables: RefCell<BTreeMap<u64, Rc<Table<D>>>>,
+    /// Every open value file that a table names, dropped or not, by number.
+    values: RefCell<BTreeMap<u64, Rc<ValueFile<D>>>>,
+    /// Numbers of value files that are mostly garbage, as the last survey found them.
+    wasteful: RefCell<BTreeSet<u64>>,
+    /// Numbers of value files from which a value could not be collected: left alone until the engine is opened again.
+    damaged_values: RefCell<BTreeSet<u64>>,
     obsolete: RefCell<Obsolete<D>>,
     /// Numbers of tables that compaction could not read: left alone until the engine is opened again.
     damaged_tables: RefCell<BTreeSet<u64>>,

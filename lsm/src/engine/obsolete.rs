@@ -1,27 +1,31 @@
-//! Tables that nothing names any more, until their files are gone.
+//! Tables and value files that nothing names any more, until they are gone.
 //!
-//! A dropped table may still serve reads that began before; it is unlinked when the last of them has ended. A table whose
+//! A dropped table may still serve reads that began before; it is unlinked when the last of them has ended,
+//! and the value files that it points into not before it. A file whose
 //! edit is *in doubt* (the manifest's write failed, and may be found on the disk all the same) stays until a later change of
 //! the manifest, which begins a new file, has settled that it is not named.
 
 use std::rc::Rc;
 
-use crate::table::{Table, TableName};
-use crate::{BlockCache, Disk, DiskError, DiskErrorKind, NameOp};
+use crate::planted::{self, Bug};
+use crate::table::Table;
+use crate::{BlockCache, Disk, DiskError, DiskErrorKind, FileName, NameOp};
 
 /// See the module.
 pub(super) struct Obsolete<D: Disk> {
     /// Dropped from the manifest; perhaps still read.
     dropped: Vec<Rc<Table<D>>>,
+    /// Value files dropped from the manifest; perhaps still named by tables above.
+    dropped_values: Vec<FileName>,
     /// Named by a change that failed.
-    doubtful: Vec<TableName>,
+    doubtful: Vec<FileName>,
     /// To be unlinked.
-    litter: Vec<TableName>,
+    litter: Vec<FileName>,
 }
 
 impl<D: Disk> Default for Obsolete<D> {
     fn default() -> Self {
-        Obsolete { dropped: Vec::new(), doubtful: Vec::new(), litter: Vec::new() }
+        Obsolete { dropped: Vec::new(), dropped_values: Vec::new(), doubtful: Vec::new(), litter: Vec::new() }
     }
 }
 
@@ -30,12 +34,16 @@ impl<D: Disk> Obsolete<D> {
         self.dropped.push(table);
     }
 
-    pub(super) fn doubt(&mut self, tables: impl Iterator<Item = TableName>) {
-        self.doubtful.extend(tables);
+    pub(super) fn drop_values(&mut self, file: FileName) {
+        self.dropped_values.push(file);
     }
 
-    pub(super) fn discard(&mut self, tables: impl Iterator<Item = TableName>) {
-        self.litter.extend(tables);
+    pub(super) fn doubt(&mut self, files: impl Iterator<Item = FileName>) {
+        self.doubtful.extend(files);
+    }
+
+    pub(super) fn discard(&mut self, files: impl Iterator<Item = FileName>) {
+        self.litter.extend(files);
     }
 
     /// A change of the manifest was made: what was in doubt is not named.
@@ -45,32 +53,43 @@ impl<D: Disk> Obsolete<D> {
 
     /// Whether [`Obsolete::take`] has something.
     pub(super) fn is_due(&self) -> bool {
-        !self.litter.is_empty() || self.dropped.iter().any(|table| Rc::strong_count(table) == 1)
+        !self.litter.is_empty()
+            || self.dropped.iter().any(|table| Rc::strong_count(table) == 1)
+            || self.dropped_values.iter().any(|&file| is_free(&self.dropped, file))
     }
 
     /// What may be unlinked now.
-    pub(super) fn take(&mut self, cache: &BlockCache) -> Vec<TableName> {
+    pub(super) fn take(&mut self, cache: &BlockCache) -> Vec<FileName> {
         let free = |table: &mut Rc<Table<D>>| Rc::strong_count(table) == 1;
         for table in self.dropped.extract_if(.., free) {
             cache.forget(table.number(), table.blocks());
-            self.litter.push(table.meta().name);
+            self.litter.push(table.meta().name.file());
         }
+        let dropped = &self.dropped;
+        self.litter.extend(self.dropped_values.extract_if(.., |file| is_free(dropped, *file)));
         std::mem::take(&mut self.litter)
     }
+}
+
+/// Whether none of the dropped tables points into a value file. Those that are not dropped do not, or it would not be.
+fn is_free<D: Disk>(dropped: &[Rc<Table<D>>], file: FileName) -> bool {
+    let FileName::Values { number, .. } = file else { return true };
+    planted::active(Bug::LiveValuesUnlinked)
+        || dropped.iter().all(|table| table.meta().values.iter().all(|share| share.file != number))
 }
 
 /// Removes files; those that cannot be removed are given back with the last error.
 pub(super) async fn unlink<D: Disk>(
     disk: &D,
-    tables: Vec<TableName>,
-) -> Result<(), (Vec<TableName>, DiskError)> {
+    files: Vec<FileName>,
+) -> Result<(), (Vec<FileName>, DiskError)> {
     let mut left = Vec::new();
     let mut failed = None;
-    for table in tables {
-        match disk.names(NameOp::Unlink(table.file())).await {
+    for file in files {
+        match disk.names(NameOp::Unlink(file)).await {
             Ok(_) | Err(DiskError { kind: DiskErrorKind::NotFound, .. }) => {}
             Err(error) => {
-                left.push(table);
+                left.push(file);
                 failed = Some(error);
             }
         }

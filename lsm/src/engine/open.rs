@@ -6,13 +6,13 @@
 //! |---|---|---|
 //! | none, or one whose first snapshot was cut | none | fresh: a manifest is begun before anything else |
 //! | none | segments or tables | refused: nobody knows what they are |
-//! | whole, or its last change cut | all tables named, a log that goes back to its floor | opened |
-//! | whole | a named table is missing, or not the one that was named | refused |
+//! | whole, or its last change cut | all files named, a log that goes back to its floor | opened |
+//! | whole | a named file is missing, or not the one that was named | refused |
 //! | whole | vnodes that will not be looked for here, or not those that will | refused |
 //! | whole | no log, or one that starts above its floor | refused: records are lost |
 //! | damaged, another core's, another version's | any | refused |
 //!
-//! Tables that nothing names are removed, after everything else held. Nothing is changed before the log's recovery, and
+//! Tables and value files that nothing names are removed, after everything else held. Nothing is changed before the log's recovery, and
 //! nothing that counts before the new manifest.
 
 use std::cell::{Cell, RefCell};
@@ -33,10 +33,11 @@ use crate::log::{Log, LogOptions, LogRecovery};
 use crate::manifest::{self, Catalog, Edit, LoadError, Manifest};
 use crate::{
     BlockCache, Class, Directory, Disk, DiskError, DiskErrorKind, FileName, Key, NameOp, Pace, ReadError,
-    Record, Seq, Table, TableName, cover,
+    Record, Seq, Table, ValueFile, cover,
 };
 
 type Tables<D> = BTreeMap<u64, Rc<Table<D>>>;
+type Values<D> = BTreeMap<u64, Rc<ValueFile<D>>>;
 
 pub(super) async fn open<D: Disk, P: Pace>(
     disk: D,
@@ -73,12 +74,13 @@ pub(super) async fn open<D: Disk, P: Pace>(
     }
     check_vnodes(&options, &catalog)?;
     let tables = open_tables(&disk, &catalog).await?;
+    let values = open_values(&disk, &catalog).await?;
     let mut stores = make_stores(&options, &catalog, &tables);
     let (log, log_recovery) = replay(&disk, &options, &catalog, &mut stores).await?;
 
     catalog_opened(&mut catalog, &options, &stores, &log);
     let orphans = orphans(&disk, &options, &catalog).await?;
-    let taken = orphans.iter().filter_map(|table| counter_of(core, table.number)).max();
+    let taken = orphans.iter().filter_map(|&file| counter_of(core, number_of(file))).max();
     let next_number = catalog.next_number.max(taken.map_or(1, |taken| taken + 1)).max(1);
     if log_recovery.records > 0 {
         cover::mark("log replayed");
@@ -119,6 +121,9 @@ pub(super) async fn open<D: Disk, P: Pace>(
         manifest,
         stores: RefCell::new(stores),
         tables: RefCell::new(tables),
+        values: RefCell::new(values),
+        wasteful: RefCell::new(BTreeSet::new()),
+        damaged_values: RefCell::new(BTreeSet::new()),
         obsolete: RefCell::new(obsolete),
         damaged_tables: RefCell::new(BTreeSet::new()),
         rewritten: RefCell::new(BTreeSet::new()),
@@ -166,7 +171,7 @@ async fn refuse_leftovers<D: Disk>(disk: &D, options: &Options) -> Result<(), Op
         for (file, _) in manifest::list(disk, directory).await? {
             match file {
                 FileName::Manifest { .. } => {}
-                FileName::Segment { .. } | FileName::Table { .. } => {
+                FileName::Segment { .. } | FileName::Table { .. } | FileName::Values { .. } => {
                     return Err(OpenError::MissingManifest { file });
                 }
             }
@@ -190,6 +195,21 @@ async fn open_tables<D: Disk>(disk: &D, catalog: &Catalog) -> Result<Tables<D>, 
         tables.insert(name.number, table);
     }
     Ok(tables)
+}
+
+/// Opens every value file that the manifest names.
+async fn open_values<D: Disk>(disk: &D, catalog: &Catalog) -> Result<Values<D>, OpenError> {
+    let mut values = BTreeMap::new();
+    for meta in catalog.stores.values().flat_map(|store| store.values.values()) {
+        let (name, id) = (meta.file(), Some(meta.file_id));
+        let opened = ValueFile::open(disk.clone(), name, meta.bytes, id, Class::Background).await;
+        let file = opened.map_err(|error| match error {
+            ReadError::Disk(DiskError { kind: DiskErrorKind::NotFound, .. }) => OpenError::MissingTable(name),
+            error => OpenError::Read(error),
+        })?;
+        values.insert(meta.number, Rc::new(file));
+    }
+    Ok(values)
 }
 
 fn make_stores<D: Disk>(options: &Options, catalog: &Catalog, tables: &Tables<D>) -> Stores<D> {
@@ -260,22 +280,29 @@ fn catalog_opened<D: Disk>(catalog: &mut Catalog, options: &Options, stores: &St
     }
 }
 
-/// Tables that nothing names: left by a power cut in a flush or compaction.
+/// Tables and value files that nothing names: left by a power cut in a flush or compaction.
 async fn orphans<D: Disk>(
     disk: &D,
     options: &Options,
     catalog: &Catalog,
-) -> Result<Vec<TableName>, OpenError> {
-    let named: BTreeSet<TableName> = catalog.tables().map(|table| table.name).collect();
+) -> Result<Vec<FileName>, OpenError> {
+    let values = catalog.stores.values().flat_map(|store| store.values.values());
+    let named: BTreeSet<FileName> =
+        catalog.tables().map(|table| table.name.file()).chain(values.map(|values| values.file())).collect();
     let mut orphans = Vec::new();
     for &store in &options.stores {
         for (file, _) in manifest::list(disk, Directory::Store(store)).await? {
-            if let FileName::Table { store, number } = file
-                && !named.contains(&TableName { store, number })
-            {
-                orphans.push(TableName { store, number });
+            if !named.contains(&file) {
+                orphans.push(file);
             }
         }
     }
     Ok(orphans)
+}
+
+fn number_of(file: FileName) -> u64 {
+    match file {
+        FileName::Table { number, .. } | FileName::Values { number, .. } => number,
+        FileName::Segment { .. } | FileName::Manifest { .. } => unreachable!("a store's directory has none"),
+    }
 }

@@ -36,7 +36,9 @@ pub struct Options {
     pub strategy: Strategy,
     /// Stores whose tables are merged otherwise.
     pub strategy_of: BTreeMap<u16, Strategy>,
-    /// Length at which a compaction starts its next table. Default 32 MiB.
+    /// Values from this length on are kept apart from the tables, and are not copied by merges. Default `None`: all stay in tables.
+    pub large_value_bytes: Option<usize>,
+    /// Length at which a compaction starts its next table, and any writer its next value file. Default 32 MiB.
     pub table_bytes: u64,
     /// Tables in level 0 from which it is compacted, and with [`Strategy::Tiered`] runs of about one length that are merged. Default 6.
     pub l0_tables_trigger: usize,
@@ -70,6 +72,7 @@ impl Options {
             table: TableOptions::default(),
             strategy: Strategy::default(),
             strategy_of: BTreeMap::new(),
+            large_value_bytes: None,
             table_bytes: 32 << 20,
             l0_tables_trigger: 6,
             l0_tables_slow: 10,

@@ -39,7 +39,7 @@ pub enum OpenError {
         /// Its version.
         found: u16,
     },
-    /// A table that the manifest names is not there.
+    /// A table or value file that the manifest names is not there.
     MissingTable(FileName),
     /// There are files of data, and no manifest that says what they are.
     MissingManifest {
@@ -144,6 +144,7 @@ fn describe(file: FileName) -> String {
         FileName::Segment { core, slot } => format!("log segment {slot} of core {core}"),
         FileName::Manifest { core, number } => format!("manifest {number} of core {core}"),
         FileName::Table { store, number } => format!("table {number} of store {store}"),
+        FileName::Values { store, number } => format!("value file {number} of store {store}"),
     }
 }
 

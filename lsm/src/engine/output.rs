@@ -4,6 +4,7 @@
 //! what was written; only then the manifest names it, and only after that reads find it. Until it is named nobody knows it: on
 //! any failure it is litter, to be unlinked, unless the manifest's write is what failed (see [`super::obsolete`]).
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use xxhash_rust::xxh3::xxh3_128_with_seed;
@@ -12,9 +13,11 @@ use super::Core;
 use super::levels::Levels;
 use super::store::Store;
 use crate::manifest::{self, Edit};
+use crate::planted::{self, Bug};
+use crate::values::{Pointer, StoredValue, ValueBuilder};
 use crate::{
     BuildError, Class, Directory, Disk, DiskError, DiskErrorKind, FileId, FileName, Key, KeyBuf, Pace,
-    Prefix, ReadError, Record, Table, TableBuilder, TableName,
+    Prefix, ReadError, Record, RecordFlags, Table, TableBuilder, TableName, ValueFile, ValuesMeta, cover,
 };
 
 /// File numbers carry the core that minted them above this many bits, so that they are unique within the node.
@@ -32,8 +35,11 @@ pub(super) struct Output<'a, D: Disk, P: Pace> {
     max_seq: u64,
     builder: Option<TableBuilder<D>>,
     tables: Vec<Rc<Table<D>>>,
+    /// The value file that is being written, and those that are finished.
+    values: Option<ValueBuilder<D>>,
+    value_files: Vec<(ValuesMeta, Rc<ValueFile<D>>)>,
     /// Every file begun, finished or not.
-    names: Vec<TableName>,
+    names: Vec<FileName>,
     /// Bytes of records worked on since the last pause.
     since_pause: usize,
     /// Ends and lengths of the tables of the run below, by key, and how many of them the table being written has passed.
@@ -43,7 +49,7 @@ pub(super) struct Output<'a, D: Disk, P: Pace> {
     overlap: u64,
     overlap_max: u64,
     last: Option<Prefix>,
-    /// Bytes of the tables finished.
+    /// Bytes of the tables and value files finished.
     pub(super) bytes: u64,
     kept: bool,
 }
@@ -57,6 +63,8 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
             max_seq,
             builder: None,
             tables: Vec::new(),
+            values: None,
+            value_files: Vec::new(),
             names: Vec::new(),
             since_pause: 0,
             below: Vec::new(),
@@ -74,11 +82,35 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
         (self.below, self.overlap_max) = (below, overlap_max);
     }
 
-    /// Makes sure that a record can be added, which begins a table where there is none.
-    pub(super) async fn ready(&mut self) -> Result<(), DiskError> {
+    /// Whether the record's value goes into a value file.
+    #[inline]
+    pub(super) fn is_large(&self, record: &Record<'_>) -> bool {
+        // A sibling set is joined by merges, which need it at hand.
+        const STAYS: u8 = RecordFlags::SEPARATED | RecordFlags::SIBLINGS;
+        record.flags.0 & STAYS == 0
+            && self.core.options.large_value_bytes.is_some_and(|least| record.value.len() >= least.max(1))
+    }
+
+    /// Whether [`Output::ready`] has nothing to do for this record.
+    #[inline]
+    pub(super) fn takes(&self, record: &Record<'_>) -> bool {
+        self.builder.is_some() && (self.values.is_some() || !self.is_large(record))
+    }
+
+    /// Makes sure that a record can be added, which begins a table where there is none, and a value file if it takes one.
+    pub(super) async fn ready(&mut self, with_values: bool) -> Result<(), DiskError> {
+        if with_values && self.values.is_none() {
+            let name = self.core.mint_name(self.store);
+            self.names.push(FileName::Values { store: name.store, number: name.number });
+            let file_id = self.core.file_id(name);
+            let options = self.core.options.table;
+            let format = (options.compression, options.write_bytes);
+            let (disk, name) = (self.core.disk.clone(), (name.store, name.number));
+            self.values = Some(ValueBuilder::create(disk, name, file_id, format, self.class).await?);
+        }
         if self.builder.is_none() {
             let name = self.core.mint_name(self.store);
-            self.names.push(name);
+            self.names.push(name.file());
             let file_id = self.core.file_id(name);
             let options = self.core.options.table;
             let disk = self.core.disk.clone();
@@ -91,8 +123,28 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
     #[inline]
     pub(super) fn add(&mut self, key: Key<'_>, record: Record<'_>) {
         self.since_pause += cost(&key, &record);
+        if self.is_large(&record) {
+            let pointer = self.values.as_mut().expect("made ready").add(key.prefix, record.value);
+            self.add_pointer(key, record, pointer);
+        } else {
+            self.last = Some(key.prefix);
+            self.builder.as_mut().expect("made ready").add(key, record);
+        }
+    }
+
+    /// As [`Output::add`], of a record that is a pointer, whose value is written anew.
+    pub(super) fn add_collected(&mut self, key: Key<'_>, record: Record<'_>, value: &StoredValue) {
+        let pointer = self.values.as_mut().expect("made ready").add_stored(key.prefix, value);
+        self.since_pause += pointer.stored_bytes as usize;
+        self.core.counters.collected_bytes.add(pointer.record_bytes());
+        self.add_pointer(key, record, pointer);
+    }
+
+    fn add_pointer(&mut self, key: Key<'_>, record: Record<'_>, pointer: Pointer) {
         self.last = Some(key.prefix);
-        self.builder.as_mut().expect("made ready").add(key, record);
+        let flags = RecordFlags(record.flags.0 | RecordFlags::SEPARATED);
+        let separated = Record { flags, value: &pointer.encode(), ..record };
+        self.builder.as_mut().expect("made ready").add(key, separated);
     }
 
     /// Counts `records` like this one as worked on, although none of them stays.
@@ -118,6 +170,20 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
                 self.core.no_buffer(error, &mut tries).await?;
             }
             self.core.pace.throttle(self.core.options.table.write_bytes, self.class).await;
+        }
+        if let Some(values) = &mut self.values
+            && values.wants_flush()
+        {
+            let before = values.bytes();
+            let mut tries = BUFFER_TRIES_MAX;
+            while let Err(error) = values.flush().await {
+                self.core.no_buffer(error, &mut tries).await?;
+            }
+            let is_full = before >= self.core.options.table_bytes;
+            self.core.pace.throttle(self.core.options.table.write_bytes, self.class).await;
+            if is_full {
+                self.finish_values().await?;
+            }
         }
         self.core.give_way().await;
         Ok(())
@@ -162,6 +228,31 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
         Ok(())
     }
 
+    /// Ends everything that is being written: synced and open after this.
+    pub(super) async fn end(&mut self) -> Result<(), DiskError> {
+        self.finish().await?;
+        self.finish_values().await
+    }
+
+    async fn finish_values(&mut self) -> Result<(), DiskError> {
+        let Some(mut builder) = self.values.take() else { return Ok(()) };
+        let mut tries = BUFFER_TRIES_MAX;
+        let meta = loop {
+            match builder.finish().await {
+                Ok(meta) => break meta,
+                Err(error) => self.core.no_buffer(error, &mut tries).await?,
+            }
+        };
+        self.core.sync_directory(Directory::Store(self.store)).await?;
+        let disk = self.core.disk.clone();
+        let opened = ValueFile::open(disk, meta.file(), meta.bytes, Some(meta.file_id), self.class).await;
+        let opened = opened.map_err(|error| self.core.unreadable(error))?;
+        self.value_files.push((meta, Rc::new(opened)));
+        self.bytes += meta.bytes;
+        cover::mark("value file written");
+        Ok(())
+    }
+
     /// Puts the finished tables into `level` in place of `dropped`, together with other changes, durably; then `install` changes
     /// the store in memory, which has its new levels already.
     pub(super) async fn commit(
@@ -171,16 +262,23 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
         others: impl Iterator<Item = Edit>,
         install: impl FnOnce(&mut Store<D>),
     ) -> Result<(), DiskError> {
-        let mut edits: Vec<Edit> = dropped.iter().map(|&table| Edit::Remove { table }).collect();
+        assert!(self.builder.is_none() && self.values.is_none(), "it was ended");
+        let values = self.value_files.iter().map(|&(values, _)| Edit::AddValues { values });
+        let mut edits: Vec<Edit> =
+            values.chain(dropped.iter().map(|&table| Edit::Remove { table })).collect();
         for table in &self.tables {
             edits.push(Edit::Add { level, table: Rc::new(table.meta().clone()) });
         }
         edits.extend(others);
         // From here on the files are the manifest's business.
         self.kept = true;
-        self.core.put_tables(self.store, &self.tables, dropped, edits, install).await
+        let added = (&self.tables[..], &self.value_files[..]);
+        self.core.put_tables(self.store, added, dropped, edits, install).await
     }
 }
+
+/// New tables, and new value files.
+pub(super) type Added<'a, D> = (&'a [Rc<Table<D>>], &'a [(ValuesMeta, Rc<ValueFile<D>>)]);
 
 impl<D: Disk, P: Pace> Drop for Output<'_, D, P> {
     fn drop(&mut self) {
@@ -207,18 +305,25 @@ impl<D: Disk, P: Pace> Core<D, P> {
     pub(super) async fn put_tables(
         &self,
         store: u16,
-        added: &[Rc<Table<D>>],
+        (added, added_values): Added<'_, D>,
         dropped: &[TableName],
         mut edits: Vec<Edit>,
         install: impl FnOnce(&mut Store<D>),
     ) -> Result<(), DiskError> {
+        let dead = self.dead_values(store, &edits);
+        edits.extend(dead.iter().map(|&number| Edit::RemoveValues { store, number }));
         edits.push(Edit::NextNumber { number: self.next_number.get() });
+        let named = |(meta, file): &(ValuesMeta, Rc<ValueFile<D>>)| (meta.number, Rc::clone(file));
+        self.values.borrow_mut().extend(added_values.iter().map(named));
         self.tables.borrow_mut().extend(added.iter().map(|table| (table.number(), Rc::clone(table))));
         let changed = self.change(&edits).await;
         if let Err(failed) = changed {
             let mut tables = self.tables.borrow_mut();
             added.iter().for_each(|table| drop(tables.remove(&table.number())));
-            let names = added.iter().map(|table| table.meta().name);
+            let mut values = self.values.borrow_mut();
+            added_values.iter().for_each(|(meta, _)| drop(values.remove(&meta.number)));
+            let names = added.iter().map(|table| table.meta().name.file());
+            let names = names.chain(added_values.iter().map(|(meta, _)| meta.file()));
             let mut obsolete = self.obsolete.borrow_mut();
             if failed.in_doubt {
                 obsolete.doubt(names);
@@ -243,9 +348,38 @@ impl<D: Disk, P: Pace> Core<D, P> {
                 obsolete.drop_table(tables.remove(&name.number).expect("named tables are open"));
             }
         }
+        dead.iter().for_each(|&number| obsolete.drop_values(FileName::Values { store, number }));
+        if planted::active(Bug::LiveValuesUnlinked) {
+            let early = self.wasteful.borrow();
+            early.iter().for_each(|&number| obsolete.drop_values(FileName::Values { store, number }));
+        }
         drop((tables, stores, catalog, obsolete));
         self.survey();
         Ok(())
+    }
+
+    /// Value files of a store that no table names once `edits` are made.
+    ///
+    /// Asked before the edits are durable, and right then: a merge's inputs are in no other merge, and what a flush adds comes with
+    /// its own value files.
+    fn dead_values(&self, store: u16, edits: &[Edit]) -> Vec<u64> {
+        let catalog = self.manifest.catalog();
+        let Some(entry) = catalog.stores.get(&store).filter(|entry| !entry.values.is_empty()) else {
+            return Vec::new();
+        };
+        let removed = |name: TableName| {
+            edits.iter().any(|edit| matches!(edit, Edit::Remove { table } if *table == name))
+        };
+        let mut named = BTreeSet::new();
+        for table in entry.levels.iter().flatten().filter(|table| !removed(table.name)) {
+            named.extend(table.values.iter().map(|share| share.file));
+        }
+        for edit in edits {
+            if let Edit::Add { table, .. } = edit {
+                named.extend(table.values.iter().map(|share| share.file));
+            }
+        }
+        entry.values.keys().copied().filter(|number| !named.contains(number)).collect()
     }
 
     fn mint_name(&self, store: u16) -> TableName {

@@ -7,7 +7,7 @@ use std::future::Future;
 use std::rc::Rc;
 
 use super::Core;
-use super::outcome::{Found, Miss};
+use super::outcome::{Found, Miss, Value};
 use super::store::Store;
 use crate::table::{Block, KeyHash};
 use crate::{Class, Disk, Key, Pace, ReadError, Record, RecordFlags, cover};
@@ -35,6 +35,12 @@ impl Best<'_> {
 #[inline]
 pub(super) fn dominates(record: &Record<'_>) -> bool {
     record.flags.0 & RecordFlags::DOMINATES != 0
+}
+
+/// Whether the record's value is a pointer into a value file.
+#[inline]
+pub(super) fn is_separated(record: &Record<'_>) -> bool {
+    record.flags.0 & RecordFlags::SEPARATED != 0
 }
 
 /// The record as the engine's callers see it.
@@ -97,6 +103,10 @@ impl<D: Disk, P: Pace> Core<D, P> {
             let version = (record.order, record.actor);
             let last = dominates(&record);
             if best.version().is_none_or(|best| version > best) {
+                if is_separated(&record) {
+                    // Its value is on the disk, unless a later table has a newer record: that is for the slow path to see.
+                    return Err(Miss);
+                }
                 if last {
                     self.counters.gets_cached.add(1);
                     return Ok(found(Some(outside(record))));
@@ -147,6 +157,7 @@ pub(super) fn read<D: Disk, P: Pace>(
             (best, Rc::clone(&store.levels))
         };
         core.counters.gets_disk.add(1);
+        let mut pointer = None;
         let hash = KeyHash::of(&key);
         for table in levels.candidates(&key) {
             if best.as_ref().is_some_and(|best| best.order > table.meta().max_order)
@@ -162,12 +173,18 @@ pub(super) fn read<D: Disk, P: Pace>(
                 continue;
             };
             if best.as_ref().is_none_or(|best| (record.order, record.actor) > (best.order, best.actor)) {
+                pointer = is_separated(&record).then(|| core.pointer(&key, &record)).transpose()?;
                 best = Some(Found::copy(outside(record)));
                 cover::mark("record read from a table");
             }
             if dominates(&record) {
                 break;
             }
+        }
+        // The levels are held until here, and with them the value file.
+        if let (Some(best), Some((file, pointer))) = (&mut best, pointer) {
+            best.value = Value::Copied(file.read(&pointer, Class::Read).await?);
+            cover::mark("value read from a value file");
         }
         Ok(best)
     }

@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use std::rc::Rc;
 
 use super::Core;
-use super::read::outside;
+use super::read::{is_separated, outside};
 use super::scan_source::sources;
 use crate::{
     Direction, Disk, Key, KeyBuf, KeyRange, LastWriteWins, Merge, Pace, Prefix, ReadError, Record, cover,
@@ -66,6 +66,11 @@ impl<D: Disk, P: Pace> Core<D, P> {
                 let Some((key, record)) = current.filter(|(key, _)| left.contains(key)) else {
                     return Ok(None);
                 };
+                let value = match is_separated(&record) {
+                    true => Some(self.value_of(&key, &record).await?),
+                    false => None,
+                };
+                let record = Record { value: value.as_deref().unwrap_or(record.value), ..record };
                 records += 1;
                 bytes += key.partition.len() + key.sort.len() + record.value.len();
                 let went_on = visit(key, outside(record));

@@ -39,9 +39,9 @@ pub struct Stats {
     pub filter_positives: u64,
     /// Those of them that did not hold it.
     pub filter_false_positives: u64,
-    /// Bytes of tables written by flushes.
+    /// Bytes of tables and value files written by flushes.
     pub flush_bytes: u64,
-    /// Bytes of tables written by compactions.
+    /// Bytes of tables and value files written by compactions.
     pub compaction_bytes: u64,
     /// Bytes of tables read by compactions.
     pub compaction_read_bytes: u64,
@@ -49,6 +49,14 @@ pub struct Stats {
     pub written_bytes: u64,
     /// Bytes written to the log, its groups' padding included.
     pub log_written_bytes: u64,
+    /// Bytes of values that compactions wrote anew because their file was mostly garbage.
+    pub collected_bytes: u64,
+    /// Value files of all stores.
+    pub value_files: u64,
+    /// Their bytes.
+    pub value_bytes: u64,
+    /// Bytes of the values in them that tables name.
+    pub value_live_bytes: u64,
     /// By store.
     pub stores: Vec<StoreStats>,
     /// Memtables flushed.
@@ -82,11 +90,12 @@ impl Stats {
         ratio(written, self.written_bytes)
     }
 
-    /// Bytes of tables for each byte of the stores' longest sorted runs, which hold about what is live; 1 where all is in one.
+    /// Bytes of tables and value files for each byte of the stores' longest sorted runs, which hold about what is live, and of
+    /// the values that tables name; 1 where all is in one.
     pub fn space_amplification(&self) -> f64 {
         ratio(
-            self.stores.iter().map(|store| store.table_bytes).sum(),
-            self.stores.iter().map(|store| store.longest_run_bytes).sum(),
+            self.stores.iter().map(|store| store.table_bytes + store.value_bytes).sum(),
+            self.stores.iter().map(|store| store.longest_run_bytes + store.value_live_bytes).sum(),
         )
     }
 
@@ -114,6 +123,10 @@ pub struct StoreStats {
     pub compaction_bytes: u64,
     /// Bytes of its tables.
     pub table_bytes: u64,
+    /// Bytes of its value files.
+    pub value_bytes: u64,
+    /// Bytes of the values in them that tables name.
+    pub value_live_bytes: u64,
     /// Bytes of its longest sorted run.
     pub longest_run_bytes: u64,
     /// Its sorted runs: tables of level 0, and levels below that hold any.
@@ -132,7 +145,7 @@ impl StoreStats {
 
     /// As [`Stats::space_amplification`].
     pub fn space_amplification(&self) -> f64 {
-        ratio(self.table_bytes, self.longest_run_bytes)
+        ratio(self.table_bytes + self.value_bytes, self.longest_run_bytes + self.value_live_bytes)
     }
 }
 
@@ -176,6 +189,7 @@ pub(super) struct Counters {
     pub(super) flush_bytes: Counter,
     pub(super) compaction_bytes: Counter,
     pub(super) compaction_read_bytes: Counter,
+    pub(super) collected_bytes: Counter,
     pub(super) log_written_bytes: Counter,
     pub(super) flushes: Counter,
     pub(super) compactions: Counter,
@@ -199,6 +213,8 @@ impl<D: Disk, P: Pace> Core<D, P> {
         };
         let stores = self.store_stats();
         let cache = self.cache.stats();
+        let value_files =
+            self.manifest.catalog().stores.values().map(|store| store.values.len() as u64).sum();
         Stats {
             memtable_bytes: memtable_bytes as u64,
             frozen_bytes: frozen_bytes as u64,
@@ -220,6 +236,10 @@ impl<D: Disk, P: Pace> Core<D, P> {
             compaction_read_bytes: counters.compaction_read_bytes.get(),
             written_bytes: stores.iter().map(|store| store.written_bytes).sum(),
             log_written_bytes: counters.log_written_bytes.get(),
+            collected_bytes: counters.collected_bytes.get(),
+            value_files,
+            value_bytes: stores.iter().map(|store| store.value_bytes).sum(),
+            value_live_bytes: stores.iter().map(|store| store.value_live_bytes).sum(),
             stores,
             flushes: counters.flushes.get(),
             compactions: counters.compactions.get(),
@@ -255,6 +275,8 @@ impl<D: Disk, P: Pace> Core<D, P> {
                 figures.table_bytes += bytes;
                 figures.longest_run_bytes = figures.longest_run_bytes.max(bytes);
             }
+            figures.value_bytes = entry.values.values().map(|values| values.bytes).sum();
+            figures.value_live_bytes = entry.value_shares().map(|share| share.bytes).sum();
             figures.l0_tables = entry.levels[0].len() as u64;
             figures
         };

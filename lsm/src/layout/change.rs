@@ -234,10 +234,12 @@ fn failed(error: BuildError) -> DiskError {
 
 /// A file number that no table of this core has: earlier layouts used the same core's, and so did a change that was cut short.
 async fn next_number<D: Disk>(disk: &D, core: u16, home: u16, old: &Old) -> Result<u64, DiskError> {
-    let named = old.catalogs.iter().flat_map(Catalog::tables).map(|table| table.name.number);
+    let tables = old.catalogs.iter().flat_map(Catalog::tables).map(|table| table.name.number);
+    let stores = old.catalogs.iter().flat_map(|catalog| catalog.stores.values());
+    let named = tables.chain(stores.flat_map(|store| store.values.keys().copied()));
     let left =
         manifest::list(disk, Directory::Store(home)).await?.into_iter().filter_map(|(file, _)| match file {
-            FileName::Table { number, .. } => Some(number),
+            FileName::Table { number, .. } | FileName::Values { number, .. } => Some(number),
             FileName::Segment { .. } | FileName::Manifest { .. } => None,
         });
     let taken = named.chain(left).filter_map(|number| counter_of(core, number)).max();

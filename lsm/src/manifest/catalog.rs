@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use super::format::Edit;
-use crate::TableMeta;
 use crate::layout::LayoutMark;
+use crate::{TableMeta, ValueShare, ValuesMeta};
 
 /// Most levels of a store: level 0 and fifteen sorted ones. Leveled compaction fills them from the last one upward, tiered
 /// compaction takes each for a sorted run.
@@ -39,6 +39,27 @@ pub(crate) struct StoreEntry {
     pub(crate) flushed_through: u64,
     /// Tables by level; in level 0 oldest first, elsewhere by key, and disjoint.
     pub(crate) levels: [Vec<Rc<TableMeta>>; LEVELS],
+    /// Value files, by number. Each is named by a table.
+    pub(crate) values: BTreeMap<u64, ValuesMeta>,
+}
+
+impl StoreEntry {
+    /// What each table names of each value file.
+    pub(crate) fn value_shares(&self) -> impl Iterator<Item = &ValueShare> {
+        self.levels.iter().flatten().flat_map(|table| &table.values)
+    }
+
+    /// Every value file with the bytes of its records that tables name.
+    pub(crate) fn live_values(&self) -> BTreeMap<u64, (ValuesMeta, u64)> {
+        let mut live: BTreeMap<_, _> =
+            self.values.iter().map(|(&number, &values)| (number, (values, 0))).collect();
+        for share in self.value_shares() {
+            if let Some((_, bytes)) = live.get_mut(&share.file) {
+                *bytes += share.bytes;
+            }
+        }
+        live
+    }
 }
 
 /// Where a vnode lives.
@@ -75,6 +96,10 @@ impl Catalog {
             }
             Edit::Add { level, table } => {
                 let entry = self.store(table.name.store)?;
+                if let Some(share) = table.values.iter().find(|share| !entry.values.contains_key(&share.file))
+                {
+                    return Err(wrong("a table that names a value file that does not exist", share.file));
+                }
                 let tables = entry.levels.get_mut(usize::from(*level));
                 let tables = tables.ok_or(wrong("a level that does not exist", (*level).into()))?;
                 let at = match level {
@@ -110,6 +135,21 @@ impl Catalog {
                 self.store(*store)?;
                 self.home = Some(*store);
             }
+            Edit::AddValues { values } => {
+                let present = self.store(values.store)?.values.insert(values.number, *values);
+                if present.is_some() {
+                    return Err(wrong("a value file that exists already", values.number));
+                }
+            }
+            Edit::RemoveValues { store, number } => {
+                let entry = self.store(*store)?;
+                if entry.values.remove(number).is_none() {
+                    return Err(wrong("the removal of a value file that does not exist", *number));
+                }
+                if entry.value_shares().any(|share| share.file == *number) {
+                    return Err(wrong("the removal of a value file that a table names", *number));
+                }
+            }
         }
         Ok(())
     }
@@ -135,6 +175,7 @@ impl Catalog {
         for (&store, entry) in &self.stores {
             edits.push(Edit::Store { store });
             edits.push(Edit::Flushed { store, seq: entry.flushed_through });
+            edits.extend(entry.values.values().map(|&values| Edit::AddValues { values }));
             for (level, tables) in entry.levels.iter().enumerate() {
                 let level = level as u8;
                 edits.extend(tables.iter().map(|table| Edit::Add { level, table: Rc::clone(table) }));

@@ -21,6 +21,8 @@
 //!           | 8 seq:u64                                  ; the log may lack what comes before
 //!           | 9 seq:u64                                  ; the engine was closed; cleared by the next edit
 //!           | 10 store:u16                               ; space 0 lives in this store
+//!           | 11 store:u16 number:u64 bytes:u64 record_bytes:u64 file_id:u128     ; a value file was added
+//!           | 12 store:u16 number:u64                    ; a value file was removed, which no table names any more
 //!           | 20 generation:u64 cores:u16 index:u16         ; this core is one of so many in a layout of the node
 //! table     = length:u32 properties                      ; as in the table's own file
 //! ```
@@ -31,12 +33,12 @@
 use std::rc::Rc;
 
 use crate::layout::LayoutMark;
-use crate::{BLOCK_BYTES, Damage, FileName, TableMeta, TableName};
+use crate::{BLOCK_BYTES, Damage, FileId, FileName, TableMeta, TableName, ValuesMeta};
 
 /// The first bytes of each group.
 pub(crate) const MAGIC: u32 = 0x464d_6546;
 /// The version of everything above.
-pub(crate) const VERSION: u16 = 2;
+pub(crate) const VERSION: u16 = 3;
 /// Bytes of a group's header.
 pub(crate) const HEADER_BYTES: usize = 40;
 /// Most bytes of a group: a snapshot of a hundred thousand tables with ordinary keys fits several times over.
@@ -57,6 +59,8 @@ pub(crate) enum Edit {
     Closed { seq: u64 },
     Home { store: u16 },
     Layout(LayoutMark),
+    AddValues { values: ValuesMeta },
+    RemoveValues { store: u16, number: u64 },
 }
 
 /// What identifies a manifest's groups.
@@ -241,6 +245,19 @@ fn encode_edit(edit: &Edit, out: &mut Vec<u8>) {
             out.push(10);
             out.extend_from_slice(&store.to_le_bytes());
         }
+        Edit::AddValues { values } => {
+            out.push(11);
+            out.extend_from_slice(&values.store.to_le_bytes());
+            out.extend_from_slice(&values.number.to_le_bytes());
+            out.extend_from_slice(&values.bytes.to_le_bytes());
+            out.extend_from_slice(&values.record_bytes.to_le_bytes());
+            out.extend_from_slice(&values.file_id.0.to_le_bytes());
+        }
+        Edit::RemoveValues { store, number } => {
+            out.push(12);
+            out.extend_from_slice(&store.to_le_bytes());
+            out.extend_from_slice(&number.to_le_bytes());
+        }
     }
 }
 
@@ -265,7 +282,13 @@ fn decode_edit(from: &mut Reader<'_>) -> Result<Edit, Fault> {
         9 => Edit::Closed { seq: from.u64()? },
         10 => Edit::Home { store: from.u16()? },
         20 => Edit::Layout(LayoutMark { generation: from.u64()?, cores: from.u16()?, index: from.u16()? }),
-        tag => return Err(damaged("edit tag", 10, tag.into())),
+        11 => {
+            let (store, number, bytes) = (from.u16()?, from.u64()?, from.u64()?);
+            let (record_bytes, file_id) = (from.u64()?, FileId(from.u128()?));
+            Edit::AddValues { values: ValuesMeta { store, number, bytes, record_bytes, file_id } }
+        }
+        12 => Edit::RemoveValues { store: from.u16()?, number: from.u64()? },
+        tag => return Err(damaged("edit tag", 20, tag.into())),
     };
     Ok(edit)
 }

@@ -29,6 +29,7 @@ fn table(number: u64) -> Rc<TableMeta> {
         token_seed: Some(number),
         smallest: key(number),
         largest: key(number),
+        values: Vec::new(),
     })
 }
 

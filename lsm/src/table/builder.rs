@@ -6,8 +6,12 @@
 //!
 //! Nothing names the file until the owner's manifest does: an abandoned builder leaves a file to be removed.
 
+use std::collections::BTreeMap;
+
+use crate::values::Pointer;
 use crate::{
     BLOCK_BYTES, Class, Disk, DiskError, FileName, Key, KeyBuf, Open, Prefix, Record, RecordFlags, Sync,
+    ValueShare,
 };
 
 use super::block::MEMORY_OVERHEAD_BYTES;
@@ -67,6 +71,8 @@ pub struct TableBuilder<D: Disk> {
     hashes: Vec<KeyHash>,
     /// When its records expire that do, in milliseconds since the Unix epoch.
     expiries: Vec<u64>,
+    /// Bytes that its pointers name, by value file.
+    shares: BTreeMap<u64, u64>,
     compressor: Compressor,
     payload: Vec<u8>,
     raw_before: bool,
@@ -110,6 +116,7 @@ impl<D: Disk> TableBuilder<D> {
             token_seed: options.token_seed,
             smallest: nobody.clone(),
             largest: nobody,
+            values: Vec::new(),
         };
         Ok(TableBuilder {
             port: Port { disk, file, name: name.file() },
@@ -124,6 +131,7 @@ impl<D: Disk> TableBuilder<D> {
             index: Index::default(),
             hashes: Vec::new(),
             expiries: Vec::new(),
+            shares: BTreeMap::new(),
             compressor: Compressor::default(),
             payload: Vec::new(),
             raw_before: true,
@@ -162,6 +170,10 @@ impl<D: Disk> TableBuilder<D> {
         assert!(self.meta.entries == 0 || last < key, "keys are added in order");
         let raw_bytes = key.partition.len() + key.sort.len() + record.value.len();
         assert!(raw_bytes <= RECORD_BYTES_MAX, "records are bounded where they enter");
+        if record.flags.0 & RecordFlags::SEPARATED != 0 {
+            let pointer = Pointer::decode(record.value).expect("pointers are checked where they are met");
+            *self.shares.entry(pointer.file).or_default() += pointer.record_bytes();
+        }
         let hashed = self.block.is_hash(&key);
         let size = self.block.size_with(&key, &record, hashed);
         if !self.block.is_empty() && size.is_none_or(|size| size > self.room) {
@@ -274,6 +286,7 @@ impl<D: Disk> TableBuilder<D> {
         self.meta.largest.sort = self.last_sort[..].into();
         self.meta.blocks = self.index.len() as u32;
         self.meta.max_seq = max_seq;
+        self.meta.values = self.shares.iter().map(|(&file, &bytes)| ValueShare { file, bytes }).collect();
         if let Some(middle) = self.expiries.len().checked_sub(1).map(|last| last / 2) {
             self.meta.expiry_median_ms = *self.expiries.select_nth_unstable(middle).1;
         }

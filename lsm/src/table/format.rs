@@ -5,7 +5,8 @@
 //! footer     := magic:u64 format:u32 zero:u32 file_id:u128 section{3} zeros checksum:u64          index, filter, properties
 //! section    := offset:u64 bytes:u64 checksum:u64
 //! properties := store:u16 number:u64 bytes:u64 file_id:u128 blocks:u32 entries:u64 tombstones:u64 expiring:u64 expiry_median_ms:u64
-//!               raw_bytes:u64 min_order:u64 max_order:u64 max_seq:u64 token_seed:u64 has_token_seed:u8 key key        smallest, largest
+//!               raw_bytes:u64 min_order:u64 max_order:u64 max_seq:u64 token_seed:u64 has_token_seed:u8 key key shares        smallest, largest
+//! shares     := count:u32 (file:u64 bytes:u64){count}         what its pointers name of value files, by number
 //! key        := prefix:u128 partition_len:u32 sort_len:u32 partition sort
 //! ```
 //!
@@ -15,12 +16,14 @@
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::{BLOCK_BYTES, Damage, FileName, KeyBuf, Prefix};
+use crate::{BLOCK_BYTES, Damage, FileName, KeyBuf, Prefix, ValueShare};
 
 /// First bytes of a footer.
 const MAGIC: u64 = u64::from_le_bytes(*b"FeTable\0");
 /// The format that this build writes, and the only one it reads.
-pub const TABLE_FORMAT: u32 = 2;
+pub const TABLE_FORMAT: u32 = 3;
+/// Bytes of a share.
+const SHARE_BYTES: usize = 16;
 /// Bytes of the footer.
 pub(super) const FOOTER_BYTES: usize = BLOCK_BYTES;
 /// Seed of the footer's own checksum: the file's id is not known before it is read.
@@ -37,7 +40,7 @@ pub struct FileId(pub u128);
 impl FileId {
     /// Checksum of what stands at `offset` of this file.
     #[inline]
-    pub(super) fn checksum(self, offset: u64, bytes: &[u8]) -> u64 {
+    pub(crate) fn checksum(self, offset: u64, bytes: &[u8]) -> u64 {
         let seed = (self.0 as u64) ^ ((self.0 >> 64) as u64).rotate_left(23);
         xxh3_64_with_seed(bytes, seed ^ offset.wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
@@ -129,6 +132,8 @@ pub struct TableMeta {
     pub smallest: KeyBuf,
     /// Last key.
     pub largest: KeyBuf,
+    /// What its pointers name of value files, by number.
+    pub values: Vec<ValueShare>,
 }
 
 impl TableMeta {
@@ -160,6 +165,11 @@ impl TableMeta {
             out.extend_from_slice(&key.partition);
             out.extend_from_slice(&key.sort);
         }
+        out.extend_from_slice(&(self.values.len() as u32).to_le_bytes());
+        for share in &self.values {
+            out.extend_from_slice(&share.file.to_le_bytes());
+            out.extend_from_slice(&share.bytes.to_le_bytes());
+        }
     }
 
     /// Reads properties from the front of `bytes` and moves past them. `None` = they are cut short or malformed.
@@ -190,6 +200,7 @@ impl TableMeta {
         }
         let smallest = take_key(bytes)?;
         let largest = take_key(bytes)?;
+        let values = take_shares(bytes)?;
         Some(TableMeta {
             name: TableName { store, number },
             bytes: file_bytes,
@@ -206,8 +217,22 @@ impl TableMeta {
             token_seed: (has_token_seed == 1).then_some(token_seed),
             smallest,
             largest,
+            values,
         })
     }
+}
+
+fn take_shares(bytes: &mut &[u8]) -> Option<Vec<ValueShare>> {
+    let count = u32::from_le_bytes(take(bytes)?) as usize;
+    if count > bytes.len() / SHARE_BYTES {
+        return None;
+    }
+    let mut shares = Vec::with_capacity(count);
+    for _ in 0..count {
+        let file = u64::from_le_bytes(take(bytes)?);
+        shares.push(ValueShare { file, bytes: u64::from_le_bytes(take(bytes)?) });
+    }
+    shares.is_sorted_by_key(|share| share.file).then_some(shares)
 }
 
 fn take_key(bytes: &mut &[u8]) -> Option<KeyBuf> {
@@ -225,7 +250,7 @@ fn take_key(bytes: &mut &[u8]) -> Option<KeyBuf> {
 
 /// Takes a fixed number of bytes from the front.
 #[inline]
-pub(super) fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+pub(crate) fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
     let (front, rest) = bytes.split_first_chunk::<N>()?;
     *bytes = rest;
     Some(*front)

@@ -28,9 +28,12 @@ pub use block::Block;
 pub use builder::{BuildError, TableBuilder};
 pub use cursor::TableCursor;
 pub use filter::KeyHash;
+pub(crate) use format::take;
 pub use format::{
     Compression, FileId, RECORD_BYTES_MAX, TABLE_BYTES_MAX, TABLE_FORMAT, TableMeta, TableName, TableOptions,
 };
 pub use index::BlockHandle;
 pub use reader::Table;
+pub(crate) use stored::Compressor;
+pub(crate) use transfer::{InFlight, Port};
 pub(crate) use walk::TableWalk;

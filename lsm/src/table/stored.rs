@@ -23,13 +23,13 @@ const LZ4: u8 = 1;
 
 /// Where compressed bytes go before it is known whether they are worth it.
 #[derive(Default)]
-pub(super) struct Compressor {
+pub(crate) struct Compressor {
     buffer: Vec<u8>,
 }
 
 impl Compressor {
     /// The codec and the bytes to store for a payload: compressed only if that saves an eighth.
-    pub(super) fn choose<'a>(&'a mut self, payload: &'a [u8], compression: Compression) -> (u8, &'a [u8]) {
+    pub(crate) fn choose<'a>(&'a mut self, payload: &'a [u8], compression: Compression) -> (u8, &'a [u8]) {
         match compression {
             Compression::None => {}
             Compression::Lz4 => {

@@ -11,27 +11,27 @@ use crate::{
 const TRIES_MAX: usize = 16;
 
 /// What a read or write of a disk comes to.
-pub(super) type Moved<D> = (<D as Disk>::Buf, Result<usize, DiskError>);
+pub(crate) type Moved<D> = (<D as Disk>::Buf, Result<usize, DiskError>);
 /// A read or write in flight.
-pub(super) type InFlight<D> = Pin<Box<dyn Future<Output = Moved<D>>>>;
+pub(crate) type InFlight<D> = Pin<Box<dyn Future<Output = Moved<D>>>>;
 
 /// A file with what is needed to move its bytes.
-pub(super) struct Port<D: Disk> {
-    pub(super) disk: D,
-    pub(super) file: D::File,
-    pub(super) name: FileName,
+pub(crate) struct Port<D: Disk> {
+    pub(crate) disk: D,
+    pub(crate) file: D::File,
+    pub(crate) name: FileName,
 }
 
 impl<D: Disk> Port<D> {
     /// Reads exactly `len` bytes; `at` and `len` are multiples of a page. A file that ends before is damage.
-    pub(super) async fn read(&self, at: u64, len: usize, class: Class) -> Result<D::Buf, ReadError> {
+    pub(crate) async fn read(&self, at: u64, len: usize, class: Class) -> Result<D::Buf, ReadError> {
         let buf = self.disk.buf(len, class).ok_or(ReadError::NoBuffer)?;
         let moved = self.disk.read(&self.file, at, buf, class).await;
         self.complete_read(at, moved, class).await
     }
 
     /// Reads what a first read of a whole buffer at `at` left out.
-    pub(super) async fn complete_read(
+    pub(crate) async fn complete_read(
         &self,
         at: u64,
         moved: Moved<D>,
@@ -61,7 +61,7 @@ impl<D: Disk> Port<D> {
     }
 
     /// Writes what a first write of a whole buffer at `at` left out.
-    pub(super) async fn complete_write(
+    pub(crate) async fn complete_write(
         &self,
         mut at: u64,
         moved: Moved<D>,

@@ -51,6 +51,11 @@ pub(crate) fn small_options(entropy: u128) -> Options {
     options
 }
 
+/// The same, with values from 150 bytes on apart from the tables.
+pub(crate) fn apart_options(entropy: u128) -> Options {
+    Options { large_value_bytes: Some(150), ..small_options(entropy) }
+}
+
 /// Key number `n`.
 pub(crate) fn key(n: u64) -> KeyBuf {
     let mixed = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);

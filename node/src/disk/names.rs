@@ -47,6 +47,7 @@ pub(super) fn parse(directory: Directory, text: &str) -> Option<FileName> {
         (Directory::Core(core), "log") => FileName::Segment { core, slot: number.parse().ok()? },
         (Directory::Core(core), "manifest") => FileName::Manifest { core, number: number.parse().ok()? },
         (Directory::Store(store), "table") => FileName::Table { store, number: number.parse().ok()? },
+        (Directory::Store(store), "values") => FileName::Values { store, number: number.parse().ok()? },
         _ => return None,
     };
     (leaf(name) == text).then_some(name)
@@ -57,6 +58,7 @@ fn leaf(name: FileName) -> String {
         FileName::Segment { slot, .. } => format!("log-{slot:08}"),
         FileName::Manifest { number, .. } => format!("manifest-{number:020}"),
         FileName::Table { number, .. } => format!("table-{number:020}"),
+        FileName::Values { number, .. } => format!("values-{number:020}"),
     }
 }
 
@@ -71,6 +73,7 @@ mod tests {
             FileName::Segment { core: u16::MAX, slot: u32::MAX },
             FileName::Manifest { core: 0, number: u64::MAX },
             FileName::Table { store: 9, number: 1 },
+            FileName::Values { store: 9, number: 2 },
         ] {
             assert_eq!(parse(name.directory(), &leaf(name)), Some(name));
         }

@@ -1,0 +1,85 @@
+//! Large values in the engine: finding what a pointer names, and which value files are worth collecting.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use super::Core;
+use super::read::is_separated;
+use crate::values::{Pointer, StoredValue};
+use crate::{Class, Damage, Disk, DiskError, FileName, Key, Pace, ReadError, Record, ValueFile, cover};
+
+/// A value file is collected when less than one byte in so many of its records is named by a table. So what is dead and known to be takes at most
+/// as much space as what is live, but for one round of merges.
+const LIVE_SHARE_MIN: u64 = 2;
+/// Times that a merge asks for a buffer, yielding in between, before it fails.
+const BUFFER_TRIES_MAX: usize = 1000;
+
+impl<D: Disk, P: Pace> Core<D, P> {
+    /// What the pointer in a record names. Whoever holds the table that the record came from may read it.
+    pub(super) fn pointer(
+        &self,
+        key: &Key<'_>,
+        record: &Record<'_>,
+    ) -> Result<(Rc<ValueFile<D>>, Pointer), ReadError> {
+        let pointer = Pointer::decode(record.value);
+        let number = pointer.map_or(0, |pointer| pointer.file);
+        let file = self.values.borrow().get(&number).cloned();
+        file.zip(pointer).ok_or_else(|| {
+            let stores = self.stores.borrow();
+            let store = stores.index_of(key).map_or(0, |index| stores.stores[index].number);
+            let file = FileName::Values { store, number };
+            Damage { file, offset: 0, what: "pointer", expected: 0, found: number }.into()
+        })
+    }
+
+    /// The value of a record that holds a pointer.
+    pub(super) async fn value_of(&self, key: &Key<'_>, record: &Record<'_>) -> Result<Box<[u8]>, ReadError> {
+        let (file, pointer) = self.pointer(key, record)?;
+        file.read(&pointer, Class::Read).await
+    }
+
+    /// The value of a merged record, if it lies in a file that is to be collected and can be read. What cannot be read keeps its
+    /// pointer, and whoever asks for it is told.
+    pub(super) async fn collect(
+        &self,
+        key: &Key<'_>,
+        record: &Record<'_>,
+    ) -> Result<Option<StoredValue>, DiskError> {
+        if !is_separated(record) {
+            return Ok(None);
+        }
+        let (file, pointer) = self.pointer(key, record).map_err(|error| self.unreadable(error))?;
+        if !self.wasteful.borrow().contains(&pointer.file) {
+            return Ok(None);
+        }
+        let mut tries = BUFFER_TRIES_MAX;
+        loop {
+            match file.read_stored(&pointer, Class::Background).await {
+                Ok(stored) => {
+                    cover::mark("value collected");
+                    return Ok(Some(stored));
+                }
+                Err(ReadError::NoBuffer) if tries > 0 => {
+                    tries -= 1;
+                    self.pace.yield_now().await;
+                }
+                Err(ReadError::NoBuffer) => return Err(self.unreadable(ReadError::NoBuffer)),
+                Err(ReadError::Disk(_) | ReadError::Damage(_)) => {
+                    self.damaged_values.borrow_mut().insert(pointer.file);
+                    self.wasteful.borrow_mut().remove(&pointer.file);
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    /// Numbers of the value files that are mostly garbage.
+    pub(super) fn wasteful_values(&self) -> BTreeSet<u64> {
+        let (catalog, damaged) = (self.manifest.catalog(), self.damaged_values.borrow());
+        let files = catalog.stores.values().flat_map(|store| store.live_values());
+        let wasteful = files.filter(|(number, (values, live))| {
+            live * LIVE_SHARE_MIN < values.record_bytes && !damaged.contains(number)
+        });
+        wasteful.map(|(number, _)| number).collect()
+    }
+}
