@@ -21,9 +21,9 @@ fn options(core: u16, stores: Vec<u16>, entropy: u128) -> Options {
 async fn change(disk: &MemDisk, cores: u16, entropy: u128) -> Result<Layout, OpenError> {
     let from = layout::find(disk).await?;
     if let Some(from) = &from {
-        layout::clean(disk, from).await?;
-        if from.cores() == cores {
-            return Ok(from.clone());
+        layout::clean(disk, &from.layout).await?;
+        if from.layout.cores() == cores {
+            return Ok(from.layout.clone());
         }
     }
     let opened = |core, stores| options(core, stores, entropy + u128::from(core) * 1_000_003);
@@ -41,7 +41,7 @@ struct Node {
 
 async fn start(disk: &MemDisk, cores: u16, entropy: u128) -> Result<Node, OpenError> {
     let layout = change(disk, cores, entropy).await?;
-    let store_of: BTreeMap<u16, u16> = layout.vnodes().collect();
+    let store_of: BTreeMap<u16, u16> = layout.vnodes().iter().copied().collect();
     let (mut engines, mut core_of) = (Vec::new(), BTreeMap::new());
     for index in 0..cores {
         let owned: Vec<u16> = (0..layout.stores()).filter(|store| store % cores == index).collect();
@@ -144,12 +144,13 @@ fn one_two_three_and_one_again_keep_everything_and_rewrite_no_table() {
     for (round, cores) in [1, 2, 3, 1, 4, 2, 2].into_iter().enumerate() {
         let before = tables(&disk);
         let entropy = 1000 * (round as u128 + 1);
-        let from = block_on(layout::find(&disk)).expect("no faults").expect("laid out");
+        let from = block_on(layout::find(&disk)).expect("no faults").expect("laid out").layout;
         let layout = block_on(change(&disk, cores, entropy)).expect("no faults");
         assert_eq!(layout.generation() > from.generation(), cores != from.cores());
         let after = tables(&disk);
         assert!(before.is_subset(&after), "no table is rewritten or removed");
-        assert_eq!(block_on(layout::find(&disk)).expect("no faults"), Some(layout.clone()));
+        let found = block_on(layout::find(&disk)).expect("no faults");
+        assert_eq!(found.map(|found| found.layout), Some(layout.clone()));
 
         let node = block_on(start(&disk, cores, entropy + 500)).expect("laid out");
         assert_eq!(node.layout, layout, "done once");

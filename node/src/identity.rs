@@ -5,7 +5,7 @@
 //! it too). `IDENTITY` is written once, when the directory is first used:
 //!
 //! ```text
-//! identity := magic:8 format:u16 node:u16 cores:u16 zero:u16 vnodes:u32 zero:u32 hash_seed:u64 cluster:16 checksum:u64
+//! identity := magic:8 format:u16 node:u16 zero:u32 vnodes:u32 zero:u32 hash_seed:u64 cluster:16 checksum:u64
 //! magic    := "FERRITE" 0x1a
 //! checksum := xxh3_64 of everything before it
 //! ```
@@ -29,7 +29,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::startup::{Patience, is_alive};
 
 /// The format of data directories that this version reads and writes.
-pub const DIRECTORY_FORMAT: u16 = 1;
+pub const DIRECTORY_FORMAT: u16 = 2;
 
 const MAGIC: [u8; 8] = *b"FERRITE\x1a";
 const IDENTITY_BYTES: usize = 56;
@@ -50,8 +50,6 @@ pub struct Identity {
     pub vnodes: u32,
     /// The node.
     pub node: NodeId,
-    /// How many cores wrote it, each its own log.
-    pub cores: u16,
 }
 
 /// A data directory that is ours, and locked until this is dropped.
@@ -190,7 +188,6 @@ impl Identity {
         bytes[..8].copy_from_slice(&MAGIC);
         bytes[8..10].copy_from_slice(&DIRECTORY_FORMAT.to_le_bytes());
         bytes[10..12].copy_from_slice(&self.node.0.to_le_bytes());
-        bytes[12..14].copy_from_slice(&self.cores.to_le_bytes());
         bytes[16..20].copy_from_slice(&self.vnodes.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.hash_seed.0.to_le_bytes());
         bytes[32..48].copy_from_slice(&self.cluster.0);
@@ -203,7 +200,6 @@ impl Identity {
     fn decode(bytes: &[u8; IDENTITY_BYTES]) -> Identity {
         Identity {
             node: NodeId(u16::from_le_bytes([bytes[10], bytes[11]])),
-            cores: u16::from_le_bytes([bytes[12], bytes[13]]),
             vnodes: u32::from_le_bytes([bytes[16], bytes[17], bytes[18], bytes[19]]),
             hash_seed: HashSeed(u64_at(bytes, 24)),
             cluster: ClusterId(std::array::from_fn(|at| bytes[32 + at])),
@@ -265,7 +261,6 @@ fn check_stamp(path: &Path, bytes: &[u8], ours: &Identity) -> Result<(), Identit
     let numbers = [
         ("hash_seed", seed(theirs.hash_seed), seed(ours.hash_seed)),
         ("vnodes", theirs.vnodes.to_string(), ours.vnodes.to_string()),
-        ("cores", theirs.cores.to_string(), ours.cores.to_string()),
     ];
     match numbers.into_iter().find(|(_, found, expected)| found != expected) {
         Some((key, found, expected)) => Err(IdentityError::Changed { path, key, found, expected }),
@@ -424,7 +419,6 @@ mod tests {
             hash_seed: HashSeed(0x1122_3344_5566_7788),
             vnodes: 4096,
             node: NodeId(2),
-            cores: 3,
         }
     }
 
@@ -464,7 +458,7 @@ mod tests {
     #[test]
     fn what_is_not_ours_is_left_untouched() {
         type Check = fn(&IdentityError) -> bool;
-        let cases: [(Identity, Check); 5] = [
+        let cases: [(Identity, Check); 4] = [
             (Identity { cluster: ClusterId([9; 16]), ..ours() }, |e| {
                 matches!(e, IdentityError::ForeignCluster { .. })
             }),
@@ -475,7 +469,6 @@ mod tests {
             (Identity { hash_seed: HashSeed(1), ..ours() }, |e| {
                 matches!(e, IdentityError::Changed { key: "hash_seed", .. })
             }),
-            (Identity { cores: 4, ..ours() }, |e| matches!(e, IdentityError::Changed { key: "cores", .. })),
         ];
         let temp = tempfile::tempdir().unwrap();
         drop(DataDirectory::open(temp.path(), &ours()).unwrap());

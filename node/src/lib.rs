@@ -4,6 +4,7 @@ pub mod config;
 pub mod disk;
 pub mod env;
 pub mod identity;
+mod layout;
 pub mod null;
 mod placement;
 pub mod reactor;

@@ -18,6 +18,17 @@ pub struct Placement {
 impl Placement {
     /// Deals the vnodes that `node` replicates to `stores` stores on `cores` cores. There are at least as many stores as cores.
     pub fn deal(topology: &Topology, node: NodeId, stores: u16, cores: u16) -> Placement {
+        Placement::keep(topology, node, stores, cores, std::iter::empty())
+    }
+
+    /// As [`Placement::deal`], but for the vnodes that have their store already: `(vnode, store)`.
+    pub fn keep(
+        topology: &Topology,
+        node: NodeId,
+        stores: u16,
+        cores: u16,
+        kept: impl Iterator<Item = (u16, u16)>,
+    ) -> Placement {
         assert!(cores >= 1 && stores >= cores, "each core owns at least one store");
         let mut dealt = 0u32;
         let store_of_vnode = topology
@@ -31,7 +42,15 @@ impl Placement {
                 })
             })
             .collect();
-        Placement { stores, cores, store_of_vnode }
+        let mut placement = Placement { stores, cores, store_of_vnode };
+        for (vnode, store) in kept {
+            assert!(store < stores, "stores are never fewer than there were");
+            // What does not belong to this node any more is the engine's to refuse.
+            if let Some(Some(place)) = placement.store_of_vnode.get_mut(usize::from(vnode)) {
+                *place = store;
+            }
+        }
+        placement
     }
 
     /// The core that owns a store.
@@ -97,6 +116,20 @@ mod tests {
         let placement = Placement::deal(&topology(256, |vnode| vnode % 4 == 0), NodeId(1), 16, 4);
         for core in 0..4 {
             assert_eq!(placement.vnodes_of(CoreId(core)).len(), 16);
+        }
+    }
+
+    #[test]
+    fn what_has_a_store_keeps_it_with_any_number_of_cores_and_more_stores() {
+        let topology = topology(64, |vnode| vnode % 3 != 1);
+        let old = Placement::deal(&topology, NodeId(1), 5, 2);
+        let kept = || (0..2).flat_map(|core| old.vnodes_of(CoreId(core)));
+        for cores in [1, 2, 3, 7] {
+            let new = Placement::keep(&topology, NodeId(1), 7, cores, kept());
+            for (vnode, store) in kept() {
+                assert_eq!(new.store(VnodeId(vnode)), Some(store));
+                assert_eq!(new.core(VnodeId(vnode)), CoreId(store % cores));
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use ferrite_cluster::Member;
 use ferrite_lsm::OpenError;
+use ferrite_lsm::layout::Layout;
 use ferrite_wire::{CoreId, DecodeError, Topology};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -19,6 +20,7 @@ use crate::Placement;
 use crate::config::{CommitlogSync, Compaction, Config, Node, Spin};
 use crate::disk::DiskOptions;
 use crate::identity::DataDirectory;
+use crate::layout;
 use crate::reactor::{CoreError, CoreSetup, ReactorOptions, mailboxes, run_core};
 use crate::shard::{Shard, ShardSettings};
 use crate::startup::{self, StartupError};
@@ -107,6 +109,12 @@ impl From<io::Error> for ServeError {
 pub fn serve(config: &Config, node: &Node, ready: impl FnOnce(&Started)) -> Result<(), ServeError> {
     let startup::Ready { cpus, directory } = startup::prepare(config, node)?;
     let cores = cpus.len() as u16;
+    let topology = initial_topology(config);
+    topology.check().map_err(ServeError::TooLarge)?;
+    // Before signals are taken: a change that takes long may be ended at any time, and is done again.
+    let plan = Plan::new(config, node, cores, topology);
+    let layout = layout::settle(&plan, cpus[0], &directory)?;
+    let plan = plan.placed(node, layout);
     let (posts, boxes) = mailboxes(cpus.len())?;
     // Signals are taken before threads exist, so that no thread is killed by one.
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
@@ -118,8 +126,6 @@ pub fn serve(config: &Config, node: &Node, ready: impl FnOnce(&Started)) -> Resu
             signalled.send(Event::Signal(signal)).ok();
         }
     })?;
-    let plan = Plan::new(config, node, cores);
-    plan.topology.check().map_err(ServeError::TooLarge)?;
     let mut threads = Vec::new();
     for (mailbox, (at, cpu)) in boxes.into_iter().zip(cpus.iter().enumerate()) {
         let core = CoreId(at as u16);
@@ -129,8 +135,8 @@ pub fn serve(config: &Config, node: &Node, ready: impl FnOnce(&Started)) -> Resu
             listeners: listeners(node, core)?,
             data: directory.path().to_owned(),
             held: Some(directory.lock()?),
-            options: plan.reactor,
-            disk: plan.disk,
+            options: plan.plan.reactor,
+            disk: plan.plan.disk,
             mailbox,
             posts: posts.clone(),
         };
@@ -139,7 +145,7 @@ pub fn serve(config: &Config, node: &Node, ready: impl FnOnce(&Started)) -> Resu
         let name = format!("core-{at}");
         threads.push(std::thread::Builder::new().name(name).spawn(move || run(setup, settings, &events))?);
     }
-    let outcome = supervise(&happened, cores, &Started { topology: plan.topology, directory }, ready);
+    let outcome = supervise(&happened, cores, &Started { topology: plan.plan.topology, directory }, ready);
     posts.iter().for_each(|post| post.stop());
     let mut ended = outcome;
     for (at, thread) in threads.into_iter().enumerate() {
@@ -233,29 +239,29 @@ fn run(
 }
 
 /// What is the same for all cores of the node.
-struct Plan {
+#[derive(Clone)]
+pub(crate) struct Plan {
     topology: Topology,
-    placement: Placement,
-    reactor: ReactorOptions,
-    disk: DiskOptions,
-    cores: u16,
-    incarnation: u64,
+    pub(crate) reactor: ReactorOptions,
+    pub(crate) disk: DiskOptions,
+    pub(crate) cores: u16,
+    /// Stores that the configuration asks for; there may be more.
+    pub(crate) stores: u16,
     node: ferrite_wire::NodeId,
     server: crate::config::Server,
 }
 
+/// A plan for data that is laid out.
+struct Placed {
+    plan: Plan,
+    placement: Placement,
+    layout: Layout,
+    incarnation: u64,
+}
+
 impl Plan {
-    fn new(config: &Config, node: &Node, cores: u16) -> Plan {
-        let mut topology = initial_topology(config);
+    fn new(config: &Config, node: &Node, cores: u16, topology: Topology) -> Plan {
         let stores = config.server.stores_for(cores as usize) as u16;
-        let placement = Placement::deal(&topology, node.id, stores, cores);
-        let incarnation = random_u64();
-        if let Ok(at) = topology.nodes.binary_search_by_key(&node.id, |entry| entry.id) {
-            let entry = &mut topology.nodes[at];
-            entry.incarnation = incarnation;
-            entry.endpoints = (0..cores).map(|core| node.core_address(CoreId(core)).to_string()).collect();
-            entry.core_of_vnode = placement.core_map();
-        }
         let spin_us = match config.server.spin {
             Spin::Off => 0,
             Spin::For(time) => time.as_micros() as u64,
@@ -263,36 +269,60 @@ impl Plan {
         };
         let reactor = ReactorOptions { spin_us, ..ReactorOptions::default() };
         let disk = DiskOptions::default();
-        let server = config.server.clone();
-        Plan { topology, placement, reactor, disk, cores, incarnation, node: node.id, server }
+        Plan { topology, reactor, disk, cores, stores, node: node.id, server: config.server.clone() }
     }
 
-    fn settings(&self, core: CoreId) -> ShardSettings {
-        let mut engine = ferrite_lsm::Options::new(
-            core.0,
-            self.placement.stores_of(core),
-            u128::from(random_u64()) << 64 | u128::from(random_u64()),
-        );
+    /// Gives every vnode of this node its store and core.
+    fn placed(mut self, node: &Node, layout: Layout) -> Placed {
+        let stores = self.stores.max(layout.stores());
+        let placement =
+            Placement::keep(&self.topology, self.node, stores, self.cores, layout.vnodes().iter().copied());
+        let incarnation = random_u64();
+        if let Ok(at) = self.topology.nodes.binary_search_by_key(&node.id, |entry| entry.id) {
+            let entry = &mut self.topology.nodes[at];
+            entry.incarnation = incarnation;
+            entry.endpoints =
+                (0..self.cores).map(|core| node.core_address(CoreId(core)).to_string()).collect();
+            entry.core_of_vnode = placement.core_map();
+        }
+        Placed { plan: self, placement, layout, incarnation }
+    }
+
+    /// How the engine of a core is opened; `core` names its directory.
+    pub(crate) fn engine(&self, core: u16, stores: Vec<u16>) -> ferrite_lsm::Options {
+        let entropy = u128::from(random_u64()) << 64 | u128::from(random_u64());
+        let mut engine = ferrite_lsm::Options::new(core, stores, entropy);
         engine.memtable_bytes = (self.server.memtable.0 / u64::from(self.cores)) as usize;
         engine.cache_bytes = (self.server.block_cache.0 / u64::from(self.cores)) as usize;
+        engine.table.token_seed = Some(self.topology.hash_seed.0);
         engine.strategy = match self.server.compaction {
             Compaction::Leveled => ferrite_lsm::Strategy::Leveled,
             Compaction::Tiered => ferrite_lsm::Strategy::Tiered,
         };
+        engine
+    }
+}
+
+impl Placed {
+    fn settings(&self, core: CoreId) -> ShardSettings {
+        let server = &self.plan.server;
+        let number = self.layout.core_number(core.0);
+        let mut engine = self.plan.engine(number, self.placement.stores_of(core));
+        engine.layout = Some(self.layout.mark(core.0));
         let mut settings = ShardSettings::new(
-            self.node,
+            self.plan.node,
             core,
-            self.cores,
+            self.plan.cores,
             self.incarnation,
-            self.topology.clone(),
+            self.plan.topology.clone(),
             self.placement.clone(),
             engine,
         );
         settings.value_bytes_max =
-            (self.server.max_value_size.0 as usize).min(ferrite_wire::limits::VALUE_BYTES_MAX);
-        settings.request_timeout_ns = self.server.request_timeout.as_nanos() as u64;
-        settings.clock_drift_max_ms = self.server.max_clock_drift.as_millis() as u64;
-        settings.sync_interval_ns = match self.server.commitlog_sync {
+            (server.max_value_size.0 as usize).min(ferrite_wire::limits::VALUE_BYTES_MAX);
+        settings.request_timeout_ns = server.request_timeout.as_nanos() as u64;
+        settings.clock_drift_max_ms = server.max_clock_drift.as_millis() as u64;
+        settings.sync_interval_ns = match server.commitlog_sync {
             CommitlogSync::Batch => None,
             CommitlogSync::Periodic(every) => {
                 settings.engine.log.sync = ferrite_lsm::log::CommitlogSync::Periodic;

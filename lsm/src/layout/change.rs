@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
-use super::{CORES_MAX, Layout, LayoutMark, clean_bank, core_number};
+use super::{CORES_MAX, Found, Layout, LayoutMark, clean_bank, core_number};
 use crate::engine::{NUMBER_BITS, OpenError, counter_of};
 use crate::manifest::{self, Catalog, Manifest, StoreEntry};
 use crate::planted::{self, Bug};
@@ -71,24 +71,25 @@ pub struct Changed {
 pub async fn change<D: Disk, P: Pace>(
     disk: &D,
     pace: &P,
-    from: Option<&Layout>,
+    from: Option<&Found>,
     (cores, stores): (u16, u16),
     options: impl Fn(u16, Vec<u16>) -> Options,
     mut progress: impl FnMut(Progress),
 ) -> Result<Changed, OpenError> {
     assert!((1..=CORES_MAX).contains(&cores), "{cores} cores");
-    let stores = stores.max(from.map_or(0, Layout::stores));
+    let stores = stores.max(from.map_or(0, |from| from.layout.stores));
     assert!(stores >= cores, "each core owns at least one store");
-    let generation = from.map_or(1, |from| from.generation + 1);
+    let generation = from.map_or(1, |from| from.layout.generation + 1);
     if from.is_none() {
         refuse_leftovers(disk, stores).await?;
     }
     clean_bank(disk, generation).await?;
 
     let mut old = Old::default();
-    for index in 0..from.map_or(0, Layout::cores) {
+    for index in 0..from.map_or(0, |from| from.layout.cores) {
         let from = from.expect("it has cores");
         let owned = from.catalogs[usize::from(index)].stores.keys().copied().collect();
+        let from = &from.layout;
         let options = Options { layout: Some(from.mark(index)), ..options(from.core_number(index), owned) };
         let (engine, recovery) = Engine::open(disk.clone(), pace.clone(), options).await?;
         progress(Progress::Recovered { index, cores: from.cores(), recovery: recovery.clone() });
@@ -132,7 +133,7 @@ pub async fn change<D: Disk, P: Pace>(
         let files = clean_bank(disk, generation + 1).await?;
         progress(Progress::Cleaned { files });
     }
-    Ok(Changed { layout: Layout { generation, catalogs }, tables_written })
+    Ok(Changed { layout: Found::new(generation, catalogs).layout, tables_written })
 }
 
 /// What is taken over from the old cores.

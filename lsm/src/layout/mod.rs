@@ -42,12 +42,32 @@ pub struct LayoutMark {
     pub index: u16,
 }
 
-/// A node's layout, as its manifests say it.
+/// A node's layout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     generation: u64,
+    cores: u16,
+    stores: u16,
+    vnodes: Vec<(u16, u16)>,
+}
+
+/// A layout, with what its manifests say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The layout.
+    pub layout: Layout,
     /// By core.
     catalogs: Vec<Catalog>,
+}
+
+impl Found {
+    fn new(generation: u64, catalogs: Vec<Catalog>) -> Found {
+        let numbers = catalogs.iter().flat_map(|catalog| catalog.stores.keys());
+        let stores = numbers.max().map_or(0, |last| last + 1);
+        let vnodes = catalogs.iter().flat_map(|catalog| catalog.vnodes.iter());
+        let vnodes = vnodes.map(|(&vnode, at)| (vnode, at.store)).collect();
+        Found { layout: Layout { generation, cores: catalogs.len() as u16, stores, vnodes }, catalogs }
+    }
 }
 
 impl Layout {
@@ -58,18 +78,17 @@ impl Layout {
 
     /// How many cores it is laid out for.
     pub fn cores(&self) -> u16 {
-        self.catalogs.len() as u16
+        self.cores
     }
 
     /// How many stores there are; they are numbered from 0.
     pub fn stores(&self) -> u16 {
-        let numbers = self.catalogs.iter().flat_map(|catalog| catalog.stores.keys());
-        numbers.max().map_or(0, |last| last + 1)
+        self.stores
     }
 
     /// Where vnodes live: `(vnode, store)`, in no order.
-    pub fn vnodes(&self) -> impl Iterator<Item = (u16, u16)> {
-        self.catalogs.iter().flat_map(|catalog| catalog.vnodes.iter()).map(|(&vnode, at)| (vnode, at.store))
+    pub fn vnodes(&self) -> &[(u16, u16)] {
+        &self.vnodes
     }
 
     /// The number that names a core's directory and files: [`crate::Options::core`].
@@ -79,7 +98,7 @@ impl Layout {
 
     /// What a core's manifest says of it: [`crate::Options::layout`].
     pub fn mark(&self, index: u16) -> LayoutMark {
-        LayoutMark { generation: self.generation, cores: self.cores(), index }
+        LayoutMark { generation: self.generation, cores: self.cores, index }
     }
 }
 
@@ -89,7 +108,7 @@ fn core_number(generation: u64, index: u16) -> u16 {
 }
 
 /// The layout of the data on a disk; `None` if there is none yet.
-pub async fn find<D: Disk>(disk: &D) -> Result<Option<Layout>, OpenError> {
+pub async fn find<D: Disk>(disk: &D) -> Result<Option<Found>, OpenError> {
     let mut first: Option<(LayoutMark, Catalog)> = None;
     for bank in [0, BANK] {
         let Some(catalog) = load(disk, bank).await? else { continue };
@@ -110,7 +129,7 @@ pub async fn find<D: Disk>(disk: &D) -> Result<Option<Layout>, OpenError> {
         }
         catalogs.push(catalog);
     }
-    Ok(Some(Layout { generation: mark.generation, catalogs }))
+    Ok(Some(Found::new(mark.generation, catalogs)))
 }
 
 /// Removes what is left of the bank that does not count. Returns how many files went. May be done again after an error.

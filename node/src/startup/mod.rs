@@ -145,7 +145,6 @@ pub fn prepare(config: &Config, node: &Node) -> Result<Ready, StartupError> {
         hash_seed: config.cluster.hash_seed,
         vnodes: config.cluster.vnodes,
         node: node.id,
-        cores: cpus.len() as u16,
     };
     let directory = DataDirectory::open(&node.data, &identity).map_err(StartupError::Directory)?;
     direct::check(directory.path())?;

@@ -1,0 +1,111 @@
+//! Before the cores start: the data is laid out for as many of them as there are now.
+//!
+//! One thread does it, on the first core's CPU, with a ring of its own that is gone when it returns. The decisions and the
+//! steps are [`ferrite_lsm::layout`]'s.
+
+use std::rc::Rc;
+
+use ferrite_lsm::OpenError;
+use ferrite_lsm::layout::{self, Layout, Progress};
+use ferrite_wire::CoreId;
+
+use crate::Shard;
+use crate::env::Env;
+use crate::identity::DataDirectory;
+use crate::reactor::{CoreError, CoreSetup, ReactorOptions, RingEnv, mailboxes, run_core};
+use crate::server::{Plan, ServeError};
+
+/// How the thread ends: it never becomes a core.
+enum End {
+    Settled(Box<Layout>),
+    Failed(OpenError),
+}
+
+/// Finds how the data is laid out, and lays it out anew if that is for another number of cores.
+pub(crate) fn settle(plan: &Plan, cpu: usize, directory: &DataDirectory) -> Result<Layout, ServeError> {
+    let (posts, mailboxes) = mailboxes(1)?;
+    let setup = CoreSetup {
+        core: CoreId(0),
+        cpu: Some(cpu),
+        listeners: Vec::new(),
+        data: directory.path().to_owned(),
+        held: Some(directory.lock()?),
+        options: ReactorOptions { spin_us: 0, ..plan.reactor },
+        disk: plan.disk,
+        mailbox: mailboxes.into_iter().next().expect("one was asked for"),
+        posts,
+    };
+    let (cores, stores) = (plan.cores, plan.stores);
+    // The thread that calls this outlives the executor: what the future needs of the plan is made here.
+    let options = {
+        let plan = plan.clone();
+        move |core: u16, stores: Vec<u16>| plan.engine(core, stores)
+    };
+    let ended = std::thread::Builder::new().name("layout".to_owned()).spawn(move || {
+        run_core::<Rc<Shard<RingEnv>>, End, _, _>(setup, move |env| async move {
+            Err(match lay_out(&env, cores, stores, options).await {
+                Ok(layout) => End::Settled(Box::new(layout)),
+                Err(error) => End::Failed(error),
+            })
+        })
+        .map_err(|error| match error {
+            CoreError::Shard(End::Settled(layout)) => Ok(*layout),
+            CoreError::Shard(End::Failed(error)) => Err(CoreError::Shard(error)),
+            CoreError::Start(error) => Err(CoreError::Start(error)),
+            CoreError::Ring(error) => Err(CoreError::Ring(error)),
+        })
+    })?;
+    match ended.join() {
+        Ok(Err(Ok(layout))) => Ok(layout),
+        Ok(Err(Err(error))) => Err(ServeError::Core { core: CoreId(0), error }),
+        Ok(Ok(())) | Err(_) => Err(ServeError::Panicked(CoreId(0))),
+    }
+}
+
+async fn lay_out(
+    env: &RingEnv,
+    cores: u16,
+    stores: u16,
+    options: impl Fn(u16, Vec<u16>) -> ferrite_lsm::Options,
+) -> Result<Layout, OpenError> {
+    let disk = env.disk();
+    let found = layout::find(&disk).await?;
+    if let Some(layout) = found.as_ref().map(|found| &found.layout).filter(|layout| layout.cores() == cores) {
+        let files = layout::clean(&disk, layout).await?;
+        if files > 0 {
+            tracing::info!(files, "removed what an earlier change of the core count had left");
+        }
+        return Ok(layout.clone());
+    }
+    if let Some(found) = &found {
+        tracing::info!(
+            from = found.layout.cores(),
+            to = cores,
+            "laying the data out for another number of cores"
+        );
+    }
+    let changed = layout::change(&disk, &env.pace(), found.as_ref(), (cores, stores), options, tell).await?;
+    Ok(changed.layout)
+}
+
+fn tell(progress: Progress) {
+    match progress {
+        Progress::Recovered { index, cores, recovery } => {
+            if recovery.cut_tail.is_some() || !recovery.damage.is_empty() {
+                tracing::warn!(
+                    core = index,
+                    cut_tail = ?recovery.cut_tail,
+                    damage = ?recovery.damage,
+                    "the log of this core was not whole: what it lacks is on other replicas, or lost"
+                );
+            }
+            let records = recovery.replayed;
+            tracing::info!(core = index, of = cores, records, "recovered the log of an old core");
+        }
+        Progress::Flushed { index, cores } => {
+            tracing::info!(core = index, of = cores, "its records are in tables");
+        }
+        Progress::Committed { cores } => tracing::info!(cores, "the new layout is durable"),
+        Progress::Cleaned { files } => tracing::info!(files, "removed the old logs and manifests"),
+    }
+}
