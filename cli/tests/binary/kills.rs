@@ -25,7 +25,7 @@ struct Known {
 
 /// All keys, by number. Counters of a key only ever grow.
 #[derive(Default)]
-struct Ledger(BTreeMap<u64, Known>);
+pub(crate) struct Ledger(BTreeMap<u64, Known>);
 
 fn value(key: u64, count: u64) -> Vec<u8> {
     // Longer than a line of anything, so that a torn write would not go unnoticed.
@@ -81,7 +81,7 @@ impl Ledger {
     }
 
     /// Reads every key.
-    fn check(&mut self, client: &mut BlockingClient, when: &str) {
+    pub(crate) fn check(&mut self, client: &mut BlockingClient, when: &str) {
         for (key, known) in &mut self.0 {
             let name = format!("key {key}");
             let found = client.get(Key::plain(name.as_bytes()), ReadOptions::default()).unwrap();
@@ -99,7 +99,7 @@ impl Ledger {
 }
 
 /// Kills `victims` once `enough` writes are acknowledged, and starts them again.
-fn round(cluster: &mut LocalCluster, ledger: &mut Ledger, victims: &[usize], enough: u64) {
+pub(crate) fn round(cluster: &mut LocalCluster, ledger: &mut Ledger, victims: &[usize], enough: u64) {
     let mut writer = client(cluster);
     std::thread::scope(|scope| {
         let (told, killed) = mpsc::channel();

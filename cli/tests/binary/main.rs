@@ -3,6 +3,7 @@
 mod bad_bytes;
 mod commands;
 mod configuration;
+mod cores;
 mod demo;
 mod imports;
 mod kills;

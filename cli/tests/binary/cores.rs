@@ -1,0 +1,67 @@
+//! Another number of cores, from one start to the next: what was acknowledged is there, also when the change was cut short.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use ferrite_cli::local::{LocalCluster, Shape};
+use ferrite_node::config::ByteSize;
+
+use crate::kills::{Ledger, round};
+use crate::{client, directory, program};
+
+/// Makes the configuration say `cores`, wherever it said another number.
+fn set_cores(cluster: &LocalCluster, cores: u16) {
+    let text = std::fs::read_to_string(cluster.config_file()).expect("it was written");
+    let line = |line: &str| match line.starts_with("cores =") {
+        true => format!("cores = {:?}\n", vec![0; cores.into()]),
+        false => format!("{line}\n"),
+    };
+    let changed: String = text.lines().map(line).collect();
+    assert_ne!(changed, text, "the number of cores is in the file");
+    std::fs::write(cluster.config_file(), changed).expect("it can be written");
+}
+
+/// Starts the node, and kills it as soon as its log says `line`.
+fn kill_at(config: &Path, line: &str) -> bool {
+    let mut child = Command::new(program())
+        .args(["serve", "--config"])
+        .arg(config)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let log = BufReader::new(child.stderr.take().expect("it is piped"));
+    let said = log.lines().map_while(Result::ok).any(|said| said.contains(line));
+    child.kill().expect("it is ours");
+    child.wait().expect("it ends");
+    said
+}
+
+#[test]
+fn one_core_two_and_one_again_keep_what_was_acknowledged() {
+    let home = directory();
+    // The ports of two cores are free, then.
+    let shape =
+        Shape { name: "test".into(), nodes: 1, cores: 2, memory: ByteSize::mib(64), first_port: None };
+    let mut cluster = LocalCluster::create(program(), home.path(), &shape).expect("a configuration");
+    let mut ledger = Ledger::default();
+    // What the log says at the steps of a change, in their order.
+    let steps =
+        ["recovered the log of an old core", "its records are in tables", "the new layout is durable"];
+    set_cores(&cluster, 1);
+    cluster.start(0).expect("it starts");
+    for (at, cores) in [2u16, 1, 2, 2, 1].into_iter().enumerate() {
+        // Killed under load, and so with a log that is not empty.
+        round(&mut cluster, &mut ledger, &[0], 300);
+        ledger.check(&mut client(&cluster), &format!("before change {at}"));
+        cluster.stop(0).expect("it stops");
+        // One start is with the number that it was before.
+        if at != 3 {
+            set_cores(&cluster, cores);
+            assert!(kill_at(cluster.config_file(), steps[at % steps.len()]), "change {at} says what it does");
+        }
+        cluster.start(0).expect("it starts with another number of cores");
+        ledger.check(&mut client(&cluster), &format!("after change {at} to {cores} cores"));
+    }
+}
