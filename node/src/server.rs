@@ -295,6 +295,7 @@ impl Plan {
         engine.memtable_bytes = (self.server.memtable.0 / u64::from(self.cores)) as usize;
         engine.cache_bytes = (self.server.block_cache.0 / u64::from(self.cores)) as usize;
         engine.table.token_seed = Some(self.topology.hash_seed.0);
+        engine.large_value_bytes = Some(self.server.large_value_threshold.0 as usize);
         engine.strategy = match self.server.compaction {
             Compaction::Leveled => ferrite_lsm::Strategy::Leveled,
             Compaction::Tiered => ferrite_lsm::Strategy::Tiered,

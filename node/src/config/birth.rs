@@ -92,6 +92,7 @@ impl Birth {
              # commitlog_sync = \"batch\"  # or \"periodic:100ms\": faster, loses up to that on power loss\n\
              # compaction = \"leveled\"  # or \"tiered\": cheaper writes, more space and dearer reads; may be changed later\n\
              # request_timeout = \"2s\"\n\
+             # large_value_threshold = \"4KiB\"  # values from this length on lie apart from the tables; may be changed later\n\
              # max_value_size = \"1MiB\"\n\
              # max_clock_drift = \"500ms\"\n\
              # spin = \"auto\"  # or \"off\", or a time like \"50us\"\n",

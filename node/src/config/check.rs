@@ -19,6 +19,10 @@ const MEMORY_DEFAULT: ByteSize = ByteSize::mib(1024);
 const MEMORY_MIN: ByteSize = ByteSize::mib(64);
 const MEMORY_MAX: ByteSize = ByteSize(1 << 44);
 const MEMTABLE_MIN: ByteSize = ByteSize::mib(1);
+const LARGE_VALUE_DEFAULT: ByteSize = ByteSize(4 << 10);
+const LARGE_VALUE_MIN: ByteSize = ByteSize(256);
+/// Above the longest value: all stay in the tables.
+const LARGE_VALUE_MAX: ByteSize = ByteSize::mib(16);
 const VALUE_MIN: ByteSize = ByteSize(1);
 const VALUE_MAX: ByteSize = ByteSize(VALUE_BYTES_MAX as u64);
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
@@ -140,6 +144,13 @@ fn server(raw: &RawServer, place: &Place<'_>) -> Result<Server, ConfigError> {
             TIMEOUT_DEFAULT,
             TIMEOUT_MIN,
             TIMEOUT_MAX,
+        )?,
+        large_value_threshold: size(
+            "large_value_threshold",
+            &raw.large_value_threshold,
+            LARGE_VALUE_DEFAULT,
+            LARGE_VALUE_MIN,
+            LARGE_VALUE_MAX,
         )?,
         max_value_size: size("max_value_size", &raw.max_value_size, VALUE_MAX, VALUE_MIN, VALUE_MAX)?,
         max_clock_drift: time("max_clock_drift", &raw.max_clock_drift, DRIFT_DEFAULT, DRIFT_MIN, DRIFT_MAX)?,

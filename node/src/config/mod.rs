@@ -107,6 +107,8 @@ pub struct Server {
     pub commitlog_sync: CommitlogSync,
     /// How long a request may take when the client does not say.
     pub request_timeout: Duration,
+    /// Values from this length on, in bytes, are kept apart from the tables, so that merging does not copy them.
+    pub large_value_threshold: ByteSize,
     /// Longest value, in bytes.
     pub max_value_size: ByteSize,
     /// How far a clock may be ahead before this node stops minting versions.

@@ -45,6 +45,7 @@ fn a_small_file_gets_defaults() {
     assert_eq!(config.server.block_cache, ByteSize::mib(512));
     assert_eq!(config.server.commitlog_sync, CommitlogSync::Batch);
     assert_eq!(config.server.compaction, Compaction::Leveled);
+    assert_eq!(config.server.large_value_threshold, ByteSize(4 << 10));
     assert_eq!(config.server.request_timeout, Duration::from_secs(2));
     assert_eq!((config.server.stores_for(1), config.server.stores_for(8)), (16, 32));
     let node = config.node("n1").unwrap();
@@ -76,6 +77,8 @@ fn choices_are_read() {
     let periodic = server("commitlog_sync = \"periodic:100ms\"\n").server.commitlog_sync;
     assert_eq!(periodic, CommitlogSync::Periodic(Duration::from_millis(100)));
     assert_eq!(server("compaction = \"tiered\"\n").server.compaction, Compaction::Tiered);
+    let apart = server("large_value_threshold = \"16KiB\"\n").server.large_value_threshold;
+    assert_eq!(apart, ByteSize(16 << 10));
     assert_eq!(server("spin = \"off\"\n").server.spin, Spin::Off);
     assert_eq!(server("spin = \"50us\"\n").server.spin, Spin::For(Duration::from_micros(50)));
 }

@@ -135,6 +135,10 @@ impl<E: Env> Shard<E> {
             ("compaction_bytes", stats.compaction_bytes),
             ("compaction_read_bytes", stats.compaction_read_bytes),
             ("moves", stats.moves),
+            ("collected_bytes", stats.collected_bytes),
+            ("value_files", stats.value_files),
+            ("value_bytes", stats.value_bytes),
+            ("value_live_bytes", stats.value_live_bytes),
             ("written_bytes", stats.written_bytes),
             ("log_written_bytes", stats.log_written_bytes),
             ("cache_hits", stats.cache_hits),
@@ -158,8 +162,8 @@ impl<E: Env> Shard<E> {
             line(
                 &format!("engine.store.{}", store.store),
                 &format_args!(
-                    "{} bytes, {} runs, {} of them in level 0, debt {} bytes, written {write:.2}x, space {space:.2}x",
-                    store.table_bytes, store.runs, store.l0_tables, store.debt_bytes
+                    "{} bytes of tables, {} of values, {} runs, {} of them in level 0, debt {} bytes, written {write:.2}x, space {space:.2}x",
+                    store.table_bytes, store.value_bytes, store.runs, store.l0_tables, store.debt_bytes
                 ),
             );
         }
