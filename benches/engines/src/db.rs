@@ -1,6 +1,9 @@
 //! What a row asks of an engine.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Instant;
 
 use hdrhistogram::Histogram;
 
@@ -27,6 +30,12 @@ pub trait Db {
     async fn put(&mut self, key: &[u8; 16], value: &[u8]);
     /// Writes the group, to the log first.
     async fn commit(&mut self);
+    /// As [`Db::commit`], of a group that was due at `due`, but need not wait: what comes next goes on beside it. How long the
+    /// group took is recorded when it is written.
+    async fn commit_beside(&mut self, due: Instant, latencies: &Rc<RefCell<Histogram<u64>>>) {
+        self.commit().await;
+        latencies.borrow_mut().saturating_record(due.elapsed().as_nanos() as u64);
+    }
     /// Looks a key up; `seen` is told its value.
     async fn get<R>(&mut self, key: &[u8; 16], seen: impl FnOnce(&[u8]) -> R) -> Option<R>;
     /// Looks up several keys at once; `seen` is told the place and the value of each that is there.

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
 use std::rc::Rc;
+use std::time::Instant;
 
 use ferrite_lsm::log::CommitlogSync;
 use ferrite_lsm::{
@@ -27,6 +28,9 @@ pub struct Ferrite {
     env: RingEnv,
     engine: RingEngine,
     job_runs: Rc<Cell<bool>>,
+    /// Groups that are due to be written, since when; and whether a task writes them.
+    dues: Rc<RefCell<Vec<Instant>>>,
+    pump_runs: Rc<Cell<bool>>,
     order: u64,
     value_bytes: usize,
 }
@@ -47,7 +51,15 @@ impl Ferrite {
         // Above all orders of earlier processes: each writes fewer records than this.
         let order = recovery.incarnation << 40;
         let job_runs = Rc::new(Cell::new(false));
-        let ferrite = Ferrite { env, engine, job_runs, order, value_bytes: setup.value_bytes };
+        let ferrite = Ferrite {
+            env,
+            engine,
+            job_runs,
+            dues: Rc::default(),
+            pump_runs: Rc::default(),
+            order,
+            value_bytes: setup.value_bytes,
+        };
         ferrite.start_job();
         ferrite
     }
@@ -94,7 +106,9 @@ impl Db for Ferrite {
         loop {
             match self.engine.stage(of(key), record, 0) {
                 Ok(_) => return,
-                Err(Refusal::Overloaded) if self.engine.has_staged() => self.commit().await,
+                Err(Refusal::Overloaded) if self.engine.has_staged() && !self.pump_runs.get() => {
+                    self.commit().await
+                }
                 Err(Refusal::Overloaded) => {
                     self.start_job();
                     self.env.sleep_ns(PAUSE_NS).await;
@@ -111,6 +125,28 @@ impl Db for Ferrite {
         }
         self.engine.commit().await.unwrap_or_else(|error| panic!("{error}"));
         self.start_job();
+    }
+
+    async fn commit_beside(&mut self, due: Instant, latencies: &Rc<RefCell<Histogram<u64>>>) {
+        self.dues.borrow_mut().push(due);
+        if self.pump_runs.replace(true) {
+            return;
+        }
+        let (env, engine, dues) = (self.env.clone(), self.engine.clone(), self.dues.clone());
+        let (runs, latencies) = (self.pump_runs.clone(), latencies.clone());
+        self.env.spawn(async move {
+            while engine.has_staged() {
+                let delay_us = engine.write_delay_us();
+                if delay_us > 0 {
+                    env.sleep_ns(delay_us * 1_000).await;
+                }
+                let written = std::mem::take(&mut *dues.borrow_mut());
+                engine.commit().await.unwrap_or_else(|error| panic!("{error}"));
+                let mut latencies = latencies.borrow_mut();
+                written.iter().for_each(|due| latencies.saturating_record(due.elapsed().as_nanos() as u64));
+            }
+            runs.set(false);
+        });
     }
 
     async fn get<R>(&mut self, key: &[u8; 16], seen: impl FnOnce(&[u8]) -> R) -> Option<R> {
@@ -205,7 +241,7 @@ impl Db for Ferrite {
 
     async fn give_way(&mut self) {
         self.start_job();
-        if self.job_runs.get() {
+        if self.job_runs.get() || self.pump_runs.get() {
             ferrite_lsm::Pace::yield_now(&self.env.pace()).await;
         }
     }
@@ -219,7 +255,7 @@ impl Db for Ferrite {
     }
 
     async fn close(self) {
-        while self.job_runs.get() {
+        while self.job_runs.get() || self.pump_runs.get() {
             self.env.sleep_ns(PAUSE_NS).await;
         }
         self.engine.close().await.expect("the disk works");

@@ -1,5 +1,7 @@
 //! The rows: what is done to an engine, and what of it is measured.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
@@ -228,11 +230,14 @@ async fn mixed(db: &mut impl Db, sizes: Sizes) -> Figures {
     Figures::of(&mark, sizes.operations, &latencies)
 }
 
+/// Gets after which the core is given away even if more are due.
+const GETS_BETWEEN: u64 = 16;
+
 /// Gets due at fixed times whatever the engine does, counted from when they were due; puts beside them in groups, likewise.
 async fn paced(db: &mut impl Db, sizes: Sizes, put_rate: f64) -> Figures {
     let mut random = Random::new(15);
     let mut values = Values::new(sizes.value_bytes);
-    let (mut latencies, mut put_latencies) = (histogram(), histogram());
+    let (mut latencies, put_latencies) = (histogram(), Rc::new(RefCell::new(histogram())));
     let total = Duration::from_secs_f64(sizes.seconds);
     let get_every = Duration::from_secs_f64(1.0 / sizes.rate);
     let put_every =
@@ -248,8 +253,9 @@ async fn paced(db: &mut impl Db, sizes: Sizes, put_rate: f64) -> Figures {
                 let number = random.below(sizes.keys);
                 db.put(&keys::key(number), values.of(number)).await;
             }
-            db.commit().await;
-            put_latencies.saturating_record(put_due.elapsed().as_nanos() as u64);
+            db.commit_beside(put_due, &put_latencies).await;
+            // Now and then the core is given away even if gets are due, as a reactor does.
+            db.give_way().await;
             put_due += put_every;
         }
         if get_due <= now {
@@ -260,11 +266,15 @@ async fn paced(db: &mut impl Db, sizes: Sizes, put_rate: f64) -> Figures {
             latencies.saturating_record(get_due.elapsed().as_nanos() as u64);
             get_due += get_every;
             gets += 1;
+            if gets % GETS_BETWEEN == 0 {
+                db.give_way().await;
+            }
         } else {
             db.give_way().await;
         }
     }
     let mut figures = Figures::of(&mark, gets, &latencies);
+    let put_latencies = put_latencies.borrow();
     if put_rate > 0.0 {
         figures.set("worst_us", put_latencies.max() as f64 / 1e3);
         figures.set("put_p99_us", put_latencies.value_at_quantile(0.99) as f64 / 1e3);
