@@ -12,6 +12,7 @@ use ferrite_node::shard::Shard;
 use ferrite_wire::CoreId;
 
 use crate::db::Setup;
+use crate::device;
 use crate::ferrite::Ferrite;
 use crate::fjall::Fjall;
 use crate::measure::Figures;
@@ -27,6 +28,7 @@ pub fn run(row: Row, args: &Args) -> Figures {
         cache_bytes: if row == Row::Disk { data / 50 } else { args.cache << 20 },
         memtable_bytes: args.memtable << 20,
         lz4: args.lz4 != 0,
+        large_value_bytes: (args.large > 0).then_some(args.large),
         stores: args.stores,
         value_bytes: args.value,
         synced: row == Row::Synced,
@@ -64,8 +66,12 @@ fn on_ring(row: Row, setup: Setup, sizes: Sizes, cpu: usize) -> Figures {
     let figures = Rc::new(RefCell::new(None));
     let kept = figures.clone();
     let ended = run_core::<Rc<Shard<RingEnv>>, (), _, _>(core, move |env| async move {
-        let db = Ferrite::open(env, &setup).await;
-        *kept.borrow_mut() = Some(row::run(row, db, &setup, sizes).await);
+        let done = if row == Row::Device {
+            device::run(env, sizes.operations).await
+        } else {
+            row::run(row, Ferrite::open(env, &setup).await, &setup, sizes).await
+        };
+        *kept.borrow_mut() = Some(done);
         Err(())
     });
     let figures = figures.borrow_mut().take();

@@ -16,6 +16,8 @@ pub struct Setup {
     /// Memtables that take writes, in bytes.
     pub memtable_bytes: usize,
     pub lz4: bool,
+    /// Length from which Ferrite keeps values apart from the tree, in bytes; the others have that off, as they come.
+    pub large_value_bytes: Option<usize>,
     /// Stores of Ferrite's engine; the others have one tree.
     pub stores: u16,
     pub value_bytes: usize,

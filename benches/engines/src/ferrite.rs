@@ -41,6 +41,7 @@ impl Ferrite {
         let mut options = Options::new(0, (0..setup.stores).collect(), entropy);
         options.memtable_bytes = setup.memtable_bytes;
         options.cache_bytes = setup.cache_bytes;
+        options.large_value_bytes = setup.large_value_bytes;
         options.table.token_seed = Some(SEED);
         options.table.compression = if setup.lz4 { Compression::Lz4 } else { Compression::None };
         options.log.sync = if setup.synced { CommitlogSync::Batch } else { CommitlogSync::Periodic };

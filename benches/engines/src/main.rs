@@ -2,6 +2,7 @@
 
 mod child;
 mod db;
+mod device;
 mod ferrite;
 mod fjall;
 mod keys;
@@ -56,6 +57,9 @@ struct Args {
     /// Stores of Ferrite's engine.
     #[arg(long, default_value_t = 16)]
     stores: u16,
+    /// Length from which Ferrite keeps values apart from the tree (0 = never); the node's default.
+    #[arg(long, default_value_t = 4096)]
+    large: usize,
     /// Compress blocks with LZ4 (0 = not).
     #[arg(long, default_value_t = 1)]
     lz4: u8,

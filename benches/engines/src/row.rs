@@ -24,6 +24,8 @@ pub enum Row {
     Hit16,
     /// Gets with 200 under way, with a cache of 2 % of the data at most.
     Disk,
+    /// The device alone: 4 KiB reads at random places of a file of a GiB, 32 under way. Ferrite's ring does it.
+    Device,
     /// Scans of a hundred records, cached.
     Scan,
     /// Gets and puts by turns.
@@ -77,6 +79,7 @@ pub async fn run(row: Row, mut db: impl Db, setup: &Setup, sizes: Sizes) -> Figu
             assert_eq!(found, sizes.operations);
             Figures::of(&mark, sizes.operations, &latencies)
         }
+        Row::Device => unreachable!("it needs no engine"),
         Row::Scan => {
             warm(&mut db, sizes).await;
             scans(&mut db, sizes).await

@@ -31,6 +31,9 @@ fn rounds(args: &Args, directory: &Path) -> Result<(), Failure> {
         }
         for (at, &row) in rows.iter().enumerate() {
             for &engine in &args.engines {
+                if row == Row::Device && engine != Engine::Ferrite {
+                    continue;
+                }
                 let rate = if args.rate > 0.0 {
                     args.rate
                 } else {
@@ -91,6 +94,7 @@ fn one(
         .args(["--value", &args.value.to_string(), "--batch", &args.batch.to_string()])
         .args(["--cache", &args.cache.to_string(), "--memtable", &args.memtable.to_string()])
         .args(["--stores", &args.stores.to_string(), "--lz4", &args.lz4.to_string()])
+        .args(["--large", &args.large.to_string()])
         .args(["--rate", &rate.to_string(), "--put-rate", &args.put_rate.to_string()])
         .args(["--seconds", &args.seconds.to_string(), "--cpu", &args.cpu.to_string()])
         .arg("--dir")
