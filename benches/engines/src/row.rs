@@ -234,7 +234,7 @@ async fn mixed(db: &mut impl Db, sizes: Sizes) -> Figures {
 }
 
 /// Gets after which the core is given away even if more are due.
-const GETS_BETWEEN: u64 = 16;
+const GETS_BETWEEN: u64 = 1024;
 
 /// Gets due at fixed times whatever the engine does, counted from when they were due; puts beside them in groups, likewise.
 async fn paced(db: &mut impl Db, sizes: Sizes, put_rate: f64) -> Figures {
