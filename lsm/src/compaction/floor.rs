@@ -11,7 +11,8 @@
 //! | an expired record | above the floor | it is *buried*: a tombstone of the same version stays, without its value |
 //!
 //! "May" because one more thing must hold, which only the engine can see: no source outside the merge holds the key, and
-//! nothing that is staged and not yet applied is as old as that.
+//! nothing that is staged and not yet applied is as old as that. Where it does not hold, a tombstone stays and an expired record
+//! is buried.
 
 use std::collections::BTreeMap;
 

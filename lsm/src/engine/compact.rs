@@ -12,8 +12,8 @@ use crate::compaction::{Chain, Plan, Verdict, buried};
 use crate::manifest::Edit;
 use crate::planted::{self, Bug};
 use crate::{
-    Class, Disk, DiskError, Key, KeyBuf, KeyHash, LastWriteWins, Merge, Pace, ReadError, Record, TableName,
-    cover,
+    Class, Disk, DiskError, Key, KeyBuf, KeyHash, LastWriteWins, Merge, Pace, ReadError, Record, RecordFlags,
+    TableName, cover,
 };
 
 /// Times that a merge asks for a buffer, yielding in between, before it fails.
@@ -126,7 +126,10 @@ impl<D: Disk, P: Pace> Core<D, P> {
         let verdict = self.floors.borrow().verdict(key, &record);
         match verdict {
             Verdict::Keep => Some(record),
-            Verdict::Purge if self.is_held_elsewhere(key, record.order, inputs) => Some(record),
+            Verdict::Purge if self.is_held_elsewhere(key, record.order, inputs) => {
+                // What hides another version needs no value for it; and what stayed as it is would be due again at once.
+                Some(if record.flags.0 & RecordFlags::TOMBSTONE == 0 { buried(&record) } else { record })
+            }
             Verdict::Purge => {
                 cover::mark("tombstone purged");
                 None
