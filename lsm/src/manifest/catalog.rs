@@ -1,8 +1,9 @@
 //! What the manifest says: the stores of a core, their tables, and which vnode lives where.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use super::area::{Area, Areas};
 use super::format::Edit;
 use crate::layout::LayoutMark;
 use crate::{TableMeta, ValueShare, ValuesMeta};
@@ -41,9 +42,20 @@ pub(crate) struct StoreEntry {
     pub(crate) levels: [Vec<Rc<TableMeta>>; LEVELS],
     /// Value files, by number. Each is named by a table.
     pub(crate) values: BTreeMap<u64, ValuesMeta>,
+    /// Parts of tables that cannot be read.
+    pub(crate) areas: Areas,
+    /// Numbers of value files that are damaged.
+    pub(crate) damaged_values: BTreeSet<u64>,
 }
 
 impl StoreEntry {
+    /// Says of the areas of a table whether it is gone.
+    fn detach(&mut self, number: u64, detached: bool) {
+        for area in self.areas.iter_mut().filter(|area| area.table.number == number) {
+            Rc::make_mut(area).detached = detached;
+        }
+    }
+
     /// What each table names of each value file.
     pub(crate) fn value_shares(&self) -> impl Iterator<Item = &ValueShare> {
         self.levels.iter().flatten().flat_map(|table| &table.values)
@@ -113,6 +125,7 @@ impl Catalog {
                     return Err(wrong("a table that overlaps another of its level", table.name.number));
                 }
                 tables.insert(at, Rc::clone(table));
+                entry.detach(table.name.number, false);
             }
             Edit::Remove { table } => {
                 let entry = self.store(table.store)?;
@@ -122,6 +135,7 @@ impl Catalog {
                 let missing = wrong("the removal of a table that does not exist", table.number);
                 let (level, at) = level.ok_or(missing)?;
                 level.remove(at);
+                entry.detach(table.number, true);
             }
             Edit::Flushed { store, seq } => {
                 let entry = self.store(*store)?;
@@ -148,6 +162,34 @@ impl Catalog {
                 }
                 if entry.value_shares().any(|share| share.file == *number) {
                     return Err(wrong("the removal of a value file that a table names", *number));
+                }
+                entry.damaged_values.remove(number);
+            }
+            Edit::Quarantine(area) => {
+                let entry = self.store(area.table.store)?;
+                let is_present =
+                    entry.levels.iter().flatten().any(|table| table.name.number == area.table.number);
+                if is_present == area.detached {
+                    // It was merged away while its damage was being confirmed: its records had been read.
+                    return if is_present {
+                        Err(wrong("a detached area of a table that exists", area.table.number))
+                    } else {
+                        Ok(())
+                    };
+                }
+                let place = |area: &Area| (area.table.number, area.block);
+                match entry.areas.binary_search_by_key(&place(area), |other| place(other)) {
+                    Ok(at) => entry.areas[at] = Rc::clone(area),
+                    Err(at) => entry.areas.insert(at, Rc::clone(area)),
+                }
+            }
+            Edit::Release { table } => {
+                self.store(table.store)?.areas.retain(|area| area.table.number != table.number);
+            }
+            Edit::DamagedValues { store, number } => {
+                let entry = self.store(*store)?;
+                if entry.values.contains_key(number) {
+                    entry.damaged_values.insert(*number);
                 }
             }
         }
@@ -180,6 +222,8 @@ impl Catalog {
                 let level = level as u8;
                 edits.extend(tables.iter().map(|table| Edit::Add { level, table: Rc::clone(table) }));
             }
+            edits.extend(entry.areas.iter().map(|area| Edit::Quarantine(Rc::clone(area))));
+            edits.extend(entry.damaged_values.iter().map(|&number| Edit::DamagedValues { store, number }));
         }
         edits.extend(self.vnodes.iter().map(|(&vnode, entry)| Edit::Assign {
             vnode,

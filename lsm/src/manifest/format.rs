@@ -24,7 +24,13 @@
 //!           | 11 store:u16 number:u64 bytes:u64 record_bytes:u64 file_id:u128     ; a value file was added
 //!           | 12 store:u16 number:u64                    ; a value file was removed, which no table names any more
 //!           | 20 generation:u64 cores:u16 index:u16         ; this core is one of so many in a layout of the node
+//!           | 25 store:u16 number:u64 area               ; blocks of a table are quarantined; says nothing if the table is
+//!                                                        ; gone and the area is not a detached one
+//!           | 26 store:u16 number:u64                    ; nothing of a table is quarantined any more
+//!           | 27 store:u16 number:u64                    ; a value file is damaged: nothing is collected from it
 //! table     = length:u32 properties                      ; as in the table's own file
+//! area      = block:u32 blocks:u32 detached:u8 order_max:u64 low:key high:key
+//! key       = prefix:u128 partition_len:u32 sort_len:u32 partition sort
 //! ```
 //!
 //! **Tail rule.** Appends wait for each other's syncs, so a power cut can harm the last group only. A bad group with a good
@@ -32,13 +38,15 @@
 
 use std::rc::Rc;
 
+use super::area::Area;
 use crate::layout::LayoutMark;
-use crate::{BLOCK_BYTES, Damage, FileId, FileName, TableMeta, TableName, ValuesMeta};
+use crate::table::{encode_key, take_key};
+use crate::{BLOCK_BYTES, Damage, FileId, FileName, KeyBuf, TableMeta, TableName, ValuesMeta};
 
 /// The first bytes of each group.
 pub(crate) const MAGIC: u32 = 0x464d_6546;
 /// The version of everything above.
-pub(crate) const VERSION: u16 = 3;
+pub(crate) const VERSION: u16 = 4;
 /// Bytes of a group's header.
 pub(crate) const HEADER_BYTES: usize = 40;
 /// Most bytes of a group: a snapshot of a hundred thousand tables with ordinary keys fits several times over.
@@ -61,6 +69,9 @@ pub(crate) enum Edit {
     Layout(LayoutMark),
     AddValues { values: ValuesMeta },
     RemoveValues { store: u16, number: u64 },
+    Quarantine(Rc<Area>),
+    Release { table: TableName },
+    DamagedValues { store: u16, number: u64 },
 }
 
 /// What identifies a manifest's groups.
@@ -258,6 +269,27 @@ fn encode_edit(edit: &Edit, out: &mut Vec<u8>) {
             out.extend_from_slice(&store.to_le_bytes());
             out.extend_from_slice(&number.to_le_bytes());
         }
+        Edit::Quarantine(area) => {
+            out.push(25);
+            out.extend_from_slice(&area.table.store.to_le_bytes());
+            out.extend_from_slice(&area.table.number.to_le_bytes());
+            out.extend_from_slice(&area.block.to_le_bytes());
+            out.extend_from_slice(&area.blocks.to_le_bytes());
+            out.push(u8::from(area.detached));
+            out.extend_from_slice(&area.order_max.to_le_bytes());
+            encode_key(&area.low, out);
+            encode_key(&area.high, out);
+        }
+        Edit::Release { table } => {
+            out.push(26);
+            out.extend_from_slice(&table.store.to_le_bytes());
+            out.extend_from_slice(&table.number.to_le_bytes());
+        }
+        Edit::DamagedValues { store, number } => {
+            out.push(27);
+            out.extend_from_slice(&store.to_le_bytes());
+            out.extend_from_slice(&number.to_le_bytes());
+        }
     }
 }
 
@@ -288,9 +320,24 @@ fn decode_edit(from: &mut Reader<'_>) -> Result<Edit, Fault> {
             Edit::AddValues { values: ValuesMeta { store, number, bytes, record_bytes, file_id } }
         }
         12 => Edit::RemoveValues { store: from.u16()?, number: from.u64()? },
-        tag => return Err(damaged("edit tag", 20, tag.into())),
+        25 => Edit::Quarantine(Rc::new(decode_area(from)?)),
+        26 => Edit::Release { table: TableName { store: from.u16()?, number: from.u64()? } },
+        27 => Edit::DamagedValues { store: from.u16()?, number: from.u64()? },
+        tag => return Err(damaged("edit tag", 27, tag.into())),
     };
     Ok(edit)
+}
+
+fn decode_area(from: &mut Reader<'_>) -> Result<Area, Fault> {
+    let table = TableName { store: from.u16()?, number: from.u64()? };
+    let (block, blocks) = (from.u32()?, from.u32()?);
+    let detached = from.u8()?;
+    if detached > 1 || block.checked_add(blocks).is_none() {
+        return Err(damaged("quarantined blocks", u64::from(block), u64::from(blocks)));
+    }
+    let order_max = from.u64()?;
+    let (low, high) = (from.key()?, from.key()?);
+    Ok(Area { table, block, blocks, detached: detached == 1, order_max, low, high })
 }
 
 /// What is left to decode.
@@ -307,6 +354,11 @@ impl<'a> Reader<'a> {
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
         Ok(self.bytes(N)?.try_into().expect("N bytes were taken"))
+    }
+
+    fn key(&mut self) -> Result<KeyBuf, Fault> {
+        let left = self.0.len() as u64;
+        take_key(&mut self.0).ok_or(damaged("edit key", 0, left))
     }
 
     fn u8(&mut self) -> Result<u8, Fault> {

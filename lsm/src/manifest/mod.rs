@@ -16,6 +16,7 @@
 //!
 //! It refuses: a bad group with a good one behind it, an unknown version, another core's file, edits that contradict each other.
 
+mod area;
 mod catalog;
 mod format;
 mod turn;

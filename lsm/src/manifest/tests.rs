@@ -1,7 +1,8 @@
+use super::area::Area;
 use super::*;
 use crate::mem_disk::run::{block_on, try_run};
 use crate::mem_disk::{CrashMode, Fault as DiskFault, MemDisk};
-use crate::{FileId, KeyBuf, Prefix, TableMeta, TableName};
+use crate::{FileId, KeyBuf, Prefix, TableMeta, TableName, ValuesMeta};
 use std::rc::Rc;
 
 const CORE: u16 = 3;
@@ -33,8 +34,15 @@ fn table(number: u64) -> Rc<TableMeta> {
     })
 }
 
+fn area(number: u64, block: u32, detached: bool) -> Rc<Area> {
+    let (low, high) = (table(number).smallest.clone(), table(number + 1).largest.clone());
+    let table = TableName { store: 5, number };
+    Rc::new(Area { table, block, blocks: 2, detached, order_max: 44, low, high })
+}
+
 /// A change for every kind of edit, each valid after the ones before it.
 fn changes() -> Vec<Vec<Edit>> {
+    let values = ValuesMeta { store: 5, number: 7, bytes: 8192, record_bytes: 77, file_id: FileId(9) };
     vec![
         vec![
             Edit::Opened { incarnation: 1 },
@@ -54,8 +62,33 @@ fn changes() -> Vec<Vec<Edit>> {
             Edit::Add { level: 1, table: table(2) },
             Edit::Add { level: 1, table: table(3) },
         ],
+        vec![
+            Edit::AddValues { values },
+            Edit::DamagedValues { store: 5, number: 7 },
+            Edit::Quarantine(area(2, 3, false)),
+            Edit::Quarantine(area(3, 1, false)),
+        ],
+        vec![Edit::Remove { table: TableName { store: 5, number: 3 } }],
         vec![Edit::Closed { seq: 33 }],
     ]
+}
+
+#[test]
+fn an_area_outlives_its_table_until_it_is_released() {
+    let mut catalog = states(&changes()).pop().expect("several");
+    let detached = |catalog: &Catalog| {
+        let areas = catalog.stores[&5].areas.iter();
+        areas.map(|area| (area.table.number, area.detached)).collect::<Vec<_>>()
+    };
+    assert_eq!(detached(&catalog), [(2, false), (3, true)]);
+    let mut apply = |edit| catalog.apply(&edit).map(|()| detached(&catalog));
+    // What was confirmed after its table had been merged away was read by the merge.
+    assert_eq!(apply(Edit::Quarantine(area(9, 0, false))), Ok(vec![(2, false), (3, true)]));
+    assert!(apply(Edit::Quarantine(area(2, 9, true))).is_err(), "table 2 is there");
+    assert_eq!(apply(Edit::Release { table: TableName { store: 5, number: 3 } }), Ok(vec![(2, false)]));
+    assert_eq!(apply(Edit::Remove { table: TableName { store: 5, number: 2 } }), Ok(vec![(2, true)]));
+    // A table that changes its place keeps its marks.
+    assert_eq!(apply(Edit::Add { level: 2, table: table(2) }), Ok(vec![(2, false)]));
 }
 
 fn states(changes: &[Vec<Edit>]) -> Vec<Catalog> {

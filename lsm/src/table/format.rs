@@ -158,13 +158,8 @@ impl TableMeta {
             out.extend_from_slice(&field.to_le_bytes());
         }
         out.push(u8::from(self.token_seed.is_some()));
-        for key in [&self.smallest, &self.largest] {
-            out.extend_from_slice(&key.prefix.to_u128().to_le_bytes());
-            out.extend_from_slice(&(key.partition.len() as u32).to_le_bytes());
-            out.extend_from_slice(&(key.sort.len() as u32).to_le_bytes());
-            out.extend_from_slice(&key.partition);
-            out.extend_from_slice(&key.sort);
-        }
+        encode_key(&self.smallest, out);
+        encode_key(&self.largest, out);
         out.extend_from_slice(&(self.values.len() as u32).to_le_bytes());
         for share in &self.values {
             out.extend_from_slice(&share.file.to_le_bytes());
@@ -235,7 +230,17 @@ fn take_shares(bytes: &mut &[u8]) -> Option<Vec<ValueShare>> {
     shares.is_sorted_by_key(|share| share.file).then_some(shares)
 }
 
-fn take_key(bytes: &mut &[u8]) -> Option<KeyBuf> {
+/// Appends a key: `prefix:u128 partition_len:u32 sort_len:u32 partition sort`.
+pub(crate) fn encode_key(key: &KeyBuf, out: &mut Vec<u8>) {
+    out.extend_from_slice(&key.prefix.to_u128().to_le_bytes());
+    out.extend_from_slice(&(key.partition.len() as u32).to_le_bytes());
+    out.extend_from_slice(&(key.sort.len() as u32).to_le_bytes());
+    out.extend_from_slice(&key.partition);
+    out.extend_from_slice(&key.sort);
+}
+
+/// Takes what [`encode_key`] wrote from the front. `None` = it is cut short or malformed.
+pub(crate) fn take_key(bytes: &mut &[u8]) -> Option<KeyBuf> {
     let prefix = u128::from_le_bytes(take(bytes)?);
     let (partition_len, sort_len) =
         (u32::from_le_bytes(take(bytes)?) as usize, u32::from_le_bytes(take(bytes)?) as usize);

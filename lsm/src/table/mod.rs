@@ -28,10 +28,10 @@ pub use block::Block;
 pub use builder::{BuildError, TableBuilder};
 pub use cursor::TableCursor;
 pub use filter::KeyHash;
-pub(crate) use format::take;
 pub use format::{
     Compression, FileId, RECORD_BYTES_MAX, TABLE_BYTES_MAX, TABLE_FORMAT, TableMeta, TableName, TableOptions,
 };
+pub(crate) use format::{encode_key, take, take_key};
 pub use index::BlockHandle;
 pub use reader::Table;
 pub(crate) use stored::Compressor;
