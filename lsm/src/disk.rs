@@ -209,6 +209,8 @@ pub trait Disk: Clone + 'static {
 
     /// A buffer of `len` bytes (a multiple of [`BLOCK_BYTES`]); its content is undefined but initialised. `None` = the class's budget is spent.
     fn buf(&self, len: usize, class: Class) -> Option<Self::Buf>;
+    /// Bytes of all its buffers, lent or kept ready for the next taker.
+    fn buffer_bytes(&self) -> usize;
     /// Opens a file.
     fn open(
         &self,

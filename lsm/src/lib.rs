@@ -34,7 +34,7 @@ pub use disk::{
     Open, Sync,
 };
 pub use engine::{
-    CommitError, Engine, Found, Job, Miss, OpenError, Options, Recovery, Refusal, ScanLimits, Stats,
+    CommitError, Engine, Found, Job, Memory, Miss, OpenError, Options, Recovery, Refusal, ScanLimits, Stats,
     StoreStats,
 };
 pub use key::{Key, KeyBuf, Prefix};

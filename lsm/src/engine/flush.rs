@@ -47,7 +47,12 @@ impl<D: Disk, P: Pace> Core<D, P> {
             store.flushed_through = through;
         };
         output.commit(0, &[], others.into_iter(), install).await?;
-        self.stores.borrow_mut().frozen_bytes -= memtable_bytes;
+        drop(cursor);
+        {
+            let mut stores = self.stores.borrow_mut();
+            stores.frozen_bytes -= memtable_bytes;
+            stores.walked.push(frozen.memtable);
+        }
         let floor = self.manifest.catalog().log_floor;
         self.log.retire_below(Seq(floor));
         self.counters.flush_bytes.add(bytes);

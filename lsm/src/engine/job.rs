@@ -147,6 +147,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
             self.log.trim().await?;
         }
         let files = self.obsolete.borrow_mut().take(&self.cache);
+        self.count_tables();
         for file in &files {
             if let FileName::Values { number, .. } = file {
                 self.values.borrow_mut().remove(number);

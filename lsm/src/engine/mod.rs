@@ -19,6 +19,7 @@ mod compact;
 mod flush;
 mod job;
 mod levels;
+mod memory;
 mod obsolete;
 mod open;
 mod options;
@@ -43,6 +44,7 @@ use std::rc::Rc;
 use compact::Compacting;
 pub use job::Job;
 use job::Running;
+pub use memory::Memory;
 use obsolete::Obsolete;
 pub use options::Options;
 pub use outcome::{CommitError, Found, Miss, OpenError, Recovery, Refusal};
@@ -106,6 +108,10 @@ struct Core<D: Disk, P: Pace> {
     floors: RefCell<Floors>,
     pending: Pending,
     debt_bytes: Cell<u64>,
+    /// Bytes of the open tables in memory, as they were last counted.
+    open_bytes: Cell<usize>,
+    /// Bytes of the tables under construction, and of those finished that are not named yet.
+    build_bytes: Cell<usize>,
     /// Why writes are refused, if they are.
     refusal: Cell<Option<Refusal>>,
     /// What the group that fills should wait, in picoseconds.

@@ -34,6 +34,11 @@ impl<D: Disk> Obsolete<D> {
         self.dropped.push(table);
     }
 
+    /// Bytes that dropped tables keep in memory.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.dropped.iter().map(|table| table.memory_bytes()).sum()
+    }
+
     pub(super) fn drop_values(&mut self, file: FileName) {
         self.dropped_values.push(file);
     }

@@ -138,12 +138,15 @@ pub(super) async fn open<D: Disk, P: Pace>(
         floors: RefCell::new(Floors::default()),
         pending: Pending::default(),
         debt_bytes: Cell::new(0),
+        open_bytes: Cell::new(0),
+        build_bytes: Cell::new(0),
         refusal: Cell::new(None),
         owed_ps: Cell::new(0),
         disk_full: Cell::new(false),
         fenced: Cell::new(false),
         counters: Counters::default(),
     };
+    core.count_tables();
     core.survey();
     core.weigh();
     Ok((Engine(Rc::new(core)), recovery))

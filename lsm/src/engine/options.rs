@@ -21,6 +21,10 @@ pub struct Options {
     pub layout: Option<LayoutMark>,
     /// 128 random bits, fresh at each open: file ids and the log's life are derived from them.
     pub entropy: u128,
+    /// What all parts of [`super::Memory`] may come to together. Default 512 MiB.
+    pub memory_bytes: usize,
+    /// The part of it that is kept for buffers of I/O: as much as the disk lends and keeps ready at most. Default 64 MiB.
+    pub buffer_bytes: usize,
     /// Memtables of all stores together that are still being written to, before the largest is flushed. Default 64 MiB.
     pub memtable_bytes: usize,
     /// Blocks of tables kept in memory, for all stores together. Default 64 MiB.
@@ -65,6 +69,8 @@ impl Options {
             vnodes: None,
             layout: None,
             entropy,
+            memory_bytes: 512 << 20,
+            buffer_bytes: 64 << 20,
             memtable_bytes: 64 << 20,
             cache_bytes: 64 << 20,
             log: LogOptions::new(entropy as u64),

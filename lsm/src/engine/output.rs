@@ -51,6 +51,8 @@ pub(super) struct Output<'a, D: Disk, P: Pace> {
     last: Option<Prefix>,
     /// Bytes of the tables and value files finished.
     pub(super) bytes: u64,
+    /// Bytes of this output among [`Core::build_bytes`].
+    charged: usize,
     kept: bool,
 }
 
@@ -73,6 +75,7 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
             overlap_max: u64::MAX,
             last: None,
             bytes: 0,
+            charged: 0,
             kept: false,
         }
     }
@@ -162,6 +165,7 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
     /// Hands what is full to the disk, and gives way.
     pub(super) async fn pause(&mut self) -> Result<(), DiskError> {
         self.since_pause = 0;
+        self.charge();
         if let Some(builder) = &mut self.builder
             && builder.wants_flush()
         {
@@ -212,6 +216,7 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
     /// Ends the table that is being written, if any: synced and open after this.
     pub(super) async fn finish(&mut self) -> Result<(), DiskError> {
         let Some(mut builder) = self.builder.take() else { return Ok(()) };
+        self.charge_with(builder.memory_bytes());
         self.overlap = 0;
         let mut tries = BUFFER_TRIES_MAX;
         let meta = loop {
@@ -225,6 +230,8 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
         let opened = Table::open(disk, name, bytes, Some(meta.file_id), self.class).await;
         self.tables.push(opened.map_err(|error| self.core.unreadable(error))?);
         self.bytes += bytes;
+        drop(builder);
+        self.charge();
         Ok(())
     }
 
@@ -251,6 +258,21 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
         self.bytes += meta.bytes;
         cover::mark("value file written");
         Ok(())
+    }
+
+    /// Counts what this output has in memory at the moment.
+    fn charge(&mut self) {
+        self.charge_with(self.builder.as_ref().map_or(0, TableBuilder::memory_bytes));
+    }
+
+    /// As [`Output::charge`], with a table being built of so many bytes.
+    fn charge_with(&mut self, builder: usize) {
+        let values = self.values.as_ref().map_or(0, ValueBuilder::memory_bytes);
+        let finished: usize = self.tables.iter().map(|table| table.memory_bytes()).sum();
+        let total = &self.core.build_bytes;
+        total.set(total.get() - self.charged);
+        self.charged = builder + values + finished;
+        total.set(total.get() + self.charged);
     }
 
     /// Puts the finished tables into `level` in place of `dropped`, together with other changes, durably; then `install` changes
@@ -282,6 +304,7 @@ pub(super) type Added<'a, D> = (&'a [Rc<Table<D>>], &'a [(ValuesMeta, Rc<ValueFi
 
 impl<D: Disk, P: Pace> Drop for Output<'_, D, P> {
     fn drop(&mut self) {
+        self.core.build_bytes.set(self.core.build_bytes.get() - self.charged);
         if !self.kept {
             self.core.obsolete.borrow_mut().discard(self.names.drain(..));
         }
@@ -354,6 +377,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
             early.iter().for_each(|&number| obsolete.drop_values(FileName::Values { store, number }));
         }
         drop((tables, stores, catalog, obsolete));
+        self.count_tables();
         self.survey();
         Ok(())
     }

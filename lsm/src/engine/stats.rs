@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use super::Core;
+use super::{Core, Memory};
 use crate::manifest::LEVELS;
 use crate::{Disk, Pace};
 
@@ -71,6 +71,8 @@ pub struct Stats {
     pub cache_misses: u64,
     /// Bytes of blocks in the cache.
     pub cache_bytes: u64,
+    /// What is in memory, by part.
+    pub memory: Memory,
     /// Bytes that stand above their level's limit: what compaction is behind by.
     pub debt_bytes: u64,
     /// Tables that are left out of compactions because they are damaged.
@@ -247,6 +249,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
             cache_hits: cache.hits,
             cache_misses: cache.misses,
             cache_bytes: cache.bytes as u64,
+            memory: self.memory(),
             debt_bytes: self.debt_bytes.get(),
             damaged_tables: self.damaged_tables.borrow().len() as u64,
             write_delay_us: self.typical_delay_us(),

@@ -33,6 +33,8 @@ pub(super) struct Stores<D: Disk> {
     pub(super) active_bytes: usize,
     /// Bytes of the frozen memtables.
     pub(super) frozen_bytes: usize,
+    /// Memtables that were flushed; scans may still walk them.
+    pub(super) walked: Vec<Rc<Memtable>>,
 }
 
 const NOWHERE: u16 = u16::MAX;
@@ -76,7 +78,22 @@ impl<D: Disk> Stores<D> {
     pub(super) fn new(stores: Vec<Store<D>>, home: u16) -> Stores<D> {
         let home = stores.iter().position(|store| store.number == home).expect("a store of this core");
         let active_bytes = stores.iter().map(|store| store.active.bytes()).sum();
-        Stores { places: Vec::new(), home, stores, applied: 0, active_bytes, frozen_bytes: 0 }
+        Stores {
+            places: Vec::new(),
+            home,
+            stores,
+            applied: 0,
+            active_bytes,
+            frozen_bytes: 0,
+            walked: Vec::new(),
+        }
+    }
+
+    /// Bytes of all memtables, flushed ones included as long as somebody walks them.
+    pub(super) fn memory_bytes(&mut self) -> usize {
+        self.walked.retain(|memtable| Rc::strong_count(memtable) > 1);
+        let walked: usize = self.walked.iter().map(|memtable| memtable.bytes()).sum();
+        self.active_bytes + self.frozen_bytes + walked
     }
 
     pub(super) fn place(&mut self, vnode: u16, store: u16) {

@@ -40,6 +40,11 @@ impl Pool {
         self.limits[class_index(class)] = bytes;
     }
 
+    /// Bytes that are out. What was given back is kept for speed only, and not counted.
+    pub(super) fn all_out_bytes(&self) -> usize {
+        self.out.iter().sum()
+    }
+
     pub(super) fn out_bytes(&self, class: Class) -> usize {
         self.out[class_index(class)]
     }

@@ -274,6 +274,10 @@ impl Disk for MemDisk {
         buffer::take(&self.state.borrow().pool, len, class)
     }
 
+    fn buffer_bytes(&self) -> usize {
+        self.state.borrow().pool.borrow().all_out_bytes()
+    }
+
     fn open(&self, name: FileName, mode: Open) -> impl Future<Output = Result<MemFile, DiskError>> + 'static {
         let completion = self.submit(Op::Open { name, mode });
         async move {

@@ -57,6 +57,11 @@ pub(super) struct BlockBuilder {
 }
 
 impl BlockBuilder {
+    /// Bytes it has in memory.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.bytes.capacity() + self.entries.capacity() * size_of::<Pending>()
+    }
+
     pub(super) fn new(token_seed: Option<u64>) -> BlockBuilder {
         BlockBuilder {
             token_seed,

@@ -158,6 +158,21 @@ impl<D: Disk> TableBuilder<D> {
         self.out_at + self.out.len() as u64
     }
 
+    /// Bytes it has in memory, and will take to finish.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let hash_bytes = self.hashes.capacity() * size_of::<KeyHash>();
+        // To finish, both are encoded, and the filter is built first.
+        let filter_bytes = self.hashes.len() * self.options.filter_bits_per_key as usize / 8;
+        self.out.capacity()
+            + hash_bytes
+            + self.expiries.capacity() * size_of::<u64>()
+            + 3 * filter_bytes
+            + 3 * self.index.bytes()
+            + self.payload.capacity()
+            + self.compressor.memory_bytes()
+            + self.block.memory_bytes()
+    }
+
     /// Adds a key, which must be after all others. Does no I/O; see [`TableBuilder::wants_flush`].
     ///
     /// # Panics

@@ -58,6 +58,8 @@ pub(super) struct Index {
     firsts: Vec<u128>,
     places: Vec<Place>,
     separators: Vec<Separator>,
+    /// Bytes of the keys in them.
+    separator_bytes: usize,
     directory: Directory,
 }
 
@@ -71,6 +73,7 @@ impl Index {
     pub(super) fn push(&mut self, first: Prefix, separator: Option<(&[u8], &[u8])>, place: Place) {
         if let Some((partition, sort)) = separator {
             let block = self.places.len() as u32;
+            self.separator_bytes += partition.len() + sort.len();
             self.separators.push(Separator { block, partition: partition.into(), sort: sort.into() });
         }
         self.firsts.push(first.to_u128());
@@ -83,12 +86,11 @@ impl Index {
 
     /// Bytes in memory.
     pub(super) fn bytes(&self) -> usize {
-        let separators =
-            self.separators.iter().map(|separator| separator.partition.len() + separator.sort.len());
-        self.firsts.len() * (size_of::<u128>() + size_of::<Place>())
-            + self.directory.starts.len() * size_of::<u32>()
-            + self.separators.len() * size_of::<Separator>()
-            + separators.sum::<usize>()
+        self.firsts.capacity() * size_of::<u128>()
+            + self.places.capacity() * size_of::<Place>()
+            + self.directory.starts.capacity() * size_of::<u32>()
+            + self.separators.capacity() * size_of::<Separator>()
+            + self.separator_bytes
     }
 
     /// The only block that may hold `key`; `None` = the key is before the first block.
@@ -193,7 +195,12 @@ impl Index {
             }
             groups.push((high, first));
         }
-        let mut index = Index::default();
+        let mut index = Index {
+            firsts: Vec::with_capacity(blocks),
+            places: Vec::with_capacity(blocks),
+            separators: Vec::with_capacity(separators),
+            ..Index::default()
+        };
         let mut group = 0;
         for block in 0..blocks as u32 {
             if groups.get(group + 1).is_some_and(|&(_, first)| first == block) {
@@ -227,6 +234,7 @@ impl Index {
             if !ascends || block as usize >= blocks {
                 return None;
             }
+            index.separator_bytes += partition.len() + sort.len();
             index.separators.push(Separator { block, partition: partition.into(), sort: sort.into() });
         }
         index.directory = Directory::of(&index.firsts);

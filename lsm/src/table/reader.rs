@@ -12,6 +12,8 @@ use crate::{BLOCK_BYTES, Class, Damage, Disk, Key, Open, ReadError};
 
 /// Largest read made when a table is opened, in bytes.
 const OPEN_READ_BYTES_MAX: usize = 256 * 1024;
+/// What an open table takes in memory beside what grows with its length: itself, its file, the manifest's entry, in bytes.
+const OVERHEAD_BYTES: usize = 1024;
 
 /// See the module. Shared as `Rc`; it never changes.
 pub struct Table<D: Disk> {
@@ -21,6 +23,7 @@ pub struct Table<D: Disk> {
     filter: Filter,
     /// First and last prefix.
     range: (u128, u128),
+    memory_bytes: usize,
 }
 
 impl<D: Disk> Table<D> {
@@ -68,7 +71,9 @@ impl<D: Disk> Table<D> {
         let filter = Filter::decode(&encoded).ok_or_else(|| malformed(footer.filter, "filter"))?;
         let meta = TableMeta { name, ..meta };
         let range = (meta.smallest.prefix.to_u128(), meta.largest.prefix.to_u128());
-        Ok(Rc::new(Table { port, meta, index, filter, range }))
+        let ends = [&meta.smallest, &meta.largest].map(|key| key.partition.len() + key.sort.len());
+        let memory_bytes = OVERHEAD_BYTES + 2 * ends.iter().sum::<usize>() + index.bytes() + filter.bytes();
+        Ok(Rc::new(Table { port, meta, index, filter, range, memory_bytes }))
     }
 
     /// What is known of it.
@@ -87,9 +92,9 @@ impl<D: Disk> Table<D> {
         self.meta.blocks
     }
 
-    /// Bytes of index and filter in memory.
+    /// Bytes in memory: index, filter, and what is known of it, here and in the manifest.
     pub fn memory_bytes(&self) -> usize {
-        self.index.bytes() + self.filter.bytes()
+        self.memory_bytes
     }
 
     /// False only if no key with this hash is in it.

@@ -28,6 +28,11 @@ pub(crate) struct Compressor {
 }
 
 impl Compressor {
+    /// Bytes it has in memory.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     /// The codec and the bytes to store for a payload: compressed only if that saves an eighth.
     pub(crate) fn choose<'a>(&'a mut self, payload: &'a [u8], compression: Compression) -> (u8, &'a [u8]) {
         match compression {

@@ -56,6 +56,11 @@ impl<D: Disk> ValueBuilder<D> {
         self.out_at + (self.out.len() - self.out_from) as u64
     }
 
+    /// Bytes it has in memory.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.out.capacity() + self.compressor.memory_bytes()
+    }
+
     /// Adds a value, which is not empty. Does no I/O; see [`ValueBuilder::wants_flush`].
     pub(crate) fn add(&mut self, prefix: Prefix, value: &[u8]) -> Pointer {
         let mut compressor = std::mem::take(&mut self.compressor);

@@ -218,6 +218,11 @@ impl Disk for RingDisk {
         self.0.pool(class).take(len)
     }
 
+    fn buffer_bytes(&self) -> usize {
+        let disk = &self.0;
+        [&disk.log, &disk.read, &disk.flush, &disk.background].map(Pool::bytes).iter().sum()
+    }
+
     fn open(
         &self,
         name: FileName,

@@ -68,6 +68,12 @@ impl Pool {
         Some(AlignedBuffer { start, len, capacity: len, size, pool: self.clone() })
     }
 
+    /// Bytes on loan and ready.
+    pub fn bytes(&self) -> usize {
+        let shelves = self.0.borrow();
+        shelves.lent_bytes + shelves.ready_bytes
+    }
+
     /// Bytes on loan.
     pub fn lent_bytes(&self) -> usize {
         self.0.borrow().lent_bytes

@@ -150,6 +150,18 @@ impl<E: Env> Shard<E> {
         ] {
             line(&format!("engine.{name}"), &value);
         }
+        let memory = stats.memory;
+        for (name, value) in [
+            ("budget_bytes", memory.budget_bytes),
+            ("used_bytes", memory.used_bytes()),
+            ("memtable_bytes", memory.memtable_bytes),
+            ("cache_bytes", memory.cache_bytes),
+            ("table_bytes", memory.table_bytes),
+            ("build_bytes", memory.build_bytes),
+            ("buffer_bytes", memory.buffer_bytes),
+        ] {
+            line(&format!("memory.{name}"), &value);
+        }
         for (name, ratio) in [
             ("write_amplification", stats.write_amplification()),
             ("read_amplification", stats.read_amplification()),
