@@ -22,12 +22,7 @@ pub struct Damage {
 
 impl std::fmt::Display for Damage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.file {
-            FileName::Segment { core, slot } => write!(f, "log segment {slot} of core {core}")?,
-            FileName::Manifest { core, number } => write!(f, "manifest {number} of core {core}")?,
-            FileName::Table { store, number } => write!(f, "table {number} of store {store}")?,
-            FileName::Values { store, number } => write!(f, "value file {number} of store {store}")?,
-        }
+        write_file(f, self.file)?;
         write!(
             f,
             " is damaged at byte {}: {}, expected {:#x}, found {:#x}",
@@ -38,6 +33,15 @@ impl std::fmt::Display for Damage {
 
 impl std::error::Error for Damage {}
 
+fn write_file(f: &mut std::fmt::Formatter<'_>, file: FileName) -> std::fmt::Result {
+    match file {
+        FileName::Segment { core, slot } => write!(f, "log segment {slot} of core {core}"),
+        FileName::Manifest { core, number } => write!(f, "manifest {number} of core {core}"),
+        FileName::Table { store, number } => write!(f, "table {number} of store {store}"),
+        FileName::Values { store, number } => write!(f, "value file {number} of store {store}"),
+    }
+}
+
 /// Why stored data could not be read. Nothing was returned and nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadError {
@@ -45,6 +49,9 @@ pub enum ReadError {
     Disk(DiskError),
     /// The bytes were read, and are wrong.
     Damage(Damage),
+    /// A part of this file is known to be damaged and quarantined, and the newest version of the key may have been in it. An
+    /// older one is no answer.
+    Quarantined(FileName),
     /// The budget for I/O buffers is spent; the same read may succeed later.
     NoBuffer,
 }
@@ -54,6 +61,10 @@ impl std::fmt::Display for ReadError {
         match self {
             ReadError::Disk(error) => error.fmt(f),
             ReadError::Damage(damage) => damage.fmt(f),
+            ReadError::Quarantined(file) => {
+                write_file(f, *file)?;
+                write!(f, " is damaged and quarantined where the key may have been")
+            }
             ReadError::NoBuffer => write!(f, "the budget for I/O buffers is spent"),
         }
     }

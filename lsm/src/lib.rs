@@ -34,8 +34,8 @@ pub use disk::{
     Open, Sync,
 };
 pub use engine::{
-    CommitError, Engine, Found, Job, Memory, Miss, OpenError, Options, Recovery, Refusal, ScanLimits, Stats,
-    StoreStats,
+    CommitError, Engine, Found, Job, Memory, Miss, OpenError, Options, Quarantined, Recovery, Refusal,
+    SCRUB_BYTES_AHEAD_MAX, ScanLimits, Stats, StoreStats,
 };
 pub use key::{Key, KeyBuf, Prefix};
 pub use key_range::{BOUND_BYTES_MAX, KeyRange};

@@ -16,6 +16,8 @@ pub enum Bug {
     ScanSkipsBlockEdge,
     /// Unlinks a value file although tables still name it.
     LiveValuesUnlinked,
+    /// Reads answer from what is left where a newer version may have been lost.
+    HoleIgnored,
     /// Purges a tombstone although a memtable holds its key.
     PurgeIgnoresMemtable,
     /// Purges a tombstone although what is on its way into a memtable may be older.

@@ -4,7 +4,9 @@ mod rig;
 
 use ferrite_lsm::mem_disk::run::block_on;
 use ferrite_lsm::mem_disk::{Fault, MemDisk, MemPace, ReadFault};
-use ferrite_lsm::{CommitError, Directory, Disk, FileName, NameOp, OpenError, Options, ReadError, Refusal};
+use ferrite_lsm::{
+    CommitError, Damage, Directory, Disk, FileName, NameOp, OpenError, Options, ReadError, Refusal,
+};
 use rig::{
     Model, Random, TestEngine, Write, apart_options, apply, check, key, lookup, open, open_with, run_jobs,
     small_options, stage,
@@ -255,7 +257,7 @@ fn a_failed_read_fails_that_read_only() {
                 Ok(found) => {
                     assert_eq!(found.map(|found| found.record().order), expected.map(|write| write.order));
                 }
-                Err(ReadError::Disk(_) | ReadError::Damage(_)) => failed += 1,
+                Err(ReadError::Disk(_) | ReadError::Damage(_) | ReadError::Quarantined(_)) => failed += 1,
                 Err(ReadError::NoBuffer) => panic!("buffers are not bounded here"),
             }
             let again = lookup(&engine, n).map(|found| found.0);
@@ -332,31 +334,29 @@ fn the_oldest_needed_segment_cannot_go_unnoticed() {
 }
 
 #[test]
-fn a_damaged_table_is_refused_or_its_damaged_block_is() {
+fn a_damaged_table_fails_as_a_whole_or_in_its_damaged_block() {
     let (disk, host) = filled();
     let table =
         files(&disk).into_iter().find(|file| matches!(file, FileName::Table { .. })).expect("a table");
     let bytes = disk.read_all(table).expect("it is there").len() as u64;
-    let (mut refused, mut failed) = (0, 0);
+    let (mut whole, mut failed) = (0, 0);
     // Every part of the file, not every byte: the table's own tests see to that.
     for offset in (0..bytes).step_by(509) {
         let disk = copy(&disk);
         assert!(disk.corrupt(table, offset, 0x10));
         match block_on(open_with(&disk, MemPace::new(), small_options(2))) {
-            Err(OpenError::Read(ReadError::Damage(damage))) => {
-                assert_eq!(damage.file, table);
-                refused += 1;
-            }
             Err(error) => panic!("byte {offset}: {error}"),
-            Ok((engine, _)) => {
+            Ok((engine, recovery)) => {
+                assert!(recovery.quarantined.iter().all(|range| range.file == table));
+                whole += recovery.quarantined.len();
                 for n in 0..KEYS {
                     match block_on(engine.read(key(n).as_key())) {
                         Ok(found) => {
                             let expected = host.model.get(&n).map(|write| write.order);
                             assert_eq!(found.map(|found| found.record().order), expected, "byte {offset}");
                         }
-                        Err(ReadError::Damage(damage)) => {
-                            assert_eq!(damage.file, table);
+                        Err(ReadError::Damage(Damage { file, .. }) | ReadError::Quarantined(file)) => {
+                            assert_eq!(file, table);
                             failed += 1;
                         }
                         Err(error) => panic!("byte {offset}: {error}"),
@@ -365,12 +365,12 @@ fn a_damaged_table_is_refused_or_its_damaged_block_is() {
             }
         }
     }
-    assert!(refused > 0 && failed > 0, "{refused} opens refused, {failed} reads failed");
+    assert!(whole > 0 && failed > whole, "{whole} times the whole table, {failed} reads failed");
 }
 
 /// A compaction that met damage used to be offered again at once, for ever, and no other store was ever compacted.
 #[test]
-fn a_store_with_a_damaged_table_is_left_alone() {
+fn a_compaction_that_meets_damage_passes_over_it() {
     let (disk, _) = filled();
     let tables: Vec<FileName> =
         files(&disk).into_iter().filter(|file| matches!(file, FileName::Table { .. })).collect();
@@ -389,9 +389,14 @@ fn a_store_with_a_damaged_table_is_left_alone() {
             failures += usize::from(block_on(engine.run(job)).is_err());
             assert!(turn < 1_000, "the same job is offered for ever");
         }
-        let damaged = engine.stats().damaged_tables;
-        assert_eq!(damaged > 0, failures > 0, "{failures} failures");
-        met += damaged;
+        let marked = engine.stats().quarantined_areas;
+        assert_eq!(
+            (failures, engine.stats().damaged_tables),
+            (marked as usize, marked),
+            "one meeting is enough"
+        );
+        assert!(engine.quarantined().iter().all(|range| !range.is_used), "the next takes the table");
+        met += marked;
     }
     assert!(met > 0, "no compaction met the damage");
 }

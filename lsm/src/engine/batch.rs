@@ -69,7 +69,9 @@ impl<D: Disk, P: Pace> Core<D, P> {
             let prefix = key.prefix.to_u128();
             lane.step = if store.active.may_contain(prefix) {
                 Step::Memtable(store.active.approach(key))
-            } else if store.frozen.iter().any(|frozen| frozen.memtable.may_contain(prefix)) {
+            } else if store.frozen.iter().any(|frozen| frozen.memtable.may_contain(prefix))
+                || store.levels.lost(key).is_some()
+            {
                 Step::Alone
             } else {
                 let may_hold = |table: &&_| Table::covers(table, key) && table.may_contain(lane.hash);

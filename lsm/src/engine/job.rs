@@ -15,9 +15,14 @@ use crate::{Disk, DiskError, DiskErrorKind, FileName, Pace, cover};
 pub struct Job(Kind);
 
 impl Job {
-    /// Whether it merges tables: the one kind that no writer waits for right away.
+    /// Whether it merges tables: no writer waits for that right away.
     pub fn is_compaction(self) -> bool {
         self.0 == Kind::Compact
+    }
+
+    /// Whether it reads what is stored to see whether it is sound: nobody waits for that.
+    pub fn is_scrub(self) -> bool {
+        self.0 == Kind::Scrub
     }
 }
 
@@ -31,6 +36,8 @@ enum Kind {
     Flush,
     /// Merges tables, or moves one a level down.
     Compact,
+    /// Reads tables and value files, and quarantines what is damaged in them.
+    Scrub,
 }
 
 /// Which jobs run.
@@ -40,6 +47,7 @@ pub(super) struct Running {
     segment: Cell<bool>,
     flush: Cell<bool>,
     compact: Cell<bool>,
+    scrub: Cell<bool>,
 }
 
 impl Running {
@@ -49,6 +57,7 @@ impl Running {
             Kind::Segment => &self.segment,
             Kind::Flush => &self.flush,
             Kind::Compact => &self.compact,
+            Kind::Scrub => &self.scrub,
         }
     }
 
@@ -73,7 +82,12 @@ impl<D: Disk, P: Pace> Core<D, P> {
             self.survey();
         }
         let may_compact = || self.compaction_due.get() && !self.closing.get();
-        self.urgent().or_else(|| self.if_due(Kind::Compact, may_compact))
+        let may_scrub = || self.scrub_is_due() && !self.closing.get();
+        // What is suspected holds back compactions of its table, so it goes first, unless that has just failed.
+        self.urgent()
+            .or_else(|| self.if_due(Kind::Scrub, || self.verification_is_due() && !self.closing.get()))
+            .or_else(|| self.if_due(Kind::Compact, may_compact))
+            .or_else(|| self.if_due(Kind::Scrub, may_scrub))
     }
 
     /// Work that writers may come to wait for.
@@ -99,6 +113,10 @@ impl<D: Disk, P: Pace> Core<D, P> {
                     Some(_) | None => Ok(()),
                 }
             }
+            Kind::Scrub => {
+                let Some(_running) = self.running.start(Kind::Scrub) else { return Ok(()) };
+                self.scrub().await
+            }
             Kind::Sweep | Kind::Segment | Kind::Flush => self.run_urgent(job).await,
         }
     }
@@ -109,7 +127,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
             Kind::Sweep => self.sweep().await,
             Kind::Segment => self.prepare_segment().await,
             Kind::Flush => self.flush().await,
-            Kind::Compact => unreachable!("a compaction is not urgent"),
+            Kind::Compact | Kind::Scrub => unreachable!("nobody waits for it"),
         };
         if kind != Kind::Sweep {
             match done {
@@ -184,7 +202,8 @@ impl<D: Disk, P: Pace> Core<D, P> {
         }
     }
 
-    /// What the picker sees. A damaged table is left out of every plan: each attempt would meet the damage again.
+    /// What the picker sees. A table that may be damaged is left out of every plan: each attempt would meet the damage again, until
+    /// it is known which blocks to pass over.
     fn shapes<'a>(
         &'a self,
         catalog: &'a Catalog,
@@ -204,7 +223,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
     }
 
     fn pick(&self) -> Option<Plan> {
-        let (catalog, damaged) = (self.manifest.catalog(), self.damaged_tables.borrow());
+        let (catalog, damaged) = (self.manifest.catalog(), self.suspects.borrow());
         let wasteful = self.wasteful.borrow();
         compaction::pick(
             self.shapes(&catalog, (&damaged, &wasteful)),
@@ -219,7 +238,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
         self.rewritten.borrow_mut().retain(|number| self.tables.borrow().contains_key(number));
         *self.wasteful.borrow_mut() = self.wasteful_values();
         self.compaction_due.set(self.pick().is_some());
-        let (catalog, damaged) = (self.manifest.catalog(), self.damaged_tables.borrow());
+        let (catalog, damaged) = (self.manifest.catalog(), self.suspects.borrow());
         let wasteful = self.wasteful.borrow();
         let shapes = self.shapes(&catalog, (&damaged, &wasteful));
         let mut debt_bytes = 0;

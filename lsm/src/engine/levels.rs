@@ -2,9 +2,10 @@
 
 use std::rc::Rc;
 
-use crate::manifest::{LEVELS, StoreEntry};
+use crate::manifest::{Area, LEVELS, StoreEntry};
+use crate::planted::{self, Bug};
 use crate::table::{Table, TableMeta};
-use crate::{Disk, Key, KeyRange};
+use crate::{Direction, Disk, Key, KeyRange};
 
 /// See the module.
 pub(super) struct Levels<D: Disk> {
@@ -12,6 +13,8 @@ pub(super) struct Levels<D: Disk> {
     l0: Vec<Rc<Table<D>>>,
     /// Levels 1 and on, down to the last that has tables.
     runs: Vec<Run<D>>,
+    /// What was lost with tables that are gone.
+    holes: Vec<Rc<Area>>,
 }
 
 /// A level whose tables are disjoint, by key.
@@ -34,7 +37,7 @@ impl<D: Disk> Levels<D> {
             })
             .filter(|run| !run.tables.is_empty())
             .collect();
-        Levels { l0, runs }
+        Levels { l0, runs, holes: entry.holes().cloned().collect() }
     }
 
     /// Tables whose key range may hold the key, in the order in which they are asked.
@@ -69,7 +72,37 @@ impl<D: Disk> Levels<D> {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.l0.is_empty() && self.runs.is_empty()
+        self.l0.is_empty() && self.runs.is_empty() && self.holes.is_empty()
+    }
+
+    /// What was lost with tables that are gone.
+    pub(super) fn holes(&self) -> &[Rc<Area>] {
+        &self.holes
+    }
+
+    /// Of the areas in which the key may have been lost, the one that may have held the newest version of it. Only a record
+    /// above its `order_max` is an answer.
+    #[inline]
+    pub(super) fn lost(&self, key: &Key<'_>) -> Option<&Rc<Area>> {
+        if self.holes.is_empty() { None } else { self.find_lost(key) }
+    }
+
+    #[cold]
+    fn find_lost(&self, key: &Key<'_>) -> Option<&Rc<Area>> {
+        if planted::active(Bug::HoleIgnored) {
+            return None;
+        }
+        self.holes.iter().filter(|area| area.contains(key)).max_by_key(|area| area.order_max)
+    }
+
+    /// The first area, in this direction, in which a key of `range` may have been lost.
+    pub(super) fn first_lost(&self, range: &KeyRange, direction: Direction) -> Option<Rc<Area>> {
+        let inside = |area: &&Rc<Area>| area.low.as_key() < range.high() && range.low() < area.high.as_key();
+        let holes = self.holes.iter().filter(inside);
+        match direction {
+            Direction::Forward => holes.min_by(|a, b| a.low.cmp(&b.low)).cloned(),
+            Direction::Reverse => holes.max_by(|a, b| a.high.cmp(&b.high)).cloned(),
+        }
     }
 }
 

@@ -27,9 +27,11 @@ mod outcome;
 mod output;
 mod pending;
 mod pressure;
+mod quarantine;
 mod read;
 mod scan;
 mod scan_source;
+mod scrub;
 mod stats;
 mod store;
 mod values;
@@ -50,7 +52,10 @@ pub use options::Options;
 pub use outcome::{CommitError, Found, Miss, OpenError, Recovery, Refusal};
 pub(crate) use output::{NUMBER_BITS, counter_of};
 use pending::Pending;
+pub use quarantine::Quarantined;
 pub use scan::ScanLimits;
+pub use scrub::SCRUB_BYTES_AHEAD_MAX;
+use scrub::Scrub;
 use stats::Counters;
 pub use stats::{Stats, StoreStats};
 use store::Stores;
@@ -59,7 +64,8 @@ use crate::compaction::Floors;
 use crate::log::{Fenced, Log};
 use crate::manifest::{Catalog, Edit, Manifest};
 use crate::{
-    BlockCache, Direction, Disk, DiskError, Key, KeyRange, Pace, ReadError, Record, Seq, Table, ValueFile,
+    BlockCache, Direction, Disk, DiskError, Key, KeyRange, Pace, ReadError, Record, Seq, Table, TableName,
+    ValueFile,
 };
 
 /// One core's engine. Clones are handles to the same engine; all live on one thread.
@@ -85,11 +91,12 @@ struct Core<D: Disk, P: Pace> {
     values: RefCell<BTreeMap<u64, Rc<ValueFile<D>>>>,
     /// Numbers of value files that are mostly garbage, as the last survey found them.
     wasteful: RefCell<BTreeSet<u64>>,
-    /// Numbers of value files from which a value could not be collected: left alone until the engine is opened again.
-    damaged_values: RefCell<BTreeSet<u64>>,
+    /// Numbers of value files from which a value could not be collected: left alone until it is known whether they are damaged.
+    suspect_values: RefCell<BTreeSet<u64>>,
     obsolete: RefCell<Obsolete<D>>,
-    /// Numbers of tables that compaction could not read: left alone until the engine is opened again.
-    damaged_tables: RefCell<BTreeSet<u64>>,
+    /// Numbers of tables that could not be read somewhere: compactions leave them alone until it is known whether they are damaged.
+    suspects: RefCell<BTreeSet<u64>>,
+    scrub: Scrub,
     /// Numbers of tables that were written because what they came from was mostly garbage.
     rewritten: RefCell<BTreeSet<u64>>,
     /// The next file number, without the core's part.
@@ -225,6 +232,26 @@ impl<D: Disk, P: Pace> Engine<D, P> {
     /// Does a piece of background work. After an error nothing has changed, and it is offered again; the host pauses before it tries.
     pub async fn run(&self, job: Job) -> Result<(), DiskError> {
         self.0.run(job).await
+    }
+
+    /// What cannot be read and is durably known to be so. Reads of keys in these ranges fail, unless a version is found that is newer
+    /// than everything that may have been there.
+    pub fn quarantined(&self) -> Vec<Quarantined> {
+        self.0.quarantined()
+    }
+
+    /// Says that whatever a table may have held where it is quarantined has been written again, from replicas: its ranges are
+    /// readable as they are then, and its file is removed. `false`, and nothing has changed, while the table is still in
+    /// use: compactions take what can be read of it into others first.
+    pub async fn release_quarantined(&self, table: TableName) -> Result<bool, DiskError> {
+        self.0.release(table).await
+    }
+
+    /// Allows scrubbing so many more bytes, at most [`SCRUB_BYTES_AHEAD_MAX`] at once: every block of every table and every value is read past the cache
+    /// and verified, over and over. Called now and then with the rate times the time passed; scrubbing is offered by
+    /// [`Engine::next_job`] when nothing else is due.
+    pub fn allow_scrub(&self, bytes: u64) {
+        self.0.scrub.allow(bytes);
     }
 
     /// Says that no version of a table in a vnode at or below `order` (that of a [`Record`]) will be staged any more: compactions

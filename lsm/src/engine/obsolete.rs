@@ -3,7 +3,8 @@
 //! A dropped table may still serve reads that began before; it is unlinked when the last of them has ended,
 //! and the value files that it points into not before it. A file whose
 //! edit is *in doubt* (the manifest's write failed, and may be found on the disk all the same) stays until a later change of
-//! the manifest, which begins a new file, has settled that it is not named.
+//! the manifest, which begins a new file, has settled that it is not named. A table with a quarantined area stays on the disk
+//! when it is dropped: there may be something to save in it.
 
 use std::rc::Rc;
 
@@ -14,13 +15,24 @@ use crate::{BlockCache, Disk, DiskError, DiskErrorKind, FileName, NameOp};
 /// See the module.
 pub(super) struct Obsolete<D: Disk> {
     /// Dropped from the manifest; perhaps still read.
-    dropped: Vec<Rc<Table<D>>>,
+    dropped: Vec<Dropped<D>>,
     /// Value files dropped from the manifest; perhaps still named by tables above.
     dropped_values: Vec<FileName>,
     /// Named by a change that failed.
     doubtful: Vec<FileName>,
     /// To be unlinked.
     litter: Vec<FileName>,
+}
+
+struct Dropped<D: Disk> {
+    table: Rc<Table<D>>,
+    stays: bool,
+}
+
+impl<D: Disk> Dropped<D> {
+    fn is_free(&self) -> bool {
+        Rc::strong_count(&self.table) == 1
+    }
 }
 
 impl<D: Disk> Default for Obsolete<D> {
@@ -30,13 +42,14 @@ impl<D: Disk> Default for Obsolete<D> {
 }
 
 impl<D: Disk> Obsolete<D> {
-    pub(super) fn drop_table(&mut self, table: Rc<Table<D>>) {
-        self.dropped.push(table);
+    /// `stays` = its file is not to be unlinked.
+    pub(super) fn drop_table(&mut self, table: Rc<Table<D>>, stays: bool) {
+        self.dropped.push(Dropped { table, stays });
     }
 
     /// Bytes that dropped tables keep in memory.
     pub(super) fn memory_bytes(&self) -> usize {
-        self.dropped.iter().map(|table| table.memory_bytes()).sum()
+        self.dropped.iter().map(|dropped| dropped.table.memory_bytes()).sum()
     }
 
     pub(super) fn drop_values(&mut self, file: FileName) {
@@ -59,16 +72,17 @@ impl<D: Disk> Obsolete<D> {
     /// Whether [`Obsolete::take`] has something.
     pub(super) fn is_due(&self) -> bool {
         !self.litter.is_empty()
-            || self.dropped.iter().any(|table| Rc::strong_count(table) == 1)
+            || self.dropped.iter().any(Dropped::is_free)
             || self.dropped_values.iter().any(|&file| is_free(&self.dropped, file))
     }
 
     /// What may be unlinked now.
     pub(super) fn take(&mut self, cache: &BlockCache) -> Vec<FileName> {
-        let free = |table: &mut Rc<Table<D>>| Rc::strong_count(table) == 1;
-        for table in self.dropped.extract_if(.., free) {
+        for Dropped { table, stays } in self.dropped.extract_if(.., |dropped| dropped.is_free()) {
             cache.forget(table.number(), table.blocks());
-            self.litter.push(table.meta().name.file());
+            if !stays {
+                self.litter.push(table.meta().name.file());
+            }
         }
         let dropped = &self.dropped;
         self.litter.extend(self.dropped_values.extract_if(.., |file| is_free(dropped, *file)));
@@ -77,10 +91,10 @@ impl<D: Disk> Obsolete<D> {
 }
 
 /// Whether none of the dropped tables points into a value file. Those that are not dropped do not, or it would not be.
-fn is_free<D: Disk>(dropped: &[Rc<Table<D>>], file: FileName) -> bool {
+fn is_free<D: Disk>(dropped: &[Dropped<D>], file: FileName) -> bool {
     let FileName::Values { number, .. } = file else { return true };
     planted::active(Bug::LiveValuesUnlinked)
-        || dropped.iter().all(|table| table.meta().values.iter().all(|share| share.file != number))
+        || dropped.iter().all(|dropped| dropped.table.meta().values.iter().all(|share| share.file != number))
 }
 
 /// Removes files; those that cannot be removed are given back with the last error.

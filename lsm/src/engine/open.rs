@@ -7,7 +7,9 @@
 //! | none, or one whose first snapshot was cut | none | fresh: a manifest is begun before anything else |
 //! | none | segments or tables | refused: nobody knows what they are |
 //! | whole, or its last change cut | all files named, a log that goes back to its floor | opened |
-//! | whole | a named file is missing, or not the one that was named | refused |
+//! | whole | a named file is missing | refused: it was taken away, and may be put back |
+//! | whole | a named file is damaged, or not the one that was named | opened, its range quarantined (see [`super::quarantine`]) |
+//! | whole | no named file can be read, since the device fails | refused |
 //! | whole | vnodes that will not be looked for here, or not those that will | refused |
 //! | whole | no log, or one that starts above its floor | refused: records are lost |
 //! | damaged, another core's, another version's | any | refused |
@@ -25,15 +27,19 @@ use super::obsolete::Obsolete;
 use super::outcome::{OpenError, Recovery};
 use super::output::counter_of;
 use super::pending::Pending;
+use super::quarantine::{self, quarantined_in};
+use super::scrub::Scrub;
 use super::stats::Counters;
 use super::store::{Store, Stores};
 use super::{Core, Engine, Options};
 use crate::compaction::Floors;
 use crate::log::{Log, LogOptions, LogRecovery};
 use crate::manifest::{self, Catalog, Edit, LoadError, Manifest};
+use crate::table::TABLE_FORMAT_FIELD;
+use crate::values::VALUES_FORMAT_FIELD;
 use crate::{
-    BlockCache, Class, Directory, Disk, DiskError, DiskErrorKind, FileName, Key, NameOp, Pace, ReadError,
-    Record, Seq, Table, ValueFile, cover,
+    BlockCache, Class, Damage, Directory, Disk, DiskError, DiskErrorKind, FileName, Key, NameOp, Pace,
+    ReadError, Record, Seq, Table, ValueFile, cover,
 };
 
 type Tables<D> = BTreeMap<u64, Rc<Table<D>>>;
@@ -73,8 +79,13 @@ pub(super) async fn open<D: Disk, P: Pace>(
         return Err(OpenError::MissingStore(store));
     }
     check_vnodes(&options, &catalog)?;
-    let tables = open_tables(&disk, &catalog).await?;
-    let values = open_values(&disk, &catalog).await?;
+    let (tables, lost_tables) = open_tables(&disk, &catalog).await?;
+    let (values, lost_values) = open_values(&disk, &catalog).await?;
+    for edit in lost_tables.iter().chain(&lost_values) {
+        cover::mark("file quarantined when it could not be opened");
+        let applied = catalog.apply(edit);
+        assert!(applied.is_ok(), "what was lost was there: {applied:?}");
+    }
     let mut stores = make_stores(&options, &catalog, &tables);
     let (log, log_recovery) = replay(&disk, &options, &catalog, &mut stores).await?;
 
@@ -104,6 +115,7 @@ pub(super) async fn open<D: Disk, P: Pace>(
         cut_tail: log_recovery.cut_tail,
         cut_manifest: found.cut_tail,
         damage: log_recovery.damage,
+        quarantined: quarantined_in(&catalog),
         replayed: log_recovery.records,
         vnodes: catalog.vnodes.iter().map(|(&vnode, at)| (vnode, at.store)).collect(),
     };
@@ -123,9 +135,10 @@ pub(super) async fn open<D: Disk, P: Pace>(
         tables: RefCell::new(tables),
         values: RefCell::new(values),
         wasteful: RefCell::new(BTreeSet::new()),
-        damaged_values: RefCell::new(BTreeSet::new()),
+        suspect_values: RefCell::new(BTreeSet::new()),
         obsolete: RefCell::new(obsolete),
-        damaged_tables: RefCell::new(BTreeSet::new()),
+        suspects: RefCell::new(BTreeSet::new()),
+        scrub: Scrub::default(),
         rewritten: RefCell::new(BTreeSet::new()),
         next_number: Cell::new(next_number),
         running: Running::default(),
@@ -183,36 +196,74 @@ async fn refuse_leftovers<D: Disk>(disk: &D, options: &Options) -> Result<(), Op
     Ok(())
 }
 
-/// Opens every table that the manifest names.
-async fn open_tables<D: Disk>(disk: &D, catalog: &Catalog) -> Result<Tables<D>, OpenError> {
-    let mut tables = BTreeMap::new();
+/// Times that a file is opened before it is taken for unreadable.
+const OPENS_MAX: usize = 3;
+
+/// Opens every table that the manifest names, and says what becomes of those that cannot be.
+async fn open_tables<D: Disk>(disk: &D, catalog: &Catalog) -> Result<(Tables<D>, Vec<Edit>), OpenError> {
+    let (mut tables, mut lost, mut failed) = (BTreeMap::new(), Vec::new(), None);
     for meta in catalog.tables() {
         let (name, id) = (meta.name, Some(meta.file_id));
-        let opened = Table::open(disk.clone(), name, meta.bytes, id, Class::Background).await;
-        let table = opened.map_err(|error| match error {
-            ReadError::Disk(DiskError { kind: DiskErrorKind::NotFound, .. }) => {
-                OpenError::MissingTable(name.file())
+        let open = || Table::open(disk.clone(), name, meta.bytes, id, Class::Background);
+        match open_file(name.file(), open).await? {
+            Ok(table) => {
+                let areas = catalog.stores[&name.store].areas_of(name.number);
+                areas.for_each(|area| table.quarantine(area.block, area.blocks));
+                tables.insert(name.number, table);
             }
-            error => OpenError::Read(error),
-        })?;
-        tables.insert(name.number, table);
+            Err(error) => {
+                failed = failed.or(Some(error).filter(|error| matches!(error, ReadError::Disk(_))));
+                lost.extend(quarantine::whole(meta));
+            }
+        }
     }
-    Ok(tables)
+    // That nothing can be read says something of the device, not of the tables.
+    failed.filter(|_| tables.is_empty()).map_or(Ok((tables, lost)), |error| Err(OpenError::Read(error)))
 }
 
-/// Opens every value file that the manifest names.
-async fn open_values<D: Disk>(disk: &D, catalog: &Catalog) -> Result<Values<D>, OpenError> {
-    let mut values = BTreeMap::new();
+/// Opens every value file that the manifest names, and says what becomes of those that cannot be.
+async fn open_values<D: Disk>(disk: &D, catalog: &Catalog) -> Result<(Values<D>, Vec<Edit>), OpenError> {
+    let (mut values, mut lost, mut failed) = (BTreeMap::new(), Vec::new(), None);
     for meta in catalog.stores.values().flat_map(|store| store.values.values()) {
         let (name, id) = (meta.file(), Some(meta.file_id));
-        let opened = ValueFile::open(disk.clone(), name, meta.bytes, id, Class::Background).await;
-        let file = opened.map_err(|error| match error {
-            ReadError::Disk(DiskError { kind: DiskErrorKind::NotFound, .. }) => OpenError::MissingTable(name),
-            error => OpenError::Read(error),
-        })?;
-        values.insert(meta.number, Rc::new(file));
+        let open = || ValueFile::open(disk.clone(), name, meta.bytes, id, Class::Background);
+        match open_file(name, open).await? {
+            Ok(file) => drop(values.insert(meta.number, Rc::new(file))),
+            Err(error) => {
+                failed = failed.or(Some(error).filter(|error| matches!(error, ReadError::Disk(_))));
+                lost.push(Edit::DamagedValues { store: meta.store, number: meta.number });
+            }
+        }
     }
-    Ok(values)
+    failed.filter(|_| values.is_empty()).map_or(Ok((values, lost)), |error| Err(OpenError::Read(error)))
+}
+
+/// Opens a file, or says why it is to be quarantined; fails if the node should not go on.
+async fn open_file<T, F: Future<Output = Result<T, ReadError>>>(
+    name: FileName,
+    open: impl Fn() -> F,
+) -> Result<Result<T, ReadError>, OpenError> {
+    let mut last = open().await;
+    for _ in 1..OPENS_MAX {
+        if last.is_ok() {
+            break;
+        }
+        last = open().await;
+    }
+    match last {
+        Err(ReadError::Disk(DiskError { kind: DiskErrorKind::NotFound, .. })) => {
+            Err(OpenError::MissingTable(name))
+        }
+        // Written by another version: nothing is wrong with it.
+        Err(ReadError::Damage(Damage { what: TABLE_FORMAT_FIELD | VALUES_FORMAT_FIELD, found, .. })) => {
+            Err(OpenError::Version { file: name, found: u16::try_from(found).unwrap_or(u16::MAX) })
+        }
+        Err(error @ ReadError::NoBuffer) => Err(OpenError::Read(error)),
+        Err(error @ ReadError::Disk(DiskError { kind: DiskErrorKind::Os(_), .. })) => {
+            Err(OpenError::Read(error))
+        }
+        opened => Ok(opened),
+    }
 }
 
 fn make_stores<D: Disk>(options: &Options, catalog: &Catalog, tables: &Tables<D>) -> Stores<D> {
@@ -283,15 +334,16 @@ fn catalog_opened<D: Disk>(catalog: &mut Catalog, options: &Options, stores: &St
     }
 }
 
-/// Tables and value files that nothing names: left by a power cut in a flush or compaction.
+/// Tables and value files that nothing names, nor is quarantined in: left by a power cut in a flush or compaction.
 async fn orphans<D: Disk>(
     disk: &D,
     options: &Options,
     catalog: &Catalog,
 ) -> Result<Vec<FileName>, OpenError> {
     let values = catalog.stores.values().flat_map(|store| store.values.values());
-    let named: BTreeSet<FileName> =
-        catalog.tables().map(|table| table.name.file()).chain(values.map(|values| values.file())).collect();
+    let areas = catalog.stores.values().flat_map(|store| store.areas.iter().map(|area| area.table.file()));
+    let tables = catalog.tables().map(|table| table.name.file());
+    let named: BTreeSet<FileName> = tables.chain(values.map(|values| values.file())).chain(areas).collect();
     let mut orphans = Vec::new();
     for &store in &options.stores {
         for (file, _) in manifest::list(disk, Directory::Store(store)).await? {

@@ -1,5 +1,6 @@
 //! What the engine answers: findings, refusals, failures.
 
+use super::quarantine::Quarantined;
 use crate::log::{CutTail, LogDamage, LogError};
 use crate::{DiskError, FileName, ReadError, Record, RecordFlags};
 
@@ -19,6 +20,8 @@ pub struct Recovery {
     pub cut_manifest: bool,
     /// Damage in the log. What it hid is lost here; everything behind it was recovered.
     pub damage: Vec<LogDamage>,
+    /// What is quarantined, known before or found now: tables and value files that could not be opened, and blocks.
+    pub quarantined: Vec<Quarantined>,
     /// Records that came from the log.
     pub replayed: u64,
     /// `(vnode, store)` of every vnode that lives here, by vnode.

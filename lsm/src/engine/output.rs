@@ -16,8 +16,9 @@ use crate::manifest::{self, Edit};
 use crate::planted::{self, Bug};
 use crate::values::{Pointer, StoredValue, ValueBuilder};
 use crate::{
-    BuildError, Class, Directory, Disk, DiskError, DiskErrorKind, FileId, FileName, Key, KeyBuf, Pace,
-    Prefix, ReadError, Record, RecordFlags, Table, TableBuilder, TableName, ValueFile, ValuesMeta, cover,
+    BuildError, Class, Damage, Directory, Disk, DiskError, DiskErrorKind, FileId, FileName, Key, KeyBuf,
+    Pace, Prefix, ReadError, Record, RecordFlags, Table, TableBuilder, TableName, ValueFile, ValuesMeta,
+    cover,
 };
 
 /// File numbers carry the core that minted them above this many bits, so that they are unique within the node.
@@ -368,7 +369,8 @@ impl<D: Disk, P: Pace> Core<D, P> {
         for name in dropped {
             // A table that only changed its level is among the added ones.
             if added.iter().all(|table| table.number() != name.number) {
-                obsolete.drop_table(tables.remove(&name.number).expect("named tables are open"));
+                let stays = catalog.stores[&store].areas_of(name.number).next().is_some();
+                obsolete.drop_table(tables.remove(&name.number).expect("named tables are open"), stays);
             }
         }
         dead.iter().for_each(|&number| obsolete.drop_values(FileName::Values { store, number }));
@@ -451,14 +453,11 @@ impl<D: Disk, P: Pace> Core<D, P> {
 
     /// Background work met a table that it cannot read.
     pub(super) fn unreadable(&self, error: ReadError) -> DiskError {
+        self.suspect(&error);
         match error {
             ReadError::Disk(error) => error,
-            ReadError::Damage(damage) => {
-                if let FileName::Table { number, .. } = damage.file {
-                    self.damaged_tables.borrow_mut().insert(number);
-                }
-                self.survey();
-                DiskError { kind: DiskErrorKind::Io, operation: "use damaged", name: Some(damage.file) }
+            ReadError::Damage(Damage { file, .. }) | ReadError::Quarantined(file) => {
+                DiskError { kind: DiskErrorKind::Io, operation: "use damaged", name: Some(file) }
             }
             ReadError::NoBuffer => {
                 DiskError { kind: DiskErrorKind::Os(ENOMEM), operation: "buffer a read", name: None }

@@ -2,6 +2,9 @@
 //!
 //! [`Core::get`] walks the sources as long as everything it needs is in memory. [`read`] does the same walk over a snapshot of
 //! the tables, and waits for the blocks that are not. Both skip tables whose orders are all below what was found already.
+//!
+//! Where a newer version may have been lost, in a block that cannot be read or with a table that is gone, nothing is answered
+//! but an error: never an older version.
 
 use std::future::Future;
 use std::rc::Rc;
@@ -85,6 +88,9 @@ impl<D: Disk, P: Pace> Core<D, P> {
             self.counters.gets_absent.add(u64::from(best.is_none()));
             return Ok(found(best.map(outside)));
         }
+        if store.levels.lost(&key).is_some() {
+            return Err(Miss);
+        }
         let mut best = best.map_or(Best::None, Best::Memory);
         let hash = KeyHash::of(&key);
         for table in store.levels.candidates(&key) {
@@ -166,7 +172,8 @@ pub(super) fn read<D: Disk, P: Pace>(
                 continue;
             }
             let Some(handle) = table.locate(&key) else { continue };
-            let block = core.cache.read(table, handle, Class::Read).await?;
+            let block = core.cache.read(table, handle, Class::Read).await;
+            let block = block.inspect_err(|error| core.suspect(error))?;
             core.counters.filter_positives.add(1);
             let Some(record) = block.get(&key) else {
                 core.counters.filter_false_positives.add(1);
@@ -180,6 +187,12 @@ pub(super) fn read<D: Disk, P: Pace>(
             if dominates(&record) {
                 break;
             }
+        }
+        if let Some(area) = levels.lost(&key)
+            && best.as_ref().is_none_or(|best| best.order <= area.order_max)
+        {
+            cover::mark("read of what was lost refused");
+            return Err(ReadError::Quarantined(area.table.file()));
         }
         // The levels are held until here, and with them the value file.
         if let (Some(best), Some((file, pointer))) = (&mut best, pointer) {

@@ -4,6 +4,8 @@
 //! change: a few records at a time are copied from it and it is sought anew by key. When it is frozen in between, the walk
 //! begins again behind the last key shown, with the sources that are there then; so nothing is missed and nothing
 //! comes twice.
+//!
+//! A walk ends with an error where it comes upon a range in which keys may have been lost.
 
 use std::cell::Cell;
 use std::ops::ControlFlow;
@@ -51,10 +53,16 @@ impl<D: Disk, P: Pace> Core<D, P> {
         let mut last = LastKey::default();
         while !left.is_empty() {
             let is_stale = Rc::new(Cell::new(false));
-            let sources = sources(self, index, &left, direction, &is_stale);
+            let lost = self.stores.borrow().stores[index].levels.first_lost(&left, direction);
+            let readable = match (&lost, direction) {
+                (Some(area), Direction::Forward) => left.before(&area.low.as_key()),
+                (Some(area), Direction::Reverse) => left.from(&area.high.as_key()),
+                (None, _) => left.clone(),
+            };
+            let sources = sources(self, index, &readable, direction, &is_stale);
             let mut merge = Merge::toward(direction, sources, LastWriteWins);
             loop {
-                let more = merge.next().await?;
+                let more = merge.next().await.inspect_err(|error| self.suspect(error))?;
                 if is_stale.get() {
                     cover::mark("scan went on after a freeze");
                     if let Some(key) = last.take() {
@@ -63,8 +71,9 @@ impl<D: Disk, P: Pace> Core<D, P> {
                     break;
                 }
                 let current = if more { merge.current() } else { None };
-                let Some((key, record)) = current.filter(|(key, _)| left.contains(key)) else {
-                    return Ok(None);
+                let Some((key, record)) = current.filter(|(key, _)| readable.contains(key)) else {
+                    let lost = lost.map(|area| ReadError::Quarantined(area.table.file()));
+                    return lost.map_or(Ok(None), Err);
                 };
                 let value = match is_separated(&record) {
                     true => Some(self.value_of(&key, &record).await?),

@@ -75,8 +75,16 @@ pub struct Stats {
     pub memory: Memory,
     /// Bytes that stand above their level's limit: what compaction is behind by.
     pub debt_bytes: u64,
-    /// Tables that are left out of compactions because they are damaged.
+    /// Files of which something is known to be damaged, or suspected to be.
     pub damaged_tables: u64,
+    /// Runs of blocks that are quarantined.
+    pub quarantined_areas: u64,
+    /// Bytes scrubbed.
+    pub scrubbed_bytes: u64,
+    /// Times that scrubbing has been through everything.
+    pub scrub_passes: u64,
+    /// How far the pass is that goes on, in thousandths of the files.
+    pub scrub_progress: u64,
     /// By how much a group of 64 KiB to the store that lags most would be delayed so that background work keeps up, in microseconds.
     pub write_delay_us: u64,
     /// Writes are refused because the disk is full.
@@ -251,7 +259,11 @@ impl<D: Disk, P: Pace> Core<D, P> {
             cache_bytes: cache.bytes as u64,
             memory: self.memory(),
             debt_bytes: self.debt_bytes.get(),
-            damaged_tables: self.damaged_tables.borrow().len() as u64,
+            damaged_tables: self.damaged_files(),
+            quarantined_areas: self.quarantined().len() as u64,
+            scrubbed_bytes: self.scrub.bytes(),
+            scrub_passes: self.scrub.passes(),
+            scrub_progress: self.scrub_progress(),
             write_delay_us: self.typical_delay_us(),
             disk_full: self.disk_full.get(),
             fenced: self.fenced.get(),

@@ -210,7 +210,9 @@ impl<D: Disk> Stores<D> {
 
 impl<D: Disk> Store<D> {
     pub(super) fn new(number: u16, levels: Levels<D>, flushed_through: u64) -> Store<D> {
-        let ceiling = levels.tables().map(|table| table.meta().max_order).max().unwrap_or(0);
+        // What was lost counts as there: a record that dominates is newer than that too.
+        let lost = levels.holes().iter().map(|area| area.order_max);
+        let ceiling = levels.tables().map(|table| table.meta().max_order).chain(lost).max().unwrap_or(0);
         Store {
             number,
             active: Memtable::new(),

@@ -25,6 +25,9 @@ impl<D: Disk, P: Pace> Core<D, P> {
         let number = pointer.map_or(0, |pointer| pointer.file);
         let file = self.values.borrow().get(&number).cloned();
         file.zip(pointer).ok_or_else(|| {
+            if let Some(file) = self.damaged_value_file(number) {
+                return ReadError::Quarantined(file);
+            }
             let stores = self.stores.borrow();
             let store = stores.index_of(key).map_or(0, |index| stores.stores[index].number);
             let file = FileName::Values { store, number };
@@ -48,10 +51,11 @@ impl<D: Disk, P: Pace> Core<D, P> {
         if !is_separated(record) {
             return Ok(None);
         }
-        let (file, pointer) = self.pointer(key, record).map_err(|error| self.unreadable(error))?;
-        if !self.wasteful.borrow().contains(&pointer.file) {
+        let is_wasteful = |pointer: Pointer| self.wasteful.borrow().contains(&pointer.file);
+        if !Pointer::decode(record.value).is_some_and(is_wasteful) {
             return Ok(None);
         }
+        let (file, pointer) = self.pointer(key, record).map_err(|error| self.unreadable(error))?;
         let mut tries = BUFFER_TRIES_MAX;
         loop {
             match file.read_stored(&pointer, Class::Background).await {
@@ -64,8 +68,8 @@ impl<D: Disk, P: Pace> Core<D, P> {
                     self.pace.yield_now().await;
                 }
                 Err(ReadError::NoBuffer) => return Err(self.unreadable(ReadError::NoBuffer)),
-                Err(ReadError::Disk(_) | ReadError::Damage(_)) => {
-                    self.damaged_values.borrow_mut().insert(pointer.file);
+                Err(ReadError::Disk(_) | ReadError::Damage(_) | ReadError::Quarantined(_)) => {
+                    self.suspect_values.borrow_mut().insert(pointer.file);
                     self.wasteful.borrow_mut().remove(&pointer.file);
                     return Ok(None);
                 }
@@ -75,11 +79,20 @@ impl<D: Disk, P: Pace> Core<D, P> {
 
     /// Numbers of the value files that are mostly garbage.
     pub(super) fn wasteful_values(&self) -> BTreeSet<u64> {
-        let (catalog, damaged) = (self.manifest.catalog(), self.damaged_values.borrow());
-        let files = catalog.stores.values().flat_map(|store| store.live_values());
+        let (catalog, suspects) = (self.manifest.catalog(), self.suspect_values.borrow());
+        let files = catalog.stores.values().flat_map(|store| {
+            store.live_values().into_iter().filter(|(number, _)| !store.damaged_values.contains(number))
+        });
         let wasteful = files.filter(|(number, (values, live))| {
-            live * LIVE_SHARE_MIN < values.record_bytes && !damaged.contains(number)
+            live * LIVE_SHARE_MIN < values.record_bytes && !suspects.contains(number)
         });
         wasteful.map(|(number, _)| number).collect()
+    }
+
+    fn damaged_value_file(&self, number: u64) -> Option<FileName> {
+        let catalog = self.manifest.catalog();
+        let mut stores = catalog.stores.iter();
+        let (&store, _) = stores.find(|(_, entry)| entry.damaged_values.contains(&number))?;
+        Some(FileName::Values { store, number })
     }
 }

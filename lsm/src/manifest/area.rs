@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use crate::{KeyBuf, TableName};
+use crate::{Key, KeyBuf, TableName};
 
 /// A run of blocks of one table that is damaged, and the keys that may have been in it.
 ///
@@ -24,6 +24,14 @@ pub(crate) struct Area {
     pub(crate) low: KeyBuf,
     /// The first key behind it.
     pub(crate) high: KeyBuf,
+}
+
+impl Area {
+    /// Whether a key may have been in it.
+    #[inline]
+    pub(crate) fn contains(&self, key: &Key<'_>) -> bool {
+        self.low.as_key() <= *key && *key < self.high.as_key()
+    }
 }
 
 /// The areas of a store, by table and first block. Shared, since every change of the manifest begins with a copy.

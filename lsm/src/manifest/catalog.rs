@@ -56,6 +56,16 @@ impl StoreEntry {
         }
     }
 
+    /// Areas whose tables are gone.
+    pub(crate) fn holes(&self) -> impl Iterator<Item = &Rc<Area>> {
+        self.areas.iter().filter(|area| area.detached)
+    }
+
+    /// The areas of a table.
+    pub(crate) fn areas_of(&self, number: u64) -> impl Iterator<Item = &Rc<Area>> {
+        self.areas.iter().filter(move |area| area.table.number == number)
+    }
+
     /// What each table names of each value file.
     pub(crate) fn value_shares(&self) -> impl Iterator<Item = &ValueShare> {
         self.levels.iter().flatten().flat_map(|table| &table.values)

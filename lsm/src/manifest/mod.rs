@@ -23,6 +23,7 @@ mod turn;
 
 use std::cell::{Ref, RefCell};
 
+pub(crate) use area::Area;
 use catalog::Contradiction;
 pub(crate) use catalog::{Catalog, LEVELS, StoreEntry};
 pub(crate) use format::Edit;

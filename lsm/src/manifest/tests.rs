@@ -1,4 +1,3 @@
-use super::area::Area;
 use super::*;
 use crate::mem_disk::run::{block_on, try_run};
 use crate::mem_disk::{CrashMode, Fault as DiskFault, MemDisk};

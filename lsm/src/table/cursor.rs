@@ -1,7 +1,8 @@
 //! Walks a table in key order, through the cache or past it.
 //!
 //! Past the cache (for compaction) blocks are read in large runs, the next run while this one is worked on. A cursor stands
-//! before its first entry until [`Source::fill`] is called, and again at the end of each block.
+//! before its first entry until [`Source::fill`] is called, and again at the end of each block. Past the cache, quarantined
+//! blocks are passed over: what they held is lost, and an area of the manifest stands for it.
 
 use std::rc::Rc;
 
@@ -103,7 +104,13 @@ impl<D: Disk> Source for TableCursor<D> {
     }
 
     async fn fill(&mut self) -> Result<(), ReadError> {
-        while self.block.is_none() && self.next < self.table.blocks() {
+        while self.block.is_none() {
+            if let Feed::Stream(_) = self.feed {
+                self.next = self.table.sound_from(self.next);
+            }
+            if self.next >= self.table.blocks() {
+                break;
+            }
             let block = self.load(self.next).await?;
             self.next += 1;
             let at = self.start.take().map_or(0, |key| block.seek(&key.as_key()));
@@ -142,7 +149,8 @@ impl<D: Disk> Stream<D> {
             self.ahead = None;
             let bytes = table.port.complete_read(run.at, moved, class).await?;
             // Without a buffer to spare, the next run is begun when it is needed.
-            self.ahead = if run.end < table.blocks() { Self::begin(table, run.end, class) } else { None };
+            let next = table.sound_from(run.end);
+            self.ahead = if next < table.blocks() { Self::begin(table, next, class) } else { None };
             self.run = Some((run, bytes));
         }
         Ok(())
@@ -156,7 +164,7 @@ impl<D: Disk> Stream<D> {
         let mut end = first + 1;
         while end < table.blocks() {
             let grown = table.place(BlockHandle(end)).end().next_multiple_of(page) - at;
-            if grown > RUN_BYTES_MAX {
+            if grown > RUN_BYTES_MAX || table.is_quarantined(end) {
                 break;
             }
             (len, end) = (grown, end + 1);

@@ -22,6 +22,8 @@ use crate::{BLOCK_BYTES, Damage, FileName, KeyBuf, Prefix, ValueShare};
 const MAGIC: u64 = u64::from_le_bytes(*b"FeTable\0");
 /// The format that this build writes, and the only one it reads.
 pub const TABLE_FORMAT: u32 = 3;
+/// What is found to differ in a table of another format.
+pub(crate) const TABLE_FORMAT_FIELD: &str = "table format";
 /// Bytes of a share.
 const SHARE_BYTES: usize = 16;
 /// Bytes of the footer.
@@ -137,6 +139,12 @@ pub struct TableMeta {
 }
 
 impl TableMeta {
+    /// The first key behind all of its keys.
+    pub(crate) fn end(&self) -> KeyBuf {
+        let sort = [&self.largest.sort[..], &[0]].concat().into();
+        KeyBuf { sort, ..self.largest.clone() }
+    }
+
     /// Appends the properties; see the module for the grammar.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.name.store.to_le_bytes());
@@ -314,7 +322,7 @@ impl Footer {
         }
         let format = u32::from_le_bytes(take(&mut rest).ok_or_else(short)?);
         if format != TABLE_FORMAT {
-            return Err(damage("table format", u64::from(TABLE_FORMAT), u64::from(format)));
+            return Err(damage(TABLE_FORMAT_FIELD, u64::from(TABLE_FORMAT), u64::from(format)));
         }
         let (covered, checksum) = page.split_last_chunk::<8>().ok_or_else(short)?;
         let (checksum, expected) = (u64::from_le_bytes(*checksum), xxh3_64_with_seed(covered, FOOTER_SEED));

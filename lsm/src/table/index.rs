@@ -19,7 +19,7 @@ use std::cmp::Ordering;
 
 use super::format::take;
 use crate::prefetch::prefetch;
-use crate::{Key, Prefix};
+use crate::{Key, KeyBuf, Prefix};
 
 /// A block of a table, by number from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -82,6 +82,17 @@ impl Index {
 
     pub(super) fn place(&self, block: BlockHandle) -> Option<Place> {
         self.places.get(block.0 as usize).copied()
+    }
+
+    /// The first key that may be in a block.
+    pub(super) fn low(&self, block: BlockHandle) -> KeyBuf {
+        let prefix = Prefix::from_u128(self.firsts[block.0 as usize]);
+        let separator = self.separators.binary_search_by_key(&block.0, |separator| separator.block);
+        let (partition, sort) = separator.map_or_else(
+            |_| Default::default(),
+            |at| (self.separators[at].partition.clone(), self.separators[at].sort.clone()),
+        );
+        KeyBuf { prefix, partition, sort }
     }
 
     /// Bytes in memory.

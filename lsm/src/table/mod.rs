@@ -22,6 +22,7 @@ mod stored;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod verify;
 mod walk;
 
 pub use block::Block;
@@ -31,7 +32,7 @@ pub use filter::KeyHash;
 pub use format::{
     Compression, FileId, RECORD_BYTES_MAX, TABLE_BYTES_MAX, TABLE_FORMAT, TableMeta, TableName, TableOptions,
 };
-pub(crate) use format::{encode_key, take, take_key};
+pub(crate) use format::{TABLE_FORMAT_FIELD, encode_key, take, take_key};
 pub use index::BlockHandle;
 pub use reader::Table;
 pub(crate) use stored::Compressor;

@@ -1,5 +1,7 @@
 //! An open table: its index and filter in memory, its blocks on the disk.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::block::Block;
@@ -8,7 +10,7 @@ use super::format::{FOOTER_BYTES, FileId, Footer, Section, TABLE_BYTES_MAX, Tabl
 use super::index::{BlockHandle, Index, Place};
 use super::stored;
 use super::transfer::Port;
-use crate::{BLOCK_BYTES, Class, Damage, Disk, Key, Open, ReadError};
+use crate::{BLOCK_BYTES, Class, Damage, Disk, Key, KeyBuf, Open, ReadError};
 
 /// Largest read made when a table is opened, in bytes.
 const OPEN_READ_BYTES_MAX: usize = 256 * 1024;
@@ -24,6 +26,8 @@ pub struct Table<D: Disk> {
     /// First and last prefix.
     range: (u128, u128),
     memory_bytes: usize,
+    /// Blocks that are known to be damaged: not read any more.
+    quarantined: RefCell<BTreeSet<u32>>,
 }
 
 impl<D: Disk> Table<D> {
@@ -71,9 +75,10 @@ impl<D: Disk> Table<D> {
         let filter = Filter::decode(&encoded).ok_or_else(|| malformed(footer.filter, "filter"))?;
         let meta = TableMeta { name, ..meta };
         let range = (meta.smallest.prefix.to_u128(), meta.largest.prefix.to_u128());
+        let quarantined = RefCell::new(BTreeSet::new());
         let ends = [&meta.smallest, &meta.largest].map(|key| key.partition.len() + key.sort.len());
         let memory_bytes = OVERHEAD_BYTES + 2 * ends.iter().sum::<usize>() + index.bytes() + filter.bytes();
-        Ok(Rc::new(Table { port, meta, index, filter, range, memory_bytes }))
+        Ok(Rc::new(Table { port, meta, index, filter, range, memory_bytes, quarantined }))
     }
 
     /// What is known of it.
@@ -139,6 +144,31 @@ impl<D: Disk> Table<D> {
         self.index.locate(key)
     }
 
+    /// Has a run of blocks not be read any more: reads of keys in them fail, merges leave them out.
+    pub(crate) fn quarantine(&self, block: u32, blocks: u32) {
+        self.quarantined.borrow_mut().extend(block..(block + blocks).min(self.blocks()));
+    }
+
+    /// Whether a block is quarantined.
+    pub(crate) fn is_quarantined(&self, block: u32) -> bool {
+        self.quarantined.borrow().contains(&block)
+    }
+
+    /// The first block from `block` on that is not quarantined; the number of blocks if there is none.
+    pub(super) fn sound_from(&self, mut block: u32) -> u32 {
+        while self.is_quarantined(block) {
+            block += 1;
+        }
+        block
+    }
+
+    /// The keys that may be in a run of blocks: the first, and the first behind it.
+    pub(crate) fn keys_of(&self, block: u32, blocks: u32) -> (KeyBuf, KeyBuf) {
+        let low = self.index.low(BlockHandle(block));
+        let end = block + blocks;
+        if end < self.blocks() { (low, self.index.low(BlockHandle(end))) } else { (low, self.meta.end()) }
+    }
+
     /// Reads bytes as they are stored; `at` and `len` are multiples of a page.
     pub(super) async fn read_bytes(&self, at: u64, len: usize, class: Class) -> Result<D::Buf, ReadError> {
         self.port.read(at, len, class).await
@@ -146,6 +176,9 @@ impl<D: Disk> Table<D> {
 
     /// Reads and checks a block, past any cache.
     pub async fn read_block(&self, handle: BlockHandle, class: Class) -> Result<Block, ReadError> {
+        if self.is_quarantined(handle.0) {
+            return Err(ReadError::Quarantined(self.port.name));
+        }
         let place = self.place(handle);
         let from = u64::from(place.offset) / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
         let len = (place.end().next_multiple_of(BLOCK_BYTES as u64) - from) as usize;

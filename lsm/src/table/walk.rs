@@ -74,8 +74,15 @@ impl<D: Disk> TableWalk<D> {
             if let Some(block) = self.cache.peek(self.table.number(), handle) {
                 return Ok(block);
             }
+            if self.table.is_quarantined(number) {
+                return Err(ReadError::Quarantined(self.table.meta().name.file()));
+            }
             self.run = None;
-            self.run = Some(self.read_run(number).await?);
+            self.run = Some(match self.read_run(number, self.run_bytes).await {
+                // What cannot be read may be another block of the run.
+                Err(ReadError::Disk(_)) => self.read_run(number, 0).await?,
+                read => read?,
+            });
             self.run_bytes = (self.run_bytes * 2).min(RUN_BYTES_MAX);
         }
         let run = self.run.as_ref().expect("just read");
@@ -83,7 +90,7 @@ impl<D: Disk> TableWalk<D> {
     }
 
     /// Reads the block and, as far as the run may be long, those behind it in the direction of the walk.
-    async fn read_run(&self, number: u32) -> Result<Run<D>, ReadError> {
+    async fn read_run(&self, number: u32, run_bytes: u64) -> Result<Run<D>, ReadError> {
         let page = BLOCK_BYTES as u64;
         let span = |first: u32, end: u32| {
             let at = u64::from(self.table.place(BlockHandle(first)).offset) / page * page;
@@ -95,7 +102,7 @@ impl<D: Disk> TableWalk<D> {
                 Direction::Forward => (first, (end + 1).min(self.table.blocks())),
                 Direction::Reverse => (first.saturating_sub(1), end),
             };
-            if (wider_first, wider_end) == (first, end) || span(wider_first, wider_end).1 > self.run_bytes {
+            if (wider_first, wider_end) == (first, end) || span(wider_first, wider_end).1 > run_bytes {
                 break;
             }
             (first, end) = (wider_first, wider_end);

@@ -106,19 +106,8 @@ impl<D: Disk> ValueFile<D> {
     ) -> Result<u64, ReadError> {
         let (mut at, mut records) = (HEADER_BYTES as u64, 0);
         loop {
-            if self.bytes - at < RECORD_HEADER_BYTES as u64 {
-                return Err(self
-                    .damage(at, "end record", RECORD_HEADER_BYTES as u64, self.bytes - at)
-                    .into());
-            }
-            let head = self.read_bytes(at, RECORD_HEADER_BYTES, class).await?;
-            let lengths = RecordHeader::decode(head[..].try_into().expect("as long as was read"));
-            let len = RECORD_HEADER_BYTES as u64 + u64::from(lengths.stored_bytes);
-            if len > self.bytes - at || lengths.stored_bytes as usize > RECORD_BYTES_MAX {
-                return Err(self.damage(at, "value end", self.bytes, at.saturating_add(len)).into());
-            }
-            let record = self.read_bytes(at, len as usize, class).await?;
-            let header = self.check_record(at, &record)?;
+            let header = self.read_record(at, class).await?;
+            let len = RECORD_HEADER_BYTES as u64 + u64::from(header.stored_bytes);
             at += len;
             if header.stored_bytes == 0 {
                 if header.prefix != u128::from(records) {
@@ -139,6 +128,33 @@ impl<D: Disk> ValueFile<D> {
             return Err(self.damage(at, "padding", 0, u64::from(*found)).into());
         }
         Ok(records)
+    }
+
+    /// Where its first value is, for [`ValueFile::verify_record`]; `None` if it has none.
+    pub(crate) fn first_record(&self) -> Option<u64> {
+        (self.bytes > HEADER_BYTES as u64).then_some(HEADER_BYTES as u64)
+    }
+
+    /// Reads and verifies the value at `at`; gives where the next one is, `None` at the end.
+    pub(crate) async fn verify_record(&self, at: u64, class: Class) -> Result<Option<u64>, ReadError> {
+        let header = self.read_record(at, class).await?;
+        let next = at + RECORD_HEADER_BYTES as u64 + u64::from(header.stored_bytes);
+        Ok((header.stored_bytes > 0).then_some(next))
+    }
+
+    async fn read_record(&self, at: u64, class: Class) -> Result<RecordHeader, ReadError> {
+        let left = self.bytes.saturating_sub(at);
+        if left < RECORD_HEADER_BYTES as u64 {
+            return Err(self.damage(at, "end record", RECORD_HEADER_BYTES as u64, left).into());
+        }
+        let head = self.read_bytes(at, RECORD_HEADER_BYTES, class).await?;
+        let lengths = RecordHeader::decode(head[..].try_into().expect("as long as was read"));
+        let len = RECORD_HEADER_BYTES as u64 + u64::from(lengths.stored_bytes);
+        if len > left || lengths.stored_bytes as usize > RECORD_BYTES_MAX {
+            return Err(self.damage(at, "value end", self.bytes, at.saturating_add(len)).into());
+        }
+        let record = self.read_bytes(at, len as usize, class).await?;
+        Ok(self.check_record(at, &record)?)
     }
 
     /// Reads bytes that lie in the file, in pieces.

@@ -20,6 +20,8 @@ use crate::{Damage, FileId, FileName, RECORD_BYTES_MAX};
 const MAGIC: u64 = u64::from_le_bytes(*b"FeValue\0");
 /// The format that this build writes, and the only one it reads.
 pub const VALUES_FORMAT: u32 = 1;
+/// What is found to differ in a value file of another format.
+pub(crate) const VALUES_FORMAT_FIELD: &str = "value file format";
 pub(super) const HEADER_BYTES: usize = 40;
 const HEADER_SEED: u64 = 0x4665_5661_6c75_6531;
 /// Bytes before a record's stored value.
@@ -124,7 +126,7 @@ pub(super) fn decode_header(file: FileName, page: &[u8]) -> Result<FileId, Damag
     }
     let format = u32::from_le_bytes(take(&mut rest).ok_or_else(short)?);
     if format != VALUES_FORMAT {
-        return Err(damage("value file format", VALUES_FORMAT.into(), format.into()));
+        return Err(damage(VALUES_FORMAT_FIELD, VALUES_FORMAT.into(), format.into()));
     }
     let _zero: [u8; 4] = take(&mut rest).ok_or_else(short)?;
     let id = FileId(u128::from_le_bytes(take(&mut rest).ok_or_else(short)?));

@@ -26,5 +26,5 @@ mod tests;
 pub(crate) use builder::ValueBuilder;
 pub(crate) use file::StoredValue;
 pub use file::ValueFile;
-pub(crate) use format::Pointer;
 pub use format::{POINTER_BYTES, VALUES_FORMAT, ValueShare, ValuesMeta};
+pub(crate) use format::{Pointer, VALUES_FORMAT_FIELD};

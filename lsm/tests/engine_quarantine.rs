@@ -1,0 +1,394 @@
+//! Damaged tables and value files: what is damaged fails, what is not is right, never is an older version an answer, and
+//! nothing waits for it. Through restarts, merges, power cuts and failing disks.
+
+mod rig;
+
+use std::collections::BTreeSet;
+
+use ferrite_lsm::mem_disk::run::{block_on, try_run};
+use ferrite_lsm::mem_disk::{CrashMode, Fault, MemDisk, MemPace, ReadFault};
+use ferrite_lsm::{
+    Direction, Directory, FileName, KeyBuf, KeyRange, OpenError, Options, ReadError, ScanLimits, TableName,
+};
+use rig::{Model, Random, TestEngine, VNODES, Write, apart_options, apply, key, open, small_options, stage};
+
+const KEYS: u64 = 80;
+
+fn fill(engine: &TestEngine, model: &mut Model, groups: u64, seed: u64) {
+    let mut random = Random::new(seed);
+    let mut clock = model.values().map(|write| write.order).max().unwrap_or(0);
+    for _ in 0..groups {
+        let mut staged = Vec::new();
+        for _ in 0..6 {
+            clock += 1;
+            let (key, bytes) = (random.below(KEYS), random.below(900) as usize);
+            let write = Write { key, order: clock, actor: clock, bytes, tombstone: random.below(15) == 0 };
+            stage(engine, &write).expect("nothing holds writes back");
+            staged.push(write);
+        }
+        block_on(engine.commit()).expect("no faults");
+        staged.into_iter().for_each(|write| apply(model, write));
+        run_all(engine);
+    }
+}
+
+/// Runs what is due, also after jobs that fail.
+fn run_all(engine: &TestEngine) -> u64 {
+    let mut failures = 0;
+    while let Some(job) = engine.next_job() {
+        failures += u64::from(block_on(engine.run(job)).is_err());
+        assert!(failures < 100, "a job fails for ever");
+    }
+    failures
+}
+
+/// What is answered is right; gives the keys that are not answered.
+fn check_what_is_answered(engine: &TestEngine, model: &Model, context: &str) -> BTreeSet<u64> {
+    let mut lost = BTreeSet::new();
+    for n in 0..KEYS {
+        let key = key(n);
+        let expected = model.get(&n).map(|write| (write.order, write.value()));
+        let quick =
+            engine.get(key.as_key(), |record| record.map(|found| (found.order, found.value.to_vec())));
+        let slow = block_on(engine.read(key.as_key()));
+        if let Ok(quick) = &quick {
+            assert_eq!(*quick, expected, "{context}: a get of key {n}");
+        }
+        match slow {
+            Ok(found) => {
+                let found = found.map(|found| (found.record().order, found.record().value.to_vec()));
+                assert_eq!(found, expected, "{context}: a read of key {n}");
+            }
+            Err(ReadError::Damage(_) | ReadError::Quarantined(_) | ReadError::Disk(_)) => {
+                assert!(quick.is_err() || engine.stats().cache_bytes > 0, "{context}: key {n}");
+                lost.insert(n);
+            }
+            Err(ReadError::NoBuffer) => panic!("buffers are not bounded here"),
+        }
+    }
+    let keys: Vec<KeyBuf> = (0..KEYS).map(key).collect();
+    let keys: Vec<_> = keys.iter().map(KeyBuf::as_key).collect();
+    engine.get_batch(&keys, |at, record| {
+        let expected = model.get(&(at as u64)).map(|write| write.order);
+        if let Ok(record) = record {
+            assert_eq!(record.map(|record| record.order), expected, "{context}: a batch, key {at}");
+        }
+    });
+    check_scans(engine, model, &lost, context);
+    lost
+}
+
+/// A scan shows what there is, in order, up to what it says that it cannot read.
+fn check_scans(engine: &TestEngine, model: &Model, lost: &BTreeSet<u64>, context: &str) {
+    for vnode in 0..VNODES {
+        for direction in [Direction::Forward, Direction::Reverse] {
+            let mut expected: Vec<_> =
+                (0..KEYS).filter(|n| n % u64::from(VNODES) == u64::from(vnode)).collect();
+            expected.sort_by_key(|&n| key(n));
+            if direction == Direction::Reverse {
+                expected.reverse();
+            }
+            let mut shown = Vec::new();
+            let range = KeyRange::vnode(1, vnode);
+            let ended = block_on(engine.scan(&range, direction, ScanLimits::records(1000), |key, record| {
+                shown.push((key.to_buf(), record.order));
+                std::ops::ControlFlow::Continue(())
+            }));
+            let there = expected.iter().filter_map(|n| Some((key(*n), model.get(n)?.order)));
+            let there: Vec<_> = there.take(shown.len()).collect();
+            assert_eq!(shown, there, "{context}: a scan of vnode {vnode}, {direction:?}");
+            if expected.iter().any(|n| lost.contains(n)) {
+                assert!(ended.is_err(), "{context}: a scan over what is lost, vnode {vnode}");
+            }
+        }
+    }
+}
+
+fn tables(disk: &MemDisk) -> Vec<FileName> {
+    let stores = [Directory::Store(3), Directory::Store(5)];
+    let files = stores.iter().flat_map(|&store| disk.list(store)).map(|(name, _)| name);
+    files.filter(|name| matches!(name, FileName::Table { .. })).collect()
+}
+
+fn copy(disk: &MemDisk) -> MemDisk {
+    disk.image(CrashMode::All, &mut || 0)
+}
+
+fn filled(options: fn(u128) -> Options) -> (MemDisk, Model) {
+    let disk = MemDisk::new();
+    let (engine, _) = open(&disk, options(1)).expect("a fresh disk");
+    let mut model = Model::new();
+    fill(&engine, &mut model, 70, 7);
+    (disk, model)
+}
+
+/// Merges that take everything.
+fn eager(entropy: u128) -> Options {
+    let mut options = small_options(entropy);
+    options.l0_tables_trigger = 1;
+    options.level_base_bytes = 1;
+    options
+}
+
+#[test]
+fn damaged_blocks_are_quarantined_for_good_and_hold_nothing_back() {
+    let (disk, model) = filled(small_options);
+    let (mut lost_somewhere, mut holes) = (0, 0);
+    for (at, table) in tables(&disk).into_iter().enumerate() {
+        let disk = copy(&disk);
+        assert!(disk.corrupt(table, 40, 0x10), "the first block");
+        let mut model = model.clone();
+        let (engine, recovery) = open(&disk, small_options(2)).expect("the damage lies in a block");
+        assert_eq!(recovery.quarantined, [], "nobody has read it");
+        let lost = check_what_is_answered(&engine, &model, "before");
+        run_all(&engine);
+        let quarantined = engine.quarantined();
+        assert_eq!(quarantined.is_empty(), lost.is_empty(), "who reads it finds it");
+        lost_somewhere += usize::from(!lost.is_empty());
+        for n in &lost {
+            let inside = |range: &ferrite_lsm::Quarantined| range.low <= key(*n) && key(*n) < range.high;
+            assert!(quarantined.iter().any(inside), "the range of key {n} is reported");
+        }
+        assert_eq!(check_what_is_answered(&engine, &model, "marked"), lost);
+        drop(engine);
+        let (engine, recovery) = open(&disk, eager(3)).expect("a mark is no reason to refuse");
+        assert_eq!(recovery.quarantined, quarantined);
+        assert_eq!(check_what_is_answered(&engine, &model, "opened again"), lost);
+        assert_eq!(run_all(&engine), u64::from(lost.is_empty() && engine.stats().quarantined_areas > 0));
+        let after = check_what_is_answered(&engine, &model, "merged");
+        assert!(after.is_superset(&lost), "nothing comes back");
+        // Everything is written again: that goes on as if nothing had happened, and is found.
+        fill(&engine, &mut model, 60, 11 + at as u64);
+        let newest = model.values().map(|write| write.order).max().unwrap_or(0);
+        for n in 0..KEYS {
+            let write = Write { key: n, order: newest + 1 + n, actor: 1, bytes: 100, tombstone: false };
+            stage(&engine, &write).expect("nothing holds writes back");
+            block_on(engine.commit()).expect("no faults");
+            apply(&mut model, write);
+            run_all(&engine);
+        }
+        let still = engine.quarantined();
+        let used = still.iter().any(|range| range.is_used);
+        holes += usize::from(!still.is_empty() && !used);
+        for n in 0..KEYS {
+            let found = block_on(engine.read(key(n).as_key())).expect("it is newer than what was lost");
+            assert_eq!(found.map(|found| found.record().order), Some(newest + 1 + n));
+        }
+        if let (Some(range), false) = (still.first(), used) {
+            let FileName::Table { store, number } = range.file else { panic!("{range:?}") };
+            assert!(tables(&disk).contains(&range.file), "there may be something to save in it");
+            let name = TableName { store, number };
+            assert_eq!(block_on(engine.release_quarantined(name)), Ok(true));
+            assert_eq!(block_on(engine.release_quarantined(name)), Ok(false));
+            run_all(&engine);
+            assert!(!tables(&disk).contains(&range.file));
+            assert_eq!(check_what_is_answered(&engine, &model, "released"), BTreeSet::new());
+            drop(engine);
+            let (engine, recovery) = open(&disk, small_options(4)).expect("sound");
+            assert_eq!(recovery.quarantined, []);
+            assert_eq!(check_what_is_answered(&engine, &model, "at last"), BTreeSet::new());
+        }
+    }
+    assert!(lost_somewhere > 1 && holes > 1, "{lost_somewhere} lost something, {holes} outlived their table");
+}
+
+#[test]
+fn a_table_that_cannot_be_opened_is_quarantined_whole() {
+    let (disk, model) = filled(small_options);
+    for table in tables(&disk) {
+        for from_end in [1u64, 4096 - 20, 4096 + 900] {
+            let disk = copy(&disk);
+            let bytes = disk.read_all(table).expect("it is there").len() as u64;
+            assert!(disk.corrupt(table, bytes - from_end, 0x10));
+            let context = format!("{table:?}, {from_end} bytes from its end");
+            let (engine, recovery) = open(&disk, small_options(2)).expect("the others are sound");
+            if recovery.quarantined.is_empty() {
+                assert_eq!(check_what_is_answered(&engine, &model, &context), BTreeSet::new());
+                continue;
+            }
+            assert_eq!(recovery.quarantined.len(), 1);
+            assert_eq!((recovery.quarantined[0].file, recovery.quarantined[0].is_used), (table, false));
+            let lost = check_what_is_answered(&engine, &model, &context);
+            let inside = |n: &u64| {
+                recovery.quarantined.iter().any(|range| range.low <= key(*n) && key(*n) < range.high)
+            };
+            assert!(lost.iter().all(inside), "the keys outside go on");
+            let mut model = model.clone();
+            fill(&engine, &mut model, 30, 5);
+            drop(engine);
+            let (engine, again) = open(&disk, eager(3)).expect("a mark is no reason to refuse");
+            assert_eq!(again.quarantined, recovery.quarantined);
+            run_all(&engine);
+            check_what_is_answered(&engine, &model, &context);
+            assert!(tables(&disk).contains(&table), "there may be something to save in it");
+        }
+    }
+}
+
+#[test]
+fn scrubbing_finds_what_nobody_reads() {
+    let (disk, model) = filled(apart_options);
+    let stores = [Directory::Store(3), Directory::Store(5)];
+    let files: Vec<_> = stores.iter().flat_map(|&store| disk.list(store)).map(|(name, _)| name).collect();
+    let (mut of_tables, mut of_values) = (0, 0);
+    for file in files {
+        let disk = copy(&disk);
+        assert!(disk.corrupt(file, 60, 0x10), "the first block, or value");
+        let (engine, _) = open(&disk, apart_options(2)).expect("the damage lies behind what opening reads");
+        run_all(&engine);
+        assert_eq!(engine.stats().scrub_passes, 0, "nothing allows it");
+        while engine.stats().scrub_passes == 0 {
+            engine.allow_scrub(1 << 20);
+            run_all(&engine);
+        }
+        let (stats, quarantined) = (engine.stats(), engine.quarantined());
+        assert!(stats.scrubbed_bytes > 0);
+        let [found] = &quarantined[..] else { panic!("{file:?}: {quarantined:?}") };
+        assert_eq!(found.file, file);
+        of_tables += usize::from(found.blocks.is_some());
+        of_values += usize::from(found.blocks.is_none());
+        let lost = check_what_is_answered(&engine, &model, "scrubbed");
+        let inside = |n: &u64| found.low <= key(*n) && key(*n) < found.high;
+        assert!(lost.iter().all(inside));
+        drop(engine);
+        let (engine, recovery) = open(&disk, apart_options(3)).expect("a mark is no reason to refuse");
+        assert_eq!(recovery.quarantined, quarantined);
+        assert_eq!(run_all(&engine), 0);
+        assert_eq!(check_what_is_answered(&engine, &model, "opened again"), lost);
+    }
+    assert!(of_tables > 1 && of_values > 1);
+}
+
+#[test]
+fn a_bit_that_flips_on_its_way_leaves_no_mark() {
+    let (disk, model) = filled(small_options);
+    let (engine, _) = open(&disk, small_options(2)).expect("sound");
+    let mut failed = 0;
+    for n in 0..KEYS {
+        if engine.get(key(n).as_key(), |_| ()).is_err() {
+            disk.fail_read_at(0, ReadFault::Flip { bit: 999 });
+            failed += usize::from(block_on(engine.read(key(n).as_key())).is_err());
+        }
+    }
+    assert!(failed > 0 && engine.stats().damaged_tables > 0, "suspected");
+    assert_eq!(run_all(&engine), 0);
+    assert_eq!((engine.stats().damaged_tables, engine.quarantined()), (0, vec![]));
+    assert_eq!(check_what_is_answered(&engine, &model, "cleared"), BTreeSet::new());
+}
+
+/// Opens a disk with a damaged table, has it found, marked, and merged away.
+async fn quarantine(disk: &MemDisk, options: Options) -> Result<(), OpenError> {
+    let (engine, _) = rig::open_with(disk, MemPace::yielding(3), options).await?;
+    for n in 0..KEYS {
+        let _fails_where_damaged = engine.read(key(n).as_key()).await;
+    }
+    let mut failures = 0;
+    while let Some(job) = engine.next_job() {
+        failures += usize::from(engine.run(job).await.is_err());
+        if failures == 5 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// A disk on which the first block of a table below level 0 is damaged.
+fn damaged() -> (MemDisk, Model) {
+    let (disk, model) = filled(small_options);
+    let by_age = tables(&disk);
+    let hurts = |table: &&FileName| {
+        let disk = copy(&disk);
+        assert!(disk.corrupt(**table, 40, 0x10));
+        let (engine, _) = open(&disk, small_options(2)).expect("the damage lies in a block");
+        !check_what_is_answered(&engine, &model, "some").is_empty()
+    };
+    let table = by_age.iter().find(hurts).expect("one of them is asked");
+    assert!(disk.corrupt(*table, 40, 0x10));
+    (disk, model)
+}
+
+#[test]
+fn a_power_cut_at_any_step_of_a_quarantine_answers_nothing_wrong() {
+    let (disk, model) = damaged();
+    let mut steps = 0;
+    for mode in CrashMode::EVERY {
+        for step in 0.. {
+            let disk = copy(&disk);
+            disk.crash_at(disk.steps() + step);
+            let ended = try_run(quarantine(&disk, eager(2)));
+            let mut random = Random::new(step + 1);
+            let left = disk.crash(mode, &mut || random.next());
+            let (engine, _) =
+                open(&left, eager(3)).unwrap_or_else(|error| panic!("{step}, {mode:?}: {error}"));
+            let context = format!("step {step}, {mode:?}");
+            let lost = check_what_is_answered(&engine, &model, &context);
+            assert!(!lost.is_empty(), "{context}: what is damaged is not answered");
+            run_all(&engine);
+            assert!(check_what_is_answered(&engine, &model, &context).is_superset(&lost));
+            steps += 1;
+            if ended.is_some() {
+                break;
+            }
+        }
+    }
+    assert!(steps > 100, "{steps} states");
+}
+
+#[test]
+fn a_fault_at_any_step_of_a_quarantine_answers_nothing_wrong() {
+    let (disk, model) = damaged();
+    for fault in [Fault::NoSpace, Fault::Io, Fault::Short] {
+        for n in 0.. {
+            let disk = copy(&disk);
+            disk.fail_at(n, fault);
+            let before = disk.steps();
+            let _opens_or_not = block_on(quarantine(&disk, eager(2)));
+            let passed = disk.steps() - before <= n;
+            let disk = disk.kill(&mut || 0);
+            let (engine, _) = open(&disk, eager(3)).unwrap_or_else(|error| panic!("{n}, {fault:?}: {error}"));
+            run_all(&engine);
+            let lost = check_what_is_answered(&engine, &model, &format!("step {n}, {fault:?}"));
+            assert!(!lost.is_empty());
+            if passed {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_failed_read_at_any_step_of_a_quarantine_answers_nothing_wrong() {
+    let (disk, model) = damaged();
+    for n in 0.. {
+        let disk = copy(&disk);
+        disk.fail_read_at(n, ReadFault::Io);
+        let before = disk.reads();
+        let _opens_or_not = block_on(quarantine(&disk, eager(2)));
+        let passed = disk.reads() - before <= n;
+        let disk = disk.kill(&mut || 0);
+        let (engine, _) = open(&disk, eager(3)).unwrap_or_else(|error| panic!("read {n}: {error}"));
+        assert!(!check_what_is_answered(&engine, &model, &format!("read {n}")).is_empty());
+        assert!(engine.quarantined().len() <= 1, "read {n}: one failure is no verdict");
+        if passed {
+            break;
+        }
+    }
+}
+
+#[cfg(feature = "planted-bugs")]
+#[test]
+fn an_engine_that_answers_around_a_hole_is_caught() {
+    use ferrite_lsm::planted::{Bug, plant};
+    let (disk, model) = damaged();
+    block_on(quarantine(&disk, eager(2))).expect("no faults");
+    let (engine, _) = open(&disk, eager(3)).expect("a mark is no reason to refuse");
+    run_all(&engine);
+    assert!(engine.quarantined().iter().all(|range| !range.is_used));
+    plant(Some(Bug::HoleIgnored));
+    let wrong = (0..KEYS).filter(|n| {
+        let found = block_on(engine.read(key(*n).as_key())).expect("it sees no hole");
+        found.map(|found| found.record().order) != model.get(n).map(|write| write.order)
+    });
+    assert!(wrong.count() > 0);
+    plant(None);
+}
