@@ -51,6 +51,8 @@ pub fn run(row: Row, args: &Args) -> Figures {
 
 /// On the reactor of a core that serves nobody.
 fn on_ring(row: Row, setup: Setup, sizes: Sizes, cpu: usize) -> Figures {
+    // As a node does at its start.
+    ferrite_node::startup::refuse_huge_pages();
     let (posts, mut mailboxes) = mailboxes(1).expect("an eventfd");
     let core = CoreSetup {
         core: CoreId(0),

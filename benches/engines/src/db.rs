@@ -54,6 +54,8 @@ pub trait Db {
     async fn scan(&mut self, key: &[u8; 16], count: usize) -> usize;
     /// Waits until background work owes nothing.
     async fn settle(&mut self);
+    /// The next request is due then: background work that shares this thread should have ended its slice.
+    fn expect(&mut self, _due: Instant) {}
     /// Lets background work that shares this thread run a little.
     async fn give_way(&mut self);
     /// Of interest beside the figures: where hits came from.

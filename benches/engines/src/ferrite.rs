@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use ferrite_lsm::log::CommitlogSync;
 use ferrite_lsm::{
-    Compression, Direction, Engine, Key, KeyRange, Options, Prefix, Record, RecordFlags, Refusal, ScanLimits,
+    Class, Compression, Direction, Engine, Key, KeyRange, Options, Pace, Prefix, Record, RecordFlags,
+    Refusal, ScanLimits,
 };
 use ferrite_node::Env;
 use ferrite_node::disk::RingDisk;
@@ -18,7 +19,29 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::db::{Db, Setup};
 use crate::keys;
 
-type RingEngine = Engine<RingDisk, RingPace>;
+type RingEngine = Engine<RingDisk, DuePace>;
+
+/// The ring's pace, and background work also ends its slice when the next request is due: to a node that is an event of its ring,
+/// but here nobody sends the requests.
+#[derive(Clone)]
+struct DuePace {
+    ring: RingPace,
+    due: Rc<Cell<Option<Instant>>>,
+}
+
+impl Pace for DuePace {
+    fn should_yield(&self) -> bool {
+        self.ring.should_yield() || self.due.get().is_some_and(|due| due <= Instant::now())
+    }
+
+    fn yield_now(&self) -> impl Future<Output = ()> + 'static {
+        self.ring.yield_now()
+    }
+
+    fn throttle(&self, bytes: usize, class: Class) -> impl Future<Output = ()> + 'static {
+        self.ring.throttle(bytes, class)
+    }
+}
 
 const SEED: u64 = 7;
 const VNODES: u16 = 4096;
@@ -27,6 +50,7 @@ const PAUSE_NS: u64 = 1_000_000;
 pub struct Ferrite {
     env: RingEnv,
     engine: RingEngine,
+    pace: DuePace,
     job_runs: Rc<Cell<bool>>,
     /// Groups that are due to be written, since when; and whether a task writes them.
     dues: Rc<RefCell<Vec<Instant>>>,
@@ -45,8 +69,9 @@ impl Ferrite {
         options.table.token_seed = Some(SEED);
         options.table.compression = if setup.lz4 { Compression::Lz4 } else { Compression::None };
         options.log.sync = if setup.synced { CommitlogSync::Batch } else { CommitlogSync::Periodic };
+        let pace = DuePace { ring: env.pace(), due: Rc::default() };
         let (engine, recovery) =
-            Engine::open(env.disk(), env.pace(), options).await.unwrap_or_else(|error| panic!("{error}"));
+            Engine::open(env.disk(), pace.clone(), options).await.unwrap_or_else(|error| panic!("{error}"));
         let places: Vec<_> = (0..VNODES).map(|vnode| (vnode, vnode % setup.stores)).collect();
         engine.assign(&places).await.expect("the disk works");
         // Above all orders of earlier processes: each writes fewer records than this.
@@ -55,6 +80,7 @@ impl Ferrite {
         let ferrite = Ferrite {
             env,
             engine,
+            pace,
             job_runs,
             dues: Rc::default(),
             pump_runs: Rc::default(),
@@ -240,10 +266,14 @@ impl Db for Ferrite {
         }
     }
 
+    fn expect(&mut self, due: Instant) {
+        self.pace.due.set(Some(due));
+    }
+
     async fn give_way(&mut self) {
         self.start_job();
         if self.job_runs.get() || self.pump_runs.get() {
-            ferrite_lsm::Pace::yield_now(&self.env.pace()).await;
+            self.pace.yield_now().await;
         }
     }
 

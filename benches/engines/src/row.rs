@@ -250,6 +250,7 @@ async fn paced(db: &mut impl Db, sizes: Sizes, put_rate: f64) -> Figures {
     let (mut get_due, mut put_due) = (start, start);
     let mut gets = 0;
     while get_due < start + total {
+        db.expect(get_due.min(put_due));
         let now = Instant::now();
         if put_due <= now && put_due < start + total {
             for _ in 0..sizes.batch {
