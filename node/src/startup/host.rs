@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::disable_transparent_huge_pages;
 
 use super::StartupError;
 use crate::config::ByteSize;
@@ -45,6 +46,12 @@ pub(super) fn check_uring() -> Result<(), StartupError> {
         }
         Err(error) => Err(StartupError::UringRefused(error)),
     }
+}
+
+/// Keeps huge pages away from this process: to clear one takes the kernel up to milliseconds, in which its core does nothing else.
+/// A kernel that has none refuses, which is as good.
+pub fn refuse_huge_pages() {
+    let _best_effort = disable_transparent_huge_pages(true);
 }
 
 /// Raises the soft limits to the hard ones (to more, where we are privileged), and checks that they are enough.

@@ -2,7 +2,7 @@
 //!
 //! [`prepare`] does all of it in an order in which each step may rely on the ones before, and the first that changes
 //! anything on disk is the last but one: CPUs, kernel, io_uring, limits, memory, ports, data directory, direct I/O.
-//! It raises soft limits to what the process is allowed anyway; it changes nothing else about the machine.
+//! It raises soft limits to what the process is allowed anyway and refuses huge pages; it changes nothing else about the machine.
 
 mod cpus;
 mod direct;
@@ -19,6 +19,7 @@ use ferrite_wire::CoreId;
 use crate::config::{ByteSize, Config, Node};
 use crate::identity::{DataDirectory, Identity, IdentityError};
 
+pub use host::refuse_huge_pages;
 pub(crate) use patience::{Patience, is_alive};
 pub use ports::Holder;
 
@@ -132,6 +133,7 @@ pub enum StartupError {
 pub fn prepare(config: &Config, node: &Node) -> Result<Ready, StartupError> {
     let cpus = cpus::assign(&node.cores, &cpus::allowed()?)?;
     host::check_kernel()?;
+    refuse_huge_pages();
     host::raise_limits()?;
     host::check_uring()?;
     host::check_memory(config.server.memory)?;
