@@ -290,7 +290,8 @@ async fn replay<D: Disk>(
     let flushed = catalog.stores.values().map(|store| store.flushed_through).max().unwrap_or(0);
     let life = (options.entropy >> 64) as u64 ^ options.entropy as u64;
     // Numbers up to `flushed` are left out by replays: should the log have lost its end, they must not be given out again.
-    let log_options = LogOptions { life, seq_min: Seq(flushed + 1), ..options.log };
+    let log_options =
+        LogOptions { life, seq_min: Seq(flushed + 1), token_seed: options.table.token_seed, ..options.log };
     let mut unplaced = None;
     let mut apply = |seq: Seq, key: Key<'_>, record: Record<'_>, _epoch: u64| match stores.index_of(&key) {
         Some(index) if seq.0 > stores.stores[index].flushed_through => {

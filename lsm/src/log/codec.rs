@@ -1,15 +1,19 @@
 //! Records within a group.
 //!
 //! ```text
-//! record := head:u8 flags:u8 [space:u8] vnode:u16 table:varint token:u64 order:delta [actor:u64] [epoch:varint] [expiry:varint]
+//! record := head:u8 flags:u8 [space:u8] vnode:u16 table:varint [token:u64] order:delta [actor:u64] [epoch:varint] [expiry:varint]
 //!           partition_len:varint [sort_len:varint] value_len:varint partition sort value
-//! head   := 1 actor present | 2 epoch present | 4 expiry present | 8 sort key present | 16 space present
+//! head   := 1 actor present | 2 epoch present | 4 expiry present | 8 sort key present | 16 space present | 32 token left out
 //! delta  := zigzag varint, against the order of the record before it in the group (0 before the first)
 //! ```
 //!
-//! What is absent is the same as in the record before (actor, vnode epoch), or its usual value (no expiry, no sort key, space 1).
+//! What is absent is the same as in the record before (actor, vnode epoch), or its usual value (no expiry, no sort key, space 1,
+//! and as token XXH3-64 of the partition key with the group's seed).
 //! All of that starts anew with each group, so that a group is read by itself.
 
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::format::GroupHeader;
 use crate::{Key, Prefix, Record, RecordFlags, Seq, varint};
 
 const ACTOR: u8 = 1;
@@ -17,7 +21,8 @@ const EPOCH: u8 = 2;
 const EXPIRY: u8 = 4;
 const SORT: u8 = 8;
 const SPACE: u8 = 16;
-const KNOWN: u8 = ACTOR | EPOCH | EXPIRY | SORT | SPACE;
+const HASHED: u8 = 32;
+const KNOWN: u8 = ACTOR | EPOCH | EXPIRY | SORT | SPACE | HASHED;
 
 /// Most that a record takes beside its key's and value's bytes.
 const OVERHEAD_MAX: usize = 3 + 2 + 5 + 8 + 10 + 8 + 10 + 10 + 3 * 10;
@@ -69,7 +74,8 @@ impl Cursor<'_> {
 }
 
 impl Before {
-    /// Writes a record to the front of `bytes`, which has room for [`encoded_len_max`]; returns its length.
+    /// Writes a record to the front of `bytes`, which has room for [`encoded_len_max`]; returns its length. A token that follows
+    /// from the partition key by `token_seed` is left out.
     #[inline]
     pub(super) fn encode(
         &mut self,
@@ -77,12 +83,15 @@ impl Before {
         key: &Key<'_>,
         record: &Record<'_>,
         vnode_epoch: u64,
+        token_seed: Option<u64>,
     ) -> usize {
+        let follows = |seed| xxh3_64_with_seed(key.partition, seed) == key.prefix.token;
         let head = if record.actor != self.actor { ACTOR } else { 0 }
             | if vnode_epoch != self.epoch { EPOCH } else { 0 }
             | if record.expiry_ms != 0 { EXPIRY } else { 0 }
             | if key.sort.is_empty() { 0 } else { SORT }
-            | if key.prefix.space != 1 { SPACE } else { 0 };
+            | if key.prefix.space != 1 { SPACE } else { 0 }
+            | if token_seed.is_some_and(follows) { HASHED } else { 0 };
         let mut out = Cursor { bytes, at: 0 };
         out.put_byte(head);
         out.put_byte(record.flags.0);
@@ -91,7 +100,9 @@ impl Before {
         }
         out.put(&key.prefix.vnode.to_le_bytes());
         out.put_varint(key.prefix.table.into());
-        out.put(&key.prefix.token.to_le_bytes());
+        if head & HASHED == 0 {
+            out.put(&key.prefix.token.to_le_bytes());
+        }
         out.put_varint(zigzag(record.order.wrapping_sub(self.order)));
         if head & ACTOR != 0 {
             out.put(&record.actor.to_le_bytes());
@@ -116,7 +127,7 @@ impl Before {
 
     /// Reads the record at the front of `rest` and moves past it; `None` = there is none that makes sense.
     #[inline]
-    fn decode<'a>(&mut self, rest: &mut &'a [u8]) -> Option<(Key<'a>, Record<'a>, u64)> {
+    fn decode<'a>(&mut self, rest: &mut &'a [u8], token_seed: u64) -> Option<(Key<'a>, Record<'a>, u64)> {
         let head = take_byte(rest)?;
         if head & !KNOWN != 0 {
             return None;
@@ -125,7 +136,7 @@ impl Before {
         let space = if head & SPACE != 0 { take_byte(rest)? } else { 1 };
         let vnode = u16::from_le_bytes(take_array(rest)?);
         let table = u32::try_from(varint::take(rest)?).ok()?;
-        let token = u64::from_le_bytes(take_array(rest)?);
+        let token = if head & HASHED == 0 { Some(u64::from_le_bytes(take_array(rest)?)) } else { None };
         let order = self.order.wrapping_add(unzigzag(varint::take(rest)?));
         let actor = if head & ACTOR != 0 { u64::from_le_bytes(take_array(rest)?) } else { self.actor };
         let epoch = if head & EPOCH != 0 { varint::take(rest)? } else { self.epoch };
@@ -134,6 +145,7 @@ impl Before {
         let sort_len = if head & SORT != 0 { varint::take(rest)? } else { 0 };
         let value_len = varint::take(rest)?;
         let partition = take_bytes(rest, partition_len)?;
+        let token = token.unwrap_or_else(|| xxh3_64_with_seed(partition, token_seed));
         let sort = take_bytes(rest, sort_len)?;
         let value = take_bytes(rest, value_len)?;
         *self = Before { order, actor, epoch };
@@ -157,12 +169,14 @@ pub struct Records<'a> {
     first: u64,
     index: u32,
     count: u32,
+    token_seed: u64,
 }
 
 impl<'a> Records<'a> {
     /// Over what [`super::format::decode_group`] gave.
-    pub fn new(body: &'a [u8], first: u64, count: u32) -> Records<'a> {
-        Records { rest: body, before: Before::default(), first, index: 0, count }
+    pub fn of(group: &GroupHeader, body: &'a [u8]) -> Records<'a> {
+        let GroupHeader { first, count, token_seed, .. } = *group;
+        Records { rest: body, before: Before::default(), first, index: 0, count, token_seed }
     }
 }
 
@@ -174,7 +188,7 @@ impl<'a> Iterator for Records<'a> {
             return None;
         }
         let index = self.index;
-        let Some((key, record, epoch)) = self.before.decode(&mut self.rest) else {
+        let Some((key, record, epoch)) = self.before.decode(&mut self.rest, self.token_seed) else {
             self.index = self.count;
             return Some(Err(RecordFault { index }));
         };
@@ -220,6 +234,7 @@ fn take_bytes<'a>(rest: &mut &'a [u8], len: u64) -> Option<&'a [u8]> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::format::Identity;
     use super::*;
     use proptest::prelude::*;
 
@@ -232,18 +247,48 @@ mod tests {
         (any::<u128>().prop_map(|bits| bits >> 8), bytes(), bytes(), numbers, bytes())
     }
 
+    const SEED: u64 = 77;
+
+    fn group(first: u64, count: u32) -> GroupHeader {
+        let identity = Identity { segment: 1, life: 1 };
+        GroupHeader { identity, first, count, mark: 0, token_seed: SEED, body: 0, blocks: 1 }
+    }
+
+    #[test]
+    fn a_token_that_follows_from_the_key_takes_no_room() {
+        let record = Record { order: 1, actor: 2, flags: RecordFlags(0), expiry_ms: 0, value: b"v" };
+        let len = |token, token_seed| {
+            let prefix = Prefix { space: 1, vnode: 3, table: 4, token };
+            let key = Key { prefix, partition: b"partition", sort: b"" };
+            let mut bytes = vec![0; 200];
+            let len = Before::default().encode(&mut bytes, &key, &record, 0, token_seed);
+            let read: Vec<_> = Records::of(&group(9, 1), &bytes[..len]).collect();
+            assert_eq!(read, [Ok((Seq(9), key, record, 0))]);
+            len
+        };
+        let token = xxh3_64_with_seed(b"partition", SEED);
+        let full = len(token, None);
+        assert_eq!(len(token, Some(SEED)), full - 8);
+        assert_eq!(len(token ^ 1, Some(SEED)), full, "of another hash");
+    }
+
     proptest! {
         #[test]
-        fn records_round_trip(records in prop::collection::vec(record(), 1..20), first in 1u64..1000) {
+        fn records_round_trip(records in prop::collection::vec(record(), 1..20), first in 1u64..1000, hashed: bool) {
             let (mut bytes, mut at, mut before) = (vec![0; 1 << 16], 0, Before::default());
+            let mut records = records;
+            for (prefix, partition, ..) in records.iter_mut().filter(|_| hashed) {
+                let token = xxh3_64_with_seed(partition, SEED);
+                *prefix = Prefix { token, ..Prefix::from_u128(*prefix) }.to_u128();
+            }
             for (prefix, partition, sort, (order, actor, flags, expiry_ms, epoch), value) in &records {
                 let key = Key { prefix: Prefix::from_u128(*prefix), partition, sort };
                 let record = Record { order: *order, actor: *actor, flags: RecordFlags(*flags), expiry_ms: *expiry_ms, value };
-                let len = before.encode(&mut bytes[at..], &key, &record, *epoch);
+                let len = before.encode(&mut bytes[at..], &key, &record, *epoch, hashed.then_some(SEED));
                 prop_assert!(len <= encoded_len_max(&key, &record));
                 at += len;
             }
-            let read: Vec<Owned> = Records::new(&bytes[..at], first, records.len() as u32)
+            let read: Vec<Owned> = Records::of(&group(first, records.len() as u32), &bytes[..at])
                 .enumerate()
                 .map(|(index, entry)| {
                     let (seq, key, r, epoch) = entry.unwrap();
@@ -254,14 +299,14 @@ mod tests {
                 .collect();
             prop_assert_eq!(read, records);
             for cut in 0..at {
-                let faults = Records::new(&bytes[..cut], first, 20).filter(|entry| entry.is_err()).count();
+                let faults = Records::of(&group(first, 20), &bytes[..cut]).filter(|entry| entry.is_err()).count();
                 prop_assert_eq!(faults, 1, "cut at {}", cut);
             }
         }
 
         #[test]
         fn decoding_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..100), count in 0u32..10) {
-            for entry in Records::new(&bytes, 1, count) {
+            for entry in Records::of(&group(1, count), &bytes) {
                 let _either = entry;
             }
         }

@@ -7,7 +7,7 @@
 //! copy      := magic:u64 version:u16 core:u16 flags:u32 id:u64 life:u64
 //!              life_first:u64 life_after:u64 checksum:u32 zeros(12)
 //! group     := magic:u32 checksum:u32 blocks:u32 body:u32 count:u32 zeros(4) id:u64 life:u64
-//!              first:u64 mark:u64 zeros(8) record{count} zeros trailer   ; `blocks` blocks, records take `body` bytes
+//!              first:u64 mark:u64 seed:u64 record{count} zeros trailer   ; `blocks` blocks, records take `body` bytes
 //! trailer   := id:u64 life:u64               ; the last bytes of the last block
 //! rest      := zeros, or in a recycled segment what its previous life left
 //! ```
@@ -18,6 +18,7 @@
 //! - A group's checksum is the CRC-32C of all its blocks except the checksum itself, seeded with `id` and `life`.
 //! - `first` is the sequence number of the first record, or of the record to come when `count` is 0. `mark` is the highest sequence
 //!   number that was known to be synced when the group was written; it is below `first`.
+//! - `seed` is that of the hash by which tokens follow from partition keys, for records that leave them out; 0 where none does.
 //! - `life_first` is the first sequence number of the life, `life_after` the last one of earlier lives that counts: what an
 //!   earlier life holds beyond it was cut, and never replays.
 //! - Flag 1 of a header says that the segment was recycled: its `rest` need not be zeros.
@@ -30,7 +31,7 @@
 use crate::BLOCK_BYTES;
 
 /// Version of this format.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// Bytes of a group before its records.
 pub(super) const GROUP_HEADER_BYTES: usize = 64;
@@ -181,6 +182,8 @@ pub struct GroupHeader {
     pub count: u32,
     /// Highest sequence number known synced before it.
     pub mark: u64,
+    /// Seed of the tokens that records leave out.
+    pub token_seed: u64,
     /// Bytes of the records.
     pub body: u32,
     /// Blocks in all.
@@ -218,6 +221,7 @@ impl GroupHeader {
         header[32..40].copy_from_slice(&self.identity.life.to_le_bytes());
         header[40..48].copy_from_slice(&self.first.to_le_bytes());
         header[48..56].copy_from_slice(&self.mark.to_le_bytes());
+        header[56..].copy_from_slice(&self.token_seed.to_le_bytes());
         let checksum = checksum(self.identity, group);
         group[4..8].copy_from_slice(&checksum.to_le_bytes());
     }
@@ -288,6 +292,7 @@ pub fn decode_group(bytes: &[u8], identity: Option<Identity>) -> Result<(GroupHe
         first: u64_at(group, 40),
         count: u32_at(group, 16),
         mark: u64_at(group, 48),
+        token_seed: u64_at(group, 56),
         body: u32_at(group, 12),
         blocks: u32_at(group, 8),
     };
@@ -339,6 +344,7 @@ mod tests {
             first,
             count,
             mark,
+            token_seed: 0,
             body: body.len() as u32,
             blocks: blocks as u32,
         };

@@ -51,8 +51,7 @@ impl<D: Disk> Group<D> {
     pub fn iter(&self) -> impl Iterator<Item = Entry<'_>> {
         let buf = self.buf.as_ref().expect("a group has its buffer until it is dropped");
         let body = &buf[GROUP_HEADER_BYTES..GROUP_HEADER_BYTES + self.header.body as usize];
-        Records::new(body, self.header.first, self.header.count)
-            .map(|entry| entry.expect("a group reads back as it was staged"))
+        Records::of(&self.header, body).map(|entry| entry.expect("a group reads back as it was staged"))
     }
 }
 

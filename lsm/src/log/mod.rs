@@ -136,7 +136,7 @@ impl<D: Disk> Log<D> {
         }
         if state.filling.is_none() {
             let buf = self.take_buffer(state).ok_or(StageError::Full)?;
-            state.filling = Some(Filling::new(buf, state.next_seq));
+            state.filling = Some(Filling::new(buf, state.next_seq, self.options.token_seed));
         }
         let filling = state.filling.as_mut().expect("made above");
         if !filling.fits(&key, &record) {
@@ -237,7 +237,7 @@ impl<D: Disk> Log<D> {
         let (header, write) = {
             let state = &mut *self.state.borrow_mut();
             let filling = match mark {
-                Some(buf) => Filling::new(buf, state.written + 1),
+                Some(buf) => Filling::new(buf, state.written + 1, None),
                 None => state.filling.take().expect("looked at above"),
             };
             let (header, buf) = filling.seal(state.identity, state.synced);

@@ -24,6 +24,8 @@ pub struct LogOptions {
     pub sync: CommitlogSync,
     /// A random number minted anew at each open: tells the groups of this life of the log from those of any other.
     pub life: u64,
+    /// Seed of the hash (XXH3-64) by which tokens follow from partition keys: tokens that do are not written. Default none.
+    pub token_seed: Option<u64>,
     /// Numbers below this are known to the owner from elsewhere: records of this life get this one or higher. Default 1.
     pub seq_min: Seq,
 }
@@ -36,6 +38,7 @@ impl LogOptions {
             group_bytes: (1 << 20) + (128 << 10),
             sync: CommitlogSync::default(),
             life,
+            token_seed: None,
             seq_min: Seq(1),
         }
     }

@@ -459,7 +459,7 @@ impl<'a, D: Disk> Walk<'a, D> {
     ) -> Result<(), LogError> {
         let body = scan.window.body(at, group).await?;
         let mut broken = None;
-        for entry in Records::new(body, group.first, group.count) {
+        for entry in Records::of(group, body) {
             match entry {
                 Ok((seq, key, record, epoch)) => {
                     self.recovery.records += 1;

@@ -13,6 +13,7 @@ pub(super) struct Filling<B> {
     count: u32,
     first: u64,
     before: Before,
+    token_seed: Option<u64>,
 }
 
 /// Bytes of records that a buffer of `capacity` bytes holds.
@@ -21,10 +22,10 @@ pub(super) fn room_for(capacity: usize) -> usize {
 }
 
 impl<B: AlignedBuf> Filling<B> {
-    /// An empty group whose first record will be `first`.
-    pub(super) fn new(mut buf: B, first: u64) -> Filling<B> {
+    /// An empty group whose first record will be `first`. With a seed, tokens that follow from their partition keys are left out.
+    pub(super) fn new(mut buf: B, first: u64, token_seed: Option<u64>) -> Filling<B> {
         buf.set_len(buf.capacity());
-        Filling { buf, body: 0, count: 0, first, before: Before::default() }
+        Filling { buf, body: 0, count: 0, first, before: Before::default(), token_seed }
     }
 
     pub(super) fn count(&self) -> u32 {
@@ -52,7 +53,7 @@ impl<B: AlignedBuf> Filling<B> {
     pub(super) fn push(&mut self, key: &Key<'_>, record: &Record<'_>, vnode_epoch: u64) -> Seq {
         let seq = Seq(self.first + u64::from(self.count));
         let at = GROUP_HEADER_BYTES + self.body;
-        self.body += self.before.encode(&mut self.buf[at..], key, record, vnode_epoch);
+        self.body += self.before.encode(&mut self.buf[at..], key, record, vnode_epoch, self.token_seed);
         self.count += 1;
         seq
     }
@@ -69,6 +70,7 @@ impl<B: AlignedBuf> Filling<B> {
             first: self.first,
             count: self.count,
             mark,
+            token_seed: self.token_seed.unwrap_or(0),
             body: self.body as u32,
             blocks: blocks_for(self.body) as u32,
         };

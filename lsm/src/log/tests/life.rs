@@ -144,12 +144,12 @@ fn files_of_another_version_core_or_log_are_refused() {
     let newer = MemDisk::new();
     let mut changed = bytes;
     for copy in [0, 4096 - 512] {
-        changed[copy + 8] = 2;
+        changed[copy + 8] = 99;
         let checksum = crc32c::crc32c(&changed[copy..copy + 48]);
         changed[copy + 48..copy + 52].copy_from_slice(&checksum.to_le_bytes());
     }
     newer.write_all(segment(0), &changed);
-    assert_eq!(open(&newer).err(), Some(LogError::Version { slot: 0, found: 2 }));
+    assert_eq!(open(&newer).err(), Some(LogError::Version { slot: 0, found: 99 }));
     assert_eq!(newer.read_all(segment(0)).unwrap(), changed, "untouched");
 }
 
