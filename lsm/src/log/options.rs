@@ -15,7 +15,7 @@ pub enum CommitlogSync {
 /// How a log is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogOptions {
-    /// Length of a segment's file in bytes, whole blocks. Default 16 MiB: what is kept ready beside what counts takes a few of them.
+    /// Length of a segment's file in bytes, whole blocks. Default 8 MiB: what is kept ready beside what counts takes a few of them.
     pub segment_bytes: u64,
     /// Longest group in bytes, whole blocks; bounds what is staged too: one such buffer fills while another is written.
     /// Default 1 MiB and 128 KiB, so that the longest value fits with the longest key.
@@ -34,7 +34,7 @@ impl LogOptions {
     /// The defaults, and this life's random number.
     pub fn new(life: u64) -> LogOptions {
         LogOptions {
-            segment_bytes: 16 << 20,
+            segment_bytes: 8 << 20,
             group_bytes: (1 << 20) + (128 << 10),
             sync: CommitlogSync::default(),
             life,
