@@ -9,6 +9,7 @@ pub mod cover;
 mod damage;
 mod disk;
 mod engine;
+mod extent;
 mod key;
 mod key_range;
 pub mod layout;
@@ -34,9 +35,9 @@ pub use disk::{
     Open, Sync,
 };
 pub use engine::{
-    CommitError, Engine, Found, Job, Memory, Miss, OpenError, Options, Quarantined, Recovery, Refusal,
-    SCRUB_BYTES_AHEAD_MAX, ScanLimits, Stats, StoreStats,
+    CommitError, Engine, Found, Job, Memory, Miss, OpenError, Options, Quarantined, Recovery, Refusal, SCRUB_BYTES_AHEAD_MAX, ScanLimits, Stats, StoreStats, Estimate,
 };
+pub use extent::Extent;
 pub use key::{Key, KeyBuf, Prefix};
 pub use key_range::{BOUND_BYTES_MAX, KeyRange};
 pub use memtable::{MemBackIter, MemCursor, MemIter, Memtable};

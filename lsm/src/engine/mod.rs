@@ -35,6 +35,7 @@ mod scrub;
 mod stats;
 mod store;
 mod values;
+mod vnode_size;
 mod write;
 
 use std::cell::{Cell, RefCell};
@@ -59,12 +60,13 @@ use scrub::Scrub;
 use stats::Counters;
 pub use stats::{Stats, StoreStats};
 use store::Stores;
+pub use vnode_size::Estimate;
 
 use crate::compaction::Floors;
 use crate::log::{Fenced, Log};
 use crate::manifest::{Catalog, Edit, Manifest};
 use crate::{
-    BlockCache, Direction, Disk, DiskError, Key, KeyRange, Pace, ReadError, Record, Seq, Table, TableName,
+    BlockCache, Direction, Disk, DiskError, Key, KeyRange, Pace, ReadError, Record, Seq, Table, TableName, Extent,
     ValueFile,
 };
 
@@ -222,6 +224,11 @@ impl<D: Disk, P: Pace> Engine<D, P> {
         visit: impl FnMut(Key<'_>, Record<'_>) -> ControlFlow<()>,
     ) -> Result<Option<KeyRange>, ReadError> {
         self.0.scan(range, direction, limits, visit).await
+    }
+
+    /// About how many keys and bytes a vnode, or a table in it, has. Reads no disk; a walk of a few thousand records at most.
+    pub fn estimate(&self, extent: Extent) -> Estimate {
+        self.0.estimate(extent)
     }
 
     /// The most urgent piece of background work that is due and not running. Cheap: asked after each commit and each job.

@@ -8,6 +8,7 @@
 //! It does not know the log: which sequence it pins is its owner's business.
 
 mod arena;
+mod share;
 mod sketch;
 mod tree;
 

@@ -18,6 +18,7 @@ mod filter;
 mod format;
 mod index;
 mod reader;
+mod share;
 mod stored;
 #[cfg(test)]
 mod tests;
