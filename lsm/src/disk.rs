@@ -133,6 +133,19 @@ pub enum NameOp {
     List(Directory),
     /// Makes name operations in this directory durable.
     SyncDirectory(Directory),
+    /// Makes the directory of a checkpoint, durably; done already is fine. See [`Disk::checkpoint`].
+    CreateCheckpoint(u64),
+    /// Adds a second name for a file, the same in a checkpoint.
+    LinkInto {
+        /// The file, which is never written again.
+        name: FileName,
+        /// The checkpoint.
+        checkpoint: u64,
+    },
+    /// Removes the directories of a checkpoint that hold no files, and with the last one its own; what holds files stays.
+    RemoveCheckpoint(u64),
+    /// Lists the checkpoints that have a directory, whole or not.
+    ListCheckpoints,
 }
 
 /// The answer to a [`NameOp`].
@@ -142,6 +155,8 @@ pub enum NameReply {
     Done,
     /// The files of a directory with their lengths in bytes, sorted by name.
     Files(Vec<(FileName, u64)>),
+    /// Numbers of checkpoints, in order.
+    Checkpoints(Vec<u64>),
 }
 
 /// Why an operation failed, as far as the engine tells causes apart.
@@ -236,6 +251,9 @@ pub trait Disk: Clone + 'static {
     ) -> impl Future<Output = (Self::Buf, Result<usize, DiskError>)> + 'static;
     /// Makes the file's completed writes and its length durable.
     fn sync(&self, file: &Self::File) -> impl Future<Output = Result<(), DiskError>> + 'static;
+    /// The same disk, rooted in a checkpoint: what is opened, listed and changed there is the checkpoint's. Its directory is
+    /// made by [`NameOp::CreateCheckpoint`]. A checkpoint has no checkpoints.
+    fn checkpoint(&self, number: u64) -> Self;
     /// Operates on names.
     fn names(&self, operation: NameOp) -> impl Future<Output = Result<NameReply, DiskError>> + 'static;
 }

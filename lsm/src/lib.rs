@@ -35,7 +35,8 @@ pub use disk::{
     Open, Sync,
 };
 pub use engine::{
-    CommitError, Engine, Found, Job, Memory, Miss, OpenError, Options, Quarantined, Recovery, Refusal, SCRUB_BYTES_AHEAD_MAX, ScanLimits, Stats, StoreStats, Estimate,
+    CommitError, Engine, Estimate, Found, Job, Memory, Miss, OpenError, Options, Quarantined, Recovery,
+    Refusal, SCRUB_BYTES_AHEAD_MAX, ScanLimits, Stats, StoreStats,
 };
 pub use extent::Extent;
 pub use key::{Key, KeyBuf, Prefix};

@@ -7,8 +7,28 @@ use crate::manifest::Edit;
 use crate::{Class, Disk, DiskError, DiskErrorKind, MemCursor, Pace, Seq, cover};
 
 impl<D: Disk, P: Pace> Core<D, P> {
+    /// Writes everything that is applied into tables, while writes go on.
+    pub(super) async fn flush_applied(&self) -> Result<(), DiskError> {
+        let through = {
+            let mut stores = self.stores.borrow_mut();
+            (0..stores.stores.len()).for_each(|index| stores.freeze(index));
+            stores.applied
+        };
+        self.weigh();
+        let is_left = || {
+            let stores = self.stores.borrow();
+            stores.stores.iter().flat_map(|store| &store.frozen).any(|frozen| frozen.through <= through)
+        };
+        while is_left() {
+            self.flush().await?;
+            self.weigh();
+        }
+        Ok(())
+    }
+
     /// Flushes the frozen memtable that pins most of the log. Nothing has changed after an error.
     pub(super) async fn flush(&self) -> Result<(), DiskError> {
+        let _turn = self.flush_turn.take().await;
         let Some((index, frozen)) = self.stores.borrow().next_frozen() else { return Ok(()) };
         let store = self.stores.borrow().stores[index].number;
         let mut cursor = MemCursor::new(frozen.memtable.clone(), None);

@@ -15,6 +15,7 @@
 //! 4. A table or value file is unlinked only after the manifest has dropped it durably and no read uses it.
 
 mod batch;
+mod checkpoint;
 mod compact;
 mod flush;
 mod job;
@@ -64,10 +65,10 @@ pub use vnode_size::Estimate;
 
 use crate::compaction::Floors;
 use crate::log::{Fenced, Log};
-use crate::manifest::{Catalog, Edit, Manifest};
+use crate::manifest::{Catalog, Edit, Manifest, Turn};
 use crate::{
-    BlockCache, Direction, Disk, DiskError, Key, KeyRange, Pace, ReadError, Record, Seq, Table, TableName, Extent,
-    ValueFile,
+    BlockCache, Direction, Disk, DiskError, Extent, Key, KeyRange, Pace, ReadError, Record, Seq, Table,
+    TableName, ValueFile,
 };
 
 /// One core's engine. Clones are handles to the same engine; all live on one thread.
@@ -104,6 +105,8 @@ struct Core<D: Disk, P: Pace> {
     /// The next file number, without the core's part.
     next_number: Cell<u64>,
     running: Running,
+    /// Held by whoever flushes: the oldest memtable of a store goes first, and alone.
+    flush_turn: Turn,
     /// Urgent work failed inside a long job: it is left to the host, which pauses first.
     setback: Cell<bool>,
     compaction_due: Cell<bool>,
@@ -303,6 +306,26 @@ impl<D: Disk, P: Pace> Engine<D, P> {
     pub fn stop_compactions(&self) {
         self.0.closing.set(true);
         self.0.options.stores.iter().for_each(|&store| self.0.abandon_compaction(store));
+    }
+
+    /// Makes a checkpoint of this core under a number of the caller's, which is the same for all cores of a node: a directory that
+    /// opens as a data directory of its own ([`Disk::checkpoint`]). It holds every record that was durable when this was called, and
+    /// perhaps later ones; it takes no space beside the manifest until compactions replace what it holds. Jobs and writes go on.
+    ///
+    /// [`DiskErrorKind::Exists`](crate::DiskErrorKind::Exists) if there is one with this number. After another error the same
+    /// number may be tried again, but for a failed sync: then remove it and take another.
+    pub async fn checkpoint(&self, number: u64) -> Result<(), DiskError> {
+        self.0.checkpoint(number).await
+    }
+
+    /// Numbers of the checkpoints that hold this core's part, in order.
+    pub async fn checkpoints(&self) -> Result<Vec<u64>, DiskError> {
+        self.0.checkpoints().await
+    }
+
+    /// Removes this core's part of a checkpoint, which is not open, and its directory with the last part. May be done again after an error.
+    pub async fn remove_checkpoint(&self, number: u64) -> Result<(), DiskError> {
+        self.0.remove_checkpoint(number).await
     }
 
     /// Writes every memtable into a table. Nothing else may run meanwhile.

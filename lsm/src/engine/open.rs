@@ -34,7 +34,7 @@ use super::store::{Store, Stores};
 use super::{Core, Engine, Options};
 use crate::compaction::Floors;
 use crate::log::{Log, LogOptions, LogRecovery};
-use crate::manifest::{self, Catalog, Edit, LoadError, Manifest};
+use crate::manifest::{self, Catalog, Edit, LoadError, Manifest, Turn};
 use crate::table::TABLE_FORMAT_FIELD;
 use crate::values::VALUES_FORMAT_FIELD;
 use crate::{
@@ -142,6 +142,7 @@ pub(super) async fn open<D: Disk, P: Pace>(
         rewritten: RefCell::new(BTreeSet::new()),
         next_number: Cell::new(next_number),
         running: Running::default(),
+        flush_turn: Turn::default(),
         setback: Cell::new(false),
         compaction_due: Cell::new(false),
         survey_due: Cell::new(false),

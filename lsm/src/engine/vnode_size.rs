@@ -7,7 +7,7 @@ use crate::{Disk, Extent, Pace};
 ///
 /// A key counts once for each source that holds a version of it, tombstones and expired records included: beside what is live it
 /// shows what merges will drop. What a table holds is right to within two blocks of it, as far as its keys are spread evenly over
-/// its bytes; of a memtable 1,024 keys of each table are counted, and the density of more than these is taken from them.
+/// its bytes (which tables with records of very different lengths in one vnode are not); of a memtable 1,024 keys of each table are counted, and the density of more than these is taken from them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Estimate {
     /// Keys with their versions.

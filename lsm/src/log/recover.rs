@@ -210,7 +210,7 @@ async fn open_sources<D: Disk>(disk: &D, core: u16) -> Result<Vec<Source<D>>, Lo
     disk.names(NameOp::CreateDirectory(directory)).await?;
     let files = match disk.names(NameOp::List(directory)).await? {
         NameReply::Files(files) => files,
-        NameReply::Done => unreachable!("a list answers with files"),
+        NameReply::Done | NameReply::Checkpoints(_) => unreachable!("a list answers with files"),
     };
     let mut sources = Vec::new();
     for (name, file_bytes) in files {

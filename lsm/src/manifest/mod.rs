@@ -315,7 +315,7 @@ pub(crate) async fn sync_directory<D: Disk>(disk: &D, directory: Directory) -> R
 pub(crate) async fn list<D: Disk>(disk: &D, directory: Directory) -> Result<Vec<(FileName, u64)>, DiskError> {
     match disk.names(NameOp::List(directory)).await? {
         NameReply::Files(files) => Ok(files),
-        NameReply::Done => unreachable!("a listing is answered with files"),
+        NameReply::Done | NameReply::Checkpoints(_) => unreachable!("a listing is answered with files"),
     }
 }
 

@@ -105,7 +105,13 @@ pub(super) fn power_cut(names: &Names, mode: CrashMode, rng: &mut dyn FnMut() ->
         (name, Rc::clone(fresh))
     });
     let seen: BTreeMap<_, _> = survivors.collect();
-    Names { directories: names.directories.clone(), durable: seen.clone(), seen, unsynced: Vec::new() }
+    Names {
+        directories: names.directories.clone(),
+        checkpoints: names.checkpoints.clone(),
+        durable: seen.clone(),
+        seen,
+        unsynced: Vec::new(),
+    }
 }
 
 fn keep_sectors(content: &Content, write: &Unsynced, torn: bool, pages: &mut Pages, choice: &mut Choice<'_>) {
@@ -163,6 +169,7 @@ pub(super) fn process_death(names: &Names) -> Names {
     });
     Names {
         directories: names.directories.clone(),
+        checkpoints: names.checkpoints.clone(),
         seen: move_names(&names.seen),
         durable: move_names(&names.durable),
         unsynced: unsynced.collect(),

@@ -39,7 +39,7 @@ pub use pace::MemPace;
 pub use random::random;
 
 use self::inode::{Content, Inode, Pages};
-use self::names::Names;
+use self::names::{Names, Root};
 use self::operation::{Completion, Op, Outcome, Slot};
 use self::state::{AnyFault, InFlight, State};
 use crate::{BLOCK_BYTES, Class, Directory, Disk, DiskError, FileName, NameOp, NameReply, Open, Sync};
@@ -56,6 +56,8 @@ pub struct MemFile {
 #[derive(Clone, Debug)]
 pub struct MemDisk {
     state: Rc<RefCell<State>>,
+    /// The checkpoint that this handle is rooted in.
+    root: Root,
 }
 
 impl Default for MemDisk {
@@ -71,7 +73,7 @@ impl MemDisk {
     }
 
     fn of(state: State) -> MemDisk {
-        MemDisk { state: Rc::new(RefCell::new(state)) }
+        MemDisk { state: Rc::new(RefCell::new(state)), root: None }
     }
 
     /// From now on operations wait for [`MemDisk::complete`].
@@ -107,7 +109,7 @@ impl MemDisk {
             return false;
         }
         let Some(flight) = state.in_flight.remove(&id) else { return false };
-        let outcome = state.execute(flight.op, fault.or(flight.fault), flight.called);
+        let outcome = state.execute(flight.root, flight.op, fault.or(flight.fault), flight.called);
         drop(state);
         let waker = flight.slot.borrow_mut().fill(outcome);
         if let Some(waker) = waker {
@@ -197,13 +199,13 @@ impl MemDisk {
 
     /// The files seen in a directory with their lengths, sorted.
     pub fn list(&self, directory: Directory) -> Vec<(FileName, u64)> {
-        self.state.borrow().list(directory)
+        self.state.borrow().list(self.root, directory)
     }
 
     /// A file's content as reads see it.
     pub fn read_all(&self, name: FileName) -> Option<Vec<u8>> {
         let state = self.state.borrow();
-        let content = state.names.seen.get(&name)?.content.borrow();
+        let content = state.names.seen.get(&(self.root, name))?.content.borrow();
         let mut bytes = vec![0; content.seen.len as usize];
         content.seen.read(0, &mut bytes);
         Some(bytes)
@@ -215,21 +217,21 @@ impl MemDisk {
         pages.write(0, bytes);
         let content = Content { seen: pages.clone(), durable: pages, unsynced: Vec::new() };
         let mut state = self.state.borrow_mut();
-        if let Some(inode) = state.names.seen.get(&name) {
+        if let Some(inode) = state.names.seen.get(&(self.root, name)) {
             *inode.content.borrow_mut() = content;
             return;
         }
         state.next_inode += 1;
         let inode = Inode::new(state.next_inode, content);
-        state.names.directories.insert(name.directory());
-        state.names.seen.insert(name, Rc::clone(&inode));
-        state.names.durable.insert(name, inode);
+        state.names.directories.insert((self.root, name.directory()));
+        state.names.seen.insert((self.root, name), Rc::clone(&inode));
+        state.names.durable.insert((self.root, name), inode);
     }
 
     /// Damages one byte of a file, durably; false if the file has no such byte.
     pub fn corrupt(&self, name: FileName, offset: u64, xor: u8) -> bool {
         let state = self.state.borrow();
-        let Some(inode) = state.names.seen.get(&name) else { return false };
+        let Some(inode) = state.names.seen.get(&(self.root, name)) else { return false };
         let content = &mut *inode.content.borrow_mut();
         if offset >= content.seen.len {
             return false;
@@ -254,13 +256,15 @@ impl MemDisk {
         let called = state.tick();
         let fault = state.begin(&op);
         if !state.deferred && !state.dead && !state.plan.off {
-            return Completion::Ready(Some(state.execute(op, fault, called)));
+            return Completion::Ready(Some(state.execute(self.root, op, fault, called)));
         }
         let slot = Rc::new(RefCell::new(Slot::default()));
         if !state.dead {
             let id = OpId(state.next_op);
             state.next_op += 1;
-            state.in_flight.insert(id, InFlight { op, fault, called, slot: Rc::clone(&slot) });
+            state
+                .in_flight
+                .insert(id, InFlight { root: self.root, op, fault, called, slot: Rc::clone(&slot) });
         }
         Completion::Waiting(slot)
     }
@@ -320,6 +324,11 @@ impl Disk for MemDisk {
                 other => unreachable!("a sync came back as {other:?}"),
             }
         }
+    }
+
+    fn checkpoint(&self, number: u64) -> MemDisk {
+        assert_eq!(self.root, None, "a checkpoint has no checkpoints");
+        MemDisk { state: Rc::clone(&self.state), root: Some(number) }
     }
 
     fn names(&self, operation: NameOp) -> impl Future<Output = Result<NameReply, DiskError>> + 'static {

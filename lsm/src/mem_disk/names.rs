@@ -6,23 +6,28 @@ use std::rc::Rc;
 use super::inode::Inode;
 use crate::{Directory, FileName};
 
+/// The checkpoint in which a name is; `None` = none, it is the disk's own.
+pub(super) type Root = Option<u64>;
+/// A file's name among all of the disk.
+pub(super) type Place = (Root, FileName);
+
 /// One change of names, whole or not at all.
 #[derive(Clone, Debug)]
 pub(super) enum Change {
-    Add { name: FileName, inode: Rc<Inode> },
-    Remove { name: FileName },
-    Rename { from: FileName, to: FileName, inode: Rc<Inode> },
+    Add { name: Place, inode: Rc<Inode> },
+    Remove { name: Place },
+    Rename { from: Place, to: Place, inode: Rc<Inode> },
 }
 
 impl Change {
-    fn directory(&self) -> Directory {
-        match self {
-            Change::Add { name, .. } | Change::Remove { name } => name.directory(),
-            Change::Rename { to, .. } => to.directory(),
-        }
+    fn directory(&self) -> (Root, Directory) {
+        let (Change::Add { name: (root, name), .. }
+        | Change::Remove { name: (root, name) }
+        | Change::Rename { to: (root, name), .. }) = self;
+        (*root, name.directory())
     }
 
-    pub(super) fn apply(&self, names: &mut BTreeMap<FileName, Rc<Inode>>) {
+    pub(super) fn apply(&self, names: &mut BTreeMap<Place, Rc<Inode>>) {
         match self {
             Change::Add { name, inode } => {
                 names.insert(*name, Rc::clone(inode));
@@ -42,11 +47,13 @@ impl Change {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Names {
     /// A made directory is durable at once: there is no operation that would sync its parent.
-    pub(super) directories: BTreeSet<Directory>,
+    pub(super) directories: BTreeSet<(Root, Directory)>,
+    /// Those that have a directory: durable at once as well.
+    pub(super) checkpoints: BTreeSet<u64>,
     /// What opens and lists see.
-    pub(super) seen: BTreeMap<FileName, Rc<Inode>>,
+    pub(super) seen: BTreeMap<Place, Rc<Inode>>,
     /// What survives a power cut for certain.
-    pub(super) durable: BTreeMap<FileName, Rc<Inode>>,
+    pub(super) durable: BTreeMap<Place, Rc<Inode>>,
     /// What may survive, oldest first, with the disk's time at which it was done.
     pub(super) unsynced: Vec<(u64, Change)>,
 }
@@ -59,7 +66,7 @@ impl Names {
     }
 
     /// A directory sync that was called at `stamp` succeeds.
-    pub(super) fn sync(&mut self, directory: Directory, stamp: u64) {
+    pub(super) fn sync(&mut self, directory: (Root, Directory), stamp: u64) {
         let durable = &mut self.durable;
         self.unsynced.retain(|(done, change)| {
             if change.directory() != directory || *done >= stamp {
@@ -92,15 +99,15 @@ mod tests {
 
     #[test]
     fn names_are_durable_after_a_sync_of_their_own_directory() {
-        let table = |number| FileName::Table { store: 1, number };
+        let table = |number| (None, FileName::Table { store: 1, number });
         let inode = Inode::new(1, Content::default());
         let mut names = Names::default();
         names.change(Change::Add { name: table(1), inode: Rc::clone(&inode) }, 1);
-        names.sync(Directory::Core(0), 2);
+        names.sync((None, Directory::Core(0)), 2);
         assert!(names.durable.is_empty());
-        names.sync(Directory::Store(1), 1);
+        names.sync((None, Directory::Store(1)), 1);
         assert!(names.durable.is_empty(), "done at the very moment of the call is not before it");
-        names.sync(Directory::Store(1), 2);
+        names.sync((None, Directory::Store(1)), 2);
         assert_eq!(names.durable.keys().collect::<Vec<_>>(), [&table(1)]);
         names.change(Change::Rename { from: table(1), to: table(2), inode }, 3);
         assert_eq!(names.seen.keys().collect::<Vec<_>>(), [&table(2)]);

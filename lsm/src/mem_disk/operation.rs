@@ -72,7 +72,13 @@ pub(super) fn subject(op: NameOp) -> Option<FileName> {
     match op {
         NameOp::CreateZeroed { name, .. } | NameOp::Unlink(name) => Some(name),
         NameOp::Rename { from, .. } | NameOp::Link { from, .. } => Some(from),
-        NameOp::CreateDirectory(_) | NameOp::List(_) | NameOp::SyncDirectory(_) => None,
+        NameOp::LinkInto { name, .. } => Some(name),
+        NameOp::CreateDirectory(_)
+        | NameOp::List(_)
+        | NameOp::SyncDirectory(_)
+        | NameOp::CreateCheckpoint(_)
+        | NameOp::RemoveCheckpoint(_)
+        | NameOp::ListCheckpoints => None,
     }
 }
 

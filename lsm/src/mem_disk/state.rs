@@ -7,7 +7,7 @@ use std::rc::Rc;
 use super::buffer::{MemBuf, Pool};
 use super::faults::{Counts, Fault, Plan, ReadFault};
 use super::inode::{Content, Inode, Pages};
-use super::names::{Change, Names};
+use super::names::{Change, Names, Place, Root};
 use super::operation::{Op, OpId, Outcome, Slot, subject};
 use super::{MemFile, crash};
 use crate::{BLOCK_BYTES, Directory, DiskError, DiskErrorKind, FileName, NameOp, NameReply, Open, Sync};
@@ -22,6 +22,7 @@ pub(super) enum AnyFault {
 /// An operation that was called and has not completed.
 #[derive(Debug)]
 pub(super) struct InFlight {
+    pub(super) root: Root,
     pub(super) op: Op,
     pub(super) fault: Option<AnyFault>,
     /// The disk's time at the call.
@@ -72,42 +73,43 @@ impl State {
             Op::Open { mode, .. } => *mode != Open::Create,
             Op::Read { .. } => true,
             Op::Write { .. } | Op::Sync { .. } => false,
-            Op::Names(NameOp::List(_)) => true,
+            Op::Names(NameOp::List(_) | NameOp::ListCheckpoints) => true,
             Op::Names(_) => false,
         };
         if is_read { self.plan.read().map(AnyFault::Read) } else { self.plan.step().map(AnyFault::Step) }
     }
 
     /// Does the operation. `called` is the disk's time at the call: a sync covers what completed before it.
-    pub(super) fn execute(&mut self, op: Op, fault: Option<AnyFault>, called: u64) -> Outcome {
+    pub(super) fn execute(&mut self, root: Root, op: Op, fault: Option<AnyFault>, called: u64) -> Outcome {
         let stamp = self.tick();
         match op {
-            Op::Open { name, mode } => Outcome::Open(self.open(name, mode, fault, stamp)),
+            Op::Open { name, mode } => Outcome::Open(self.open((root, name), mode, fault, stamp)),
             Op::Read { file, at, buf, .. } => self.read(&file, at, buf, fault),
             Op::Write { file, at, buf, sync, .. } => self.write(&file, at, buf, sync, fault, stamp),
             Op::Sync { file } => Outcome::Sync(self.sync(&file, fault, called)),
-            Op::Names(op) => Outcome::Names(self.change_names(op, fault, called, stamp)),
+            Op::Names(op) => Outcome::Names(self.change_names(root, op, fault, called, stamp)),
         }
     }
 
     fn open(
         &mut self,
-        name: FileName,
+        place: Place,
         mode: Open,
         fault: Option<AnyFault>,
         stamp: u64,
     ) -> Result<MemFile, DiskError> {
+        let name = place.1;
         let failed = |kind| DiskError { kind, operation: "open", name: Some(name) };
         if let Some(fault) = fault {
             return Err(failed(kind_of(fault)));
         }
         match mode {
             Open::Read | Open::Write => {
-                let inode = self.names.seen.get(&name).ok_or(failed(DiskErrorKind::NotFound))?;
+                let inode = self.names.seen.get(&place).ok_or(failed(DiskErrorKind::NotFound))?;
                 Ok(MemFile { name, inode: Rc::clone(inode), writable: mode == Open::Write })
             }
             Open::Create => {
-                let inode = self.create(name, Content::default(), "open", stamp)?;
+                let inode = self.create(place, Content::default(), "open", stamp)?;
                 Ok(MemFile { name, inode, writable: true })
             }
         }
@@ -115,16 +117,17 @@ impl State {
 
     fn create(
         &mut self,
-        name: FileName,
+        place: Place,
         content: Content,
         operation: &'static str,
         stamp: u64,
     ) -> Result<Rc<Inode>, DiskError> {
+        let (root, name) = place;
         let failed = |kind| DiskError { kind, operation, name: Some(name) };
-        if !self.names.directories.contains(&name.directory()) {
+        if !self.names.directories.contains(&(root, name.directory())) {
             return Err(failed(DiskErrorKind::NotFound));
         }
-        if self.names.seen.contains_key(&name) {
+        if self.names.seen.contains_key(&place) {
             return Err(failed(DiskErrorKind::Exists));
         }
         if self.plan.full {
@@ -132,7 +135,7 @@ impl State {
         }
         self.next_inode += 1;
         let inode = Inode::new(self.next_inode, content);
-        self.names.change(Change::Add { name, inode: Rc::clone(&inode) }, stamp);
+        self.names.change(Change::Add { name: place, inode: Rc::clone(&inode) }, stamp);
         self.counts.name_changes += 1;
         Ok(inode)
     }
@@ -207,6 +210,7 @@ impl State {
 
     fn change_names(
         &mut self,
+        root: Root,
         op: NameOp,
         fault: Option<AnyFault>,
         called: u64,
@@ -219,52 +223,89 @@ impl State {
         }
         match op {
             NameOp::CreateDirectory(directory) => {
-                self.names.directories.insert(directory);
+                if root.is_some_and(|number| !self.names.checkpoints.contains(&number)) {
+                    return Err(failed(DiskErrorKind::NotFound, None));
+                }
+                self.names.directories.insert((root, directory));
             }
             NameOp::CreateZeroed { name, bytes } => {
                 let zeros = Pages::zeroed(bytes);
                 let content = Content { seen: zeros.clone(), durable: zeros, unsynced: Vec::new() };
-                self.create(name, content, operation, stamp)?;
+                self.create((root, name), content, operation, stamp)?;
             }
             NameOp::Rename { from, to } => {
                 assert_eq!(from.directory(), to.directory(), "a rename stays in its directory");
-                let inode = self.named(from, operation)?;
-                self.names.change(Change::Rename { from, to, inode }, stamp);
+                let inode = self.named((root, from), operation)?;
+                self.names.change(Change::Rename { from: (root, from), to: (root, to), inode }, stamp);
                 self.counts.name_changes += 1;
             }
-            NameOp::Link { from, to } => {
-                let inode = self.named(from, operation)?;
-                if self.names.seen.contains_key(&to) {
-                    return Err(failed(DiskErrorKind::Exists, Some(to)));
-                }
-                if !self.names.directories.contains(&to.directory()) {
-                    return Err(failed(DiskErrorKind::NotFound, Some(to)));
-                }
-                self.names.change(Change::Add { name: to, inode }, stamp);
-                self.counts.name_changes += 1;
+            NameOp::Link { from, to } => self.link((root, from), (root, to), operation, stamp)?,
+            NameOp::LinkInto { name, checkpoint } => {
+                assert_eq!(root, None, "a checkpoint has no checkpoints");
+                self.link((root, name), (Some(checkpoint), name), operation, stamp)?;
             }
             NameOp::Unlink(name) => {
-                self.named(name, operation)?;
-                self.names.change(Change::Remove { name }, stamp);
+                self.named((root, name), operation)?;
+                self.names.change(Change::Remove { name: (root, name) }, stamp);
                 self.counts.name_changes += 1;
             }
-            NameOp::List(directory) => return Ok(NameReply::Files(self.list(directory))),
+            NameOp::List(directory) => return Ok(NameReply::Files(self.list(root, directory))),
             NameOp::SyncDirectory(directory) => {
-                self.names.sync(directory, called);
+                self.names.sync((root, directory), called);
                 self.counts.directory_syncs += 1;
+            }
+            NameOp::CreateCheckpoint(number) => {
+                assert_eq!(root, None, "a checkpoint has no checkpoints");
+                self.names.checkpoints.insert(number);
+            }
+            NameOp::RemoveCheckpoint(number) => self.remove_checkpoint(number),
+            NameOp::ListCheckpoints => {
+                return Ok(NameReply::Checkpoints(self.names.checkpoints.iter().copied().collect()));
             }
         }
         Ok(NameReply::Done)
     }
 
-    fn named(&self, name: FileName, operation: &'static str) -> Result<Rc<Inode>, DiskError> {
-        let missing = DiskError { kind: DiskErrorKind::NotFound, operation, name: Some(name) };
-        self.names.seen.get(&name).map(Rc::clone).ok_or(missing)
+    fn link(&mut self, from: Place, to: Place, operation: &'static str, stamp: u64) -> Result<(), DiskError> {
+        let failed = |kind| DiskError { kind, operation, name: Some(to.1) };
+        let inode = self.named(from, operation)?;
+        if self.names.seen.contains_key(&to) {
+            return Err(failed(DiskErrorKind::Exists));
+        }
+        if !self.names.directories.contains(&(to.0, to.1.directory())) {
+            return Err(failed(DiskErrorKind::NotFound));
+        }
+        self.names.change(Change::Add { name: to, inode }, stamp);
+        self.counts.name_changes += 1;
+        Ok(())
     }
 
-    pub(super) fn list(&self, directory: Directory) -> Vec<(FileName, u64)> {
-        let files = self.names.seen.iter().filter(|(name, _)| name.directory() == directory);
-        files.map(|(name, inode)| (*name, inode.content.borrow().seen.len)).collect()
+    fn remove_checkpoint(&mut self, number: u64) {
+        let root = Some(number);
+        let holds = |names: &Names, directory| {
+            names.seen.keys().any(|(of, name)| *of == root && name.directory() == directory)
+        };
+        let names = &mut self.names;
+        let empty: Vec<_> = names.directories.iter().filter(|(of, _)| *of == root).copied().collect();
+        for (_, directory) in empty {
+            if !holds(names, directory) {
+                names.directories.remove(&(root, directory));
+            }
+        }
+        if !names.directories.iter().any(|(of, _)| *of == root) {
+            names.checkpoints.remove(&number);
+        }
+    }
+
+    fn named(&self, place: Place, operation: &'static str) -> Result<Rc<Inode>, DiskError> {
+        let missing = DiskError { kind: DiskErrorKind::NotFound, operation, name: Some(place.1) };
+        self.names.seen.get(&place).map(Rc::clone).ok_or(missing)
+    }
+
+    pub(super) fn list(&self, root: Root, directory: Directory) -> Vec<(FileName, u64)> {
+        let here = |(of, name): &Place| *of == root && name.directory() == directory;
+        let files = self.names.seen.iter().filter(|(place, _)| here(place));
+        files.map(|((_, name), inode)| (*name, inode.content.borrow().seen.len)).collect()
     }
 
     /// What is left after a power cut: operations in flight count as begun and unsynced.
@@ -300,14 +341,14 @@ impl State {
                     inode.content.borrow_mut().write(at, &bytes, false, stamp);
                 }
             }
-            Begun::Create { name, bytes } => {
+            Begun::Create { place, bytes } => {
                 let zeros = Pages::zeroed(bytes);
                 let content = Content { seen: zeros.clone(), durable: zeros, unsynced: Vec::new() };
                 // Refused names fail as they would have.
-                let _refused = self.create(name, content, "create", stamp);
+                let _refused = self.create(place, content, "create", stamp);
             }
-            Begun::Names(op) => {
-                let _refused = self.change_names(op, None, 0, stamp);
+            Begun::Names(root, op) => {
+                let _refused = self.change_names(root, op, None, 0, stamp);
             }
         }
     }
@@ -316,8 +357,8 @@ impl State {
 /// What an operation in flight may have done already.
 enum Begun {
     Write { inode: u64, at: u64, bytes: Vec<u8> },
-    Create { name: FileName, bytes: u64 },
-    Names(NameOp),
+    Create { place: Place, bytes: u64 },
+    Names(Root, NameOp),
 }
 
 /// What `flight` may have done; `rng` chooses how far a preallocation got.
@@ -326,7 +367,7 @@ fn begun(flight: &InFlight, rng: &mut dyn FnMut() -> u64) -> Option<Begun> {
         return None;
     }
     let begun = match &flight.op {
-        Op::Open { name, mode: Open::Create } => Begun::Create { name: *name, bytes: 0 },
+        Op::Open { name, mode: Open::Create } => Begun::Create { place: (flight.root, *name), bytes: 0 },
         Op::Open { .. } | Op::Read { .. } | Op::Sync { .. } => return None,
         Op::Write { file, at, buf, .. } => {
             Begun::Write { inode: file.inode.id, at: *at, bytes: buf.to_vec() }
@@ -339,10 +380,10 @@ fn begun(flight: &InFlight, rng: &mut dyn FnMut() -> u64) -> Option<Begun> {
             } else {
                 *bytes
             };
-            Begun::Create { name: *name, bytes }
+            Begun::Create { place: (flight.root, *name), bytes }
         }
-        Op::Names(NameOp::List(_) | NameOp::SyncDirectory(_)) => return None,
-        Op::Names(op) => Begun::Names(*op),
+        Op::Names(NameOp::List(_) | NameOp::ListCheckpoints | NameOp::SyncDirectory(_)) => return None,
+        Op::Names(op) => Begun::Names(flight.root, *op),
     };
     Some(begun)
 }
@@ -367,5 +408,9 @@ fn operation_name(op: NameOp) -> &'static str {
         NameOp::Unlink(_) => "unlink",
         NameOp::List(_) => "list",
         NameOp::SyncDirectory(_) => "sync directory",
+        NameOp::CreateCheckpoint(_) => "create checkpoint",
+        NameOp::LinkInto { .. } => "link into checkpoint",
+        NameOp::RemoveCheckpoint(_) => "remove checkpoint",
+        NameOp::ListCheckpoints => "list checkpoints",
     }
 }

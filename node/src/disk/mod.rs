@@ -4,6 +4,8 @@
 //! that is synced one by one gains nothing from the kernel's. Buffers come from one pool per class, each with its budget, so
 //! that compaction cannot starve the log.
 //!
+//! Operations on whole checkpoints, which are rare, use plain system calls as well.
+//!
 //! Two operations are not queued whole when called, as the rest of the contract is: listing reads the directory at once with
 //! plain system calls (it happens at start only), and [`NameOp::CreateZeroed`] goes on only while it is polled. A file being
 //! zeroed has a name of its own until it is whole and synced, so one that was abandoned is never taken for a segment.
@@ -22,6 +24,7 @@ use ferrite_lsm::{
     Open, Sync,
 };
 
+use self::names::Root;
 use crate::ring::{AlignedBuffer, OpenFlags, Pool, Ring, Ticket};
 
 /// Bytes of zeros written at once when a file is made.
@@ -56,7 +59,11 @@ impl Default for DiskOptions {
 
 /// The disk of a core. Cheap to clone, bound to its thread.
 #[derive(Clone)]
-pub struct RingDisk(Rc<Inner>);
+pub struct RingDisk {
+    inner: Rc<Inner>,
+    /// The checkpoint that this handle is rooted in.
+    root: Root,
+}
 
 struct Inner {
     ring: Ring,
@@ -68,7 +75,7 @@ struct Inner {
     flush: Pool,
     background: Pool,
     /// Directories that were synced before, open: few, and a node's set hardly changes.
-    directories: RefCell<Vec<(Directory, Rc<File>)>>,
+    directories: RefCell<Vec<(Root, Directory, Rc<File>)>>,
 }
 
 /// An open file of the engine.
@@ -101,7 +108,7 @@ impl RingDisk {
     /// When `root` cannot be opened as a directory.
     pub fn new(ring: Ring, root: &Path, options: DiskOptions) -> io::Result<RingDisk> {
         let handle = File::options().read(true).custom_flags(libc::O_DIRECTORY).open(root)?;
-        Ok(RingDisk(Rc::new(Inner {
+        let inner = Inner {
             ring,
             root: Rc::new(handle),
             root_path: root.to_owned(),
@@ -111,34 +118,36 @@ impl RingDisk {
             flush: Pool::new(options.flush_bytes_max),
             background: Pool::new(options.background_bytes_max),
             directories: RefCell::new(Vec::new()),
-        })))
+        };
+        Ok(RingDisk { inner: Rc::new(inner), root: None })
     }
 
     /// Buffer bytes on loan in a class.
     pub fn lent_bytes(&self, class: Class) -> usize {
-        self.0.pool(class).lent_bytes()
+        self.inner.pool(class).lent_bytes()
     }
 
     fn sync_directory(&self, directory: Directory) -> Result<Ticket, DiskError> {
-        let mut known = self.0.directories.borrow_mut();
-        let at = match known.iter().position(|(name, _)| *name == directory) {
+        let mut known = self.inner.directories.borrow_mut();
+        let at = match known.iter().position(|(root, name, _)| (*root, *name) == (self.root, directory)) {
             Some(at) => at,
             None => {
-                let path = self.0.root_path.join(names::directory_path(directory));
+                let path = self.inner.root_path.join(names::directory_path(self.root, directory));
                 let handle = File::open(path).map_err(|error| failure(&error, "sync directory", None))?;
-                known.push((directory, Rc::new(handle)));
+                known.push((self.root, directory, Rc::new(handle)));
                 known.len() - 1
             }
         };
-        Ok(self.0.ring.sync(&known[at].1, false))
+        Ok(self.inner.ring.sync(&known[at].2, false))
     }
 
     fn list(&self, directory: Directory) -> io::Result<Vec<(FileName, u64)>> {
-        let entries = match std::fs::read_dir(self.0.root_path.join(names::directory_path(directory))) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
+        let entries =
+            match std::fs::read_dir(self.inner.root_path.join(names::directory_path(self.root, directory))) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+                Err(error) => return Err(error),
+            };
         let mut files = Vec::new();
         for entry in entries {
             let entry = entry?;
@@ -150,9 +159,53 @@ impl RingDisk {
         Ok(files)
     }
 
+    fn create_checkpoint(&self, number: u64) -> io::Result<()> {
+        assert_eq!(self.root, None, "a checkpoint has no checkpoints");
+        match std::fs::create_dir(self.inner.root_path.join(names::root_path(Some(number)))) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        self.inner.root.sync_all()
+    }
+
+    fn remove_checkpoint(&self, number: u64) -> io::Result<()> {
+        let path = self.inner.root_path.join(names::root_path(Some(number)));
+        self.inner.directories.borrow_mut().retain(|(root, ..)| *root != Some(number));
+        let removed = |result: io::Result<()>| match result {
+            Err(error)
+                if !matches!(
+                    error.kind(),
+                    io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                Err(error)
+            }
+            Ok(()) | Err(_) => Ok(()),
+        };
+        match std::fs::read_dir(&path) {
+            Ok(entries) => {
+                for entry in entries {
+                    removed(std::fs::remove_dir(entry?.path()))?;
+                }
+            }
+            Err(error) => return removed(Err(error)),
+        }
+        removed(std::fs::remove_dir(&path))?;
+        self.inner.root.sync_all()
+    }
+
+    fn list_checkpoints(&self) -> io::Result<Vec<u64>> {
+        let mut numbers = Vec::new();
+        for entry in std::fs::read_dir(&self.inner.root_path)? {
+            numbers.extend(entry?.file_name().to_str().and_then(names::parse_checkpoint));
+        }
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
     /// Makes `name` of written zeros. `opening` has been queued already.
     async fn zero(self, opening: Ticket, name: FileName, bytes: u64) -> io::Result<()> {
-        let Inner { ring, root, .. } = &*self.0;
+        let Inner { ring, root, .. } = &*self.inner;
         let file = Rc::new(opening.await.into_file()?);
         let filled = async {
             // Reserving first keeps the file in one piece; not every filesystem can.
@@ -175,13 +228,15 @@ impl RingDisk {
                 at += wrote as u64;
             }
             ring.sync(&file, false).await.count()?;
-            ring.rename(root, names::making_path(name), names::file_path(name), false).await.count()
+            ring.rename(root, names::making_path(self.root, name), names::file_path(self.root, name), false)
+                .await
+                .count()
         };
         match filled.await {
             Ok(_) => Ok(()),
             Err(error) => {
                 // Space matters most when there is none; if this fails as well, the next attempt starts over the remains.
-                let _ = ring.unlink(root, names::making_path(name)).await;
+                let _ = ring.unlink(root, names::making_path(self.root, name)).await;
                 Err(error)
             }
         }
@@ -215,11 +270,11 @@ impl Disk for RingDisk {
 
     fn buf(&self, len: usize, class: Class) -> Option<AlignedBuffer> {
         assert!(len.is_multiple_of(BLOCK_BYTES), "a buffer of {len} bytes is not whole blocks");
-        self.0.pool(class).take(len)
+        self.inner.pool(class).take(len)
     }
 
     fn buffer_bytes(&self) -> usize {
-        let disk = &self.0;
+        let disk = &self.inner;
         [&disk.log, &disk.read, &disk.flush, &disk.background].map(Pool::bytes).iter().sum()
     }
 
@@ -231,10 +286,10 @@ impl Disk for RingDisk {
         let flags = OpenFlags {
             write: mode != Open::Read,
             create_new: mode == Open::Create,
-            direct: self.0.direct,
+            direct: self.inner.direct,
             ..OpenFlags::default()
         };
-        let ticket = self.0.ring.open(&self.0.root, names::file_path(name), flags);
+        let ticket = self.inner.ring.open(&self.inner.root, names::file_path(self.root, name), flags);
         async move {
             let file = ticket.await.into_file().map_err(|error| failure(&error, "open", Some(name)))?;
             Ok(RingFile { file: Rc::new(file), name })
@@ -249,7 +304,7 @@ impl Disk for RingDisk {
         _class: Class,
     ) -> impl Future<Output = (AlignedBuffer, Result<usize, DiskError>)> + 'static {
         assert_aligned(at, &buf);
-        let (ticket, name) = (self.0.ring.read(&file.file, at, buf), file.name);
+        let (ticket, name) = (self.inner.ring.read(&file.file, at, buf), file.name);
         async move {
             let (buf, count) = ticket.await.into_buffer();
             (buf, count.map_err(|error| failure(&error, "read", Some(name))))
@@ -265,7 +320,7 @@ impl Disk for RingDisk {
         _class: Class,
     ) -> impl Future<Output = (AlignedBuffer, Result<usize, DiskError>)> + 'static {
         assert_aligned(at, &buf);
-        let (ticket, name) = (self.0.ring.write(&file.file, at, buf, sync == Sync::Data), file.name);
+        let (ticket, name) = (self.inner.ring.write(&file.file, at, buf, sync == Sync::Data), file.name);
         async move {
             let (buf, count) = ticket.await.into_buffer();
             (buf, count.map_err(|error| failure(&error, "write", Some(name))))
@@ -273,8 +328,13 @@ impl Disk for RingDisk {
     }
 
     fn sync(&self, file: &RingFile) -> impl Future<Output = Result<(), DiskError>> + 'static {
-        let (ticket, name) = (self.0.ring.sync(&file.file, true), file.name);
+        let (ticket, name) = (self.inner.ring.sync(&file.file, true), file.name);
         async move { ticket.await.count().map(drop).map_err(|error| failure(&error, "sync", Some(name))) }
+    }
+
+    fn checkpoint(&self, number: u64) -> RingDisk {
+        assert_eq!(self.root, None, "a checkpoint has no checkpoints");
+        RingDisk { inner: Rc::clone(&self.inner), root: Some(number) }
     }
 
     fn names(&self, operation: NameOp) -> impl Future<Output = Result<NameReply, DiskError>> + 'static {
@@ -307,11 +367,12 @@ enum Step {
 
 impl RingDisk {
     fn start(&self, operation: NameOp) -> Step {
-        let Inner { ring, root, direct, .. } = &*self.0;
+        let Inner { ring, root, direct, .. } = &*self.inner;
         let one = |ticket, operation, name| Step::One { ticket, operation, name, exists_is_fine: false };
         match operation {
             NameOp::CreateDirectory(directory) => Step::One {
-                ticket: ring.make_directory(root, names::c_string(names::directory_path(directory))),
+                ticket: ring
+                    .make_directory(root, names::c_string(names::directory_path(self.root, directory))),
                 operation: "create directory",
                 name: None,
                 exists_is_fine: true,
@@ -320,17 +381,26 @@ impl RingDisk {
                 assert!(bytes.is_multiple_of(BLOCK_BYTES as u64), "{bytes} bytes are not whole blocks");
                 let flags =
                     OpenFlags { write: true, create_truncate: true, direct: *direct, ..OpenFlags::default() };
-                let opening = ring.open(root, names::making_path(name), flags);
+                let opening = ring.open(root, names::making_path(self.root, name), flags);
                 Step::Zero { disk: self.clone(), opening, name, bytes }
             }
             NameOp::Rename { from, to } => {
-                let ticket = ring.rename(root, names::file_path(from), names::file_path(to), true);
+                let ticket = ring.rename(
+                    root,
+                    names::file_path(self.root, from),
+                    names::file_path(self.root, to),
+                    true,
+                );
                 one(ticket, "rename", Some(from))
             }
-            NameOp::Link { from, to } => {
-                one(ring.link(root, names::file_path(from), names::file_path(to)), "link", Some(from))
+            NameOp::Link { from, to } => one(
+                ring.link(root, names::file_path(self.root, from), names::file_path(self.root, to)),
+                "link",
+                Some(from),
+            ),
+            NameOp::Unlink(name) => {
+                one(ring.unlink(root, names::file_path(self.root, name)), "unlink", Some(name))
             }
-            NameOp::Unlink(name) => one(ring.unlink(root, names::file_path(name)), "unlink", Some(name)),
             NameOp::List(directory) => Step::Ready(
                 self.list(directory)
                     .map(NameReply::Files)
@@ -340,6 +410,26 @@ impl RingDisk {
                 Ok(ticket) => one(ticket, "sync directory", None),
                 Err(error) => Step::Ready(Err(error)),
             },
+            NameOp::LinkInto { name, checkpoint } => {
+                assert_eq!(self.root, None, "a checkpoint has no checkpoints");
+                let (from, to) = (names::file_path(None, name), names::file_path(Some(checkpoint), name));
+                one(ring.link(root, from, to), "link into checkpoint", Some(name))
+            }
+            NameOp::CreateCheckpoint(number) => Step::Ready(
+                self.create_checkpoint(number)
+                    .map(|()| NameReply::Done)
+                    .map_err(|error| failure(&error, "create checkpoint", None)),
+            ),
+            NameOp::RemoveCheckpoint(number) => Step::Ready(
+                self.remove_checkpoint(number)
+                    .map(|()| NameReply::Done)
+                    .map_err(|error| failure(&error, "remove checkpoint", None)),
+            ),
+            NameOp::ListCheckpoints => Step::Ready(
+                self.list_checkpoints()
+                    .map(NameReply::Checkpoints)
+                    .map_err(|error| failure(&error, "list checkpoints", None)),
+            ),
         }
     }
 }
@@ -469,6 +559,36 @@ mod tests {
         assert!(bytes.iter().all(|byte| *byte == 0));
         let leftovers = std::fs::read_dir(bench.directory.path().join("core-00000")).unwrap().count();
         assert_eq!(leftovers, 1, "a failed attempt cleans up after itself");
+    }
+
+    #[test]
+    fn a_checkpoint_is_a_disk_below_with_links() {
+        let bench = Bench::new(DiskOptions::default());
+        let disk = &bench.disk;
+        bench.names(NameOp::CreateDirectory(STORE)).unwrap();
+        drop(bench.wait(disk.open(TABLE, Open::Create)).ok().unwrap());
+        let inside = disk.checkpoint(7);
+        let names = |operation| bench.wait(inside.names(operation)).map_err(|error| error.kind);
+        assert_eq!(names(NameOp::CreateDirectory(STORE)), Err(DiskErrorKind::NotFound));
+        assert_eq!(bench.names(NameOp::CreateCheckpoint(7)), Ok(NameReply::Done));
+        assert_eq!(bench.names(NameOp::CreateCheckpoint(7)), Ok(NameReply::Done));
+        names(NameOp::CreateDirectory(STORE)).unwrap();
+        bench.names(NameOp::LinkInto { name: TABLE, checkpoint: 7 }).unwrap();
+        names(NameOp::SyncDirectory(STORE)).unwrap();
+        bench.names(NameOp::Unlink(TABLE)).unwrap();
+        assert_eq!(names(NameOp::List(STORE)), Ok(NameReply::Files(vec![(TABLE, 0)])));
+        assert_eq!(bench.names(NameOp::List(STORE)), Ok(NameReply::Files(vec![])));
+        assert!(bench.wait(inside.open(TABLE, Open::Read)).is_ok());
+        bench.names(NameOp::RemoveCheckpoint(7)).unwrap();
+        assert_eq!(
+            bench.names(NameOp::ListCheckpoints),
+            Ok(NameReply::Checkpoints(vec![7])),
+            "it has a file"
+        );
+        names(NameOp::Unlink(TABLE)).unwrap();
+        bench.names(NameOp::RemoveCheckpoint(7)).unwrap();
+        assert_eq!(bench.names(NameOp::ListCheckpoints), Ok(NameReply::Checkpoints(vec![])));
+        assert_eq!(bench.names(NameOp::RemoveCheckpoint(7)), Ok(NameReply::Done), "done already is fine");
     }
 
     #[test]

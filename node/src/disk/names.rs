@@ -4,6 +4,7 @@
 //! core-00003/log-00000017           a log segment
 //! core-00003/manifest-00000000000000000042
 //! store-00012/table-00000000000000000123
+//! checkpoint-00000000000000000007/core-00003/…       a checkpoint: the same below it
 //! ….making                          a file being zeroed; not one of the engine's until it is renamed
 //! ```
 //!
@@ -17,22 +18,37 @@ use ferrite_lsm::{Directory, FileName};
 /// Ends the name of a file that is still being zeroed.
 const MAKING: &str = ".making";
 
+/// The checkpoint in which a name is; `None` = none, it lies in the data directory itself.
+pub(super) type Root = Option<u64>;
+
+/// The path of the directory that a root's directories are in; empty for the data directory itself.
+pub(super) fn root_path(root: Root) -> String {
+    root.map_or(String::new(), |number| format!("checkpoint-{number:020}/"))
+}
+
+/// Which checkpoint's directory is called `text`, if one is.
+pub(super) fn parse_checkpoint(text: &str) -> Option<u64> {
+    let number = text.strip_prefix("checkpoint-")?.parse().ok()?;
+    (root_path(Some(number)).trim_end_matches('/') == text).then_some(number)
+}
+
 /// The path of a directory.
-pub(super) fn directory_path(directory: Directory) -> String {
+pub(super) fn directory_path(root: Root, directory: Directory) -> String {
+    let root = root_path(root);
     match directory {
-        Directory::Core(core) => format!("core-{core:05}"),
-        Directory::Store(store) => format!("store-{store:05}"),
+        Directory::Core(core) => format!("{root}core-{core:05}"),
+        Directory::Store(store) => format!("{root}store-{store:05}"),
     }
 }
 
 /// The path of a file.
-pub(super) fn file_path(name: FileName) -> CString {
-    c_string(format!("{}/{}", directory_path(name.directory()), leaf(name)))
+pub(super) fn file_path(root: Root, name: FileName) -> CString {
+    c_string(format!("{}/{}", directory_path(root, name.directory()), leaf(name)))
 }
 
 /// The path a file has until it is whole.
-pub(super) fn making_path(name: FileName) -> CString {
-    c_string(format!("{}/{}{MAKING}", directory_path(name.directory()), leaf(name)))
+pub(super) fn making_path(root: Root, name: FileName) -> CString {
+    c_string(format!("{}/{}{MAKING}", directory_path(root, name.directory()), leaf(name)))
 }
 
 /// A path for the kernel.
@@ -82,6 +98,16 @@ mod tests {
             ["", "log", "log-", "log-1", "log-+0000001", "log-00000017.making", "table-1", "lost+found"]
         {
             assert_eq!(parse(core, stranger), None, "{stranger}");
+        }
+    }
+
+    #[test]
+    fn checkpoints_read_back_and_strangers_do_not() {
+        for number in [0, 7, u64::MAX] {
+            assert_eq!(parse_checkpoint(root_path(Some(number)).trim_end_matches('/')), Some(number));
+        }
+        for stranger in ["checkpoint-7", "checkpoint-", "core-00003", "checkpoint-+0000000000000000007"] {
+            assert_eq!(parse_checkpoint(stranger), None, "{stranger}");
         }
     }
 

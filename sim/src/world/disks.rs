@@ -116,6 +116,9 @@ impl World {
                 NameOp::CreateZeroed { .. }
                 | NameOp::Rename { .. }
                 | NameOp::Link { .. }
+                | NameOp::LinkInto { .. }
+                | NameOp::CreateCheckpoint(_)
+                | NameOp::RemoveCheckpoint(_)
                 | NameOp::Unlink(_)
                 | NameOp::SyncDirectory(_),
             ) if self.happens(faults.sync_one_in) => Fate::Step(Fault::Io),
