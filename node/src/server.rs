@@ -322,6 +322,7 @@ impl Placed {
         settings.value_bytes_max =
             (server.max_value_size.0 as usize).min(ferrite_wire::limits::VALUE_BYTES_MAX);
         settings.request_timeout_ns = server.request_timeout.as_nanos() as u64;
+        settings.scrub_bytes_per_s = server.scrub_rate.0;
         settings.clock_drift_max_ms = server.max_clock_drift.as_millis() as u64;
         settings.sync_interval_ns = match server.commitlog_sync {
             CommitlogSync::Batch => None,

@@ -250,6 +250,11 @@ impl<D: Disk, P: Pace> Engine<D, P> {
         self.0.quarantined()
     }
 
+    /// How often something was quarantined since the engine was opened: cheap to ask, to see whether [`Engine::quarantined`] has more.
+    pub fn quarantines(&self) -> u64 {
+        self.0.counters.quarantines.get()
+    }
+
     /// Says that whatever a table may have held where it is quarantined has been written again, from replicas: its ranges are
     /// readable as they are then, and its file is removed. `false`, and nothing has changed, while the table is still in
     /// use: compactions take what can be read of it into others first.

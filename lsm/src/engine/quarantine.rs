@@ -181,6 +181,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
         self.abandon_compaction(name.store);
         self.change(&edits).await.map_err(|failed| failed.error)?;
         runs.iter().for_each(|&(block, blocks)| table.quarantine(block, blocks));
+        self.counters.quarantines.add(1);
         cover::mark("blocks quarantined");
         Ok(())
     }
@@ -200,6 +201,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
                         };
                         let edit = Edit::DamagedValues { store, number };
                         self.change(&[edit]).await.map_err(|failed| failed.error)?;
+                        self.counters.quarantines.add(1);
                         cover::mark("value file marked as damaged");
                         break;
                     }

@@ -181,7 +181,7 @@ impl Counter {
         self.0.set(self.0.get() + more);
     }
 
-    fn get(&self) -> u64 {
+    pub(super) fn get(&self) -> u64 {
         self.0.get()
     }
 }
@@ -204,6 +204,7 @@ pub(super) struct Counters {
     pub(super) flushes: Counter,
     pub(super) compactions: Counter,
     pub(super) moves: Counter,
+    pub(super) quarantines: Counter,
 }
 
 impl<D: Disk, P: Pace> Core<D, P> {

@@ -93,6 +93,7 @@ impl Birth {
              # compaction = \"leveled\"  # or \"tiered\": cheaper writes, more space and dearer reads; may be changed later\n\
              # request_timeout = \"2s\"\n\
              # large_value_threshold = \"4KiB\"  # values from this length on lie apart from the tables; may be changed later\n\
+             # scrub_rate = \"1MiB\"  # read and verified in a second by each core that has nothing else to do; \"0MiB\" for never\n\
              # max_value_size = \"1MiB\"\n\
              # max_clock_drift = \"500ms\"\n\
              # spin = \"auto\"  # or \"off\", or a time like \"50us\"\n",

@@ -23,6 +23,11 @@ const LARGE_VALUE_DEFAULT: ByteSize = ByteSize(4 << 10);
 const LARGE_VALUE_MIN: ByteSize = ByteSize(256);
 /// Above the longest value: all stay in the tables.
 const LARGE_VALUE_MAX: ByteSize = ByteSize::mib(16);
+/// A hundred gigabytes of a core in 28 hours, for a few thousandths of its time.
+const SCRUB_DEFAULT: ByteSize = ByteSize::mib(1);
+/// No scrubbing.
+const SCRUB_MIN: ByteSize = ByteSize(0);
+const SCRUB_MAX: ByteSize = ByteSize::mib(1024);
 const VALUE_MIN: ByteSize = ByteSize(1);
 const VALUE_MAX: ByteSize = ByteSize(VALUE_BYTES_MAX as u64);
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
@@ -152,6 +157,7 @@ fn server(raw: &RawServer, place: &Place<'_>) -> Result<Server, ConfigError> {
             LARGE_VALUE_MIN,
             LARGE_VALUE_MAX,
         )?,
+        scrub_rate: size("scrub_rate", &raw.scrub_rate, SCRUB_DEFAULT, SCRUB_MIN, SCRUB_MAX)?,
         max_value_size: size("max_value_size", &raw.max_value_size, VALUE_MAX, VALUE_MIN, VALUE_MAX)?,
         max_clock_drift: time("max_clock_drift", &raw.max_clock_drift, DRIFT_DEFAULT, DRIFT_MIN, DRIFT_MAX)?,
         spin: raw.spin.unwrap_or(Spin::Auto),

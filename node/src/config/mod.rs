@@ -109,6 +109,8 @@ pub struct Server {
     pub request_timeout: Duration,
     /// Values from this length on, in bytes, are kept apart from the tables, so that merging does not copy them.
     pub large_value_threshold: ByteSize,
+    /// Bytes that each core reads in a second, when nothing else is due, to verify what is stored; 0 = none.
+    pub scrub_rate: ByteSize,
     /// Longest value, in bytes.
     pub max_value_size: ByteSize,
     /// How far a clock may be ahead before this node stops minting versions.

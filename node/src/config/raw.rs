@@ -58,6 +58,7 @@ pub(super) struct RawServer {
     pub(super) compaction: Option<Compaction>,
     pub(super) request_timeout: Option<Spanned<Interval>>,
     pub(super) large_value_threshold: Option<Spanned<ByteSize>>,
+    pub(super) scrub_rate: Option<Spanned<ByteSize>>,
     pub(super) max_value_size: Option<Spanned<ByteSize>>,
     pub(super) max_clock_drift: Option<Spanned<Interval>>,
     pub(super) spin: Option<Spin>,

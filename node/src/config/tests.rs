@@ -46,6 +46,7 @@ fn a_small_file_gets_defaults() {
     assert_eq!(config.server.commitlog_sync, CommitlogSync::Batch);
     assert_eq!(config.server.compaction, Compaction::Leveled);
     assert_eq!(config.server.large_value_threshold, ByteSize(4 << 10));
+    assert_eq!(config.server.scrub_rate, ByteSize::mib(1));
     assert_eq!(config.server.request_timeout, Duration::from_secs(2));
     assert_eq!((config.server.stores_for(1), config.server.stores_for(8)), (16, 32));
     let node = config.node("n1").unwrap();
@@ -79,6 +80,8 @@ fn choices_are_read() {
     assert_eq!(server("compaction = \"tiered\"\n").server.compaction, Compaction::Tiered);
     let apart = server("large_value_threshold = \"16KiB\"\n").server.large_value_threshold;
     assert_eq!(apart, ByteSize(16 << 10));
+    assert_eq!(server("scrub_rate = \"4MiB\"\n").server.scrub_rate, ByteSize::mib(4));
+    assert_eq!(server("scrub_rate = \"0MiB\"\n").server.scrub_rate, ByteSize(0));
     assert_eq!(server("spin = \"off\"\n").server.spin, Spin::Off);
     assert_eq!(server("spin = \"50us\"\n").server.spin, Spin::For(Duration::from_micros(50)));
 }

@@ -139,6 +139,10 @@ pub struct Shard<E: Env> {
     /// Called once when a sync has failed.
     on_fence: RefCell<Option<Box<dyn FnOnce()>>>,
     fence_told: Cell<bool>,
+    /// How many quarantines have been told of.
+    quarantines_told: Cell<u64>,
+    /// When scrubbing was last allowed some bytes.
+    scrubbed_ns: Cell<u64>,
 }
 
 impl<E: Env> Shard<E> {
@@ -181,6 +185,8 @@ impl<E: Env> Shard<E> {
             closed: Cell::new(false),
             on_fence: RefCell::default(),
             fence_told: Cell::new(false),
+            quarantines_told: Cell::new(0),
+            scrubbed_ns: Cell::new(now_ns),
             env,
             settings,
         });
@@ -298,10 +304,22 @@ impl<E: Env> Shard<E> {
         drop((operations, deadlines));
         self.tend_clock();
         self.tend_log(now_ns);
+        self.tend_scrub(now_ns);
         self.admit_waiting();
         // Clocks of the nodes differ by so much at most: what had expired then has expired for all of them.
         self.engine.set_expired(self.env.wall_ms().saturating_sub(self.settings.clock_drift_max_ms));
         self.start_job();
+    }
+
+    /// Allows scrubbing its share, and tells of what was found damaged.
+    fn tend_scrub(&self, now_ns: u64) {
+        let since_ns = now_ns.saturating_sub(self.scrubbed_ns.replace(now_ns));
+        let bytes = u128::from(self.settings.scrub_bytes_per_s) * u128::from(since_ns) / 1_000_000_000;
+        self.engine.allow_scrub(bytes as u64);
+        let quarantines = self.engine.quarantines();
+        if self.quarantines_told.replace(quarantines) != quarantines {
+            status::log_quarantined(self.settings.core, &self.engine.quarantined());
+        }
     }
 
     /// The log's own rhythm: periodic syncs, and a mark once writing has paused.

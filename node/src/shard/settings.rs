@@ -41,6 +41,8 @@ pub struct ShardSettings {
     pub sync_interval_ns: Option<u64>,
     /// After so long without writes the log appends a mark that says that everything before it was synced.
     pub mark_after_ns: u64,
+    /// Bytes that are read in a second, when nothing else is due, to verify what is stored; 0 = none.
+    pub scrub_bytes_per_s: u64,
     /// Most requests of one client connection in flight.
     pub requests_per_connection_max: u32,
     /// Most coordinated requests in flight on this core.
@@ -83,6 +85,7 @@ impl ShardSettings {
             half_sent_timeout_ns: 5_000 * MS,
             sync_interval_ns: None,
             mark_after_ns: 100 * MS,
+            scrub_bytes_per_s: 0,
             requests_per_connection_max: 4_096,
             operations_max: 65_536,
             waiting_bytes_max: 32 << 20,

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::fmt::Write;
 
-use ferrite_lsm::Recovery;
+use ferrite_lsm::{Quarantined, Recovery};
 use ferrite_wire::{CoreId, ErrorCode};
 
 use super::Shard;
@@ -33,6 +33,7 @@ pub(super) struct Counters {
 
 /// Says what recovery found that an operator must know of.
 pub(super) fn log_recovery(core: CoreId, recovery: &Recovery) {
+    log_quarantined(core, &recovery.quarantined);
     let core = core.0;
     for lost in &recovery.damage {
         let (first, last) = lost.lost.map_or((0, 0), |(first, last)| (first.0, last.0));
@@ -48,6 +49,20 @@ pub(super) fn log_recovery(core: CoreId, recovery: &Recovery) {
         );
     }
 }
+
+/// Says which keys cannot be read.
+pub(super) fn log_quarantined(core: CoreId, quarantined: &[Quarantined]) {
+    let core = core.0;
+    for range in quarantined.iter().take(QUARANTINED_SHOWN_MAX) {
+        tracing::error!(core, %range, "quarantined: what may have been in this range is lost on this replica, until it is written again");
+    }
+    if quarantined.len() > QUARANTINED_SHOWN_MAX {
+        tracing::error!(core, ranges = quarantined.len(), "there are more quarantined ranges than are shown");
+    }
+}
+
+/// Quarantined ranges that are shown one by one.
+const QUARANTINED_SHOWN_MAX: usize = 32;
 
 impl Counters {
     pub(super) fn new(recovery: &Recovery) -> Counters {
@@ -146,6 +161,10 @@ impl<E: Env> Shard<E> {
             ("cache_bytes", stats.cache_bytes),
             ("debt_bytes", stats.debt_bytes),
             ("damaged_tables", stats.damaged_tables),
+            ("quarantined_areas", stats.quarantined_areas),
+            ("scrubbed_bytes", stats.scrubbed_bytes),
+            ("scrub_passes", stats.scrub_passes),
+            ("scrub_progress_permille", stats.scrub_progress),
             ("write_delay_us", stats.write_delay_us),
         ] {
             line(&format!("engine.{name}"), &value);
@@ -178,6 +197,9 @@ impl<E: Env> Shard<E> {
                     store.table_bytes, store.value_bytes, store.runs, store.l0_tables, store.debt_bytes
                 ),
             );
+        }
+        for (at, range) in self.engine.quarantined().iter().take(QUARANTINED_SHOWN_MAX).enumerate() {
+            line(&format!("engine.quarantined.{at}"), range);
         }
         line("engine.disk_full", &stats.disk_full);
         text

@@ -67,3 +67,42 @@ fn damage_in_the_log_shows_in_the_status() {
     assert!(text.contains("log_damage_found 1\n"), "{text}");
     assert!(text.contains("log_tail_was_cut false\n"), "{text}");
 }
+
+/// A block that nobody reads goes bad: scrubbing comes by, and the operator is shown which keys are concerned.
+#[test]
+fn what_scrubbing_finds_shows_in_the_status() {
+    let bench = Bench::new(MemDisk::new());
+    let small = || {
+        let mut settings = settings(1, 1, 2);
+        settings.engine.memtable_bytes = 128 << 10;
+        settings.scrub_bytes_per_s = 8 << 20;
+        settings
+    };
+    let shard = open(&bench, small()).expect("an empty disk opens");
+    let connection = client(&bench, &shard);
+    let tables = || {
+        let files = [0, 1].map(|store| bench.0.disk.list(ferrite_lsm::Directory::Store(store))).concat();
+        let names = files.into_iter().map(|(name, _)| name);
+        names.filter(|name| matches!(name, ferrite_lsm::FileName::Table { .. })).collect::<Vec<_>>()
+    };
+    for number in 0..2_000u64 {
+        receive(
+            &shard,
+            connection,
+            &request_frame(number, &put(&number.to_be_bytes(), &[7; 400], Level::One)),
+        );
+        shard.on_batch_end();
+        bench.run();
+    }
+    drop(shard);
+    let table = *tables().last().expect("memtables were flushed");
+    assert!(bench.0.disk.corrupt(table, 40, 0x10));
+    let shard = open(&bench, small()).expect("nobody reads the block");
+    assert!(!shard.status().contains("engine.quarantined.0"));
+    while !shard.status().contains("engine.scrub_passes 1") {
+        pass(&bench, &shard, 100);
+    }
+    let status = shard.status();
+    assert!(status.contains("engine.quarantined.0 table "), "{status}");
+    assert!(status.contains("engine.damaged_tables 1"), "{status}");
+}
