@@ -2,8 +2,8 @@
 
 mod rig;
 
-use ferrite_lsm::mem_disk::run::block_on;
-use ferrite_lsm::mem_disk::{Fault, MemDisk, MemPace, ReadFault};
+use ferrite_lsm::mem_disk::run::{block_on, try_run};
+use ferrite_lsm::mem_disk::{CrashMode, Fault, MemDisk, MemPace, ReadFault};
 use ferrite_lsm::{
     CommitError, Damage, Directory, Disk, FileName, NameOp, OpenError, Options, ReadError, Refusal,
 };
@@ -147,7 +147,7 @@ fn a_failure_at_any_step_of_an_open_leaves_an_engine_that_opens() {
     drop(engine);
     for fault in [Fault::NoSpace, Fault::Io, Fault::Short] {
         for n in 0.. {
-            let disk = disk.image(ferrite_lsm::mem_disk::CrashMode::None, &mut || 0);
+            let disk = disk.image(CrashMode::None, &mut || 0);
             disk.fail_at(n, fault);
             let before = disk.steps();
             let opened = open(&disk, small_options(2));
@@ -156,13 +156,22 @@ fn a_failure_at_any_step_of_an_open_leaves_an_engine_that_opens() {
                 assert!(opened.is_ok());
                 break;
             }
-            drop(opened);
+            let mut model = host.model.clone();
+            if let Ok((engine, _)) = opened {
+                // It goes on as soon as there is room again.
+                assert_eq!(fault, Fault::NoSpace, "step {n}");
+                block_on(run_jobs(&engine)).unwrap_or_else(|error| panic!("step {n}, {fault:?}: {error}"));
+                for write in drive(&engine, 10, 1 << 20).model.into_values() {
+                    apply(&mut model, write);
+                }
+                check(&engine, &model, KEYS);
+            }
             let (engine, _) =
                 open(&disk, small_options(3)).unwrap_or_else(|error| panic!("step {n}, {fault:?}: {error}"));
-            check(&engine, &host.model, KEYS);
+            check(&engine, &model, KEYS);
         }
         for n in 0.. {
-            let disk = disk.image(ferrite_lsm::mem_disk::CrashMode::None, &mut || 0);
+            let disk = disk.image(CrashMode::None, &mut || 0);
             disk.fail_read_at(n, ReadFault::Io);
             let before = disk.reads();
             let opened = open(&disk, small_options(2));
@@ -199,6 +208,93 @@ fn a_full_disk_refuses_writes_serves_reads_and_recovers_when_space_returns() {
     block_on(engine.commit()).expect("there is space");
     apply(&mut model, late);
     check(&engine, &model, KEYS);
+}
+
+/// A node whose disk had run full could not be started any more, not even to read from it or to find out what to remove.
+#[test]
+fn a_full_disk_at_start_serves_reads_and_takes_writes_when_space_returns() {
+    for (closed, flushed) in [(true, false), (false, false), (true, true)] {
+        let disk = MemDisk::new();
+        let (engine, _) = open(&disk, small_options(1)).expect("a fresh disk");
+        let mut model = drive(&engine, 60, 0).model;
+        if flushed {
+            let mut options = small_options(1);
+            options.memtable_bytes = 0;
+            drop(engine);
+            let (engine, _) = open(&disk, options).expect("no faults");
+            block_on(run_jobs(&engine)).expect("no faults");
+            block_on(engine.close()).expect("no faults");
+        } else if closed {
+            block_on(engine.close()).expect("no faults");
+        }
+        disk.set_full(true);
+        for entropy in 2..5 {
+            let (engine, recovery) = open(&disk, small_options(entropy)).expect("it need not write");
+            assert_eq!((recovery.clean, recovery.fresh), (closed, false));
+            check(&engine, &model, KEYS);
+            let late = Write { key: 1, order: 1 << 40, actor: 1, bytes: 3, tombstone: false };
+            assert_eq!(stage(&engine, &late), Err(Refusal::DiskFull));
+            for _ in 0..RETRIES {
+                assert!(block_on(run_jobs(&engine)).is_err(), "there is no room");
+                assert!(engine.stats().disk_full && !engine.is_fenced());
+            }
+            check(&engine, &model, KEYS);
+        }
+        let (engine, _) = open(&disk, small_options(6)).expect("it need not write");
+        disk.set_full(false);
+        block_on(run_jobs(&engine)).expect("there is room");
+        assert!(!engine.stats().disk_full);
+        for write in drive(&engine, 40, 1 << 20).model.into_values() {
+            apply(&mut model, write);
+        }
+        check(&engine, &model, KEYS);
+        drop(engine);
+        let (engine, _) = open(&disk, small_options(7)).expect("no faults");
+        check(&engine, &model, KEYS);
+    }
+}
+
+#[test]
+fn a_power_cut_while_a_full_start_is_made_good_loses_nothing() {
+    let disk = MemDisk::new();
+    let (engine, _) = open(&disk, small_options(1)).expect("a fresh disk");
+    let model = drive(&engine, 60, 0).model;
+    drop(engine);
+    let mut states = 0;
+    for mode in CrashMode::EVERY {
+        for step in 0.. {
+            let disk = copy(&disk);
+            disk.set_full(true);
+            let mut model = model.clone();
+            let late = Write { key: 1, order: 1 << 40, actor: 1, bytes: 3, tombstone: false };
+            let mut committed = false;
+            let ended = try_run(async {
+                let (engine, _) = open_with(&disk, MemPace::new(), small_options(2)).await.expect("it opens");
+                assert!(run_jobs(&engine).await.is_err());
+                disk.set_full(false);
+                disk.crash_at(disk.steps() + step);
+                run_jobs(&engine).await.expect("there is room");
+                stage(&engine, &late).expect("there is room");
+                engine.commit().await.expect("there is room");
+                committed = true;
+                run_jobs(&engine).await.expect("there is room");
+            });
+            let mut random = Random::new(step + 1);
+            let left = disk.crash(mode, &mut || random.next());
+            let (engine, recovery) =
+                open(&left, small_options(3)).unwrap_or_else(|error| panic!("{step}, {mode:?}: {error}"));
+            assert!(recovery.damage.is_empty(), "{step}, {mode:?}: {:?}", recovery.damage);
+            if committed || lookup(&engine, 1).map(|found| found.0) == Some(late.order) {
+                apply(&mut model, late);
+            }
+            check(&engine, &model, KEYS);
+            states += 1;
+            if ended.is_some() {
+                break;
+            }
+        }
+    }
+    assert!(states > 20, "{states} states");
 }
 
 /// A manifest's write may fail and yet be found on the disk: what it names must outlive the process.
@@ -277,7 +373,7 @@ fn filled() -> (MemDisk, Host) {
 }
 
 fn copy(disk: &MemDisk) -> MemDisk {
-    disk.image(ferrite_lsm::mem_disk::CrashMode::All, &mut || 0)
+    disk.image(CrashMode::All, &mut || 0)
 }
 
 fn files(disk: &MemDisk) -> Vec<FileName> {

@@ -40,6 +40,10 @@ enum Kind {
     Scrub,
 }
 
+/// Times in a row that flushing, or making a segment, finds the disk full before writes are refused for it: there is room in the
+/// memtables and in the segment at hand, and a file that is being removed may be all that is missing.
+const SETBACKS_MAX: u32 = 2;
+
 /// Which jobs run.
 #[derive(Default)]
 pub(super) struct Running {
@@ -94,7 +98,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
     fn urgent(&self) -> Option<Job> {
         // What frees space goes first, and a fenced log needs no segment.
         self.if_due(Kind::Sweep, || self.obsolete.borrow().is_due() || self.log.wants_trim())
-            .or_else(|| self.if_due(Kind::Segment, || self.log.wants_segment()))
+            .or_else(|| self.if_due(Kind::Segment, || self.log.wants_segment() || self.is_put_off.get()))
             .or_else(|| self.if_due(Kind::Flush, || self.stores.borrow().next_frozen().is_some()))
     }
 
@@ -131,10 +135,16 @@ impl<D: Disk, P: Pace> Core<D, P> {
         };
         if kind != Kind::Sweep {
             match done {
-                Ok(()) => self.disk_full.set(false),
+                Ok(()) => {
+                    self.disk_full.set(false);
+                    self.setbacks.set(0);
+                }
                 Err(error) if error.kind == DiskErrorKind::NoSpace => {
                     cover::mark("background work found the disk full");
-                    self.disk_full.set(true);
+                    self.setbacks.set(self.setbacks.get().saturating_add(1));
+                    if self.setbacks.get() >= SETBACKS_MAX {
+                        self.disk_full.set(true);
+                    }
                 }
                 Err(_) => {}
             }
@@ -181,13 +191,19 @@ impl<D: Disk, P: Pace> Core<D, P> {
     }
 
     async fn prepare_segment(&self) -> Result<(), DiskError> {
-        self.log.prepare().await.map_err(|error| match error {
-            LogCommitError::NoSpace(error) => error,
-            LogCommitError::Fenced => {
-                self.fence();
-                DiskError { kind: DiskErrorKind::Io, operation: "prepare a log segment", name: None }
-            }
-        })
+        if self.log.wants_segment() {
+            self.log.prepare().await.map_err(|error| match error {
+                LogCommitError::NoSpace(error) => error,
+                LogCommitError::Fenced => {
+                    self.fence();
+                    DiskError { kind: DiskErrorKind::Io, operation: "prepare a log segment", name: None }
+                }
+            })?;
+        }
+        if self.is_put_off.get() {
+            self.change(&[]).await.map_err(|failed| failed.error)?;
+        }
+        Ok(())
     }
 
     fn limits(&self) -> compaction::Limits {

@@ -14,6 +14,9 @@
 //! | whole | no log, or one that starts above its floor | refused: records are lost |
 //! | damaged, another core's, another version's | any | refused |
 //!
+//! **A full disk.** Opening needs room for a log segment and a manifest. Where there is none, an engine that was opened before
+//! opens all the same, with nothing changed on the disk: it serves reads and refuses writes, until a job has made both.
+//!
 //! Tables and value files that nothing names are removed, after everything else held. Nothing is changed before the log's recovery, and
 //! nothing that counts before the new manifest.
 
@@ -120,8 +123,19 @@ pub(super) async fn open<D: Disk, P: Pace>(
         vnodes: catalog.vnodes.iter().map(|(&vnode, at)| (vnode, at.store)).collect(),
     };
     let (life, edit_bytes_max) = (options.entropy, options.manifest_bytes_max);
-    let manifest = Manifest::begin(disk.clone(), core, life, edit_bytes_max, catalog, &numbers).await?;
-    log.retire_below(Seq(manifest.catalog().log_floor));
+    let manifest = Manifest::put_off(disk.clone(), core, life, edit_bytes_max, catalog, &numbers);
+    let mut is_put_off = !log.is_begun();
+    if !is_put_off {
+        match manifest.make_good().await {
+            Err(error) if error.kind == DiskErrorKind::NoSpace && !fresh => is_put_off = true,
+            made => made?,
+        }
+    }
+    if is_put_off {
+        cover::mark("opened on a full disk");
+    } else {
+        log.retire_below(Seq(manifest.catalog().log_floor));
+    }
     let mut obsolete = Obsolete::default();
     obsolete.discard(orphans.into_iter());
     let core = Core {
@@ -156,7 +170,9 @@ pub(super) async fn open<D: Disk, P: Pace>(
         build_bytes: Cell::new(0),
         refusal: Cell::new(None),
         owed_ps: Cell::new(0),
-        disk_full: Cell::new(false),
+        disk_full: Cell::new(is_put_off),
+        is_put_off: Cell::new(is_put_off),
+        setbacks: Cell::new(0),
         fenced: Cell::new(false),
         counters: Counters::default(),
     };

@@ -11,7 +11,8 @@ pub struct Recovery {
     pub fresh: bool,
     /// The engine had been closed, and everything it had made durable is here.
     pub clean: bool,
-    /// How often the engine was opened, this time included; it never repeats in one data directory.
+    /// How often the engine was opened, this time included. It never repeats in one data directory, unless the disk is full
+    /// (then [`super::Stats::disk_full`] is set): an open of which nothing could be written is not counted.
     pub incarnation: u64,
     /// The log ended in something incomplete, which was cut off. It may have been acknowledged (the bytes cannot tell a write
     /// that a power cut interrupted from a last group gone bad): its vnodes ask for repair, and new actors are minted.

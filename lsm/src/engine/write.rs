@@ -94,6 +94,10 @@ impl<D: Disk, P: Pace> Core<D, P> {
             self.fence();
         }
         if changed.is_ok() {
+            if self.is_put_off.replace(false) {
+                self.log.retire_below(Seq(self.manifest.catalog().log_floor));
+                cover::mark("opening made good when there was room");
+            }
             self.obsolete.borrow_mut().settle();
         }
         changed

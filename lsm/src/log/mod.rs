@@ -84,6 +84,8 @@ struct State<D: Disk> {
     file: D::File,
     identity: Identity,
     prepared: Option<Prepared<D>>,
+    /// There was no room yet for the first segment of this life, which will be in this slot: an old one without room stands in.
+    first_slot: Option<u32>,
     next_id: u64,
     life_first: u64,
     life_after: u64,
@@ -287,6 +289,12 @@ impl<D: Disk> Log<D> {
         Ok(Seq(state.synced))
     }
 
+    /// Whether this life has a segment; else there was no room for one when the log was opened, and nothing can be committed
+    /// before [`Log::prepare`] has made one.
+    pub fn is_begun(&self) -> bool {
+        self.state.borrow().first_slot.is_none()
+    }
+
     /// Whether the log was fenced.
     pub fn is_fenced(&self) -> bool {
         self.state.borrow().fenced
@@ -340,7 +348,8 @@ impl<D: Disk> Log<D> {
     /// Whether files of retired segments wait that will not be needed soon.
     pub fn wants_trim(&self) -> bool {
         let state = self.state.borrow();
-        !state.fenced && state.segments.has_surplus()
+        // Until the headers of this life say what counts, everything that was found may be needed to find it again.
+        !state.fenced && state.first_slot.is_none() && state.segments.has_surplus()
     }
 
     /// Removes one such file, the oldest: its name is gone for good before the next one's, so that a power cut leaves no gap

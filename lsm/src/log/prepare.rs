@@ -68,8 +68,11 @@ pub(super) async fn make<D: Disk>(
     let mut block = disk.buf(BLOCK_BYTES, Class::Log).ok_or(PrepareError::NoBuffer)?;
     plan.header.encode(&mut block);
     let (block, result) = disk.write(&file, 0, block, Sync::Data, Class::Log).await;
-    if result != Ok(block.len()) {
-        return Err(PrepareError::Header);
+    match result {
+        Ok(bytes) if bytes == block.len() => {}
+        // Whatever is there now, nothing refers to it, and it is written again.
+        Err(error) if error.kind == DiskErrorKind::NoSpace => return Err(PrepareError::Create(error)),
+        Ok(_) | Err(_) => return Err(PrepareError::Header),
     }
     Ok(Prepared { file, slot: plan.slot, identity: plan.header.identity })
 }
@@ -101,6 +104,7 @@ impl<D: Disk> Log<D> {
                     cover::mark("log segment recycled");
                 }
                 state.prepared = Some(prepared);
+                state.first_slot = None;
                 return Ok(());
             }
             Err(PrepareError::Create(error)) if error.kind == DiskErrorKind::NoSpace => error,
@@ -113,6 +117,9 @@ impl<D: Disk> Log<D> {
                 return Err(CommitError::Fenced);
             }
         };
+        if state.first_slot.is_some() {
+            return Err(CommitError::NoSpace(error));
+        }
         // The slot goes back, for the next attempt: its file as it was, or whatever is left of a new one.
         let unknown = Recyclable { id: 0, slot: plan.slot, file_bytes: 0 };
         state.segments.recycle(old.filter(|_| plan.reuse).unwrap_or(unknown));
@@ -120,7 +127,11 @@ impl<D: Disk> Log<D> {
     }
 
     fn plan_segment(&self, state: &mut State<D>) -> (Plan, Option<Recyclable>) {
-        let (slot, old) = state.segments.take_slot();
+        let (slot, old) = match state.first_slot {
+            // Not in a file that holds groups: see recovery.
+            Some(slot) => (slot, Some(Recyclable { id: 0, slot, file_bytes: 0 })),
+            None => state.segments.take_slot(),
+        };
         let identity = Identity { segment: state.next_id, life: self.options.life };
         state.next_id += 1;
         let reuse = old.is_some_and(|old| old.file_bytes == self.options.segment_bytes);

@@ -17,7 +17,9 @@
 //! A segment whose header is gone is known by its groups, for they carry their identity too. That is damage if it is younger than
 //! the oldest segment with a header; else it was being recycled when the power failed, and counts as what it was.
 //!
-//! The old segments are never written to. The new life starts in a segment of its own, in a file that held no group.
+//! The old segments are never written to. The new life starts in a segment of its own, in a file that held no group. Where the
+//! disk has no room for it, the log opens all the same, for what it says to be read: the segment is made when there is room,
+//! and nothing is committed before.
 
 use std::rc::Rc;
 
@@ -32,6 +34,7 @@ use super::{Log, LogError, LogOptions, State};
 use crate::planted::{self, Bug};
 use crate::{
     BLOCK_BYTES, Damage, Directory, Disk, DiskError, DiskErrorKind, FileName, NameOp, NameReply, Open, Seq,
+    cover,
 };
 
 /// Damaged places that a recovery reports one by one; more are counted.
@@ -155,22 +158,40 @@ impl<D: Disk> Log<D> {
         let header = SegmentHeader { core, identity, recycled: reuse, life_first, life_after };
         let slot = blank.map_or(next_slot, |blank| blank.slot);
         let plan = Plan { slot, reuse, remove: blank.is_some() && !reuse, header };
-        let made = prepare::make(&disk, &plan, options.segment_bytes).await.map_err(|error| match error {
-            PrepareError::Create(error) => LogError::Disk(error),
-            PrepareError::NoBuffer => LogError::NoBuffer,
-            PrepareError::Header => {
-                let name = Some(FileName::Segment { core, slot });
-                LogError::Disk(DiskError { kind: DiskErrorKind::Io, operation: "write", name })
+        let (file, first_slot) = match prepare::make(&disk, &plan, options.segment_bytes).await {
+            Ok(made) => {
+                segments.open(SegmentInfo {
+                    id: next_id,
+                    slot,
+                    first: life_first,
+                    next: life_first,
+                    bytes: SEGMENT_HEADER_BYTES,
+                    file_bytes: options.segment_bytes,
+                });
+                (made.file, None)
             }
-        })?;
-        segments.open(SegmentInfo {
-            id: next_id,
-            slot,
-            first: life_first,
-            next: life_first,
-            bytes: SEGMENT_HEADER_BYTES,
-            file_bytes: options.segment_bytes,
-        });
+            Err(PrepareError::Create(error))
+                if error.kind == DiskErrorKind::NoSpace && !sources.is_empty() =>
+            {
+                cover::mark("log opened on a full disk");
+                if segments.live().is_empty() {
+                    let Recyclable { id, slot, file_bytes } =
+                        recyclable.pop().or(blank).expect("every source is one or the other");
+                    let (first, next) = (life_first, life_first);
+                    segments.open(SegmentInfo { id, slot, first, next, bytes: file_bytes, file_bytes });
+                }
+                let current = segments.current();
+                current.file_bytes = current.bytes;
+                let stands_in = sources.iter().find(|source| source.slot == current.slot);
+                (stands_in.expect("it is one of them").file.clone(), Some(slot))
+            }
+            Err(PrepareError::Create(error)) => return Err(LogError::Disk(error)),
+            Err(PrepareError::NoBuffer) => return Err(LogError::NoBuffer),
+            Err(PrepareError::Header) => {
+                let name = Some(FileName::Segment { core, slot });
+                return Err(LogError::Disk(DiskError { kind: DiskErrorKind::Io, operation: "write", name }));
+            }
+        };
         for slot in recyclable {
             segments.recycle(slot);
         }
@@ -179,9 +200,10 @@ impl<D: Disk> Log<D> {
             spare: Vec::new(),
             buffers: 0,
             segments,
-            file: made.file,
+            file,
             identity,
             prepared: None,
+            first_slot,
             next_id: next_id + 1,
             life_first,
             life_after,

@@ -10,7 +10,7 @@
 //!
 //! Invariants:
 //! 1. The files an edit names, and their directories, are synced before the edit is written. The caller sees to it.
-//! 2. [`Manifest::catalog`] shows durable state only.
+//! 2. [`Manifest::catalog`] shows durable state only, once the first change was made.
 //! 3. A file is unlinked only after the edit that drops it is durable.
 //! 4. After a change that failed, the files it named stay until a new manifest is durable: the change may be found on the disk.
 //!
@@ -191,13 +191,31 @@ impl<D: Disk> Manifest<D> {
         catalog: Catalog,
         old: &[u64],
     ) -> Result<Manifest<D>, DiskError> {
-        let number = old.iter().copied().max().unwrap_or(0);
-        let state =
-            RefCell::new(State { catalog: catalog.clone(), number, superseded: old.to_vec(), tail: None });
-        let manifest = Manifest { disk, core, life, edit_bytes_max, turn: Turn::default(), state };
-        manifest.rotate(catalog).await.map_err(|failed| failed.error)?;
-        manifest.remove_superseded().await?;
+        let manifest = Manifest::put_off(disk, core, life, edit_bytes_max, catalog, old);
+        manifest.make_good().await?;
         Ok(manifest)
+    }
+
+    /// A manifest for a disk that has no room for one: the files of `old` stay, and what `catalog` has more than they say becomes
+    /// durable with the first change. Until then the caller does nothing that relies on it.
+    pub(crate) fn put_off(
+        disk: D,
+        core: u16,
+        life: u128,
+        edit_bytes_max: u64,
+        catalog: Catalog,
+        old: &[u64],
+    ) -> Manifest<D> {
+        let number = old.iter().copied().max().unwrap_or(0);
+        let state = RefCell::new(State { catalog, number, superseded: old.to_vec(), tail: None });
+        Manifest { disk, core, life, edit_bytes_max, turn: Turn::default(), state }
+    }
+
+    /// Writes what was put off.
+    pub(crate) async fn make_good(&self) -> Result<(), DiskError> {
+        let catalog = self.catalog().clone();
+        self.rotate(catalog).await.map_err(|failed| failed.error)?;
+        self.remove_superseded().await
     }
 
     /// The number of its file.
@@ -205,7 +223,7 @@ impl<D: Disk> Manifest<D> {
         self.state.borrow().number
     }
 
-    /// The durable state.
+    /// The durable state; and, while the manifest is put off, what it will be.
     pub(crate) fn catalog(&self) -> Ref<'_, Catalog> {
         Ref::map(self.state.borrow(), |state| &state.catalog)
     }
