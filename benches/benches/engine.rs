@@ -22,6 +22,7 @@ fn main() {
     let records = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(10_000);
     println!("{records} records of {} bytes", VALUE.len());
     let mut options = Options::new(0, (0..16).collect(), 42);
+    options.memory_bytes = 2 << 30;
     options.cache_bytes = 1 << 30;
     options.table.token_seed = Some(SEED);
     let (engine, _) = block_on(Engine::open(MemDisk::new(), MemPace::new(), options)).expect("an empty disk");

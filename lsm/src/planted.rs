@@ -14,6 +14,8 @@ pub enum Bug {
     LogRetiredBeforeLayout,
     /// A scan leaves out the last entry of a block.
     ScanSkipsBlockEdge,
+    /// Leaves the block cache as large as it was while the other parts grow.
+    CacheKeepsItsShare,
     /// Unlinks a value file although tables still name it.
     LiveValuesUnlinked,
     /// Reads answer from what is left where a newer version may have been lost.

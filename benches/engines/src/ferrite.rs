@@ -63,6 +63,8 @@ impl Ferrite {
     pub async fn open(env: RingEnv, setup: &Setup) -> Ferrite {
         let entropy = u128::from(env.random()) << 64 | u128::from(env.random());
         let mut options = Options::new(0, (0..setup.stores).collect(), entropy);
+        // What is compared is the memtables and the cache: there is room for everything else beside them.
+        options.memory_bytes = setup.cache_bytes + 4 * setup.memtable_bytes + (512 << 20);
         options.memtable_bytes = setup.memtable_bytes;
         options.cache_bytes = setup.cache_bytes;
         options.large_value_bytes = setup.large_value_bytes;

@@ -4,8 +4,8 @@
 //! hit meanwhile or was evicted a short while ago; the main queue gives blocks that were hit another round. A hit
 //! therefore moves nothing: it is one hash probe, a counter and a reference count, and never allocates.
 //!
-//! - The blocks that the cache holds never exceed its budget. A block that a reader holds beyond its eviction is the
-//!   reader's: readers hold blocks for the time of one reply.
+//! - What the cache takes never exceeds its budget, its own tables included, and blocks that readers hold beyond their eviction. If
+//!   those alone are more than a budget that was lowered, nothing else is kept until they are let go.
 //! - Blocks are keyed by table number, which is never used again, and number of the block, so nothing is ever stale.
 //! - Reads for large scans and compaction do not pass here.
 
@@ -22,7 +22,7 @@ use slots::Slots;
 use crate::table::{Block, BlockHandle, Table};
 use crate::{Class, Disk, ReadError};
 
-/// What the cache did so far.
+/// What the cache did so far, and holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheStats {
     /// Lookups answered.
@@ -33,8 +33,12 @@ pub struct CacheStats {
     pub coalesced: u64,
     /// Blocks evicted to make room.
     pub evictions: u64,
-    /// Bytes held.
+    /// Bytes of blocks held.
     pub bytes: usize,
+    /// Bytes of blocks that were evicted while a reader held them, and are not known to be let go.
+    pub pinned_bytes: usize,
+    /// Bytes that it takes beside blocks.
+    pub own_bytes: usize,
     /// Blocks held.
     pub blocks: usize,
 }
@@ -63,8 +67,15 @@ pub struct BlockCache {
     coalesced: Cell<u64>,
 }
 
+impl CacheStats {
+    /// All bytes that it takes.
+    pub fn all_bytes(&self) -> usize {
+        self.bytes + self.pinned_bytes + self.own_bytes
+    }
+}
+
 impl BlockCache {
-    /// A cache of at most `budget_bytes` of blocks and what it keeps beside each.
+    /// A cache that takes at most `budget_bytes`, and some KiB where that is less.
     pub fn new(budget_bytes: usize) -> BlockCache {
         BlockCache {
             slots: RefCell::new(Slots::new(budget_bytes)),
@@ -73,6 +84,11 @@ impl BlockCache {
             misses: Cell::new(0),
             coalesced: Cell::new(0),
         }
+    }
+
+    /// Changes its budget; evicts at once what is beyond a smaller one.
+    pub fn resize(&self, budget_bytes: usize) {
+        self.slots.borrow_mut().resize(budget_bytes);
     }
 
     /// A block, if it is held.
@@ -168,6 +184,8 @@ impl BlockCache {
             coalesced: self.coalesced.get(),
             evictions: slots.evictions(),
             bytes: slots.bytes(),
+            pinned_bytes: slots.pinned_bytes(),
+            own_bytes: slots.own_bytes(),
             blocks: slots.len(),
         }
     }

@@ -3,6 +3,9 @@
 //! A hit touches one place and the block, nothing else. Places move when others are emptied, so queues name blocks by key,
 //! and by a stamp: what was removed and came back is queued twice, and only its last turn counts. Turns of removed blocks
 //! are skipped when they come up, and swept when they become many.
+//!
+//! What counts against the budget is all that there is: the blocks, the table, queues and ghosts, and evicted blocks as long as a
+//! reader holds them. The last cannot be taken away: if readers hold more than the budget, nothing else is kept.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -15,8 +18,12 @@ use crate::table::Block;
 const SMALL_PART: usize = 10;
 /// Most hits that count: each buys a round in the main queue.
 const HITS_MAX: u8 = 3;
-/// Bytes kept beside a block: its places in table, queue and ghosts, and the allocation's own.
-const OVERHEAD_BYTES: usize = 128;
+/// Bytes of a block's allocation beside its own: two counts.
+const BLOCK_HEADER_BYTES: usize = 16;
+/// Places of an empty table.
+const PLACES_MIN: usize = 64;
+/// A table with so many places a block is made anew when the budget changes: it was for many more.
+const PLACES_PER_BLOCK_MAX: usize = 16;
 /// A block larger than this part of the budget is not kept.
 const BLOCK_PART: usize = 8;
 /// Bytes of a usual block, to size the memory of evicted ones.
@@ -74,6 +81,7 @@ struct Turn {
 /// See the module.
 pub(super) struct Slots {
     budget: usize,
+    /// Bytes of the blocks in places.
     bytes: usize,
     small_bytes: usize,
     len: usize,
@@ -84,6 +92,9 @@ pub(super) struct Slots {
     /// Turns whose block was removed.
     dead: usize,
     ghosts: Ghosts,
+    /// Evicted blocks that readers held then, and their bytes.
+    pinned: Vec<Block>,
+    pinned_bytes: usize,
     evictions: u64,
 }
 
@@ -94,18 +105,87 @@ impl Slots {
             bytes: 0,
             small_bytes: 0,
             len: 0,
-            places: empty(64),
+            places: empty(PLACES_MIN),
             small: VecDeque::new(),
             main: VecDeque::new(),
             stamp: 0,
             dead: 0,
-            ghosts: Ghosts::new(budget / USUAL_BYTES),
+            ghosts: Ghosts::new(ghosts_for(budget)),
+            pinned: Vec::new(),
+            pinned_bytes: 0,
             evictions: 0,
         }
     }
 
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Bytes of blocks that were evicted and are held by readers, or were when room was last needed.
+    pub(super) fn pinned_bytes(&self) -> usize {
+        self.pinned_bytes
+    }
+
+    /// Bytes of the table, the queues and the ghosts.
+    pub(super) fn own_bytes(&self) -> usize {
+        self.places.capacity() * size_of::<Place>()
+            + (self.small.capacity() + self.main.capacity()) * size_of::<Turn>()
+            + self.pinned.capacity() * size_of::<Block>()
+            + self.ghosts.hashes.len() * size_of::<u32>()
+    }
+
+    fn all_bytes(&self) -> usize {
+        self.bytes + self.pinned_bytes + self.own_bytes()
+    }
+
+    /// Changes the budget. What is beyond a smaller one is evicted at once.
+    pub(super) fn resize(&mut self, budget: usize) {
+        self.budget = budget;
+        if self.all_bytes() <= budget && !self.ghosts.is_far_from(ghosts_for(budget)) {
+            return;
+        }
+        let ghosts = ghosts_for(budget);
+        if self.ghosts.is_far_from(ghosts) {
+            self.ghosts = Ghosts::new(ghosts);
+        }
+        self.make_room(0);
+        if self.places.len() > PLACES_MIN.max(self.len * PLACES_PER_BLOCK_MAX) {
+            self.place_anew((self.len * 4).next_power_of_two().max(PLACES_MIN));
+            self.sweep();
+            let least = self.len;
+            self.small.shrink_to(least);
+            self.main.shrink_to(least);
+            self.pinned.shrink_to_fit();
+        }
+    }
+
+    /// Makes room for `bytes` more in blocks, and for another place. False = there is nothing left to evict.
+    fn make_room(&mut self, bytes: usize) -> bool {
+        while self.all_bytes() + bytes + self.growth_bytes(bytes > 0) > self.budget {
+            if !self.unpin() && !self.evict() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// What one more block would have table and queues grow by, the old table still being there.
+    fn growth_bytes(&self, one_more: bool) -> usize {
+        let queue = |queue: &VecDeque<Turn>| {
+            let full = one_more && queue.len() == queue.capacity();
+            if full { queue.capacity().max(4) * size_of::<Turn>() } else { 0 }
+        };
+        let full = one_more && (self.len + 1) * 2 > self.places.len();
+        let table = if full { 2 * self.places.len() * size_of::<Place>() } else { 0 };
+        table + queue(&self.small) + queue(&self.main)
+    }
+
+    /// Lets go of the evicted blocks that no reader holds any more. False = there were none.
+    fn unpin(&mut self) -> bool {
+        let before = self.pinned.len();
+        self.pinned.retain(Block::is_shared);
+        self.pinned_bytes = self.pinned.iter().map(cost).sum();
+        self.pinned.len() < before
     }
 
     pub(super) fn len(&self) -> usize {
@@ -159,11 +239,11 @@ impl Slots {
         if bytes > self.budget / BLOCK_PART || self.find(key).is_some() {
             return;
         }
-        while self.bytes + bytes > self.budget {
-            assert!(self.evict(), "what is held is queued");
+        if !self.make_room(bytes) {
+            return;
         }
         if (self.len + 1) * 2 > self.places.len() {
-            self.grow();
+            self.place_anew(self.places.len() * 2);
         }
         let small = !self.ghosts.take(key.hash());
         self.stamp = (self.stamp + 1) & STAMP_MAX;
@@ -262,6 +342,10 @@ impl Slots {
         self.bytes -= bytes;
         self.small_bytes -= if place.in_small() { bytes } else { 0 };
         self.len -= 1;
+        if place.block.as_ref().is_some_and(Block::is_shared) {
+            self.pinned.extend(place.block);
+            self.pinned_bytes += bytes;
+        }
         let mask = self.places.len() - 1;
         let mut at = hole;
         loop {
@@ -277,8 +361,9 @@ impl Slots {
         }
     }
 
-    fn grow(&mut self) {
-        let mut places = empty(self.places.len() * 2);
+    /// Moves to a table of `places` places, which is a power of two and more than there are blocks.
+    fn place_anew(&mut self, places: usize) {
+        let mut places = empty(places);
         for place in self.places.drain(..).filter(|place| place.block.is_some()) {
             put(&mut places, place);
         }
@@ -287,7 +372,12 @@ impl Slots {
 }
 
 fn cost(block: &Block) -> usize {
-    block.bytes() + OVERHEAD_BYTES
+    block.bytes() + BLOCK_HEADER_BYTES
+}
+
+/// Ghosts of a cache of this budget: as many as it holds blocks.
+fn ghosts_for(budget: usize) -> usize {
+    (budget / USUAL_BYTES).next_power_of_two().clamp(16, 1 << 24)
 }
 
 fn empty(places: usize) -> Vec<Place> {
@@ -310,8 +400,14 @@ struct Ghosts {
 }
 
 impl Ghosts {
-    fn new(blocks: usize) -> Ghosts {
-        Ghosts { hashes: vec![0; blocks.next_power_of_two().clamp(16, 1 << 24)].into() }
+    /// So many, a power of two.
+    fn new(ghosts: usize) -> Ghosts {
+        Ghosts { hashes: vec![0; ghosts].into() }
+    }
+
+    /// Whether it is worth forgetting all to have so many.
+    fn is_far_from(&self, ghosts: usize) -> bool {
+        ghosts > self.hashes.len() * 2 || ghosts < self.hashes.len() / 2
     }
 
     fn put(&mut self, hash: u64) {

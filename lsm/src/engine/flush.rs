@@ -54,7 +54,6 @@ impl<D: Disk, P: Pace> Core<D, P> {
         }
         let floor = self.stores.borrow().log_floor_after_flush(index);
         let bytes = output.bytes;
-        let memtable_bytes = frozen.memtable.bytes();
         let through = frozen.through;
         let others = [Edit::Flushed { store, seq: through }, Edit::LogFloor { seq: floor }];
         let install = |store: &mut super::store::Store<D>| {
@@ -68,11 +67,8 @@ impl<D: Disk, P: Pace> Core<D, P> {
         };
         output.commit(0, &[], others.into_iter(), install).await?;
         drop(cursor);
-        {
-            let mut stores = self.stores.borrow_mut();
-            stores.frozen_bytes -= memtable_bytes;
-            stores.walked.push(frozen.memtable);
-        }
+        self.stores.borrow_mut().flushed(&frozen.memtable);
+        drop(frozen);
         let floor = self.manifest.catalog().log_floor;
         self.log.retire_below(Seq(floor));
         self.counters.flush_bytes.add(bytes);

@@ -139,7 +139,7 @@ pub(super) async fn open<D: Disk, P: Pace>(
     let mut obsolete = Obsolete::default();
     obsolete.discard(orphans.into_iter());
     let core = Core {
-        cache: Rc::new(BlockCache::new(options.cache_bytes)),
+        cache: Rc::new(BlockCache::new(0)),
         disk,
         pace,
         options,
@@ -290,7 +290,8 @@ fn make_stores<D: Disk>(options: &Options, catalog: &Catalog, tables: &Tables<D>
         let levels = Levels::of(entry, |meta| Rc::clone(&tables[&meta.name.number]));
         Store::new(number, levels, entry.flushed_through)
     });
-    let mut stores = Stores::new(stores.collect(), catalog.home.unwrap_or(options.stores[0]));
+    let mut stores =
+        Stores::new(stores.collect(), catalog.home.unwrap_or(options.stores[0]), options.chunk_bytes());
     for (&vnode, at) in catalog.vnodes.iter() {
         stores.place(vnode, at.store);
     }

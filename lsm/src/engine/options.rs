@@ -25,9 +25,10 @@ pub struct Options {
     pub memory_bytes: usize,
     /// The part of it that is kept for buffers of I/O: as much as the disk lends and keeps ready at most. Default 64 MiB.
     pub buffer_bytes: usize,
-    /// Memtables of all stores together that are still being written to, before the largest is flushed. Default 64 MiB.
+    /// Memtables of all stores together that are still being written to, before the largest is flushed; less where the other parts
+    /// leave less than three times as much. Default 64 MiB.
     pub memtable_bytes: usize,
-    /// Blocks of tables kept in memory, for all stores together. Default 64 MiB.
+    /// Most bytes of the cache of blocks, for all stores together. Default: what the other parts leave.
     pub cache_bytes: usize,
     /// The log's format and bounds. `life` is derived from `entropy`, and `seq_min` is the engine's own: both are overwritten.
     pub log: LogOptions,
@@ -72,7 +73,7 @@ impl Options {
             memory_bytes: 512 << 20,
             buffer_bytes: 64 << 20,
             memtable_bytes: 64 << 20,
-            cache_bytes: 64 << 20,
+            cache_bytes: usize::MAX,
             log: LogOptions::new(entropy as u64),
             log_bytes_max: None,
             table: TableOptions::default(),

@@ -206,6 +206,7 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
         }
         let length = builder.bytes();
         length >= self.core.options.table_bytes
+            || builder.memory_bytes() >= self.core.build_bytes_max()
             || self.overlap > self.overlap_max && length >= self.core.options.table_bytes / SHORT_TABLES_MAX
     }
 
@@ -270,10 +271,8 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
     fn charge_with(&mut self, builder: usize) {
         let values = self.values.as_ref().map_or(0, ValueBuilder::memory_bytes);
         let finished: usize = self.tables.iter().map(|table| table.memory_bytes()).sum();
-        let total = &self.core.build_bytes;
-        total.set(total.get() - self.charged);
-        self.charged = builder + values + finished;
-        total.set(total.get() + self.charged);
+        let before = std::mem::replace(&mut self.charged, builder + values + finished);
+        self.core.count_build(before, self.charged);
     }
 
     /// Puts the finished tables into `level` in place of `dropped`, together with other changes, durably; then `install` changes
@@ -305,7 +304,7 @@ pub(super) type Added<'a, D> = (&'a [Rc<Table<D>>], &'a [(ValuesMeta, Rc<ValueFi
 
 impl<D: Disk, P: Pace> Drop for Output<'_, D, P> {
     fn drop(&mut self) {
-        self.core.build_bytes.set(self.core.build_bytes.get() - self.charged);
+        self.core.count_build(self.charged, 0);
         if !self.kept {
             self.core.obsolete.borrow_mut().discard(self.names.drain(..));
         }

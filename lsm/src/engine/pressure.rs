@@ -4,7 +4,7 @@
 //!
 //! | cause | of | 0 at | 1 at |
 //! |---|---|---|---|
-//! | memtables, frozen and active | the core | [`MEMTABLES_SLOW`] budgets | [`MEMTABLES_MAX`] budgets |
+//! | memtables, frozen and active | the core | [`MEMTABLES_SLOW`] targets | [`MEMTABLES_MAX`] targets |
 //! | the log | the core | its cap | [`LOG_OVERSHOOT_MAX`] caps |
 //! | tables in level 0 | a store | `l0_tables_slow` | `l0_tables_max` |
 //! | a sorted level | a store | [`LEVEL_SCORE_SLOW`] target lengths | [`LEVEL_SCORE_MAX`] |
@@ -15,19 +15,20 @@
 //! of small lags, which every flush makes, below what can be felt. A group owes the sum of its records' prices: whoever
 //! writes to other stores pays nothing for the one that lags.
 //!
+//! The target of memtables is what [`super::memory`] has for those that are written to: `memtable_bytes`, or less.
+//!
 //! Only at a bound writes are refused: for the whole core if it is the core's, else for that store. No group waits longer than
 //! `write_delay_max_us`; once one owes that, what comes next goes into another.
 
 use super::Core;
+use super::memory::MEMTABLES_MAX;
 use super::outcome::Refusal;
 use super::store::Stores;
 use crate::{Disk, Pace};
 
-/// Memtable budgets that frozen and active memtables may take before writers are delayed: one that is written to, and half
+/// Memtable targets that frozen and active memtables may take before writers are delayed: one that is written to, and half
 /// of one that is being flushed.
 const MEMTABLES_SLOW: f64 = 1.5;
-/// Memtable budgets that they take at most.
-const MEMTABLES_MAX: f64 = 3.0;
 /// The log may grow to this many times its cap before writes are refused.
 const LOG_OVERSHOOT_MAX: u64 = 2;
 /// Target lengths of a sorted level, in thousandths, from which writers are delayed.
@@ -45,9 +46,11 @@ impl<D: Disk, P: Pace> Core<D, P> {
     /// Freezes what is due for a flush, and decides anew whether and how much writers are held back. Called when either may have changed.
     pub(super) fn weigh(&self) {
         let stores = &mut *self.stores.borrow_mut();
-        self.freeze_due(stores);
-        self.refusal.set(self.refusal_of_core(stores));
-        let core_lag = self.core_lag(stores);
+        let target = self.memtable_target_bytes();
+        self.freeze_due(stores, target);
+        self.share_memory(stores.memory_bytes());
+        self.refusal.set(self.refusal_of_core(stores, target));
+        let core_lag = self.core_lag(stores, target);
         let options = &self.options;
         for store in &mut stores.stores {
             let l0_tables = store.levels.l0_tables();
@@ -59,9 +62,16 @@ impl<D: Disk, P: Pace> Core<D, P> {
         }
     }
 
-    fn freeze_due(&self, stores: &mut Stores<D>) {
-        while stores.active_bytes > self.options.memtable_bytes {
+    fn freeze_due(&self, stores: &mut Stores<D>, target: usize) {
+        while stores.active_bytes > target {
             let Some(index) = stores.largest() else { break };
+            stores.freeze(index);
+        }
+        // Whatever waits for memory waits for a flush.
+        if stores.frozen_bytes == 0
+            && self.is_memory_spent(stores.memory_bytes())
+            && let Some(index) = stores.largest()
+        {
             stores.freeze(index);
         }
         // By files, not by their content: each start opens a new segment, and many short lives must not make a long recovery.
@@ -73,26 +83,26 @@ impl<D: Disk, P: Pace> Core<D, P> {
         }
     }
 
-    fn refusal_of_core(&self, stores: &Stores<D>) -> Option<Refusal> {
-        let memtables = (stores.active_bytes + stores.frozen_bytes) as f64;
-        let memtables_max = MEMTABLES_MAX * self.options.memtable_bytes as f64;
+    fn refusal_of_core(&self, stores: &Stores<D>, target: usize) -> Option<Refusal> {
+        let memtables = stores.memory_bytes();
+        let are_full = memtables > MEMTABLES_MAX * target || self.is_memory_spent(memtables);
         let log_bytes_max = self.options.log_bytes_max().saturating_mul(LOG_OVERSHOOT_MAX);
         if self.fenced.get() {
             Some(Refusal::Fenced)
         } else if self.disk_full.get() {
             Some(Refusal::DiskFull)
-        } else if memtables > memtables_max || self.log.bytes() > log_bytes_max {
+        } else if are_full || self.log.bytes() > log_bytes_max {
             Some(Refusal::Overloaded)
         } else {
             None
         }
     }
 
-    fn core_lag(&self, stores: &Stores<D>) -> f64 {
-        let budget = self.options.memtable_bytes as f64;
-        let memtables = (stores.active_bytes + stores.frozen_bytes) as f64;
+    fn core_lag(&self, stores: &Stores<D>, target: usize) -> f64 {
+        let target = target as f64;
+        let memtables = stores.memory_bytes() as f64;
         let log_bytes_max = self.options.log_bytes_max() as f64;
-        let memtable_lag = lag(memtables, MEMTABLES_SLOW * budget, MEMTABLES_MAX * budget);
+        let memtable_lag = lag(memtables, MEMTABLES_SLOW * target, MEMTABLES_MAX as f64 * target);
         let log_lag = lag(self.log.bytes() as f64, log_bytes_max, LOG_OVERSHOOT_MAX as f64 * log_bytes_max);
         memtable_lag.max(log_lag)
     }

@@ -14,7 +14,7 @@
 //!
 //! The ceiling never sinks while the engine is open, also when compaction drops the record that raised it: too high only costs marks.
 
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use super::levels::Levels;
 use super::stats::StoreCounts;
@@ -34,7 +34,9 @@ pub(super) struct Stores<D: Disk> {
     /// Bytes of the frozen memtables.
     pub(super) frozen_bytes: usize,
     /// Memtables that were flushed; scans may still walk them.
-    pub(super) walked: Vec<Rc<Memtable>>,
+    walked: Vec<Weak<Memtable>>,
+    /// Largest chunks in which memtables take memory, in bytes.
+    chunk_bytes: usize,
 }
 
 const NOWHERE: u16 = u16::MAX;
@@ -75,7 +77,9 @@ pub(super) struct Frozen {
 }
 
 impl<D: Disk> Stores<D> {
-    pub(super) fn new(stores: Vec<Store<D>>, home: u16) -> Stores<D> {
+    /// `chunk_bytes`: the largest chunks in which memtables take memory.
+    pub(super) fn new(mut stores: Vec<Store<D>>, home: u16, chunk_bytes: usize) -> Stores<D> {
+        stores.iter_mut().for_each(|store| store.active = Memtable::with_chunks(chunk_bytes));
         let home = stores.iter().position(|store| store.number == home).expect("a store of this core");
         let active_bytes = stores.iter().map(|store| store.active.bytes()).sum();
         Stores {
@@ -86,14 +90,21 @@ impl<D: Disk> Stores<D> {
             active_bytes,
             frozen_bytes: 0,
             walked: Vec::new(),
+            chunk_bytes,
         }
     }
 
     /// Bytes of all memtables, flushed ones included as long as somebody walks them.
-    pub(super) fn memory_bytes(&mut self) -> usize {
-        self.walked.retain(|memtable| Rc::strong_count(memtable) > 1);
-        let walked: usize = self.walked.iter().map(|memtable| memtable.bytes()).sum();
-        self.active_bytes + self.frozen_bytes + walked
+    pub(super) fn memory_bytes(&self) -> usize {
+        let walked = self.walked.iter().filter_map(Weak::upgrade).map(|memtable| memtable.bytes());
+        self.active_bytes + self.frozen_bytes + walked.sum::<usize>()
+    }
+
+    /// A frozen memtable is in a table now.
+    pub(super) fn flushed(&mut self, memtable: &Rc<Memtable>) {
+        self.frozen_bytes -= memtable.bytes();
+        self.walked.retain(|memtable| memtable.strong_count() > 0);
+        self.walked.push(Rc::downgrade(memtable));
     }
 
     pub(super) fn place(&mut self, vnode: u16, store: u16) {
@@ -157,7 +168,7 @@ impl<D: Disk> Stores<D> {
         let through = self.applied;
         let store = &mut self.stores[index];
         let Some(first) = store.active_first.take() else { return };
-        let memtable = std::mem::take(&mut store.active);
+        let memtable = std::mem::replace(&mut store.active, Memtable::with_chunks(self.chunk_bytes));
         store.freezes += 1;
         store.ceiling = store.ceiling.max(memtable.newest_order());
         self.active_bytes -= memtable.bytes();

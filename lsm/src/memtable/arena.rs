@@ -12,10 +12,10 @@ use std::cmp::Ordering;
 use crate::prefetch::prefetch_all;
 use crate::{Key, Prefix, Record, RecordFlags, varint};
 
-/// Size of the first chunk, in bytes; each next one is twice as large, up to [`CHUNK_BYTES_MAX`].
-const CHUNK_BYTES_MIN: usize = 16 * 1024;
-/// Largest chunk made for more than one entry, in bytes.
-const CHUNK_BYTES_MAX: usize = 1024 * 1024;
+/// Size of the first chunk, in bytes; each next one is twice as large, up to the largest.
+pub(crate) const CHUNK_BYTES_MIN: usize = 16 * 1024;
+/// Largest chunk made for more than one entry, in bytes, unless the owner wants smaller ones.
+pub(crate) const CHUNK_BYTES_MAX: usize = 1024 * 1024;
 /// Most bytes of an entry that are fetched ahead: what follows, the processor fetches by itself.
 const PREFETCH_BYTES: usize = 192;
 /// `expiry_ms` is stored.
@@ -43,15 +43,20 @@ impl<'a> Entry<'a> {
 }
 
 /// See the module.
-#[derive(Default)]
 pub(super) struct Arena {
     chunks: Vec<Vec<u8>>,
     /// The chunk that small entries are added to.
     current: usize,
+    chunk_bytes_max: usize,
     bytes: usize,
 }
 
 impl Arena {
+    /// Without entries. Chunks are no larger than this, but for entries that would not fit.
+    pub(super) fn new(chunk_bytes_max: usize) -> Arena {
+        Arena { chunks: Vec::new(), current: 0, chunk_bytes_max, bytes: 0 }
+    }
+
     /// Bytes reserved from the allocator.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
@@ -122,7 +127,7 @@ impl Arena {
             return self.current;
         }
         let doubled = CHUNK_BYTES_MIN << self.chunks.len().min(16);
-        let size = doubled.min(CHUNK_BYTES_MAX);
+        let size = doubled.min(self.chunk_bytes_max);
         let alone = len > size / 4;
         let chunk = Vec::with_capacity(if alone { len } else { size });
         self.bytes += chunk.capacity();

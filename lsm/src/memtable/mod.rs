@@ -15,7 +15,9 @@ mod tree;
 use std::rc::Rc;
 
 use arena::{Arena, EntryRef};
+pub(crate) use arena::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN};
 use sketch::Sketch;
+pub(crate) use tree::STEP_BYTES;
 use tree::{Spot, Tree};
 
 use crate::{Key, Record};
@@ -42,9 +44,14 @@ impl Default for Memtable {
 impl Memtable {
     /// An empty memtable.
     pub fn new() -> Memtable {
+        Memtable::with_chunks(CHUNK_BYTES_MAX)
+    }
+
+    /// An empty memtable that takes memory in chunks of so many bytes at most.
+    pub(crate) fn with_chunks(chunk_bytes_max: usize) -> Memtable {
         Memtable {
             tree: Tree::new(),
-            arena: Arena::default(),
+            arena: Arena::new(chunk_bytes_max),
             sketch: Sketch::default(),
             len: 0,
             newest_order: 0,

@@ -18,6 +18,8 @@ const FAN: usize = 48;
 const DEPTH_MAX: usize = 12;
 /// Nodes in one allocation.
 const SLAB: usize = 16;
+/// Most bytes that an insertion takes: the nodes of a slab of either kind.
+pub(crate) const STEP_BYTES: usize = SLAB * (size_of::<Leaf>() + size_of::<Inner>());
 /// No leaf follows.
 const NONE: u32 = u32::MAX;
 

@@ -133,6 +133,12 @@ impl Block {
         self.len() == 0
     }
 
+    /// Whether somebody else holds it, too.
+    #[inline]
+    pub(crate) fn is_shared(&self) -> bool {
+        Rc::strong_count(&self.bytes) > 1
+    }
+
     /// Bytes it keeps in memory.
     #[inline]
     pub fn bytes(&self) -> usize {

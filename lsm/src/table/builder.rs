@@ -16,7 +16,7 @@ use crate::{
 
 use super::block::MEMORY_OVERHEAD_BYTES;
 use super::block_builder::BlockBuilder;
-use super::filter::{Filter, KeyHash};
+use super::filter::{Filter, Hashes, KeyHash};
 use super::format::{
     Compression, FOOTER_BYTES, FileId, Footer, RECORD_BYTES_MAX, Section, TABLE_BYTES_MAX, TableMeta,
     TableName, TableOptions,
@@ -68,7 +68,7 @@ pub struct TableBuilder<D: Disk> {
     last_partition: Vec<u8>,
     last_sort: Vec<u8>,
     index: Index,
-    hashes: Vec<KeyHash>,
+    hashes: Hashes,
     /// When its records expire that do, in milliseconds since the Unix epoch.
     expiries: Vec<u64>,
     /// Bytes that its pointers name, by value file.
@@ -129,7 +129,7 @@ impl<D: Disk> TableBuilder<D> {
             last_partition: Vec::new(),
             last_sort: Vec::new(),
             index: Index::default(),
-            hashes: Vec::new(),
+            hashes: Hashes::default(),
             expiries: Vec::new(),
             shares: BTreeMap::new(),
             compressor: Compressor::default(),
@@ -160,11 +160,10 @@ impl<D: Disk> TableBuilder<D> {
 
     /// Bytes it has in memory, and will take to finish.
     pub(crate) fn memory_bytes(&self) -> usize {
-        let hash_bytes = self.hashes.capacity() * size_of::<KeyHash>();
         // To finish, both are encoded, and the filter is built first.
         let filter_bytes = self.hashes.len() * self.options.filter_bits_per_key as usize / 8;
         self.out.capacity()
-            + hash_bytes
+            + self.hashes.bytes()
             + self.expiries.capacity() * size_of::<u64>()
             + 3 * filter_bytes
             + 3 * self.index.bytes()

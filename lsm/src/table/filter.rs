@@ -50,6 +50,45 @@ impl Line {
     }
 }
 
+/// Hashes that gather until their number is known; in pieces, so that they never take twice their bytes.
+#[derive(Default)]
+pub(super) struct Hashes {
+    chunks: Vec<Vec<KeyHash>>,
+    len: usize,
+}
+
+#[cfg(test)]
+impl FromIterator<KeyHash> for Hashes {
+    fn from_iter<I: IntoIterator<Item = KeyHash>>(hashes: I) -> Hashes {
+        let mut all = Hashes::default();
+        hashes.into_iter().for_each(|hash| all.push(hash));
+        all
+    }
+}
+
+/// Hashes of a piece.
+const HASHES_CHUNK: usize = 4096;
+
+impl Hashes {
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Bytes in memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.chunks.len() * HASHES_CHUNK * size_of::<KeyHash>()
+    }
+
+    #[inline]
+    pub(super) fn push(&mut self, hash: KeyHash) {
+        if self.len.is_multiple_of(HASHES_CHUNK) {
+            self.chunks.push(Vec::with_capacity(HASHES_CHUNK));
+        }
+        self.chunks[self.len / HASHES_CHUNK].push(hash);
+        self.len += 1;
+    }
+}
+
 /// See the module.
 pub(super) struct Filter {
     lines: Vec<Line>,
@@ -57,10 +96,10 @@ pub(super) struct Filter {
 
 impl Filter {
     /// A filter of these keys.
-    pub(super) fn build(hashes: &[KeyHash], bits_per_key: u32) -> Filter {
-        let bits = hashes.len() as u64 * u64::from(bits_per_key);
+    pub(super) fn build(hashes: &Hashes, bits_per_key: u32) -> Filter {
+        let bits = hashes.len as u64 * u64::from(bits_per_key);
         let mut lines = vec![Line::default(); bits.div_ceil(LINE_BITS) as usize];
-        for &hash in hashes {
+        for &hash in hashes.chunks.iter().flatten() {
             if let Some(at) = place(hash, lines.len()) {
                 for (word, bit) in lines[at].0.iter_mut().zip(Line::bits(hash)) {
                     *word |= bit;
@@ -128,20 +167,20 @@ mod tests {
 
     #[test]
     fn holds_what_was_added_and_little_else() {
-        let hashes: Vec<_> = (0..20_000).map(hash).collect();
+        let hashes: Hashes = (0..20_000).map(hash).collect();
         let mut bytes = Vec::new();
         Filter::build(&hashes, 10).encode(&mut bytes);
         assert_eq!(bytes.len(), (20_000usize * 10).div_ceil(512) * 64);
         let filter = Filter::decode(&bytes).unwrap();
-        assert!(hashes.iter().all(|&hash| filter.may_contain(hash)));
+        assert!((0..20_000).all(|n| filter.may_contain(hash(n))));
         let wrong = (20_000..120_000).filter(|&n| filter.may_contain(hash(n))).count();
         assert!(wrong < 2_000, "{wrong} false positives in 100000");
     }
 
     #[test]
     fn no_filter_says_maybe_and_an_empty_one_never_panics() {
-        assert!(Filter::build(&[hash(1)], 0).may_contain(hash(2)));
-        assert!(Filter::build(&[], 10).may_contain(hash(2)));
+        assert!(Filter::build(&Hashes::from_iter([hash(1)]), 0).may_contain(hash(2)));
+        assert!(Filter::build(&Hashes::default(), 10).may_contain(hash(2)));
         assert!(Filter::decode(&[0; 63]).is_none());
         assert!(!Filter::decode(&[0; 64]).unwrap().may_contain(hash(2)));
     }
