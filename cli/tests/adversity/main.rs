@@ -11,6 +11,7 @@ mod full_disk;
 mod hostile;
 mod ledger;
 mod lifecycle;
+mod options;
 mod random;
 mod syncs;
 mod wire;
