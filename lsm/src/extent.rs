@@ -2,7 +2,7 @@
 //!
 //! Space 0 is the node's own and has no extents: nothing that is done to vnodes reaches it.
 
-use crate::{KeyRange, Prefix};
+use crate::{KeyRange, Prefix, TableMeta};
 
 /// The space of the ring.
 const RING: u8 = 1;
@@ -41,6 +41,17 @@ impl Extent {
         prefix.space == RING
             && prefix.vnode == self.vnode
             && self.table.is_none_or(|table| table == prefix.table)
+    }
+
+    /// Whether all keys of a table file are in it.
+    pub(crate) fn encloses(&self, table: &TableMeta) -> bool {
+        self.contains(table.smallest.prefix) && self.contains(table.largest.prefix)
+    }
+
+    /// Whether a table file may hold a key of it, going by its first and last.
+    pub(crate) fn meets(&self, table: &TableMeta) -> bool {
+        let range = self.range();
+        table.smallest.as_key() < range.high() && table.largest.as_key() >= range.low()
     }
 
     /// Whether every key of `other` is in it.

@@ -16,6 +16,8 @@ pub enum Bug {
     ScanSkipsBlockEdge,
     /// Leaves the block cache as large as it was while the other parts grow.
     CacheKeepsItsShare,
+    /// Replays records of the log that were dropped.
+    DropForgetsLog,
     /// Unlinks a value file although tables still name it.
     LiveValuesUnlinked,
     /// Reads answer from what is left where a newer version may have been lost.

@@ -3,18 +3,26 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use crate::{Class, Disk, Key, ReadError, Record, Source, Table, TableCursor};
+use crate::{Class, Disk, Extent, Key, ReadError, Record, Source, Table, TableCursor};
 
 /// Walks disjoint tables one behind the other, past the cache. Only the one that is walked holds buffers.
 pub(crate) struct Chain<D: Disk> {
-    ahead: VecDeque<Rc<Table<D>>>,
+    ahead: VecDeque<(Rc<Table<D>>, Vec<Extent>)>,
     cursor: Option<TableCursor<D>>,
+    /// Parts of the table at hand that are passed over.
+    dead: Vec<Extent>,
 }
 
 impl<D: Disk> Chain<D> {
-    /// Over tables given by key.
-    pub(crate) fn new(tables: impl Iterator<Item = Rc<Table<D>>>) -> Chain<D> {
-        Chain { ahead: tables.collect(), cursor: None }
+    /// Over tables given by key, each with the parts of it that are passed over.
+    pub(crate) fn new(tables: impl Iterator<Item = (Rc<Table<D>>, Vec<Extent>)>) -> Chain<D> {
+        Chain { ahead: tables.collect(), cursor: None, dead: Vec::new() }
+    }
+
+    /// The dead part that the cursor stands in.
+    fn dead_here(&self) -> Option<Extent> {
+        let (key, _) = self.cursor.as_ref()?.current()?;
+        self.dead.iter().find(|extent| extent.contains(key.prefix)).copied()
     }
 }
 
@@ -26,21 +34,28 @@ impl<D: Disk> Source for Chain<D> {
 
     #[inline]
     fn advance(&mut self) -> bool {
-        self.cursor.as_mut().is_some_and(|cursor| cursor.advance())
+        let stands = self.cursor.as_mut().is_some_and(|cursor| cursor.advance());
+        stands && (self.dead.is_empty() || self.dead_here().is_none())
     }
 
     async fn fill(&mut self) -> Result<(), ReadError> {
         loop {
             if let Some(cursor) = &mut self.cursor {
                 cursor.fill().await?;
-                if cursor.current().is_some() {
+                if let Some(dead) = self.dead_here() {
+                    let cursor = self.cursor.as_mut().expect("it stands on a key");
+                    cursor.seek(&dead.range().high());
+                    continue;
+                }
+                if self.cursor.as_ref().is_some_and(|cursor| cursor.current().is_some()) {
                     return Ok(());
                 }
             }
-            let Some(table) = self.ahead.pop_front() else {
+            let Some((table, dead)) = self.ahead.pop_front() else {
                 self.cursor = None;
                 return Ok(());
             };
+            self.dead = dead;
             self.cursor = Some(TableCursor::streaming(table, Class::Background, None));
         }
     }

@@ -26,9 +26,7 @@ pub(crate) use chain::Chain;
 pub(crate) use floor::{Floors, Verdict, buried};
 pub(crate) use garbage::due_ms as garbage_due_ms;
 pub(crate) use pick::{Limits, StoreShape, debt_bytes, level_score, pick};
-pub(crate) use plan::Plan;
-#[cfg(test)]
-pub(crate) use plan::Run;
+pub(crate) use plan::{Plan, Run};
 
 /// How a store's tables are merged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -38,17 +38,46 @@ impl<D: Disk, P: Pace> Drop for Mark<'_, D, P> {
 }
 
 impl<D: Disk, P: Pace> Core<D, P> {
-    /// Runs a plan. Nothing has changed after an error, or if it was abandoned.
-    pub(super) async fn compact(&self, plan: Plan) -> Result<(), DiskError> {
+    /// Runs a plan, or a trim. Nothing has changed after an error, or if it was abandoned.
+    pub(super) async fn compact(&self, plan: Plan, is_trim: bool) -> Result<(), DiskError> {
         self.compacting.set(Some(Compacting { store: plan.store, abandoned: false }));
         let _mark = Mark(self);
+        if is_trim {
+            return self.trim(plan).await;
+        }
         if plan.is_move {
             return self.move_down(&plan).await;
         }
         let inputs: Vec<TableName> = plan.inputs().collect();
-        let (mut merge, max_seq) = self.merge_of(&plan);
+        let (merge, max_seq) = self.merge_of(&plan);
         let mut output = Output::new(self, plan.store, Class::Background, max_seq);
         output.mind(self.below(&plan), OVERLAP_TABLES_MAX * self.options.table_bytes);
+        if !self.merge_into(&mut output, merge, &inputs).await? {
+            return Ok(());
+        }
+        let written = output.bytes;
+        let numbers = output.numbers();
+        output.commit(plan.output_level as u8, &inputs, std::iter::empty(), |_| {}).await?;
+        if plan.is_for_garbage {
+            cover::mark("table of garbage rewritten");
+            self.rewritten.borrow_mut().extend(numbers);
+            self.survey();
+        }
+        self.counters.compaction_bytes.add(written);
+        self.counters.compaction_read_bytes.add(plan.bytes);
+        self.count_of_store(plan.store, |counts| counts.compaction_bytes += written);
+        self.counters.compactions.add(1);
+        cover::mark("tables compacted");
+        Ok(())
+    }
+
+    /// Writes what is left of a merge; false if it was abandoned.
+    pub(super) async fn merge_into(
+        &self,
+        output: &mut Output<'_, D, P>,
+        mut merge: Merge<Chain<D>, LastWriteWins>,
+        inputs: &[TableName],
+    ) -> Result<bool, DiskError> {
         let mut tries = BUFFER_TRIES_MAX;
         loop {
             match merge.next().await {
@@ -62,7 +91,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
                 Err(error) => return Err(self.unreadable(error)),
             }
             let (key, record) = merge.current().expect("it stands on a key");
-            match self.settle(&key, record, &inputs) {
+            match self.settle(&key, record, inputs) {
                 Some(record) => {
                     let stored = self.collect(&key, &record).await?;
                     output.ready(stored.is_some() || output.is_large(&record)).await?;
@@ -82,32 +111,20 @@ impl<D: Disk, P: Pace> Core<D, P> {
                 self.do_urgent().await;
                 if self.is_abandoned() {
                     cover::mark("compaction abandoned");
-                    return Ok(());
+                    return Ok(false);
                 }
             }
         }
         output.end().await?;
-        let written = output.bytes;
-        let numbers = output.numbers();
-        output.commit(plan.output_level as u8, &inputs, std::iter::empty(), |_| {}).await?;
-        if plan.is_for_garbage {
-            cover::mark("table of garbage rewritten");
-            self.rewritten.borrow_mut().extend(numbers);
-            self.survey();
-        }
-        self.counters.compaction_bytes.add(written);
-        self.counters.compaction_read_bytes.add(plan.bytes);
-        self.count_of_store(plan.store, |counts| counts.compaction_bytes += written);
-        self.counters.compactions.add(1);
-        cover::mark("tables compacted");
-        Ok(())
+        Ok(true)
     }
 
     /// The merge of a plan's runs, and the highest sequence number in them.
-    fn merge_of(&self, plan: &Plan) -> (Merge<Chain<D>, LastWriteWins>, u64) {
+    pub(super) fn merge_of(&self, plan: &Plan) -> (Merge<Chain<D>, LastWriteWins>, u64) {
         let tables = self.tables.borrow();
         let table = |name: &TableName| tables.get(&name.number).expect("named tables are open").clone();
-        let sources = plan.runs.iter().map(|run| Chain::new(run.tables.iter().map(table)));
+        let cut = |name: &TableName| (table(name), self.dead_parts(*name));
+        let sources = plan.runs.iter().map(|run| Chain::new(run.tables.iter().map(cut)));
         let max_seq = plan.inputs().map(|name| table(&name).meta().max_seq).max().unwrap_or(0);
         (Merge::new(sources.collect(), LastWriteWins), max_seq)
     }

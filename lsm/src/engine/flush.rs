@@ -33,11 +33,20 @@ impl<D: Disk, P: Pace> Core<D, P> {
         let store = self.stores.borrow().stores[index].number;
         let mut cursor = MemCursor::new(frozen.memtable.clone(), None);
         let mut output = Output::new(self, store, Class::Flush, frozen.through);
-        while let Some((_, record)) = cursor.current() {
+        while let Some((key, record)) = cursor.current() {
+            if self.is_dropped_from(store, key.prefix, frozen.through) {
+                output.skip(&key, &record, 1);
+                cursor.advance();
+                if output.wants_pause() {
+                    output.pause().await?;
+                }
+                continue;
+            }
             let is_large = output.is_large(&record);
             output.ready(is_large).await?;
             while let Some((key, record)) = cursor.current()
                 && output.takes(&record)
+                && !self.is_dropped_from(store, key.prefix, frozen.through)
                 && !output.wants_pause()
             {
                 output.add(key, record);

@@ -112,10 +112,18 @@ impl<D: Disk, P: Pace> Core<D, P> {
         match job.0 {
             Kind::Compact => {
                 let Some(_running) = self.running.start(Kind::Compact) else { return Ok(()) };
-                match self.pick() {
-                    Some(plan) if !self.closing.get() => self.compact(plan).await,
-                    Some(_) | None => Ok(()),
+                let _turn = self.compact_turn.take().await;
+                if self.closing.get() {
+                    return Ok(());
                 }
+                // Neither waits for the other for ever.
+                let trims_first = !self.trimmed_last.get();
+                let trim = || self.trim_plan().map(|plan| (plan, true));
+                let merge = || self.pick().map(|plan| (plan, false));
+                let next = if trims_first { trim().or_else(merge) } else { merge().or_else(trim) };
+                let Some((plan, is_trim)) = next else { return Ok(()) };
+                self.trimmed_last.set(is_trim);
+                self.compact(plan, is_trim).await
             }
             Kind::Scrub => {
                 let Some(_running) = self.running.start(Kind::Scrub) else { return Ok(()) };
@@ -253,7 +261,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
         self.survey_due.set(false);
         self.rewritten.borrow_mut().retain(|number| self.tables.borrow().contains_key(number));
         *self.wasteful.borrow_mut() = self.wasteful_values();
-        self.compaction_due.set(self.pick().is_some());
+        self.compaction_due.set(self.pick().is_some() || self.trim_plan().is_some());
         let (catalog, damaged) = (self.manifest.catalog(), self.suspects.borrow());
         let wasteful = self.wasteful.borrow();
         let shapes = self.shapes(&catalog, (&damaged, &wasteful));

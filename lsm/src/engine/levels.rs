@@ -2,10 +2,10 @@
 
 use std::rc::Rc;
 
-use crate::manifest::{Area, LEVELS, StoreEntry};
+use crate::manifest::{Area, Drops, LEVELS, StoreEntry, hides};
 use crate::planted::{self, Bug};
 use crate::table::{Table, TableMeta};
-use crate::{Direction, Disk, Key, KeyRange};
+use crate::{Direction, Disk, Key, KeyRange, Prefix};
 
 /// See the module.
 pub(super) struct Levels<D: Disk> {
@@ -15,6 +15,8 @@ pub(super) struct Levels<D: Disk> {
     runs: Vec<Run<D>>,
     /// What was lost with tables that are gone.
     holes: Vec<Rc<Area>>,
+    /// What was dropped and is still there.
+    drops: Drops,
 }
 
 /// A level whose tables are disjoint, by key.
@@ -37,14 +39,48 @@ impl<D: Disk> Levels<D> {
             })
             .filter(|run| !run.tables.is_empty())
             .collect();
-        Levels { l0, runs, holes: entry.holes().cloned().collect() }
+        Levels { l0, runs, holes: entry.holes().cloned().collect(), drops: entry.drops.clone() }
     }
 
     /// Tables whose key range may hold the key, in the order in which they are asked.
     #[inline]
     pub(super) fn candidates<'a>(&'a self, key: &'a Key<'_>) -> impl Iterator<Item = &'a Rc<Table<D>>> {
         let prefix = key.prefix.to_u128();
-        self.l0.iter().chain(self.runs.iter().filter_map(move |run| run.find(prefix, key)))
+        let tables = self.l0.iter().chain(self.runs.iter().filter_map(move |run| run.find(prefix, key)));
+        tables.filter(|table| self.shows(table, key.prefix))
+    }
+
+    /// Whether records with this prefix in a table count: they were not dropped.
+    #[inline]
+    pub(super) fn shows(&self, table: &Table<D>, prefix: Prefix) -> bool {
+        self.drops.is_empty() || {
+            let number = table.number();
+            !hides(&self.drops, prefix, |dropped| dropped.tables.binary_search(&number).is_ok())
+        }
+    }
+
+    /// Whether records with this prefix in a memtable that was frozen at `through` count.
+    #[inline]
+    pub(super) fn shows_frozen(&self, through: u64, prefix: Prefix) -> bool {
+        self.drops.is_empty() || !hides(&self.drops, prefix, |dropped| through <= dropped.seq)
+    }
+
+    /// The part of `range`, at the end from which `direction` goes, that was dropped as a whole or not at all.
+    pub(super) fn piece(&self, range: &KeyRange, direction: Direction) -> KeyRange {
+        let mut piece = range.clone();
+        for extent in self.drops.keys() {
+            let dropped = extent.range();
+            for bound in [dropped.low().to_buf(), dropped.high().to_buf()] {
+                let bound = bound.as_key();
+                if piece.low() < bound && bound < piece.high() {
+                    piece = match direction {
+                        Direction::Forward => piece.before(&bound),
+                        Direction::Reverse => piece.from(&bound),
+                    };
+                }
+            }
+        }
+        piece
     }
 
     /// All tables.

@@ -36,6 +36,7 @@ mod scrub;
 mod stats;
 mod store;
 mod values;
+mod vnode_drop;
 mod vnode_size;
 mod write;
 
@@ -107,6 +108,10 @@ struct Core<D: Disk, P: Pace> {
     running: Running,
     /// Held by whoever flushes: the oldest memtable of a store goes first, and alone.
     flush_turn: Turn,
+    /// Held by whoever merges, or must not have anybody merge.
+    compact_turn: Turn,
+    /// The last merge was of a table that something was dropped of.
+    trimmed_last: Cell<bool>,
     /// Urgent work failed inside a long job: it is left to the host, which pauses first.
     setback: Cell<bool>,
     compaction_due: Cell<bool>,
@@ -158,7 +163,15 @@ impl<D: Disk, P: Pace> Engine<D, P> {
             assert!(self.0.options.stores.contains(&store), "store {store} is not this core's");
             match self.vnode_store(vnode) {
                 Some(present) => assert_eq!(present, store, "vnode {vnode} lives in another store"),
-                None => edits.push(Edit::Assign { vnode, store, epoch: 0 }),
+                None => {
+                    // After a full disk numbers are given out again: those that a drop of this vnode holds for pass first.
+                    let prefix = Extent::vnode(vnode).range().low().prefix;
+                    if self.0.manifest.catalog().is_dropped(prefix, self.0.log.next_seq().0) {
+                        let kind = crate::DiskErrorKind::NoSpace;
+                        return Err(DiskError { kind, operation: "assign a vnode", name: None });
+                    }
+                    edits.push(Edit::Assign { vnode, store, epoch: 0 });
+                }
             }
         }
         if edits.is_empty() {
@@ -231,6 +244,14 @@ impl<D: Disk, P: Pace> Engine<D, P> {
         visit: impl FnMut(Key<'_>, Record<'_>) -> ControlFlow<()>,
     ) -> Result<Option<KeyRange>, ReadError> {
         self.0.scan(range, direction, limits, visit).await
+    }
+
+    /// Drops a vnode of the ring, or a table in it: everything applied up to now, durably when it returns; readers see nothing of it from
+    /// then on, and its space comes back with jobs. A vnode lives nowhere after that, until it is assigned again, and takes no writes
+    /// meanwhile ([`Refusal::UnknownVnode`]); records of it that are staged and not committed go with it. A table in a vnode takes
+    /// writes all the time: those that are applied later stay. What lives nowhere is dropped already. After an error nothing has changed.
+    pub async fn drop_extent(&self, extent: Extent) -> Result<(), DiskError> {
+        self.0.drop_extent(extent).await
     }
 
     /// About how many keys and bytes a vnode, or a table in it, has. Reads no disk; a walk of a few thousand records at most.

@@ -38,6 +38,7 @@ use super::{Core, Engine, Options};
 use crate::compaction::Floors;
 use crate::log::{Log, LogOptions, LogRecovery};
 use crate::manifest::{self, Catalog, Edit, LoadError, Manifest, Turn};
+use crate::planted::{self, Bug};
 use crate::table::TABLE_FORMAT_FIELD;
 use crate::values::VALUES_FORMAT_FIELD;
 use crate::{
@@ -157,6 +158,8 @@ pub(super) async fn open<D: Disk, P: Pace>(
         next_number: Cell::new(next_number),
         running: Running::default(),
         flush_turn: Turn::default(),
+        compact_turn: Turn::default(),
+        trimmed_last: Cell::new(false),
         setback: Cell::new(false),
         compaction_due: Cell::new(false),
         survey_due: Cell::new(false),
@@ -307,16 +310,28 @@ async fn replay<D: Disk>(
 ) -> Result<(Log<D>, LogRecovery), OpenError> {
     let flushed = catalog.stores.values().map(|store| store.flushed_through).max().unwrap_or(0);
     let life = (options.entropy >> 64) as u64 ^ options.entropy as u64;
-    // Numbers up to `flushed` are left out by replays: should the log have lost its end, they must not be given out again.
-    let log_options =
-        LogOptions { life, seq_min: Seq(flushed + 1), token_seed: options.table.token_seed, ..options.log };
+    let spent = flushed.max(catalog.dropped_through());
+    // Numbers up to `spent` are left out by replays: should the log have lost its end, they must not be given out again.
+    let log_options = LogOptions {
+        life,
+        seq_min: Seq(spent.max(catalog.log_floor.saturating_sub(1)) + 1),
+        token_seed: options.table.token_seed,
+        ..options.log
+    };
     let mut unplaced = None;
-    let mut apply = |seq: Seq, key: Key<'_>, record: Record<'_>, _epoch: u64| match stores.index_of(&key) {
-        Some(index) if seq.0 > stores.stores[index].flushed_through => {
-            stores.apply(index, seq.0, key, record);
+    let mut apply = |seq: Seq, key: Key<'_>, record: Record<'_>, _epoch: u64| {
+        // Below the floor every record is in tables, or was dropped when it had been.
+        let is_dead = catalog.is_dropped(key.prefix, seq.0) && !planted::active(Bug::DropForgetsLog);
+        if is_dead || seq.0 < catalog.log_floor {
+            return;
         }
-        Some(_) => {}
-        None => unplaced = unplaced.or(Some(key.prefix.vnode)),
+        match stores.index_of(&key) {
+            Some(index) if seq.0 > stores.stores[index].flushed_through => {
+                stores.apply(index, seq.0, key, record);
+            }
+            Some(_) => {}
+            None => unplaced = unplaced.or(Some(key.prefix.vnode)),
+        }
     };
     let (log, recovery) = Log::recover(disk.clone(), options.core, log_options, &mut apply).await?;
     if let Some(vnode) = unplaced {

@@ -335,6 +335,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
     ) -> Result<(), DiskError> {
         let dead = self.dead_values(store, &edits);
         edits.extend(dead.iter().map(|&number| Edit::RemoveValues { store, number }));
+        edits.extend(self.manifest.catalog().spent_drops());
         edits.push(Edit::NextNumber { number: self.next_number.get() });
         let named = |(meta, file): &(ValuesMeta, Rc<ValueFile<D>>)| (meta.number, Rc::clone(file));
         self.values.borrow_mut().extend(added_values.iter().map(named));

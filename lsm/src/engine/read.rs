@@ -59,7 +59,7 @@ fn search_memtables<'a, D: Disk>(store: &'a Store<D>, key: &Key<'_>) -> (Option<
     if best.as_ref().is_some_and(dominates) {
         return (best, true);
     }
-    for frozen in &store.frozen {
+    for frozen in store.frozen.iter().filter(|frozen| store.levels.shows_frozen(frozen.through, key.prefix)) {
         let Some(record) = frozen.memtable.get(key) else { continue };
         let last = dominates(&record);
         if best.is_none_or(|best| record.beats(&best)) {

@@ -59,7 +59,8 @@ impl<D: Disk, P: Pace> Core<D, P> {
                 (Some(area), Direction::Reverse) => left.from(&area.high.as_key()),
                 (None, _) => left.clone(),
             };
-            let sources = sources(self, index, &readable, direction, &is_stale);
+            let piece = self.stores.borrow().stores[index].levels.piece(&readable, direction);
+            let sources = sources(self, index, &piece, direction, &is_stale);
             let mut merge = Merge::toward(direction, sources, LastWriteWins);
             loop {
                 let more = merge.next().await.inspect_err(|error| self.suspect(error))?;
@@ -71,7 +72,14 @@ impl<D: Disk, P: Pace> Core<D, P> {
                     break;
                 }
                 let current = if more { merge.current() } else { None };
-                let Some((key, record)) = current.filter(|(key, _)| readable.contains(key)) else {
+                let Some((key, record)) = current.filter(|(key, _)| piece.contains(key)) else {
+                    if piece != readable {
+                        left = match direction {
+                            Direction::Forward => left.from(&piece.high()),
+                            Direction::Reverse => left.before(&piece.low()),
+                        };
+                        break;
+                    }
                     let lost = lost.map(|area| ReadError::Quarantined(area.table.file()));
                     return lost.map_or(Ok(None), Err);
                 };

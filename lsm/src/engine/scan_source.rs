@@ -35,10 +35,13 @@ pub(super) fn sources<'a, D: Disk, P: Pace>(
     let store: &Store<D> = &stores.stores[index];
     let memory = |memory| ScanSource::Memory(MemWalk::new(core, memory, range, direction, is_stale));
     let active = memory(Memory::Active { index, freezes: store.freezes });
-    let frozen = store.frozen.iter().map(|frozen: &Frozen| memory(Memory::Frozen(frozen.memtable.clone())));
+    // Of what was dropped, the range has all or nothing.
+    let prefix = range.low().prefix;
+    let frozen = store.frozen.iter().filter(|frozen| store.levels.shows_frozen(frozen.through, prefix));
+    let frozen = frozen.map(|frozen: &Frozen| memory(Memory::Frozen(frozen.memtable.clone())));
     let runs = store.levels.runs_in(range).map(|tables| {
         ScanSource::Run(RunWalk {
-            ahead: tables.iter().cloned().collect(),
+            ahead: tables.iter().filter(|table| store.levels.shows(table, prefix)).cloned().collect(),
             cache: core.cache.clone(),
             range: range.clone(),
             direction,

@@ -29,6 +29,8 @@ pub(super) struct Stores<D: Disk> {
     pub(super) stores: Vec<Store<D>>,
     /// The highest sequence number applied.
     pub(super) applied: u64,
+    /// Vnodes that are being dropped, or were, and the number up to which records of them that come back from the log are left out.
+    pub(super) barred: Vec<(u16, u64)>,
     /// Bytes of the active memtables.
     pub(super) active_bytes: usize,
     /// Bytes of the frozen memtables.
@@ -87,6 +89,7 @@ impl<D: Disk> Stores<D> {
             home,
             stores,
             applied: 0,
+            barred: Vec::new(),
             active_bytes,
             frozen_bytes: 0,
             walked: Vec::new(),
@@ -114,6 +117,38 @@ impl<D: Disk> Stores<D> {
             self.places.resize(vnode + 1, NOWHERE);
         }
         self.places[vnode] = index as u16;
+    }
+
+    /// A vnode lives here no more.
+    pub(super) fn unplace(&mut self, vnode: u16) {
+        if let Some(place) = self.places.get_mut(usize::from(vnode)) {
+            *place = NOWHERE;
+        }
+    }
+
+    /// Whether records of this key may not be staged.
+    #[inline]
+    pub(super) fn is_closed(&self, key: &Key<'_>) -> bool {
+        !self.barred.is_empty()
+            && key.prefix.space > 0
+            && self.barred.iter().any(|(vnode, seq)| *vnode == key.prefix.vnode && *seq == u64::MAX)
+    }
+
+    /// Whether a record that comes back from the log was dropped on its way.
+    #[inline]
+    pub(super) fn is_barred(&self, seq: u64, key: &Key<'_>) -> bool {
+        !self.barred.is_empty()
+            && key.prefix.space > 0
+            && self
+                .barred
+                .iter()
+                .any(|(vnode, through)| *vnode == key.prefix.vnode && *through < u64::MAX && seq <= *through)
+    }
+
+    /// Everything up to `seq` has come back from the log.
+    pub(super) fn came_back(&mut self, seq: u64) {
+        self.applied = self.applied.max(seq);
+        self.barred.retain(|(_, through)| *through > seq);
     }
 
     pub(super) fn index_of_store(&self, number: u16) -> usize {

@@ -45,7 +45,7 @@ fn merge_all(engine: &TestEngine) {
         let runs = l0.chain([last]).collect();
         Plan { store: 1, runs, output_level: LEVELS - 1, is_move: false, is_for_garbage: false, bytes: 0 }
     };
-    block_on(engine.0.compact(plan)).expect("no faults");
+    block_on(engine.0.compact(plan, false)).expect("no faults");
 }
 
 fn orders(engine: &TestEngine, partitions: &[&[u8]]) -> Vec<Option<u64>> {

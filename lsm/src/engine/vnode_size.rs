@@ -7,7 +7,8 @@ use crate::{Disk, Extent, Pace};
 ///
 /// A key counts once for each source that holds a version of it, tombstones and expired records included: beside what is live it
 /// shows what merges will drop. What a table holds is right to within two blocks of it, as far as its keys are spread evenly over
-/// its bytes (which tables with records of very different lengths in one vnode are not); of a memtable 1,024 keys of each table are counted, and the density of more than these is taken from them.
+/// its bytes (which tables with records of very different lengths in one vnode are not); what was dropped is not counted, unless it
+/// is a table and the estimate is of its vnode; of a memtable 1,024 keys of each table are counted, and the density of more than these is taken from them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Estimate {
     /// Keys with their versions.
@@ -26,13 +27,16 @@ impl<D: Disk, P: Pace> Core<D, P> {
         let mut estimate = Estimate::default();
         let Some(index) = stores.index_of(&range.low()) else { return estimate };
         let store = &stores.stores[index];
-        let frozen = store.frozen.iter().map(|frozen| &*frozen.memtable);
+        let prefix = range.low().prefix;
+        let frozen = store.frozen.iter().filter(|frozen| store.levels.shows_frozen(frozen.through, prefix));
+        let frozen = frozen.map(|frozen| &*frozen.memtable);
         for memtable in std::iter::once(&store.active).chain(frozen) {
             let share = memtable.share(&range);
             estimate.keys += share.keys;
             estimate.bytes += share.bytes;
         }
-        for table in store.levels.runs_in(&range).flatten() {
+        for table in store.levels.runs_in(&range).flatten().filter(|table| store.levels.shows(table, prefix))
+        {
             let share = table.share(&range);
             estimate.keys += share.entries;
             estimate.bytes += share.bytes + share.value_bytes;

@@ -15,6 +15,9 @@ impl<D: Disk, P: Pace> Core<D, P> {
         }
         let price_ps = {
             let stores = self.stores.borrow();
+            if stores.is_closed(&key) {
+                return Err(Refusal::UnknownVnode);
+            }
             let store = &stores.stores[stores.index_of(&key).ok_or(Refusal::UnknownVnode)?];
             if store.is_overloaded || self.is_group_dear() {
                 return Err(Refusal::Overloaded);
@@ -41,8 +44,10 @@ impl<D: Disk, P: Pace> Core<D, P> {
                     let mut together = [None; APPLIED_TOGETHER];
                     let read = together.iter_mut().zip(entries.by_ref()); // The slots end first: no entry is taken that has none.
                     let count = read.map(|(slot, (seq, key, record, _epoch))| {
-                        let index = stores.index_of(&key).expect("looked up when it was staged");
-                        *slot = Some((index, seq, key, record));
+                        if !stores.is_barred(seq.0, &key) {
+                            let index = stores.index_of(&key).expect("looked up when it was staged");
+                            *slot = Some((index, seq, key, record));
+                        }
                     });
                     if count.count() == 0 {
                         break;
@@ -54,6 +59,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
                         stores.apply(index, seq.0, key, record);
                     }
                 }
+                stores.came_back(group.last_seq().0);
                 self.pending.applied(stores.applied);
                 self.counters.records.add(group.len() as u64);
                 self.counters.log_written_bytes.add(group.bytes() as u64);

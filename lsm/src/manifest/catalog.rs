@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use super::area::{Area, Areas};
+use super::dropped::{Dropped, Drops};
 use super::format::Edit;
 use crate::layout::LayoutMark;
 use crate::{TableMeta, ValueShare, ValuesMeta};
@@ -44,6 +45,8 @@ pub(crate) struct StoreEntry {
     pub(crate) values: BTreeMap<u64, ValuesMeta>,
     /// Parts of tables that cannot be read.
     pub(crate) areas: Areas,
+    /// Extents that were dropped and of which something is left.
+    pub(crate) drops: Drops,
     /// Numbers of value files that are damaged.
     pub(crate) damaged_values: BTreeSet<u64>,
 }
@@ -54,6 +57,12 @@ impl StoreEntry {
         for area in self.areas.iter_mut().filter(|area| area.table.number == number) {
             Rc::make_mut(area).detached = detached;
         }
+    }
+
+    /// Whether a table with one of these numbers is there.
+    pub(crate) fn names_any(&self, numbers: &[u64]) -> bool {
+        let mut tables = self.levels.iter().flatten();
+        !numbers.is_empty() && tables.any(|table| numbers.binary_search(&table.name.number).is_ok())
     }
 
     /// Areas whose tables are gone.
@@ -175,6 +184,21 @@ impl Catalog {
                 }
                 entry.damaged_values.remove(number);
             }
+            Edit::Drop { store, extent, seq, tables } => {
+                let drops = &mut self.store(*store)?.drops;
+                // What was dropped of it before is named again, as far as it is there.
+                drops.retain(|other, _| !extent.includes(other));
+                drops.insert(*extent, Dropped { seq: *seq, tables: tables.clone() });
+            }
+            Edit::ForgetDrop { store, extent, seq } => {
+                let drops = &mut self.store(*store)?.drops;
+                if drops.get(extent).is_some_and(|dropped| dropped.seq == *seq) {
+                    drops.remove(extent);
+                }
+            }
+            Edit::Unassign { vnode } => {
+                Rc::make_mut(&mut self.vnodes).remove(vnode);
+            }
             Edit::Quarantine(area) => {
                 let entry = self.store(area.table.store)?;
                 let is_present =
@@ -232,6 +256,12 @@ impl Catalog {
                 let level = level as u8;
                 edits.extend(tables.iter().map(|table| Edit::Add { level, table: Rc::clone(table) }));
             }
+            edits.extend(entry.drops.iter().map(|(&extent, Dropped { seq, tables })| Edit::Drop {
+                store,
+                extent,
+                seq: *seq,
+                tables: tables.clone(),
+            }));
             edits.extend(entry.areas.iter().map(|area| Edit::Quarantine(Rc::clone(area))));
             edits.extend(entry.damaged_values.iter().map(|&number| Edit::DamagedValues { store, number }));
         }

@@ -23,11 +23,16 @@
 //!           | 10 store:u16                               ; space 0 lives in this store
 //!           | 11 store:u16 number:u64 bytes:u64 record_bytes:u64 file_id:u128     ; a value file was added
 //!           | 12 store:u16 number:u64                    ; a value file was removed, which no table names any more
+//!           | 15 store:u16 extent seq:u64 count:u32 number:u64{count}   ; a vnode or a table in it was dropped: what these
+//!                                                        ; tables hold of it, and the log up to here
+//!           | 16 store:u16 extent seq:u64                ; nothing is left of that
+//!           | 17 vnode:u16                               ; a vnode lives here no more
 //!           | 20 generation:u64 cores:u16 index:u16         ; this core is one of so many in a layout of the node
 //!           | 25 store:u16 number:u64 area               ; blocks of a table are quarantined; says nothing if the table is
 //!                                                        ; gone and the area is not a detached one
 //!           | 26 store:u16 number:u64                    ; nothing of a table is quarantined any more
 //!           | 27 store:u16 number:u64                    ; a value file is damaged: nothing is collected from it
+//! extent    = vnode:u16 has_table:u8 table:u32           ; has_table is 0 or 1
 //! table     = length:u32 properties                      ; as in the table's own file
 //! area      = block:u32 blocks:u32 detached:u8 order_max:u64 low:key high:key
 //! key       = prefix:u128 partition_len:u32 sort_len:u32 partition sort
@@ -41,12 +46,12 @@ use std::rc::Rc;
 use super::area::Area;
 use crate::layout::LayoutMark;
 use crate::table::{encode_key, take_key};
-use crate::{BLOCK_BYTES, Damage, FileId, FileName, KeyBuf, TableMeta, TableName, ValuesMeta};
+use crate::{BLOCK_BYTES, Damage, Extent, FileId, FileName, KeyBuf, TableMeta, TableName, ValuesMeta};
 
 /// The first bytes of each group.
 pub(crate) const MAGIC: u32 = 0x464d_6546;
 /// The version of everything above.
-pub(crate) const VERSION: u16 = 4;
+pub(crate) const VERSION: u16 = 5;
 /// Bytes of a group's header.
 pub(crate) const HEADER_BYTES: usize = 40;
 /// Most bytes of a group: a snapshot of a hundred thousand tables with ordinary keys fits several times over.
@@ -69,6 +74,9 @@ pub(crate) enum Edit {
     Layout(LayoutMark),
     AddValues { values: ValuesMeta },
     RemoveValues { store: u16, number: u64 },
+    Drop { store: u16, extent: Extent, seq: u64, tables: Vec<u64> },
+    ForgetDrop { store: u16, extent: Extent, seq: u64 },
+    Unassign { vnode: u16 },
     Quarantine(Rc<Area>),
     Release { table: TableName },
     DamagedValues { store: u16, number: u64 },
@@ -264,6 +272,24 @@ fn encode_edit(edit: &Edit, out: &mut Vec<u8>) {
             out.extend_from_slice(&values.record_bytes.to_le_bytes());
             out.extend_from_slice(&values.file_id.0.to_le_bytes());
         }
+        Edit::Drop { store, extent, seq, tables } => {
+            out.push(15);
+            out.extend_from_slice(&store.to_le_bytes());
+            encode_extent(extent, out);
+            out.extend_from_slice(&seq.to_le_bytes());
+            out.extend_from_slice(&(tables.len() as u32).to_le_bytes());
+            tables.iter().for_each(|number| out.extend_from_slice(&number.to_le_bytes()));
+        }
+        Edit::ForgetDrop { store, extent, seq } => {
+            out.push(16);
+            out.extend_from_slice(&store.to_le_bytes());
+            encode_extent(extent, out);
+            out.extend_from_slice(&seq.to_le_bytes());
+        }
+        Edit::Unassign { vnode } => {
+            out.push(17);
+            out.extend_from_slice(&vnode.to_le_bytes());
+        }
         Edit::RemoveValues { store, number } => {
             out.push(12);
             out.extend_from_slice(&store.to_le_bytes());
@@ -290,6 +316,21 @@ fn encode_edit(edit: &Edit, out: &mut Vec<u8>) {
             out.extend_from_slice(&store.to_le_bytes());
             out.extend_from_slice(&number.to_le_bytes());
         }
+    }
+}
+
+fn encode_extent(extent: &Extent, out: &mut Vec<u8>) {
+    out.extend_from_slice(&extent.vnode.to_le_bytes());
+    out.push(u8::from(extent.table.is_some()));
+    out.extend_from_slice(&extent.table.unwrap_or(0).to_le_bytes());
+}
+
+fn decode_extent(from: &mut Reader<'_>) -> Result<Extent, Fault> {
+    let (vnode, has_table, table) = (from.u16()?, from.u8()?, from.u32()?);
+    match has_table {
+        0 if table == 0 => Ok(Extent::vnode(vnode)),
+        1 => Ok(Extent::table(vnode, table)),
+        _ => Err(damaged("extent", 1, has_table.into())),
     }
 }
 
@@ -323,6 +364,20 @@ fn decode_edit(from: &mut Reader<'_>) -> Result<Edit, Fault> {
         25 => Edit::Quarantine(Rc::new(decode_area(from)?)),
         26 => Edit::Release { table: TableName { store: from.u16()?, number: from.u64()? } },
         27 => Edit::DamagedValues { store: from.u16()?, number: from.u64()? },
+        15 => {
+            let (store, extent, seq) = (from.u16()?, decode_extent(from)?, from.u64()?);
+            let count = from.u32()? as usize;
+            if count > from.0.len() / 8 {
+                return Err(damaged("number of dropped tables", (from.0.len() / 8) as u64, count as u64));
+            }
+            let tables = (0..count).map(|_| from.u64()).collect::<Result<Vec<_>, _>>()?;
+            if !tables.is_sorted() {
+                return Err(damaged("order of dropped tables", 0, 0));
+            }
+            Edit::Drop { store, extent, seq, tables }
+        }
+        16 => Edit::ForgetDrop { store: from.u16()?, extent: decode_extent(from)?, seq: from.u64()? },
+        17 => Edit::Unassign { vnode: from.u16()? },
         tag => return Err(damaged("edit tag", 27, tag.into())),
     };
     Ok(edit)

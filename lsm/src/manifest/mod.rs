@@ -18,6 +18,7 @@
 
 mod area;
 mod catalog;
+mod dropped;
 mod format;
 mod turn;
 
@@ -26,6 +27,7 @@ use std::cell::{Ref, RefCell};
 pub(crate) use area::Area;
 use catalog::Contradiction;
 pub(crate) use catalog::{Catalog, LEVELS, StoreEntry};
+pub(crate) use dropped::{Drops, hides};
 pub(crate) use format::Edit;
 use format::{Fault, Identity};
 pub(crate) use turn::Turn;

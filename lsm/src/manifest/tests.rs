@@ -1,7 +1,7 @@
 use super::*;
 use crate::mem_disk::run::{block_on, try_run};
 use crate::mem_disk::{CrashMode, Fault as DiskFault, MemDisk};
-use crate::{FileId, KeyBuf, Prefix, TableMeta, TableName, ValuesMeta};
+use crate::{Extent, FileId, KeyBuf, Prefix, TableMeta, TableName, ValuesMeta};
 use std::rc::Rc;
 
 const CORE: u16 = 3;
@@ -68,6 +68,15 @@ fn changes() -> Vec<Vec<Edit>> {
             Edit::Quarantine(area(3, 1, false)),
         ],
         vec![Edit::Remove { table: TableName { store: 5, number: 3 } }],
+        vec![
+            Edit::Drop { store: 5, extent: Extent::table(8, 77), seq: 30, tables: vec![2, 3] },
+            Edit::Drop { store: 5, extent: Extent::vnode(9), seq: 31, tables: vec![] },
+        ],
+        vec![
+            Edit::Drop { store: 5, extent: Extent::vnode(8), seq: 32, tables: vec![3] },
+            Edit::ForgetDrop { store: 5, extent: Extent::vnode(9), seq: 31 },
+            Edit::Unassign { vnode: 8 },
+        ],
         vec![Edit::Closed { seq: 33 }],
     ]
 }
