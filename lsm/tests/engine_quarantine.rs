@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use ferrite_lsm::mem_disk::run::{block_on, try_run};
 use ferrite_lsm::mem_disk::{CrashMode, Fault, MemDisk, MemPace, ReadFault};
 use ferrite_lsm::{
-    Direction, Directory, FileName, KeyBuf, KeyRange, OpenError, Options, ReadError, ScanLimits, TableName,
+    Direction, Directory, DiskErrorKind, FileName, KeyBuf, KeyRange, OpenError, Options, ReadError,
+    ScanLimits, TableName,
 };
 use rig::{Model, Random, TestEngine, VNODES, Write, apart_options, apply, key, open, small_options, stage};
 
@@ -196,10 +197,13 @@ fn damaged_blocks_are_quarantined_for_good_and_hold_nothing_back() {
 fn a_table_that_cannot_be_opened_is_quarantined_whole() {
     let (disk, model) = filled(small_options);
     for table in tables(&disk) {
-        for from_end in [1u64, 4096 - 20, 4096 + 900] {
+        for (from_end, broken) in [(1u64, true), (1, false), (4096 - 20, false), (4096 + 900, false)] {
             let disk = copy(&disk);
             let bytes = disk.read_all(table).expect("it is there").len() as u64;
-            assert!(disk.corrupt(table, bytes - from_end, 0x10));
+            match broken {
+                true => disk.break_page(table, bytes - from_end),
+                false => assert!(disk.corrupt(table, bytes - from_end, 0x10)),
+            }
             let context = format!("{table:?}, {from_end} bytes from its end");
             let (engine, recovery) = open(&disk, small_options(2)).expect("the others are sound");
             if recovery.quarantined.is_empty() {
@@ -372,6 +376,81 @@ fn a_failed_read_at_any_step_of_a_quarantine_answers_nothing_wrong() {
         if passed {
             break;
         }
+    }
+}
+
+/// A sector that the device gives back no more is damage like any other: confirmed, marked, passed over.
+#[test]
+fn a_page_that_cannot_be_read_is_quarantined_alone() {
+    let (disk, model) = filled(small_options);
+    let mut marked = 0;
+    for table in tables(&disk) {
+        let disk = copy(&disk);
+        disk.break_page(table, 0);
+        let (engine, _) = open(&disk, eager(2)).expect("opening does not read it");
+        let lost = check_what_is_answered(&engine, &model, "broken");
+        let failures = run_all(&engine);
+        assert!(failures <= 1, "one merge meets it");
+        let quarantined = engine.quarantined();
+        assert!(
+            quarantined
+                .iter()
+                .all(|range| range.file == table && range.blocks.is_some_and(|(first, _)| first == 0))
+        );
+        marked += quarantined.len();
+        assert!(check_what_is_answered(&engine, &model, "marked").is_superset(&lost));
+        drop(engine);
+        // Nor does a device that has recovered bring back what merges have passed over.
+        disk.heal();
+        let (engine, recovery) = open(&disk, eager(3)).expect("a mark is no reason to refuse");
+        assert_eq!(recovery.quarantined, quarantined);
+        check_what_is_answered(&engine, &model, "healed");
+    }
+    assert!(marked > 1);
+}
+
+/// A device that gives nothing of a table says nothing about it: no mark is made for good, and when it recovers, so does all.
+#[test]
+fn a_table_of_which_nothing_can_be_read_is_left_alone_until_the_device_recovers() {
+    let (disk, model) = filled(small_options);
+    for table in tables(&disk) {
+        let disk = copy(&disk);
+        let (engine, _) = open(&disk, small_options(2)).expect("sound");
+        let bytes = disk.read_all(table).expect("it is there").len() as u64;
+        (0..bytes).step_by(4096).for_each(|page| disk.break_page(table, page));
+        if check_what_is_answered(&engine, &model, "dead").is_empty() {
+            continue;
+        }
+        let mut failures = 0;
+        while failures < 5 {
+            let job = engine.next_job().expect("it is tried again");
+            failures += u64::from(block_on(engine.run(job)).is_err());
+        }
+        assert_eq!((engine.quarantined(), engine.stats().damaged_tables), (vec![], 1));
+        disk.heal();
+        assert_eq!(run_all(&engine), 0);
+        assert_eq!(engine.stats().damaged_tables, 0);
+        assert_eq!(check_what_is_answered(&engine, &model, "recovered"), BTreeSet::new());
+    }
+}
+
+#[test]
+fn a_page_of_the_log_or_the_manifest_that_cannot_be_read_is_refused_by_name() {
+    let (disk, model) = filled(small_options);
+    let files: Vec<FileName> = disk.list(Directory::Core(0)).into_iter().map(|(name, _)| name).collect();
+    for file in files {
+        let disk = copy(&disk);
+        disk.break_page(file, 4096);
+        let refused = open(&disk, small_options(2)).err();
+        if let Some(OpenError::Read(ReadError::Disk(error))) = refused {
+            assert_eq!((error.kind, error.name), (DiskErrorKind::Io, Some(file)));
+        } else {
+            // Of a manifest of one page.
+            assert!(refused.is_none() && matches!(file, FileName::Manifest { .. }), "{file:?}: {refused:?}");
+        }
+        disk.heal();
+        let (engine, _) = open(&disk, small_options(3)).expect("nothing was changed");
+        assert_eq!(check_what_is_answered(&engine, &model, "healed"), BTreeSet::new());
     }
 }
 

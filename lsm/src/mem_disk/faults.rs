@@ -1,6 +1,8 @@
 //! Faults to come, and counts of what was done.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::FileName;
 
 /// What goes wrong with a write, a sync or an operation on names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +72,8 @@ pub(super) struct Plan {
     pub(super) off: bool,
     /// No file may grow.
     pub(super) full: bool,
+    /// Pages that the device cannot read: file and number of the page.
+    pub(super) bad_pages: BTreeSet<(FileName, u64)>,
 }
 
 impl Plan {

@@ -177,6 +177,16 @@ impl MemDisk {
         plan.read_faults.insert(plan.reads + n, fault);
     }
 
+    /// From now on the device fails each read of the page at `offset` of a file, until it is [`MemDisk::heal`]ed.
+    pub fn break_page(&self, name: FileName, offset: u64) {
+        self.state.borrow_mut().plan.bad_pages.insert((name, offset / BLOCK_BYTES as u64));
+    }
+
+    /// All pages can be read again.
+    pub fn heal(&self) {
+        self.state.borrow_mut().plan.bad_pages.clear();
+    }
+
     /// While full, no file can be made or grow.
     pub fn set_full(&self, full: bool) {
         self.state.borrow_mut().plan.full = full;

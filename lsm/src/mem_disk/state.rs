@@ -150,6 +150,11 @@ impl State {
                 return Outcome::Transfer(buf, Err(failed(DiskErrorKind::Io)));
             }
         }
+        let first = (file.name, at / BLOCK_BYTES as u64);
+        let behind = (file.name, (at + len as u64).div_ceil(BLOCK_BYTES as u64));
+        if self.plan.bad_pages.range(first..behind).next().is_some() {
+            return Outcome::Transfer(buf, Err(failed(DiskErrorKind::Io)));
+        }
         let bytes = file.inode.content.borrow().seen.read(at, &mut buf[..len]);
         if let (Some(AnyFault::Read(ReadFault::Flip { bit })), true) = (fault, bytes > 0) {
             let bit = bit % (bytes as u64 * 8);
