@@ -263,6 +263,38 @@ fn scrubbing_finds_what_nobody_reads() {
     assert!(of_tables > 1 && of_values > 1);
 }
 
+/// Found in time, damage around the blocks of a table costs nothing.
+#[test]
+fn a_table_that_could_not_be_opened_again_is_written_anew() {
+    let (disk, model) = filled(small_options);
+    let (mut rewritten, mut in_level_0) = (0, 0);
+    for table in tables(&disk) {
+        let disk = copy(&disk);
+        let (engine, _) = open(&disk, small_options(2)).expect("sound");
+        run_all(&engine);
+        if !tables(&disk).contains(&table) {
+            continue;
+        }
+        let bytes = disk.read_all(table).expect("it is there").len() as u64;
+        assert!(disk.corrupt(table, bytes - 4096 + 20, 0x10), "the footer");
+        while engine.stats().scrub_passes == 0 {
+            engine.allow_scrub(1 << 20);
+            run_all(&engine);
+        }
+        let frail = engine.stats().damaged_tables;
+        drop(engine);
+        let (engine, recovery) = open(&disk, small_options(3)).expect("the others are sound");
+        // What stands in level 0 waits for its merge.
+        assert_eq!(recovery.quarantined.len() as u64, frail);
+        if frail == 0 {
+            assert_eq!(check_what_is_answered(&engine, &model, "written anew"), BTreeSet::new());
+        }
+        rewritten += 1 - frail;
+        in_level_0 += frail;
+    }
+    assert!(rewritten > 0, "{in_level_0} were in level 0");
+}
+
 #[test]
 fn a_bit_that_flips_on_its_way_leaves_no_mark() {
     let (disk, model) = filled(small_options);

@@ -5,6 +5,7 @@
 //!
 //! - at least half of its records expire, and half of those have expired: they are buried, or go; or
 //! - at least half of its records are tombstones, and the floors are above all its versions; or
+//! - its file could not be opened again: it is written anew while its index is in memory; or
 //! - it points into a value file that is mostly garbage: the merge writes those values anew, so that the file can go.
 //!
 //! It is merged with what it overlaps in the next run, so that what it hides goes too, and at the bottom rewritten where it
@@ -23,7 +24,8 @@ use crate::TableMeta;
 pub(super) fn plan(shape: &StoreShape<'_>, floors: &Floors, rewritten: &BTreeSet<u64>) -> Option<Plan> {
     for (level, tables) in shape.levels.iter().enumerate().skip(1) {
         for table in tables.iter().filter(|table| !shape.is_damaged(table)) {
-            let is_old = is_expired(table, floors)
+            let is_old = shape.frail.contains(&table.name.number)
+                || is_expired(table, floors)
                 || is_deleted(table, floors, rewritten)
                 || table.values.iter().any(|share| shape.wasteful.contains(&share.file));
             if is_old && let Some(plan) = downward(shape, level, table) {

@@ -35,6 +35,8 @@ pub(crate) struct StoreShape<'a> {
     pub(crate) damaged: &'a BTreeSet<u64>,
     /// Numbers of value files that are mostly garbage.
     pub(crate) wasteful: &'a BTreeSet<u64>,
+    /// Numbers of tables that could not be opened again: to be written anew while they are open.
+    pub(crate) frail: &'a BTreeSet<u64>,
 }
 
 impl StoreShape<'_> {
@@ -97,6 +99,7 @@ pub(super) mod tests {
             levels,
             damaged: &NONE_DAMAGED,
             wasteful: &NONE_DAMAGED,
+            frail: &NONE_DAMAGED,
         }
     }
 

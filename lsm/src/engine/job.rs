@@ -231,7 +231,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
     fn shapes<'a>(
         &'a self,
         catalog: &'a Catalog,
-        (damaged, wasteful): (&'a BTreeSet<u64>, &'a BTreeSet<u64>),
+        (damaged, wasteful, frail): (&'a BTreeSet<u64>, &'a BTreeSet<u64>, &'a BTreeSet<u64>),
     ) -> impl Iterator<Item = StoreShape<'a>> + Clone {
         let limits = self.limits();
         let strategy_of =
@@ -243,14 +243,15 @@ impl<D: Disk, P: Pace> Core<D, P> {
             levels: &entry.levels,
             damaged,
             wasteful,
+            frail,
         })
     }
 
     fn pick(&self) -> Option<Plan> {
         let (catalog, damaged) = (self.manifest.catalog(), self.suspects.borrow());
-        let wasteful = self.wasteful.borrow();
+        let (wasteful, frail) = (self.wasteful.borrow(), self.frail.borrow());
         compaction::pick(
-            self.shapes(&catalog, (&damaged, &wasteful)),
+            self.shapes(&catalog, (&damaged, &wasteful, &frail)),
             &self.floors.borrow(),
             &self.rewritten.borrow(),
         )
@@ -260,11 +261,12 @@ impl<D: Disk, P: Pace> Core<D, P> {
     pub(super) fn survey(&self) {
         self.survey_due.set(false);
         self.rewritten.borrow_mut().retain(|number| self.tables.borrow().contains_key(number));
+        self.frail.borrow_mut().retain(|number| self.tables.borrow().contains_key(number));
         *self.wasteful.borrow_mut() = self.wasteful_values();
         self.compaction_due.set(self.pick().is_some() || self.trim_plan().is_some());
         let (catalog, damaged) = (self.manifest.catalog(), self.suspects.borrow());
-        let wasteful = self.wasteful.borrow();
-        let shapes = self.shapes(&catalog, (&damaged, &wasteful));
+        let (wasteful, frail) = (self.wasteful.borrow(), self.frail.borrow());
+        let shapes = self.shapes(&catalog, (&damaged, &wasteful, &frail));
         let mut debt_bytes = 0;
         for shape in shapes.clone() {
             let of_store = compaction::debt_bytes(&shape);

@@ -100,6 +100,8 @@ struct Core<D: Disk, P: Pace> {
     obsolete: RefCell<Obsolete<D>>,
     /// Numbers of tables that could not be read somewhere: compactions leave them alone until it is known whether they are damaged.
     suspects: RefCell<BTreeSet<u64>>,
+    /// Numbers of tables whose index, filter or properties are damaged on the disk, and sound in memory.
+    frail: RefCell<BTreeSet<u64>>,
     scrub: Scrub,
     /// Numbers of tables that were written because what they came from was mostly garbage.
     rewritten: RefCell<BTreeSet<u64>>,

@@ -153,6 +153,7 @@ pub(super) async fn open<D: Disk, P: Pace>(
         suspect_values: RefCell::new(BTreeSet::new()),
         obsolete: RefCell::new(obsolete),
         suspects: RefCell::new(BTreeSet::new()),
+        frail: RefCell::new(BTreeSet::new()),
         scrub: Scrub::default(),
         rewritten: RefCell::new(BTreeSet::new()),
         next_number: Cell::new(next_number),

@@ -108,7 +108,8 @@ impl<D: Disk, P: Pace> Core<D, P> {
     pub(super) fn damaged_files(&self) -> u64 {
         let mut files: Vec<FileName> = self.quarantined().into_iter().map(|found| found.file).collect();
         files.dedup();
-        (files.len() + self.suspects.borrow().len() + self.suspect_values.borrow().len()) as u64
+        let suspects = self.suspects.borrow().len() + self.suspect_values.borrow().len();
+        (files.len() + suspects + self.frail.borrow().len()) as u64
     }
 
     /// Makes a suspect of a file that could not be read.

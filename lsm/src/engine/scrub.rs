@@ -3,12 +3,12 @@
 //!
 //! The host says at which rate ([`super::Engine::allow_scrub`]). A slice of at most [`SLICE_BYTES`] (one block or value, if that is
 //! longer) is offered when nothing else is due. A pass goes over the tables by number, then over the value files; where it
-//! is, is kept in memory only. What it finds is suspected, and settled as any suspicion (see [`super::quarantine`]).
+//! is, is kept in memory only. A table whose blocks are sound, and which could not be opened again, is written anew. What else it finds is suspected, and settled as any suspicion (see [`super::quarantine`]).
 
 use std::cell::Cell;
 
 use super::Core;
-use crate::{Class, Disk, DiskError, FileName, Pace, ReadError, cover};
+use crate::{Class, Disk, DiskError, FileName, Pace, ReadError, Table, cover};
 
 /// Bytes that one job reads, about.
 const SLICE_BYTES: u64 = 256 << 10;
@@ -121,11 +121,36 @@ impl<D: Disk, P: Pace> Core<D, P> {
             self.survey_due.set(true);
             return Ok((Position { in_values: false, number: number + 1, at: 0 }, run.bytes));
         }
+        if run.next >= table.blocks() {
+            self.scrub_frame(&table).await?;
+        }
         let next = match run.next < table.blocks() {
             true => Position { in_values: false, number, at: run.next.into() },
             false => Position { in_values: false, number: number + 1, at: 0 },
         };
         Ok((next, run.bytes))
+    }
+
+    /// Verifies what stands around a table's blocks, by opening it once more. What is wrong there is wrong on the disk only, and
+    /// would cost the whole table at the next start: a merge writes it anew before.
+    async fn scrub_frame(&self, table: &Table<D>) -> Result<(), DiskError> {
+        let meta = table.meta();
+        let open =
+            || Table::open(self.disk.clone(), meta.name, meta.bytes, Some(meta.file_id), Class::Background);
+        let mut opened = open().await;
+        if opened.is_err() {
+            opened = open().await;
+        }
+        match opened {
+            Ok(_) => {}
+            Err(error @ ReadError::NoBuffer) => return Err(self.unreadable(error)),
+            Err(ReadError::Disk(_) | ReadError::Damage(_) | ReadError::Quarantined(_)) => {
+                cover::mark("table to be written anew");
+                self.frail.borrow_mut().insert(meta.name.number);
+                self.survey_due.set(true);
+            }
+        }
+        Ok(())
     }
 
     /// As [`Core::scrub_table`], of values.
