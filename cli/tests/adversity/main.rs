@@ -7,6 +7,7 @@ mod bystander;
 mod cluster;
 mod crashes;
 mod crowds;
+mod damaged;
 mod full_disk;
 mod hostile;
 mod ledger;
