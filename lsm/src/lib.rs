@@ -35,8 +35,9 @@ pub use disk::{
     Open, Sync,
 };
 pub use engine::{
-    CommitError, Engine, Estimate, Found, Job, Memory, Miss, OpenError, Options, Quarantined, Recovery,
-    Refusal, SCRUB_BYTES_AHEAD_MAX, ScanLimits, Stats, StoreStats,
+    CHUNK_BYTES_MAX, CHUNK_FORMAT, ChunkError, CommitError, Engine, Estimate, Exported, Found, Ingest,
+    IngestError, Job, Memory, Miss, OpenError, Options, Quarantined, Recovery, Refusal,
+    SCRUB_BYTES_AHEAD_MAX, ScanLimits, Stats, StoreStats,
 };
 pub use extent::Extent;
 pub use key::{Key, KeyBuf, Prefix};

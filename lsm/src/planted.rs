@@ -18,6 +18,8 @@ pub enum Bug {
     CacheKeepsItsShare,
     /// Replays records of the log that were dropped.
     DropForgetsLog,
+    /// Names a background table in the manifest without having synced it.
+    TableNamedBeforeSync,
     /// Unlinks a value file although tables still name it.
     LiveValuesUnlinked,
     /// Reads answer from what is left where a newer version may have been lost.

@@ -17,7 +17,9 @@
 mod batch;
 mod checkpoint;
 mod compact;
+mod export;
 mod flush;
+mod ingest;
 mod job;
 mod levels;
 mod memory;
@@ -47,6 +49,8 @@ use std::ops::ControlFlow;
 use std::rc::Rc;
 
 use compact::Compacting;
+pub use export::{CHUNK_BYTES_MAX, CHUNK_FORMAT, ChunkError, Exported};
+pub use ingest::{Ingest, IngestError};
 pub use job::Job;
 use job::Running;
 pub use memory::Memory;
@@ -166,9 +170,7 @@ impl<D: Disk, P: Pace> Engine<D, P> {
             match self.vnode_store(vnode) {
                 Some(present) => assert_eq!(present, store, "vnode {vnode} lives in another store"),
                 None => {
-                    // After a full disk numbers are given out again: those that a drop of this vnode holds for pass first.
-                    let prefix = Extent::vnode(vnode).range().low().prefix;
-                    if self.0.manifest.catalog().is_dropped(prefix, self.0.log.next_seq().0) {
+                    if self.0.is_taken(vnode) {
                         let kind = crate::DiskErrorKind::NoSpace;
                         return Err(DiskError { kind, operation: "assign a vnode", name: None });
                     }
@@ -254,6 +256,20 @@ impl<D: Disk, P: Pace> Engine<D, P> {
     /// writes all the time: those that are applied later stay. What lives nowhere is dropped already. After an error nothing has changed.
     pub async fn drop_extent(&self, extent: Extent) -> Result<(), DiskError> {
         self.0.drop_extent(extent).await
+    }
+
+    /// Reads the first records of a range in order into a chunk of at least `bytes_max` bytes (at most [`CHUNK_BYTES_MAX`]), if there
+    /// are as many, and one record more than that at most. What is left is exported by the next call, also after a restart, or by
+    /// another replica. What is written meanwhile may or may not be in it, as with [`Engine::scan`].
+    pub async fn export(&self, range: &KeyRange, bytes_max: usize) -> Result<Exported, ReadError> {
+        self.0.export(range, bytes_max).await
+    }
+
+    /// Begins to take in a vnode, or a table in it, in chunks that [`Engine::export`] gave: into the store where the vnode lives, or
+    /// if it lives nowhere into `store`, of this core. Reads and writes of the extent go on meanwhile, and see nothing of it before
+    /// it is finished; of two versions of a record the winner stays, wherever it came from.
+    pub async fn ingest(&self, extent: Extent, store: u16) -> Result<Ingest<'_, D, P>, ReadError> {
+        self.0.ingest(extent, store).await
     }
 
     /// About how many keys and bytes a vnode, or a table in it, has. Reads no disk; a walk of a few thousand records at most.

@@ -17,8 +17,8 @@ use crate::planted::{self, Bug};
 use crate::values::{Pointer, StoredValue, ValueBuilder};
 use crate::{
     BuildError, Class, Damage, Directory, Disk, DiskError, DiskErrorKind, FileId, FileName, Key, KeyBuf,
-    Pace, Prefix, ReadError, Record, RecordFlags, Table, TableBuilder, TableName, ValueFile, ValuesMeta,
-    cover,
+    Pace, Prefix, ReadError, Record, RecordFlags, Table, TableBuilder, TableMeta, TableName, ValueFile,
+    ValuesMeta, cover,
 };
 
 /// File numbers carry the core that minted them above this many bits, so that they are unique within the node.
@@ -208,6 +208,16 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
         length >= self.core.options.table_bytes
             || builder.memory_bytes() >= self.core.build_bytes_max()
             || self.overlap > self.overlap_max && length >= self.core.options.table_bytes / SHORT_TABLES_MAX
+    }
+
+    /// Length of the table that is being written so far.
+    pub(super) fn table_length(&self) -> u64 {
+        self.builder.as_ref().map_or(0, TableBuilder::bytes)
+    }
+
+    /// What is known of the finished tables.
+    pub(super) fn finished(&self) -> impl Iterator<Item = &TableMeta> {
+        self.tables.iter().map(|table| table.meta())
     }
 
     /// Numbers of the finished tables.

@@ -18,7 +18,7 @@ use std::rc::{Rc, Weak};
 
 use super::levels::Levels;
 use super::stats::StoreCounts;
-use crate::{Disk, Key, Memtable, Record, RecordFlags};
+use crate::{Disk, Extent, Key, Memtable, Record, RecordFlags};
 
 /// All stores of a core.
 pub(super) struct Stores<D: Disk> {
@@ -31,6 +31,9 @@ pub(super) struct Stores<D: Disk> {
     pub(super) applied: u64,
     /// Vnodes that are being dropped, or were, and the number up to which records of them that come back from the log are left out.
     pub(super) barred: Vec<(u16, u64)>,
+    /// Extents that are being ingested, each with a number of its own: no record of them is marked. One for each ingest of the host's.
+    pub(super) ingests: Vec<(u64, Extent)>,
+    pub(super) ingests_begun: u64,
     /// Bytes of the active memtables.
     pub(super) active_bytes: usize,
     /// Bytes of the frozen memtables.
@@ -90,6 +93,8 @@ impl<D: Disk> Stores<D> {
             stores,
             applied: 0,
             barred: Vec::new(),
+            ingests: Vec::new(),
+            ingests_begun: 0,
             active_bytes,
             frozen_bytes: 0,
             walked: Vec::new(),
@@ -191,7 +196,9 @@ impl<D: Disk> Stores<D> {
     #[inline]
     pub(super) fn apply(&mut self, index: usize, seq: u64, key: Key<'_>, record: Record<'_>) {
         let store = &mut self.stores[index];
-        let dominates = if record.order > store.ceiling { RecordFlags::DOMINATES } else { 0 };
+        let is_ingested =
+            !self.ingests.is_empty() && self.ingests.iter().any(|(_, extent)| extent.contains(key.prefix));
+        let dominates = if record.order > store.ceiling && !is_ingested { RecordFlags::DOMINATES } else { 0 };
         let flags = RecordFlags(record.flags.0 & RecordFlags::OUTSIDE | dominates);
         store.active_first.get_or_insert(seq);
         self.active_bytes += store.active.insert(key, Record { flags, ..record });

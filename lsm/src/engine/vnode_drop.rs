@@ -57,6 +57,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
         let (removed, edits) = self.dropping(store, extent, seq);
         self.put_tables(store, (&[], &[]), &removed, edits, |_| {}).await?;
         let mut stores = self.stores.borrow_mut();
+        stores.ingests.retain(|(_, other)| !extent.includes(other) && !other.includes(&extent));
         if is_vnode {
             stores.unplace(extent.vnode);
             if seq > stores.applied {
