@@ -34,7 +34,7 @@ pub(crate) struct Args {
     /// Equal slices of the token circle, a power of two, fixed for life [default: 4096; 16384 beyond 100 nodes]
     #[arg(long)]
     vnodes: Option<u32>,
-    /// Memory of each node, like 512MiB [default: 1GiB]
+    /// Memory of each node, like 512MiB [default: a quarter of the machine's, at most 4GiB]
     #[arg(long)]
     memory: Option<ByteSize>,
     /// Parent of the nodes' data directories [default: "data" beside the configuration]

@@ -31,7 +31,7 @@ pub(crate) fn settle(plan: &Plan, cpu: usize, directory: &DataDirectory) -> Resu
         data: directory.path().to_owned(),
         held: Some(directory.lock()?),
         options: ReactorOptions { spin_us: 0, ..plan.reactor },
-        disk: plan.disk,
+        disk: plan.memory.disk,
         mailbox: mailboxes.into_iter().next().expect("one was asked for"),
         posts,
     };

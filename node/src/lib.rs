@@ -5,6 +5,7 @@ pub mod disk;
 pub mod env;
 pub mod identity;
 mod layout;
+mod memory;
 pub mod null;
 mod placement;
 pub mod reactor;

@@ -17,10 +17,10 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::Placement;
-use crate::config::{CommitlogSync, Compaction, Config, Node, Spin};
-use crate::disk::DiskOptions;
+use crate::config::{ByteSize, CommitlogSync, Compaction, Config, Node, Spin};
 use crate::identity::DataDirectory;
 use crate::layout;
+use crate::memory::CoreMemory;
 use crate::reactor::{CoreError, CoreSetup, ReactorOptions, mailboxes, run_core};
 use crate::shard::{Shard, ShardSettings};
 use crate::startup::{self, StartupError};
@@ -107,12 +107,12 @@ impl From<io::Error> for ServeError {
 
 /// Runs `node` until SIGTERM or SIGINT, then drains. `ready` is called once all cores accept connections.
 pub fn serve(config: &Config, node: &Node, ready: impl FnOnce(&Started)) -> Result<(), ServeError> {
-    let startup::Ready { cpus, directory } = startup::prepare(config, node)?;
+    let startup::Ready { cpus, memory, directory } = startup::prepare(config, node)?;
     let cores = cpus.len() as u16;
     let topology = initial_topology(config);
     topology.check().map_err(ServeError::TooLarge)?;
     // Before signals are taken: a change that takes long may be ended at any time, and is done again.
-    let plan = Plan::new(config, node, cores, topology);
+    let plan = Plan::new(config, node, (cores, memory), topology);
     let layout = layout::settle(&plan, cpus[0], &directory)?;
     let plan = plan.placed(node, layout);
     let (posts, boxes) = mailboxes(cpus.len())?;
@@ -136,7 +136,7 @@ pub fn serve(config: &Config, node: &Node, ready: impl FnOnce(&Started)) -> Resu
             data: directory.path().to_owned(),
             held: Some(directory.lock()?),
             options: plan.plan.reactor,
-            disk: plan.plan.disk,
+            disk: plan.plan.memory.disk,
             mailbox,
             posts: posts.clone(),
         };
@@ -243,7 +243,7 @@ fn run(
 pub(crate) struct Plan {
     topology: Topology,
     pub(crate) reactor: ReactorOptions,
-    pub(crate) disk: DiskOptions,
+    pub(crate) memory: CoreMemory,
     pub(crate) cores: u16,
     /// Stores that the configuration asks for; there may be more.
     pub(crate) stores: u16,
@@ -260,7 +260,8 @@ struct Placed {
 }
 
 impl Plan {
-    fn new(config: &Config, node: &Node, cores: u16, topology: Topology) -> Plan {
+    /// `memory` is the whole node's.
+    fn new(config: &Config, node: &Node, (cores, memory): (u16, ByteSize), topology: Topology) -> Plan {
         let stores = config.server.stores_for(cores as usize) as u16;
         let spin_us = match config.server.spin {
             Spin::Off => 0,
@@ -268,8 +269,8 @@ impl Plan {
             Spin::Auto => ReactorOptions::default().spin_us,
         };
         let reactor = ReactorOptions { spin_us, ..ReactorOptions::default() };
-        let disk = DiskOptions::default();
-        Plan { topology, reactor, disk, cores, stores, node: node.id, server: config.server.clone() }
+        let memory = CoreMemory::of(memory, &config.server, cores);
+        Plan { topology, reactor, memory, cores, stores, node: node.id, server: config.server.clone() }
     }
 
     /// Gives every vnode of this node its store and core.
@@ -292,8 +293,7 @@ impl Plan {
     pub(crate) fn engine(&self, core: u16, stores: Vec<u16>) -> ferrite_lsm::Options {
         let entropy = u128::from(random_u64()) << 64 | u128::from(random_u64());
         let mut engine = ferrite_lsm::Options::new(core, stores, entropy);
-        engine.memtable_bytes = (self.server.memtable.0 / u64::from(self.cores)) as usize;
-        engine.cache_bytes = (self.server.block_cache.0 / u64::from(self.cores)) as usize;
+        self.memory.apply(&mut engine);
         engine.table.token_seed = Some(self.topology.hash_seed.0);
         engine.large_value_bytes = Some(self.server.large_value_threshold.0 as usize);
         engine.strategy = match self.server.compaction {
@@ -321,6 +321,10 @@ impl Placed {
         );
         settings.value_bytes_max =
             (server.max_value_size.0 as usize).min(ferrite_wire::limits::VALUE_BYTES_MAX);
+        let reserve_bytes = self.plan.memory.reserve_bytes as usize;
+        settings.waiting_bytes_max = settings.waiting_bytes_max.min(reserve_bytes / 2);
+        settings.hop_backlog_bytes_max = settings.hop_backlog_bytes_max.min(reserve_bytes / 4);
+        settings.reserve_bytes = reserve_bytes;
         settings.request_timeout_ns = server.request_timeout.as_nanos() as u64;
         settings.scrub_bytes_per_s = server.scrub_rate.0;
         settings.clock_drift_max_ms = server.max_clock_drift.as_millis() as u64;

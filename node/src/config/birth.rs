@@ -72,7 +72,7 @@ impl Birth {
         let shared_host = self.nodes > 1 && contacts.iter().all(|contact| contact.host == contacts[0].host);
         let memory = match self.memory {
             Some(memory) => format!("memory = \"{memory}\""),
-            None => "# memory = \"1GiB\"  # of each node: memtables, caches and buffers".to_owned(),
+            None => "# memory = \"1GiB\"  # of each node, for all that grows with load; without it a quarter of the machine's, up to 4GiB".to_owned(),
         };
         let mut text = format!(
             "# The configuration of one Ferrite cluster; every node reads the same file.\n\

@@ -15,8 +15,7 @@ use super::raw::{RawCluster, RawConfig, RawNode, RawServer};
 use super::units::{ByteSize, Interval};
 use super::{Cluster, Config, Node, Server};
 
-const MEMORY_DEFAULT: ByteSize = ByteSize::mib(1024);
-const MEMORY_MIN: ByteSize = ByteSize::mib(64);
+const MEMORY_MIN: ByteSize = ByteSize::mib(32);
 const MEMORY_MAX: ByteSize = ByteSize(1 << 44);
 const MEMTABLE_MIN: ByteSize = ByteSize::mib(1);
 const LARGE_VALUE_DEFAULT: ByteSize = ByteSize(4 << 10);
@@ -122,11 +121,16 @@ fn server(raw: &RawServer, place: &Place<'_>) -> Result<Server, ConfigError> {
         Some(value) => place.within(key, value, Interval(min), Interval(max)).map(|found| found.0),
         None => Ok(default),
     };
-    let memory = size("memory", &raw.memory, MEMORY_DEFAULT, MEMORY_MIN, MEMORY_MAX)?;
-    let memtable = size("memtable", &raw.memtable, ByteSize(memory.0 / 4), MEMTABLE_MIN, MEMORY_MAX)?;
-    let block_cache = size("block_cache", &raw.block_cache, ByteSize(memory.0 / 2), ByteSize(0), MEMORY_MAX)?;
-    let parts = ByteSize(memtable.0 + block_cache.0);
-    if parts > memory {
+    let optional = |key, value: &Option<Spanned<ByteSize>>, min, max| {
+        value.as_ref().map(|value| place.within(key, value, min, max)).transpose()
+    };
+    let memory = optional("memory", &raw.memory, MEMORY_MIN, MEMORY_MAX)?;
+    let memtable = optional("memtable", &raw.memtable, MEMTABLE_MIN, MEMORY_MAX)?;
+    let block_cache = optional("block_cache", &raw.block_cache, ByteSize(0), MEMORY_MAX)?;
+    let parts = ByteSize([memtable, block_cache].into_iter().flatten().map(|part| part.0).sum());
+    if let Some(memory) = memory
+        && parts > memory
+    {
         let written = [&raw.memory, &raw.memtable, &raw.block_cache].into_iter().flatten().next_back();
         let span = written.map_or(0..0, Spanned::span);
         let problem = Problem::MemorySplit { parts: parts.to_string(), memory: memory.to_string() };

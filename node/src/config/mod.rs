@@ -93,12 +93,13 @@ pub struct Node {
 /// How a server uses its machine. Sizes are for the whole node, all cores together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
-    /// All memory of the hot path: memtables, caches, buffers.
-    pub memory: ByteSize,
-    /// The part of it for memtables.
-    pub memtable: ByteSize,
-    /// The part of it for the block cache.
-    pub block_cache: ByteSize,
+    /// All memory that grows with load: memtables, caches, filters, indexes, buffers. `None` = a quarter of what the machine or the
+    /// control group has, 4 GiB at most.
+    pub memory: Option<ByteSize>,
+    /// The part of it for memtables that are written to; `None` = a sixth.
+    pub memtable: Option<ByteSize>,
+    /// Most of it that is the block cache's; `None` = what the other parts leave.
+    pub block_cache: Option<ByteSize>,
     /// Stores (LSM trees) of a node; `None` = by the number of cores.
     pub stores: Option<u32>,
     /// How the tables of its stores are merged.

@@ -41,8 +41,8 @@ fn a_small_file_gets_defaults() {
     let config = parse(GOOD).unwrap();
     assert_eq!(config.cluster.vnodes, 4096);
     assert_eq!(config.cluster.hash_seed, HashSeed(0x1f3a_90c2_d4e5_b687));
-    assert_eq!(config.server.memtable, ByteSize::mib(256));
-    assert_eq!(config.server.block_cache, ByteSize::mib(512));
+    assert_eq!(config.server.memory, Some(ByteSize::mib(1024)));
+    assert_eq!((config.server.memtable, config.server.block_cache), (None, None));
     assert_eq!(config.server.commitlog_sync, CommitlogSync::Batch);
     assert_eq!(config.server.compaction, Compaction::Leveled);
     assert_eq!(config.server.large_value_threshold, ByteSize(4 << 10));
@@ -94,10 +94,10 @@ fn every_mistake_is_one_line_with_its_place_and_a_remedy() {
         ("memory = \"1GiB\"", "memroy = \"1GiB\"", 10, "unknown field `memroy`, expected one of"),
         ("memory = \"1GiB\"", "memory = \"1GB\"", 10, "use one of TiB, GiB, MiB, KiB, B"),
         ("memory = \"1GiB\"", "memory = 1024", 10, "\"1024\" has no unit"),
-        ("memory = \"1GiB\"", "memory = \"1MiB\"", 10, "memory = 1MiB: write something from 64MiB"),
+        ("memory = \"1GiB\"", "memory = \"1MiB\"", 10, "memory = 1MiB: write something from 32MiB"),
         ("memory = \"1GiB\"", "memory = \"1GiB", 10, "invalid basic string"),
         ("memory = \"1GiB\"", "memory = true", 10, "a size in quotes"),
-        ("memory = \"1GiB\"", "memtable = \"2GiB\"", 10, "more than memory = 1GiB"),
+        ("memory = \"1GiB\"", "memory = \"1GiB\"\nmemtable = \"2GiB\"", 11, "more than memory = 1GiB"),
         ("memory = \"1GiB\"", "request_timeout = \"2\"", 10, "has no unit"),
         ("memory = \"1GiB\"", "request_timeout = \"0s\"", 10, "from 1ms to 1h"),
         ("memory = \"1GiB\"", "max_value_size = \"2MiB\"", 10, "from 1B to 1MiB"),
@@ -215,7 +215,7 @@ fn what_init_writes_is_a_configuration() {
     let wide = Birth { cores: 12, memory: Some(ByteSize::mib(96)), data: "/tmp/\"odd\\".into(), ..birth(2) };
     let config = parse(&wide.render().unwrap()).unwrap();
     assert_eq!(config.nodes[1].address.port, 7120, "room for twelve cores");
-    assert_eq!(config.server.memory, ByteSize::mib(96));
+    assert_eq!(config.server.memory, Some(ByteSize::mib(96)));
     assert_eq!(config.nodes[0].data, Path::new("/tmp/\"odd\\/n1"));
 }
 

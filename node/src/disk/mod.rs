@@ -29,6 +29,8 @@ use crate::ring::{AlignedBuffer, OpenFlags, Pool, Ring, Ticket};
 
 /// Bytes of zeros written at once when a file is made.
 const ZERO_CHUNK_BYTES: usize = 1 << 20;
+/// Most bytes of zeros in memory: for the file being made, and for one whose making was abandoned with a write in flight.
+pub(crate) const ZERO_BYTES_MAX: usize = 2 * ZERO_CHUNK_BYTES;
 
 /// Limits and habits of a core's disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +76,7 @@ struct Inner {
     read: Pool,
     flush: Pool,
     background: Pool,
+    zeros: Pool,
     /// Directories that were synced before, open: few, and a node's set hardly changes.
     directories: RefCell<Vec<(Root, Directory, Rc<File>)>>,
 }
@@ -117,6 +120,7 @@ impl RingDisk {
             read: Pool::new(options.read_bytes_max),
             flush: Pool::new(options.flush_bytes_max),
             background: Pool::new(options.background_bytes_max),
+            zeros: Pool::new(ZERO_BYTES_MAX),
             directories: RefCell::new(Vec::new()),
         };
         Ok(RingDisk { inner: Rc::new(inner), root: None })
@@ -214,7 +218,8 @@ impl RingDisk {
             {
                 return Err(error);
             }
-            let mut zeros = Pool::new(ZERO_CHUNK_BYTES).take(ZERO_CHUNK_BYTES).expect("within the budget");
+            let mut zeros = self.inner.zeros.take(ZERO_CHUNK_BYTES).ok_or(io::ErrorKind::OutOfMemory)?;
+            zeros.fill(0);
             let mut at = 0;
             while at < bytes {
                 zeros.set_len((bytes - at).min(ZERO_CHUNK_BYTES as u64) as usize);
@@ -275,7 +280,7 @@ impl Disk for RingDisk {
 
     fn buffer_bytes(&self) -> usize {
         let disk = &self.inner;
-        [&disk.log, &disk.read, &disk.flush, &disk.background].map(Pool::bytes).iter().sum()
+        [&disk.log, &disk.read, &disk.flush, &disk.background, &disk.zeros].map(Pool::bytes).iter().sum()
     }
 
     fn open(

@@ -1,8 +1,9 @@
 //! Aligned buffers for direct I/O, pooled per core under a budget.
 //!
-//! Buffers come in sizes that are powers of two, so that one given back serves the next taker of its size. What is lent and
-//! what lies ready never exceed the budget together; a taker that finds it spent is told so and must wait or shed. What lies
-//! ready is a working set, not a hoard: beyond a few MiB a buffer given back goes to the allocator.
+//! Buffers come in sizes that are powers of two, so that one given back serves the next taker of its size; large ones are made for
+//! their taker, and not kept. What is lent and what lies ready never exceed the budget together; a taker that finds it spent is
+//! told so and must wait or shed. What lies ready is a working set, not a hoard: beyond some MiB a buffer given back goes to the
+//! allocator.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::cell::RefCell;
@@ -13,11 +14,13 @@ use std::slice;
 
 /// Alignment of every buffer, and the smallest size, in bytes.
 const ALIGNMENT: usize = 4096;
-/// Number of sizes: 4 KiB to 64 MiB.
-const SIZES: usize = 15;
-
-/// Bytes that lie ready at most: several log groups and runs of a merge.
-const READY_BYTES_MAX: usize = 4 << 20;
+/// Number of sizes that are kept: 4 KiB to 512 KiB.
+const SIZES: usize = 8;
+const KEPT_PAGES_MAX: usize = 1 << (SIZES - 1);
+/// Longest buffer, in bytes.
+const BYTES_MAX: usize = 64 << 20;
+/// Bytes that lie ready at most: some runs of a merge.
+const READY_BYTES_MAX: usize = 2 << 20;
 
 struct Shelves {
     ready: [Vec<NonNull<u8>>; SIZES],
@@ -35,7 +38,8 @@ pub struct AlignedBuffer {
     start: NonNull<u8>,
     len: usize,
     capacity: usize,
-    size: usize,
+    /// As it was allocated.
+    bytes: usize,
     pool: Pool,
 }
 
@@ -48,24 +52,23 @@ impl Pool {
 
     /// A buffer of `len` bytes, or nothing when the budget is spent or the buffer would be larger than 64 MiB.
     pub fn take(&self, len: usize) -> Option<AlignedBuffer> {
-        let size = size_index(len)?;
-        let bytes = ALIGNMENT << size;
+        let bytes = allocation_bytes(len)?;
         let mut shelves = self.0.borrow_mut();
         if shelves.lent_bytes + bytes > shelves.budget_bytes {
             return None;
         }
-        let start = match shelves.ready[size].pop() {
+        let start = match shelf(bytes).and_then(|size| shelves.ready[size].pop()) {
             Some(start) => {
                 shelves.ready_bytes -= bytes;
                 start
             }
             None => {
                 shelves.make_room(bytes);
-                allocate(size)
+                allocate(bytes)
             }
         };
         shelves.lent_bytes += bytes;
-        Some(AlignedBuffer { start, len, capacity: len, size, pool: self.clone() })
+        Some(AlignedBuffer { start, len, capacity: len, bytes, pool: self.clone() })
     }
 
     /// Bytes on loan and ready.
@@ -87,7 +90,7 @@ impl Shelves {
             while self.lent_bytes + self.ready_bytes + bytes > self.budget_bytes {
                 let Some(start) = self.ready[size].pop() else { break };
                 self.ready_bytes -= ALIGNMENT << size;
-                free(start, size);
+                free(start, ALIGNMENT << size);
             }
         }
     }
@@ -97,7 +100,7 @@ impl Drop for Shelves {
     fn drop(&mut self) {
         for size in 0..SIZES {
             for start in self.ready[size].drain(..) {
-                free(start, size);
+                free(start, ALIGNMENT << size);
             }
         }
     }
@@ -137,37 +140,48 @@ impl DerefMut for AlignedBuffer {
 
 impl Drop for AlignedBuffer {
     fn drop(&mut self) {
-        let bytes = ALIGNMENT << self.size;
+        let bytes = self.bytes;
         let mut shelves = self.pool.0.borrow_mut();
         shelves.lent_bytes -= bytes;
-        if shelves.ready_bytes + bytes > READY_BYTES_MAX {
-            free(self.start, self.size);
-            return;
+        match shelf(bytes).filter(|_| shelves.ready_bytes + bytes <= READY_BYTES_MAX) {
+            Some(size) => {
+                shelves.ready_bytes += bytes;
+                shelves.ready[size].push(self.start);
+            }
+            None => free(self.start, bytes),
         }
-        shelves.ready_bytes += bytes;
-        shelves.ready[self.size].push(self.start);
     }
 }
 
-fn size_index(len: usize) -> Option<usize> {
-    let pages = len.max(1).div_ceil(ALIGNMENT).checked_next_power_of_two()?;
-    let size = pages.trailing_zeros() as usize;
-    (size < SIZES).then_some(size)
+/// What is allocated for a buffer of `len` bytes; `None` = it is too long.
+fn allocation_bytes(len: usize) -> Option<usize> {
+    if len > BYTES_MAX {
+        return None;
+    }
+    let pages = len.max(1).div_ceil(ALIGNMENT);
+    let kept = pages.next_power_of_two();
+    Some(ALIGNMENT * if kept <= KEPT_PAGES_MAX { kept } else { pages })
 }
 
-fn layout(size: usize) -> Layout {
-    Layout::from_size_align(ALIGNMENT << size, ALIGNMENT).expect("sizes are small powers of two")
+/// Where an allocation lies ready, if its size is kept.
+fn shelf(bytes: usize) -> Option<usize> {
+    let pages = bytes / ALIGNMENT;
+    (pages <= KEPT_PAGES_MAX).then(|| pages.trailing_zeros() as usize)
 }
 
-fn allocate(size: usize) -> NonNull<u8> {
+fn layout(bytes: usize) -> Layout {
+    Layout::from_size_align(bytes, ALIGNMENT).expect("sizes are whole pages, and bounded")
+}
+
+fn allocate(bytes: usize) -> NonNull<u8> {
     // SAFETY: the layout's size is not zero.
-    let start = unsafe { alloc_zeroed(layout(size)) };
-    NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout(size)))
+    let start = unsafe { alloc_zeroed(layout(bytes)) };
+    NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout(bytes)))
 }
 
-fn free(start: NonNull<u8>, size: usize) {
+fn free(start: NonNull<u8>, bytes: usize) {
     // SAFETY: `start` came from `allocate` with the same size and is on no shelf any more.
-    unsafe { dealloc(start.as_ptr(), layout(size)) };
+    unsafe { dealloc(start.as_ptr(), layout(bytes)) };
 }
 
 #[cfg(test)]
@@ -204,20 +218,28 @@ mod tests {
     #[test]
     fn what_lies_ready_is_bounded() {
         let pool = Pool::new(64 << 20);
-        let lent: Vec<_> = (0..16).map(|_| pool.take(1 << 20).unwrap()).collect();
-        drop(lent);
+        let lent: Vec<_> = (0..16).map(|_| pool.take(512 << 10).unwrap()).collect();
+        let large = pool.take((1 << 20) + 1).unwrap();
+        assert_eq!(pool.lent_bytes(), (9 << 20) + 4096, "large ones are not rounded up further");
+        drop((lent, large));
         assert_eq!(pool.lent_bytes(), 0);
-        assert_eq!(pool.0.borrow().ready_bytes, READY_BYTES_MAX);
+        assert_eq!((pool.0.borrow().ready_bytes, pool.bytes()), (READY_BYTES_MAX, READY_BYTES_MAX));
     }
 
     #[test]
     fn sizes_round_up_and_end() {
-        assert_eq!(size_index(0), Some(0));
-        assert_eq!(size_index(4096), Some(0));
-        assert_eq!(size_index(4097), Some(1));
-        assert_eq!(size_index(64 << 20), Some(SIZES - 1));
-        assert_eq!(size_index((64 << 20) + 1), None);
-        assert_eq!(size_index(usize::MAX), None);
+        for (len, bytes, kept) in [
+            (0, 4096, Some(0)),
+            (4096, 4096, Some(0)),
+            (4097, 8192, Some(1)),
+            (512 << 10, 512 << 10, Some(SIZES - 1)),
+            ((512 << 10) + 1, (512 << 10) + 4096, None),
+            (BYTES_MAX, BYTES_MAX, None),
+        ] {
+            assert_eq!((allocation_bytes(len), shelf(bytes)), (Some(bytes), kept), "{len}");
+        }
+        assert_eq!(allocation_bytes(BYTES_MAX + 1), None);
+        assert_eq!(allocation_bytes(usize::MAX), None);
     }
 
     #[test]

@@ -53,6 +53,8 @@ pub struct ShardSettings {
     pub hop_backlog_bytes_max: usize,
     /// Most reads waiting for the disk on this core.
     pub disk_reads_max: usize,
+    /// Memory set aside for what the engine does not see; for the status.
+    pub reserve_bytes: usize,
 }
 
 impl ShardSettings {
@@ -91,6 +93,7 @@ impl ShardSettings {
             waiting_bytes_max: 32 << 20,
             hop_backlog_bytes_max: 16 << 20,
             disk_reads_max: 4_096,
+            reserve_bytes: 0,
         }
     }
 }

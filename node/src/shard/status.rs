@@ -170,6 +170,7 @@ impl<E: Env> Shard<E> {
             line(&format!("engine.{name}"), &value);
         }
         let memory = stats.memory;
+        line("memory.reserve_bytes", &self.settings.reserve_bytes);
         for (name, value) in [
             ("budget_bytes", memory.budget_bytes),
             ("used_bytes", memory.used_bytes()),

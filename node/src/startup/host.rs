@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::disable_transparent_huge_pages;
 
 use super::StartupError;
 use crate::config::ByteSize;
+use crate::memory;
 use crate::ring::Ring;
 
 /// The oldest kernel with everything the ring asks for (DEFER_TASKRUN).
@@ -77,13 +79,33 @@ fn raise(resource: Resource, least: u64) -> u64 {
     getrlimit(resource).current.unwrap_or(u64::MAX)
 }
 
-pub(super) fn check_memory(wanted: ByteSize) -> Result<(), StartupError> {
+/// The memory that a node of so many cores takes: what is `wanted`, or a part of what there is.
+pub(super) fn settle_memory(wanted: Option<ByteSize>, cores: usize) -> Result<ByteSize, StartupError> {
     let text = fs::read_to_string("/proc/meminfo")
         .map_err(|error| StartupError::Unreadable { what: "the size of memory", error })?;
-    match memory_total(&text) {
-        Some(found) if found < wanted.0 => Err(StartupError::Memory { wanted, found }),
-        Some(_) | None => Ok(()),
+    let machine = memory_total(&text).unwrap_or(u64::MAX);
+    let found = group_limit().map_or(machine, |limit| limit.min(machine));
+    let memory = wanted.unwrap_or_else(|| memory::default_for(found, cores));
+    if memory.0 > found {
+        return Err(StartupError::Memory { wanted: memory, found });
     }
+    let least = ByteSize(memory::CORE_BYTES_MIN * cores as u64);
+    if memory < least {
+        return Err(StartupError::MemoryPerCore { memory, cores, least });
+    }
+    Ok(memory)
+}
+
+/// The limit of the control group that the process is in, and of those above it, where there is one (version 2 only).
+fn group_limit() -> Option<u64> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let root = Path::new("/sys/fs/cgroup");
+    let limits = Path::new(own).ancestors().filter_map(|group| {
+        let text = fs::read_to_string(root.join(group).join("memory.max")).ok()?;
+        text.trim().parse::<u64>().ok()
+    });
+    limits.min()
 }
 
 /// Bytes of memory by the first line of `/proc/meminfo`: `MemTotal: 16314832 kB`.

@@ -33,6 +33,8 @@ pub const EXIT_CONFIGURATION: u8 = 2;
 pub struct Ready {
     /// The CPU of each core, in the order of cores.
     pub cpus: Vec<usize>,
+    /// The memory of the whole node.
+    pub memory: ByteSize,
     /// The data directory, locked until this is dropped.
     pub directory: DataDirectory,
 }
@@ -90,7 +92,16 @@ pub enum StartupError {
         /// How many.
         limit: u64,
     },
-    /// `memory` is more than the machine has.
+    /// `memory` is less than the cores need.
+    MemoryPerCore {
+        /// What there would be.
+        memory: ByteSize,
+        /// For so many cores.
+        cores: usize,
+        /// What they need.
+        least: ByteSize,
+    },
+    /// `memory` is more than the machine, or the control group, has.
     Memory {
         /// What was asked for.
         wanted: ByteSize,
@@ -136,7 +147,7 @@ pub fn prepare(config: &Config, node: &Node) -> Result<Ready, StartupError> {
     refuse_huge_pages();
     host::raise_limits()?;
     host::check_uring()?;
-    host::check_memory(config.server.memory)?;
+    let memory = host::settle_memory(config.server.memory, cpus.len())?;
     check_port_count(node, cpus.len())?;
     ports::check(&node.address)?;
     for core in 0..cpus.len() {
@@ -150,7 +161,7 @@ pub fn prepare(config: &Config, node: &Node) -> Result<Ready, StartupError> {
     };
     let directory = DataDirectory::open(&node.data, &identity).map_err(StartupError::Directory)?;
     direct::check(directory.path())?;
-    Ok(Ready { cpus, directory })
+    Ok(Ready { cpus, memory, directory })
 }
 
 /// The CPUs this process may use, ascending: all of the machine's, or what `taskset` or a container left of them.
@@ -189,6 +200,7 @@ impl StartupError {
             | StartupError::PortCount { .. }
             | StartupError::PortRange { .. }
             | StartupError::Memory { .. }
+            | StartupError::MemoryPerCore { .. }
             | StartupError::PortInUse { .. }
             | StartupError::CannotListen { .. } => EXIT_CONFIGURATION,
             StartupError::Kernel { .. }
@@ -253,8 +265,13 @@ impl fmt::Display for StartupError {
             ),
             StartupError::Memory { wanted, found } => write!(
                 f,
-                "memory = \"{wanted}\" is more than this machine has ({} MiB): lower `memory` under [server]",
+                "memory = \"{wanted}\" is more than this process may have ({} MiB): lower `memory` under [server]",
                 found >> 20
+            ),
+            StartupError::MemoryPerCore { memory, cores, least } => write!(
+                f,
+                "{memory} of memory are too little for {cores} cores: set `memory` under [server] to {least} or more, or \
+                 lower `cores`"
             ),
             StartupError::Unreadable { what, error } => write!(f, "cannot read {what}: {error}"),
             StartupError::PortInUse { address, holder } => {

@@ -41,8 +41,15 @@ fn old_kernels_are_told_from_new_ones() {
 fn the_size_of_memory_is_read() {
     assert_eq!(host::memory_total("MemTotal:       16314832 kB\nMemFree: 1 kB\n"), Some(16_314_832 << 10));
     assert_eq!(host::memory_total("MemFree: 1 kB\n"), None);
-    let error = host::check_memory(ByteSize(u64::MAX)).unwrap_err();
+    let error = host::settle_memory(Some(ByteSize(u64::MAX)), 1).unwrap_err();
     assert!(matches!(error, StartupError::Memory { .. }), "{error}");
+    let error = host::settle_memory(Some(ByteSize::mib(90)), 3).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "90MiB of memory are too little for 3 cores: set `memory` under [server] to 96MiB or more, or lower `cores`"
+    );
+    assert_eq!(host::settle_memory(Some(ByteSize::mib(96)), 3).unwrap(), ByteSize::mib(96));
+    assert!(host::settle_memory(None, 1).unwrap() >= ByteSize::mib(32));
 }
 
 #[test]

@@ -1,0 +1,129 @@
+//! How a node's memory is divided: evenly among its cores, and a core's share as follows.
+//!
+//! | part | of the share | at least | at most |
+//! |---|---|---|---|
+//! | reserve: connections, queues between cores, records that wait for the log | 1/8 | 4 MiB | 128 MiB |
+//! | buffers of the log | 1/16 | 4 MiB | 16 MiB |
+//! | buffers of reads | 1/32 | 4 MiB | 32 MiB |
+//! | buffers of flushes | 1/64 | 2 MiB | 16 MiB |
+//! | buffers of merges | 1/32 | 8 MiB | 32 MiB |
+//! | memtables that are written to | 1/6 | | |
+//! | tables, builds, memtables that wait, block cache | the rest | | |
+//!
+//! All but the reserve is the engine's budget, which it divides further and never exceeds (`ferrite_lsm::Memory`). The reserve is
+//! what the engine cannot see: the node bounds its larger parts by it, and the bytes that each connection may have to send by
+//! [`crate::reactor::ReactorOptions`]; many connections that do not read what they asked for can exceed it.
+
+use ferrite_lsm::Options;
+
+use crate::config::{ByteSize, Server};
+use crate::disk::{DiskOptions, ZERO_BYTES_MAX};
+
+/// What one core needs to work.
+pub(crate) const CORE_BYTES_MIN: u64 = 32 << 20;
+/// Without a setting, a node takes this part of the memory that there is (a divisor): nodes may share a machine.
+const DEFAULT_PART: u64 = 4;
+/// And at most this much.
+const DEFAULT_BYTES_MAX: u64 = 4 << 30;
+/// Part of a core's share for memtables that are written to, as a divisor: three times that may be in use while flushes lag.
+const MEMTABLE_PART: u64 = 6;
+
+/// A core's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CoreMemory {
+    /// What the engine cannot see.
+    pub(crate) reserve_bytes: u64,
+    /// The engine's budget.
+    pub(crate) engine_bytes: u64,
+    pub(crate) memtable_bytes: u64,
+    /// Most bytes of the block cache, if it has a bound of its own.
+    pub(crate) cache_bytes: Option<u64>,
+    /// Bounds of the disk's buffers.
+    pub(crate) disk: DiskOptions,
+}
+
+/// What a node takes that is not told, of `found_bytes` that it may have.
+pub(crate) fn default_for(found_bytes: u64, cores: usize) -> ByteSize {
+    let least = CORE_BYTES_MIN * cores as u64;
+    ByteSize((found_bytes / DEFAULT_PART).min(DEFAULT_BYTES_MAX).max(least))
+}
+
+impl CoreMemory {
+    /// The share of one of `cores` in `memory`, which is the whole node's.
+    pub(crate) fn of(memory: ByteSize, server: &Server, cores: u16) -> CoreMemory {
+        let cores = u64::from(cores);
+        let share = memory.0 / cores;
+        let part = |divisor: u64, least: u64, most: u64| (share / divisor).clamp(least << 20, most << 20);
+        let disk = DiskOptions {
+            log_bytes_max: part(16, 4, 16) as usize,
+            read_bytes_max: part(32, 4, 32) as usize,
+            flush_bytes_max: part(64, 2, 16) as usize,
+            background_bytes_max: part(32, 8, 32) as usize,
+            ..DiskOptions::default()
+        };
+        let reserve_bytes = part(8, 4, 128);
+        CoreMemory {
+            reserve_bytes,
+            engine_bytes: share.saturating_sub(reserve_bytes),
+            memtable_bytes: server.memtable.map_or(share / MEMTABLE_PART, |all| all.0 / cores),
+            cache_bytes: server.block_cache.map(|all| all.0 / cores),
+            disk,
+        }
+    }
+
+    /// Tells the engine.
+    pub(crate) fn apply(&self, engine: &mut Options) {
+        let disk = &self.disk;
+        engine.memory_bytes = self.engine_bytes as usize;
+        engine.buffer_bytes = ZERO_BYTES_MAX
+            + disk.log_bytes_max
+            + disk.read_bytes_max
+            + disk.flush_bytes_max
+            + disk.background_bytes_max;
+        engine.memtable_bytes = self.memtable_bytes as usize;
+        engine.cache_bytes = self.cache_bytes.map_or(usize::MAX, |bytes| bytes as usize);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn server(settings: &str) -> Server {
+        let text = format!(
+            "[cluster]\nname = \"c\"\nid = \"8c1f7d2a54e94f0b9a3c6b1de2f40718\"\nhash_seed = \"1f3a90c2d4e5b687\"\n\
+             vnodes = 16\nreplication = 1\n[server]\n{settings}\n[[nodes]]\nname = \"n1\"\nid = 1\n\
+             address = \"127.0.0.1:7100\"\ndata = \"d\"\n"
+        );
+        Config::parse(&text, std::path::Path::new("test.toml")).expect("a configuration").server
+    }
+
+    #[test]
+    fn the_parts_fit_the_share_from_the_least_to_the_most() {
+        for mib in [32, 64, 100, 512, 1024, 1 << 20] {
+            let memory = CoreMemory::of(ByteSize::mib(2 * mib), &server(""), 2);
+            assert_eq!(memory.reserve_bytes + memory.engine_bytes, mib << 20);
+            let mut engine = Options::new(0, vec![0], 1);
+            memory.apply(&mut engine);
+            assert!(engine.buffer_bytes + engine.memtable_bytes < engine.memory_bytes, "{memory:?}");
+            // The longest group twice, one that is read back, and marks.
+            assert!(memory.disk.log_bytes_max >= 3 * engine.log.group_bytes, "{memory:?}");
+            assert_eq!(engine.cache_bytes, usize::MAX);
+        }
+    }
+
+    #[test]
+    fn what_is_configured_is_split_among_the_cores() {
+        let server = server("memory = \"1GiB\"\nmemtable = \"128MiB\"\nblock_cache = \"256MiB\"");
+        let memory = CoreMemory::of(ByteSize::mib(1024), &server, 4);
+        assert_eq!((memory.memtable_bytes, memory.cache_bytes), (32 << 20, Some(64 << 20)));
+    }
+
+    #[test]
+    fn the_default_is_a_part_of_what_there_is() {
+        assert_eq!(default_for(8 << 30, 2), ByteSize::mib(2048));
+        assert_eq!(default_for(1 << 40, 2), ByteSize(DEFAULT_BYTES_MAX));
+        assert_eq!(default_for(100 << 20, 3), ByteSize(3 * CORE_BYTES_MIN));
+    }
+}
