@@ -98,7 +98,11 @@ impl<D: Disk, P: Pace> Core<D, P> {
     fn urgent(&self) -> Option<Job> {
         // What frees space goes first, and a fenced log needs no segment.
         self.if_due(Kind::Sweep, || self.obsolete.borrow().is_due() || self.log.wants_trim())
-            .or_else(|| self.if_due(Kind::Segment, || self.log.wants_segment() || self.is_put_off.get()))
+            .or_else(|| {
+                self.if_due(Kind::Segment, || {
+                    self.log.wants_segment() || self.is_put_off.get() || self.log_full.get()
+                })
+            })
             .or_else(|| self.if_due(Kind::Flush, || self.stores.borrow().next_frozen().is_some()))
     }
 
@@ -211,6 +215,8 @@ impl<D: Disk, P: Pace> Core<D, P> {
         if self.is_put_off.get() {
             self.change(&[]).await.map_err(|failed| failed.error)?;
         }
+        // Where the segment at hand was what had no room, only the next group can tell.
+        self.log_full.set(false);
         Ok(())
     }
 

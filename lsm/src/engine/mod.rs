@@ -140,6 +140,8 @@ struct Core<D: Disk, P: Pace> {
     /// What the group that fills should wait, in picoseconds.
     owed_ps: Cell<u64>,
     disk_full: Cell<bool>,
+    /// A group found no room: the next job looks whether there is any.
+    log_full: Cell<bool>,
     /// There was no room for this life's log segment and manifest yet.
     is_put_off: Cell<bool>,
     /// Times in a row that background work found the disk full.

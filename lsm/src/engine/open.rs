@@ -175,6 +175,7 @@ pub(super) async fn open<D: Disk, P: Pace>(
         refusal: Cell::new(None),
         owed_ps: Cell::new(0),
         disk_full: Cell::new(is_put_off),
+        log_full: Cell::new(false),
         is_put_off: Cell::new(is_put_off),
         setbacks: Cell::new(0),
         fenced: Cell::new(false),

@@ -75,6 +75,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
                 self.log.discard_staged();
                 cover::mark("commit found the disk full");
                 self.disk_full.set(true);
+                self.log_full.set(true);
                 self.weigh();
                 return Err(CommitError::DiskFull);
             }

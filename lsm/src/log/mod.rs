@@ -9,7 +9,7 @@
 //! - The next segment is made ready ahead ([`Log::wants_segment`], [`Log::prepare`]): zeroing a file is slow, and a commit must not
 //!   wait for it. A commit that finds none ready makes one.
 //! - A failed or short write fences the log for good: what is on disk is unknown then. A full disk does not, as long as
-//!   nothing was written.
+//!   nothing was written: where a group's first block is read back and is not there, the group is let go of.
 //! - Recovery ([`Log::recover`]) tells a cut tail from damage; see `recover` and the table in `verdict`.
 //!
 //! The log does not know what is in its records and when they may go: its owner says [`Log::retire_below`].
@@ -44,7 +44,9 @@ use self::prepare::Prepared;
 use self::segments::Segments;
 use self::staging::{Filling, room_for};
 use crate::planted::{self, Bug};
-use crate::{BLOCK_BYTES, Class, Disk, DiskError, DiskErrorKind, FileName, Key, NameOp, Record, Seq, Sync};
+use crate::{
+    BLOCK_BYTES, Class, Disk, DiskError, DiskErrorKind, FileName, Key, NameOp, Open, Record, Seq, Sync, cover,
+};
 
 /// Buffers: one filling, one in flight or being applied.
 const BUFFERS_MAX: usize = 2;
@@ -236,7 +238,8 @@ impl<D: Disk> Log<D> {
             CommitlogSync::Batch => Sync::Data,
             CommitlogSync::Periodic => Sync::No,
         };
-        let (header, write) = {
+        let is_mark = mark.is_some();
+        let (header, at, write) = {
             let state = &mut *self.state.borrow_mut();
             let filling = match mark {
                 Some(buf) => Filling::new(buf, state.written + 1, None),
@@ -248,14 +251,19 @@ impl<D: Disk> Log<D> {
             let at = segment.bytes;
             segment.bytes += header.bytes() as u64;
             segment.next = header.next();
-            (header, self.disk.write(&state.file, at, buf, sync, Class::Log))
+            (header, at, self.disk.write(&state.file, at, buf, sync, Class::Log))
         };
         let mut fence = FenceUnlessDone { state: Rc::clone(&self.state), done: false };
         let (buf, result) = write.await;
-        if result != Ok(header.bytes()) {
-            return Err(CommitError::Fenced);
+        match result {
+            Ok(bytes) if bytes == header.bytes() => fence.done = true,
+            Err(error) if error.kind == DiskErrorKind::NoSpace && self.is_absent(at, &buf).await => {
+                fence.done = true;
+                self.take_back(&header, (!is_mark).then_some(buf));
+                return Err(CommitError::NoSpace(error));
+            }
+            Ok(_) | Err(_) => return Err(CommitError::Fenced),
         }
-        fence.done = true;
         let state = &mut *self.state.borrow_mut();
         state.groups += 1;
         state.syncs += u64::from(sync == Sync::Data);
@@ -265,6 +273,34 @@ impl<D: Disk> Log<D> {
             state.synced = state.written;
         }
         Ok((header, buf))
+    }
+
+    /// Whether the group that starts with `group` is not in the current segment at `at`, after a write that found no space: without
+    /// its first block no recovery takes it for a group, so the next one may have its place.
+    async fn is_absent(&self, at: u64, group: &[u8]) -> bool {
+        let slot = self.state.borrow_mut().segments.current().slot;
+        let name = FileName::Segment { core: self.core, slot };
+        let Some(buf) = self.disk.buf(BLOCK_BYTES, Class::Log) else { return false };
+        let Ok(file) = self.disk.open(name, Open::Read).await else { return false };
+        let (buf, read) = self.disk.read(&file, at, buf, Class::Log).await;
+        read == Ok(BLOCK_BYTES) && buf[..] != group[..BLOCK_BYTES]
+    }
+
+    /// As if a group had never been sealed, nor anything been staged since: their numbers are given out again.
+    fn take_back(&self, header: &GroupHeader, buf: Option<D::Buf>) {
+        cover::mark("group taken back from a full disk");
+        let state = &mut *self.state.borrow_mut();
+        let segment = state.segments.current();
+        segment.bytes -= header.bytes() as u64;
+        segment.next = header.first;
+        if let Some(buf) = buf {
+            if let Some(later) = state.filling.take() {
+                let (_, buf) = later.abandon();
+                state.give_back(buf);
+            }
+            state.next_seq = header.first;
+            state.give_back(buf);
+        }
     }
 
     /// Makes everything committed so far durable, in [`CommitlogSync::Periodic`] mode; nothing is left to do in the other.

@@ -85,7 +85,9 @@ impl std::error::Error for Fenced {}
 pub enum CommitError {
     /// Never again, in this life.
     Fenced,
-    /// No space for another segment. Nothing was written, what is staged stays staged: the same call may succeed later.
+    /// No space for another segment: nothing was written, what is staged stays staged, and the same call may succeed later. Or
+    /// none for the group in a segment that was there: then it was let go of, with all that was staged behind it, and their
+    /// numbers are given out again.
     NoSpace(DiskError),
 }
 

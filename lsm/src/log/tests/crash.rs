@@ -46,7 +46,9 @@ fn live(disk: &MemDisk, life: u64, next: u64, operations: u64, rng: &mut dyn FnM
                 match try_run(log.commit()) {
                     None | Some(Err(CommitError::Fenced)) => return history,
                     Some(Ok(Some(group))) => history.acknowledged = group.last_seq().0,
-                    Some(Ok(None) | Err(CommitError::NoSpace(_))) => {}
+                    Some(Ok(None)) => {}
+                    // What was let go of was never staged.
+                    Some(Err(CommitError::NoSpace(_))) => history.staged = log.next_seq().0 - 1,
                 }
             }
         }
