@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use crate::{Key, KeyBuf, TableName};
+use crate::{Key, KeyBuf, KeyRange, TableName};
 
 /// A run of blocks of one table that is damaged, and the keys that may have been in it.
 ///
@@ -32,7 +32,22 @@ impl Area {
     pub(crate) fn contains(&self, key: &Key<'_>) -> bool {
         self.low.as_key() <= *key && *key < self.high.as_key()
     }
+
+    /// What is left of it outside of a range: one part, or two, or nothing.
+    pub(crate) fn without(self: Rc<Area>, range: &KeyRange) -> Vec<Rc<Area>> {
+        if range.high() <= self.low.as_key() || self.high.as_key() <= range.low() {
+            return vec![self];
+        }
+        let mut left = Vec::new();
+        if self.low.as_key() < range.low() {
+            left.push(Rc::new(Area { high: range.low().to_buf(), ..Area::clone(&self) }));
+        }
+        if range.high() < self.high.as_key() {
+            left.push(Rc::new(Area { low: range.high().to_buf(), ..Area::clone(&self) }));
+        }
+        left
+    }
 }
 
-/// The areas of a store, by table and first block. Shared, since every change of the manifest begins with a copy.
+/// The areas of a store, by table and first key. Shared, since every change of the manifest begins with a copy.
 pub(crate) type Areas = Vec<Rc<Area>>;

@@ -7,7 +7,7 @@ use super::area::{Area, Areas};
 use super::dropped::{Dropped, Drops};
 use super::format::Edit;
 use crate::layout::LayoutMark;
-use crate::{TableMeta, ValueShare, ValuesMeta};
+use crate::{Extent, TableMeta, ValueShare, ValuesMeta};
 
 /// Most levels of a store: level 0 and fifteen sorted ones. Leveled compaction fills them from the last one upward, tiered
 /// compaction takes each for a sorted run.
@@ -63,6 +63,16 @@ impl StoreEntry {
     pub(crate) fn names_any(&self, numbers: &[u64]) -> bool {
         let mut tables = self.levels.iter().flatten();
         !numbers.is_empty() && tables.any(|table| numbers.binary_search(&table.name.number).is_ok())
+    }
+
+    /// Takes the keys of an extent out of what was lost with tables that are gone.
+    fn cut_holes(&mut self, extent: &Extent, of_table: impl Fn(u64) -> bool) {
+        let range = extent.range();
+        let cut = |area: Rc<Area>| match area.detached && of_table(area.table.number) {
+            true => area.without(&range),
+            false => vec![area],
+        };
+        self.areas = std::mem::take(&mut self.areas).into_iter().flat_map(cut).collect();
     }
 
     /// Areas whose tables are gone.
@@ -155,6 +165,11 @@ impl Catalog {
                 let (level, at) = level.ok_or(missing)?;
                 level.remove(at);
                 entry.detach(table.number, true);
+                let names = |dropped: &&Dropped| dropped.tables.contains(&table.number);
+                let dropped = entry.drops.iter().filter(|(_, dropped)| names(dropped));
+                for extent in dropped.map(|(&extent, _)| extent).collect::<Vec<_>>() {
+                    entry.cut_holes(&extent, |number| number == table.number);
+                }
             }
             Edit::Flushed { store, seq } => {
                 let entry = self.store(*store)?;
@@ -185,10 +200,12 @@ impl Catalog {
                 entry.damaged_values.remove(number);
             }
             Edit::Drop { store, extent, seq, tables } => {
-                let drops = &mut self.store(*store)?.drops;
+                let entry = self.store(*store)?;
                 // What was dropped of it before is named again, as far as it is there.
-                drops.retain(|other, _| !extent.includes(other));
-                drops.insert(*extent, Dropped { seq: *seq, tables: tables.clone() });
+                entry.drops.retain(|other, _| !extent.includes(other));
+                entry.drops.insert(*extent, Dropped { seq: *seq, tables: tables.clone() });
+                // What was lost of it is dropped, too.
+                entry.cut_holes(extent, |_| true);
             }
             Edit::ForgetDrop { store, extent, seq } => {
                 let drops = &mut self.store(*store)?.drops;
@@ -211,8 +228,10 @@ impl Catalog {
                         Ok(())
                     };
                 }
-                let place = |area: &Area| (area.table.number, area.block);
-                match entry.areas.binary_search_by_key(&place(area), |other| place(other)) {
+                let order = |other: &Rc<Area>| {
+                    other.table.number.cmp(&area.table.number).then_with(|| other.low.cmp(&area.low))
+                };
+                match entry.areas.binary_search_by(order) {
                     Ok(at) => entry.areas[at] = Rc::clone(area),
                     Err(at) => entry.areas.insert(at, Rc::clone(area)),
                 }

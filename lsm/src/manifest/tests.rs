@@ -39,6 +39,46 @@ fn area(number: u64, block: u32, detached: bool) -> Rc<Area> {
     Rc::new(Area { table, block, blocks: 2, detached, order_max: 44, low, high })
 }
 
+#[test]
+fn what_is_dropped_is_not_lost_any_more() {
+    let wide = |number: u64, detached: bool| {
+        let at = |vnode| KeyBuf {
+            prefix: Prefix { space: 1, vnode, table: 0, token: 0 },
+            partition: Box::default(),
+            sort: Box::default(),
+        };
+        Rc::new(Area { low: at(1), high: at(4), ..Area::clone(&area(number, 0, detached)) })
+    };
+    let mut catalog = Catalog::default();
+    let drop_2 = |tables| Edit::Drop { store: 5, extent: Extent::vnode(2), seq: 9, tables };
+    let name = |number| TableName { store: 5, number };
+    for edit in [
+        Edit::Store { store: 5 },
+        Edit::Add { level: 0, table: table(1) },
+        Edit::Add { level: 0, table: table(2) },
+        Edit::Add { level: 0, table: table(3) },
+        Edit::Quarantine(wide(1, false)),
+        Edit::Quarantine(wide(2, false)),
+        Edit::Quarantine(area(3, 0, false)),
+        // Gone before the drop; named by it, and gone after it; both wholly inside.
+        Edit::Remove { table: name(1) },
+        Edit::Remove { table: name(3) },
+        drop_2(vec![2]),
+        Edit::Remove { table: name(2) },
+    ] {
+        catalog.apply(&edit).expect("valid");
+    }
+    let left = catalog.stores[&5].areas.iter();
+    let left: Vec<_> =
+        left.map(|area| (area.table.number, area.low.prefix.vnode, area.high.prefix.vnode)).collect();
+    assert_eq!(left, [(1, 1, 2), (1, 3, 4), (2, 1, 2), (2, 3, 4)]);
+    let mut again = Catalog::default();
+    for edit in catalog.to_edits() {
+        again.apply(&edit).expect("valid");
+    }
+    assert_eq!(again, catalog);
+}
+
 /// A change for every kind of edit, each valid after the ones before it.
 fn changes() -> Vec<Vec<Edit>> {
     let values = ValuesMeta { store: 5, number: 7, bytes: 8192, record_bytes: 77, file_id: FileId(9) };
