@@ -190,6 +190,31 @@ fn what_comes_to_an_empty_place_needs_no_merge() {
 }
 
 #[test]
+fn what_is_written_meanwhile_hides_nothing_newer() {
+    let source = source();
+    for is_new in [true, false] {
+        let engine = open(&MemDisk::new(), small_options(1));
+        block_on(engine.assign(&[(1, 5)])).expect("no faults");
+        let wanted = of_extent(&source.model, Extent::vnode(1));
+        let old = |order| Write { order, actor: 1, bytes: 10, tombstone: false, ..wanted[0] };
+        if !is_new {
+            stage(&engine, &old(3)).expect("taken");
+            block_on(engine.commit()).expect("no faults");
+        }
+        let mut ingest = block_on(engine.ingest(Extent::vnode(1), 5)).expect("no faults");
+        for chunk in export_all(&source.engine, Extent::vnode(1), 1000) {
+            block_on(ingest.add(&chunk)).expect("what was exported");
+        }
+        // Newer than everything that is there, and older than what comes.
+        stage(&engine, &old(7)).expect("taken");
+        block_on(engine.commit()).expect("no faults");
+        assert_eq!(lookup(&engine, wanted[0].key).map(|found| found.0), Some(7));
+        block_on(ingest.finish()).expect("no faults");
+        assert_eq!(lookup(&engine, wanted[0].key).map(|found| found.0), Some(wanted[0].order));
+    }
+}
+
+#[test]
 fn chunks_are_refused_that_do_not_follow_or_are_damaged() {
     let source = source();
     let engine = open(&MemDisk::new(), small_options(1));

@@ -9,6 +9,8 @@ use crate::{Class, Disk, Extent, Key, ReadError, Record, Source, Table, TableCur
 pub(crate) struct Chain<D: Disk> {
     ahead: VecDeque<(Rc<Table<D>>, Vec<Extent>)>,
     cursor: Option<TableCursor<D>>,
+    /// Only what is in it, if given.
+    within: Option<Extent>,
     /// Parts of the table at hand that are passed over.
     dead: Vec<Extent>,
 }
@@ -16,7 +18,22 @@ pub(crate) struct Chain<D: Disk> {
 impl<D: Disk> Chain<D> {
     /// Over tables given by key, each with the parts of it that are passed over.
     pub(crate) fn new(tables: impl Iterator<Item = (Rc<Table<D>>, Vec<Extent>)>) -> Chain<D> {
-        Chain { ahead: tables.collect(), cursor: None, dead: Vec::new() }
+        Chain { ahead: tables.collect(), cursor: None, within: None, dead: Vec::new() }
+    }
+
+    /// As [`Chain::new`], over what these tables hold of an extent.
+    pub(crate) fn within(
+        extent: Extent,
+        tables: impl Iterator<Item = (Rc<Table<D>>, Vec<Extent>)>,
+    ) -> Chain<D> {
+        Chain { within: Some(extent), ..Chain::new(tables) }
+    }
+
+    /// Whether the cursor stands on a key that is not asked for: then none behind it in its table is.
+    fn is_behind(&self) -> bool {
+        let Some(within) = self.within else { return false };
+        let current = self.cursor.as_ref().and_then(|cursor| cursor.current());
+        current.is_some_and(|(key, _)| !within.contains(key.prefix))
     }
 
     /// The dead part that the cursor stands in.
@@ -35,7 +52,7 @@ impl<D: Disk> Source for Chain<D> {
     #[inline]
     fn advance(&mut self) -> bool {
         let stands = self.cursor.as_mut().is_some_and(|cursor| cursor.advance());
-        stands && (self.dead.is_empty() || self.dead_here().is_none())
+        stands && !self.is_behind() && (self.dead.is_empty() || self.dead_here().is_none())
     }
 
     async fn fill(&mut self) -> Result<(), ReadError> {
@@ -47,7 +64,8 @@ impl<D: Disk> Source for Chain<D> {
                     cursor.seek(&dead.range().high());
                     continue;
                 }
-                if self.cursor.as_ref().is_some_and(|cursor| cursor.current().is_some()) {
+                if !self.is_behind() && self.cursor.as_ref().is_some_and(|cursor| cursor.current().is_some())
+                {
                     return Ok(());
                 }
             }
@@ -56,7 +74,10 @@ impl<D: Disk> Source for Chain<D> {
                 return Ok(());
             };
             self.dead = dead;
-            self.cursor = Some(TableCursor::streaming(table, Class::Background, None));
+            let range = self.within.map(|extent| extent.range());
+            let low = range.as_ref().map(|range| range.low());
+            let low = low.as_ref();
+            self.cursor = Some(TableCursor::streaming(table, Class::Background, low));
         }
     }
 }

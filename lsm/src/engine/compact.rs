@@ -28,6 +28,15 @@ pub(super) struct Compacting {
     abandoned: bool,
 }
 
+/// What a merge minds beside its records.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Duties {
+    /// Values that lie apart are written anew, all of them: the output is another store's.
+    pub(super) moves_values: bool,
+    /// Whoever merges has the turn of flushes: none can be done on the way.
+    pub(super) holds_flushes: bool,
+}
+
 /// Marks a compaction as running until it is dropped.
 struct Mark<'a, D: Disk, P: Pace>(&'a Core<D, P>);
 
@@ -52,7 +61,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
         let (merge, max_seq) = self.merge_of(&plan);
         let mut output = Output::new(self, plan.store, Class::Background, max_seq);
         output.mind(self.below(&plan), OVERLAP_TABLES_MAX * self.options.table_bytes);
-        if !self.merge_into(&mut output, merge, &inputs).await? {
+        if !self.merge_into(&mut output, merge, &inputs, Duties::default()).await? {
             return Ok(());
         }
         let written = output.bytes;
@@ -77,6 +86,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
         output: &mut Output<'_, D, P>,
         mut merge: Merge<Chain<D>, LastWriteWins>,
         inputs: &[TableName],
+        duties: Duties,
     ) -> Result<bool, DiskError> {
         let mut tries = BUFFER_TRIES_MAX;
         loop {
@@ -93,7 +103,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
             let (key, record) = merge.current().expect("it stands on a key");
             match self.settle(&key, record, inputs) {
                 Some(record) => {
-                    let stored = self.collect(&key, &record).await?;
+                    let stored = self.collect(&key, &record, duties.moves_values).await?;
                     output.ready(stored.is_some() || output.is_large(&record)).await?;
                     match stored {
                         Some(stored) => output.add_collected(key, record, &stored),
@@ -108,7 +118,9 @@ impl<D: Disk, P: Pace> Core<D, P> {
                 if output.is_full() {
                     output.finish().await?;
                 }
-                self.do_urgent().await;
+                if !duties.holds_flushes {
+                    self.do_urgent().await;
+                }
                 if self.is_abandoned() {
                     cover::mark("compaction abandoned");
                     return Ok(false);

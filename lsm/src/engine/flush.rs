@@ -15,26 +15,41 @@ impl<D: Disk, P: Pace> Core<D, P> {
             stores.applied
         };
         self.weigh();
-        let is_left = || {
-            let stores = self.stores.borrow();
-            stores.stores.iter().flat_map(|store| &store.frozen).any(|frozen| frozen.through <= through)
-        };
-        while is_left() {
+        while self.has_frozen(&self.options.stores, through) {
             self.flush().await?;
             self.weigh();
         }
         Ok(())
     }
 
+    /// Writes what these stores froze up to `through` into tables. For whoever has the turn of flushes.
+    pub(super) async fn flush_frozen(&self, stores: &[u16], through: u64) -> Result<(), DiskError> {
+        while self.has_frozen(stores, through) {
+            self.flush_oldest().await?;
+            self.weigh();
+        }
+        Ok(())
+    }
+
+    fn has_frozen(&self, stores: &[u16], through: u64) -> bool {
+        let all = self.stores.borrow();
+        let mut these = all.stores.iter().filter(|store| stores.contains(&store.number));
+        these.any(|store| store.frozen.iter().any(|frozen| frozen.through <= through))
+    }
+
     /// Flushes the frozen memtable that pins most of the log. Nothing has changed after an error.
     pub(super) async fn flush(&self) -> Result<(), DiskError> {
         let _turn = self.flush_turn.take().await;
+        self.flush_oldest().await
+    }
+
+    async fn flush_oldest(&self) -> Result<(), DiskError> {
         let Some((index, frozen)) = self.stores.borrow().next_frozen() else { return Ok(()) };
         let store = self.stores.borrow().stores[index].number;
         let mut cursor = MemCursor::new(frozen.memtable.clone(), None);
         let mut output = Output::new(self, store, Class::Flush, frozen.through);
         while let Some((key, record)) = cursor.current() {
-            if self.is_dropped_from(store, key.prefix, frozen.through) {
+            if self.is_left_out(index, &key, frozen.through) {
                 output.skip(&key, &record, 1);
                 cursor.advance();
                 if output.wants_pause() {
@@ -46,7 +61,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
             output.ready(is_large).await?;
             while let Some((key, record)) = cursor.current()
                 && output.takes(&record)
-                && !self.is_dropped_from(store, key.prefix, frozen.through)
+                && !self.is_left_out(index, &key, frozen.through)
                 && !output.wants_pause()
             {
                 output.add(key, record);

@@ -23,7 +23,9 @@ use super::export::{ChunkError, parse};
 use super::output::Output;
 use super::scan::ScanLimits;
 use crate::manifest::{Edit, StoreEntry};
-use crate::{Class, Direction, Disk, DiskError, DiskErrorKind, Extent, KeyBuf, Pace, ReadError, cover};
+use crate::{
+    Class, Direction, Disk, DiskError, DiskErrorKind, Extent, KeyBuf, Pace, ReadError, TableMeta, cover,
+};
 
 use std::ops::ControlFlow;
 
@@ -185,11 +187,12 @@ impl<D: Disk, P: Pace> Ingest<'_, D, P> {
             return Err(IngestError::Superseded);
         }
         let assign = lives_in.is_none().then_some((self.extent.vnode, self.store));
-        if assign.is_some() && core.is_taken(self.extent.vnode) {
+        if assign.is_some() && core.is_taken(self.extent.vnode, self.store) {
             let kind = DiskErrorKind::NoSpace;
             return Err(DiskError { kind, operation: "assign a vnode", name: None }.into());
         }
-        let level = if self.was_empty { core.deepest_level_for(self.store, &self.output) } else { 0 };
+        let level =
+            if self.was_empty { core.deepest_level_for(self.store, self.output.finished()) } else { 0 };
         let edits = assign.map(|(vnode, store)| Edit::Assign { vnode, store, epoch: 0 });
         let (max_order, records) = (self.max_order, self.records);
         let install = |store: &mut super::store::Store<D>| store.ceiling = store.ceiling.max(max_order);
@@ -204,13 +207,17 @@ impl<D: Disk, P: Pace> Ingest<'_, D, P> {
 }
 
 impl<D: Disk, P: Pace> Core<D, P> {
-    /// The deepest sorted level of a store in which no table overlaps one of the output's; level 0 if there is none.
-    fn deepest_level_for(&self, store: u16, output: &Output<'_, D, P>) -> u8 {
+    /// The deepest sorted level of a store in which no table overlaps one of `new`; level 0 if there is none.
+    pub(super) fn deepest_level_for<'t>(
+        &self,
+        store: u16,
+        new: impl Iterator<Item = &'t TableMeta> + Clone,
+    ) -> u8 {
         let catalog = self.manifest.catalog();
         let Some(entry) = catalog.stores.get(&store) else { return 0 };
         let StoreEntry { levels, .. } = entry;
         let fits = |level: &&usize| {
-            output.finished().all(|new| {
+            new.clone().all(|new| {
                 let from = levels[**level].partition_point(|table| table.largest < new.smallest);
                 levels[**level].get(from).is_none_or(|table| table.smallest > new.largest)
             })
@@ -219,10 +226,18 @@ impl<D: Disk, P: Pace> Core<D, P> {
         sorted.iter().find(fits).map_or(0, |level| *level as u8)
     }
 
-    /// Whether the next log record of a vnode would have a number for which a drop of it holds: after a full disk numbers are
-    /// given out again, and those pass first.
-    pub(super) fn is_taken(&self, vnode: u16) -> bool {
-        let prefix = Extent::vnode(vnode).range().low().prefix;
-        self.manifest.catalog().is_dropped(prefix, self.log.next_seq().0)
+    /// Whether a vnode that lives nowhere cannot live in a store yet: after a full disk log numbers are given out again, and those
+    /// for which a drop of it holds pass first; and what is left of it in the store's frozen memtables is flushed first.
+    pub(super) fn is_taken(&self, vnode: u16, store: u16) -> bool {
+        let range = Extent::vnode(vnode).range();
+        let prefix = range.low().prefix;
+        let stores = self.stores.borrow();
+        let store = &stores.stores[stores.index_of_store(store)];
+        let mut shown =
+            store.frozen.iter().filter(|frozen| store.levels.shows_frozen(frozen.through, prefix));
+        let holds = |frozen: &super::store::Frozen| {
+            frozen.memtable.iter_from(&range.low()).next().is_some_and(|(key, _)| range.contains(&key))
+        };
+        shown.any(holds) || self.manifest.catalog().is_dropped(prefix, self.log.next_seq().0)
     }
 }

@@ -39,6 +39,7 @@ mod stats;
 mod store;
 mod values;
 mod vnode_drop;
+mod vnode_move;
 mod vnode_size;
 mod write;
 
@@ -172,7 +173,7 @@ impl<D: Disk, P: Pace> Engine<D, P> {
             match self.vnode_store(vnode) {
                 Some(present) => assert_eq!(present, store, "vnode {vnode} lives in another store"),
                 None => {
-                    if self.0.is_taken(vnode) {
+                    if self.0.is_taken(vnode, store) {
                         let kind = crate::DiskErrorKind::NoSpace;
                         return Err(DiskError { kind, operation: "assign a vnode", name: None });
                     }
@@ -272,6 +273,14 @@ impl<D: Disk, P: Pace> Engine<D, P> {
     /// it is finished; of two versions of a record the winner stays, wherever it came from.
     pub async fn ingest(&self, extent: Extent, store: u16) -> Result<Ingest<'_, D, P>, ReadError> {
         self.0.ingest(extent, store).await
+    }
+
+    /// Moves a vnode with all it holds into another store of this core, durably when it returns; what lives there, or nowhere, stays
+    /// where it is. Reads and writes of it go on, and so do flushes but for a last short part; merges wait. Its tables are
+    /// rewritten. After an error it is where it was; one is [`DiskErrorKind::Io`](crate::DiskErrorKind::Io) if something of
+    /// it is quarantined: what cannot be read cannot be moved.
+    pub async fn move_vnode(&self, vnode: u16, store: u16) -> Result<(), DiskError> {
+        self.0.move_vnode(vnode, store).await
     }
 
     /// About how many keys and bytes a vnode, or a table in it, has. Reads no disk; a walk of a few thousand records at most.

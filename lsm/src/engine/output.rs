@@ -216,7 +216,7 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
     }
 
     /// What is known of the finished tables.
-    pub(super) fn finished(&self) -> impl Iterator<Item = &TableMeta> {
+    pub(super) fn finished(&self) -> impl Iterator<Item = &TableMeta> + Clone {
         self.tables.iter().map(|table| table.meta())
     }
 
@@ -288,8 +288,19 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
     /// Puts the finished tables into `level` in place of `dropped`, together with other changes, durably; then `install` changes
     /// the store in memory, which has its new levels already.
     pub(super) async fn commit(
-        mut self,
+        self,
         level: u8,
+        dropped: &[TableName],
+        others: impl Iterator<Item = Edit>,
+        install: impl FnOnce(&mut Store<D>),
+    ) -> Result<(), DiskError> {
+        self.commit_at(|_| level, dropped, others, install).await
+    }
+
+    /// As [`Output::commit`], with a level for each finished table.
+    pub(super) async fn commit_at(
+        mut self,
+        level_of: impl Fn(usize) -> u8,
         dropped: &[TableName],
         others: impl Iterator<Item = Edit>,
         install: impl FnOnce(&mut Store<D>),
@@ -298,8 +309,8 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
         let values = self.value_files.iter().map(|&(values, _)| Edit::AddValues { values });
         let mut edits: Vec<Edit> =
             values.chain(dropped.iter().map(|&table| Edit::Remove { table })).collect();
-        for table in &self.tables {
-            edits.push(Edit::Add { level, table: Rc::new(table.meta().clone()) });
+        for (at, table) in self.tables.iter().enumerate() {
+            edits.push(Edit::Add { level: level_of(at), table: Rc::new(table.meta().clone()) });
         }
         edits.extend(others);
         // From here on the files are the manifest's business.
@@ -366,22 +377,32 @@ impl<D: Disk, P: Pace> Core<D, P> {
             }
             return Err(failed.error);
         }
+        // A table that only changed its level is among the added ones.
+        let is_gone = |name: &&TableName| added.iter().all(|table| table.number() != name.number);
+        let gone: Vec<TableName> = dropped.iter().filter(is_gone).copied().collect();
+        self.renew(store, &gone, &dead);
+        {
+            let mut stores = self.stores.borrow_mut();
+            let index = stores.index_of_store(store);
+            install(&mut stores.stores[index]);
+        }
+        self.survey();
+        Ok(())
+    }
+
+    /// Takes over in memory what the manifest says of a store, and lets go of the tables and value files that it no longer names.
+    pub(super) fn renew(&self, store: u16, gone: &[TableName], dead: &[u64]) {
         let mut tables = self.tables.borrow_mut();
         let mut stores = self.stores.borrow_mut();
         let catalog = self.manifest.catalog();
         let index = stores.index_of_store(store);
-        let entry = &mut stores.stores[index];
-        entry.levels = Rc::new(Levels::of(&catalog.stores[&store], |meta| {
+        stores.stores[index].levels = Rc::new(Levels::of(&catalog.stores[&store], |meta| {
             Rc::clone(tables.get(&meta.name.number).expect("named tables are open"))
         }));
-        install(entry);
         let mut obsolete = self.obsolete.borrow_mut();
-        for name in dropped {
-            // A table that only changed its level is among the added ones.
-            if added.iter().all(|table| table.number() != name.number) {
-                let stays = catalog.stores[&store].areas_of(name.number).next().is_some();
-                obsolete.drop_table(tables.remove(&name.number).expect("named tables are open"), stays);
-            }
+        for name in gone {
+            let stays = catalog.stores[&store].areas_of(name.number).next().is_some();
+            obsolete.drop_table(tables.remove(&name.number).expect("named tables are open"), stays);
         }
         dead.iter().for_each(|&number| obsolete.drop_values(FileName::Values { store, number }));
         if planted::active(Bug::LiveValuesUnlinked) {
@@ -390,15 +411,13 @@ impl<D: Disk, P: Pace> Core<D, P> {
         }
         drop((tables, stores, catalog, obsolete));
         self.count_tables();
-        self.survey();
-        Ok(())
     }
 
     /// Value files of a store that no table names once `edits` are made.
     ///
     /// Asked before the edits are durable, and right then: a merge's inputs are in no other merge, and what a flush adds comes with
     /// its own value files.
-    fn dead_values(&self, store: u16, edits: &[Edit]) -> Vec<u64> {
+    pub(super) fn dead_values(&self, store: u16, edits: &[Edit]) -> Vec<u64> {
         let catalog = self.manifest.catalog();
         let Some(entry) = catalog.stores.get(&store).filter(|entry| !entry.values.is_empty()) else {
             return Vec::new();

@@ -42,16 +42,18 @@ impl<D: Disk, P: Pace> Core<D, P> {
     }
 
     /// The value of a merged record, if it lies in a file that is to be collected and can be read. What cannot be read keeps its
-    /// pointer, and whoever asks for it is told.
+    /// pointer, and whoever asks for it is told. If it `moves`, it is to be collected whichever file it lies in, and an error if it
+    /// cannot be read.
     pub(super) async fn collect(
         &self,
         key: &Key<'_>,
         record: &Record<'_>,
+        moves: bool,
     ) -> Result<Option<StoredValue>, DiskError> {
         if !is_separated(record) {
             return Ok(None);
         }
-        let is_wasteful = |pointer: Pointer| self.wasteful.borrow().contains(&pointer.file);
+        let is_wasteful = |pointer: Pointer| moves || self.wasteful.borrow().contains(&pointer.file);
         if !Pointer::decode(record.value).is_some_and(is_wasteful) {
             return Ok(None);
         }
@@ -68,6 +70,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
                     self.pace.yield_now().await;
                 }
                 Err(ReadError::NoBuffer) => return Err(self.unreadable(ReadError::NoBuffer)),
+                Err(error) if moves => return Err(self.unreadable(error)),
                 Err(ReadError::Disk(_) | ReadError::Damage(_) | ReadError::Quarantined(_)) => {
                     self.suspect_values.borrow_mut().insert(pointer.file);
                     self.wasteful.borrow_mut().remove(&pointer.file);

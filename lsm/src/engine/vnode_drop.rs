@@ -21,10 +21,11 @@
 use std::rc::Rc;
 
 use super::Core;
+use super::compact::Duties;
 use super::output::Output;
 use crate::compaction::{Plan, Run};
-use crate::manifest::{Edit, hides};
-use crate::{Class, Disk, DiskError, Extent, Pace, TableName, cover};
+use crate::manifest::Edit;
+use crate::{Class, Disk, DiskError, Extent, Key, Pace, TableName, cover};
 
 /// Keeps records of a vnode from being staged, until it is dropped.
 struct Barred<'a, D: Disk, P: Pace>(&'a Core<D, P>, u16);
@@ -70,7 +71,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
     }
 
     /// The tables that go at once, and the change that drops an extent.
-    fn dropping(&self, store: u16, extent: Extent, seq: u64) -> (Vec<TableName>, Vec<Edit>) {
+    pub(super) fn dropping(&self, store: u16, extent: Extent, seq: u64) -> (Vec<TableName>, Vec<Edit>) {
         let catalog = self.manifest.catalog();
         let entry = &catalog.stores[&store];
         let tables = || entry.levels.iter().flatten();
@@ -119,7 +120,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
         let inputs: Vec<TableName> = plan.inputs().collect();
         let (merge, max_seq) = self.merge_of(&plan);
         let mut output = Output::new(self, plan.store, Class::Background, max_seq);
-        if !self.merge_into(&mut output, merge, &inputs).await? {
+        if !self.merge_into(&mut output, merge, &inputs, Duties::default()).await? {
             return Ok(());
         }
         let written = output.bytes;
@@ -153,11 +154,9 @@ impl<D: Disk, P: Pace> Core<D, P> {
         of_table.map(|(extent, _)| *extent).collect()
     }
 
-    /// Whether a record of a frozen memtable was dropped.
-    pub(super) fn is_dropped_from(&self, store: u16, prefix: crate::Prefix, through: u64) -> bool {
-        let catalog = self.manifest.catalog();
-        catalog.stores.get(&store).is_some_and(|entry| {
-            !entry.drops.is_empty() && hides(&entry.drops, prefix, |dropped| through <= dropped.seq)
-        })
+    /// Whether a record of a frozen memtable is not flushed: it was dropped, or its vnode went to another store.
+    pub(super) fn is_left_out(&self, index: usize, key: &Key<'_>, through: u64) -> bool {
+        let stores = self.stores.borrow();
+        stores.index_of(key) != Some(index) || !stores.stores[index].levels.shows_frozen(through, key.prefix)
     }
 }
