@@ -19,7 +19,7 @@ pub(crate) struct Args {
 }
 
 /// Columns of the table, after name and address: a title, and the line it comes from.
-const COLUMNS: [(&str, &str); 7] = [
+const COLUMNS: [(&str, &str); 8] = [
     ("CORES", "cores"),
     ("FENCED", "fenced"),
     ("CLIENTS", "connections.clients"),
@@ -27,6 +27,7 @@ const COLUMNS: [(&str, &str); 7] = [
     ("PUTS", "puts"),
     ("TABLES", "engine.tables"),
     ("BYTES", "engine.table_bytes"),
+    ("MEMORY", "memory.used_bytes"),
 ];
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
@@ -56,7 +57,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             topology.epoch.0
         );
         print_table(&rows);
-        println!("Requests and tables are those of each node's first core; --all shows more.");
+        println!("Requests, tables and memory are those of each node's first core; --all shows more.");
     }
     if silent.is_empty() {
         Ok(())
@@ -94,7 +95,7 @@ mod tests {
 
     #[test]
     fn columns_are_found_by_name() {
-        let found = columns("node 1\ncores 2\nfenced false\nengine.tables 7\nodd\n");
-        assert_eq!(found, ["2", "false", "-", "-", "-", "7", "-"]);
+        let found = columns("node 1\ncores 2\nfenced false\nengine.tables 7\nodd\nmemory.used_bytes 8\n");
+        assert_eq!(found, ["2", "false", "-", "-", "-", "7", "-", "8"]);
     }
 }
