@@ -10,6 +10,7 @@ mod damage;
 mod disk;
 mod engine;
 mod extent;
+pub mod inspect;
 mod key;
 mod key_range;
 pub mod layout;

@@ -21,7 +21,7 @@
 mod change;
 
 use crate::engine::OpenError;
-use crate::manifest::{self, Catalog, LoadError};
+use crate::manifest::{self, Catalog, LoadError, StoreEntry};
 use crate::{Directory, Disk, DiskError, DiskErrorKind, FileName, NameOp};
 
 pub use change::{Changed, Progress, change};
@@ -67,6 +67,13 @@ impl Found {
         let vnodes = catalogs.iter().flat_map(|catalog| catalog.vnodes.iter());
         let vnodes = vnodes.map(|(&vnode, at)| (vnode, at.store)).collect();
         Found { layout: Layout { generation, cores: catalogs.len() as u16, stores, vnodes }, catalogs }
+    }
+}
+
+impl Found {
+    /// Every store with what its manifest says of it.
+    pub(crate) fn stores(&self) -> impl Iterator<Item = (u16, &StoreEntry)> {
+        self.catalogs.iter().flat_map(|catalog| &catalog.stores).map(|(&store, entry)| (store, entry))
     }
 }
 

@@ -148,6 +148,12 @@ impl SegmentHeader {
             .unwrap_or(0)
     }
 
+    /// Which of its copies are valid.
+    pub(super) fn copies(block: &[u8]) -> [bool; 2] {
+        [0, SECOND_COPY_AT]
+            .map(|at| block.get(at..at + COPY_BYTES).is_some_and(|copy| Self::decode_copy(copy).is_ok()))
+    }
+
     fn decode_copy(copy: &[u8]) -> Result<SegmentHeader, HeaderFault> {
         if copy.iter().all(|byte| *byte == 0) {
             return Err(HeaderFault::Blank);

@@ -21,6 +21,7 @@ mod codec;
 pub mod format;
 mod gate;
 mod group;
+mod inspect;
 mod options;
 mod prepare;
 mod recover;
@@ -34,6 +35,7 @@ use std::rc::Rc;
 
 pub use codec::{Entry, RecordFault, Records};
 pub use group::Group;
+pub(crate) use inspect::inspect;
 pub use options::{CommitError, CommitlogSync, Fenced, LogError, LogOptions, StageError};
 pub use recover::{CutTail, DAMAGE_REPORTS_MAX, LogDamage, LogRecovery};
 pub use segments::SegmentInfo;

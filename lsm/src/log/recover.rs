@@ -80,13 +80,13 @@ pub struct LogRecovery {
 }
 
 /// A segment's file, and what its header says.
-struct Source<D: Disk> {
+pub(super) struct Source<D: Disk> {
     slot: u32,
-    file: D::File,
-    file_bytes: u64,
-    header: Result<SegmentHeader, HeaderFault>,
+    pub(super) file: D::File,
+    pub(super) file_bytes: u64,
+    pub(super) header: Result<SegmentHeader, HeaderFault>,
     /// From the header, or else from its first group; `None` = it holds nothing.
-    identity: Option<Identity>,
+    pub(super) identity: Option<Identity>,
     /// The highest id that its header speaks of, torn or not; 0 if none.
     highest_id: u64,
     /// Valid groups seen, counted or not.
@@ -96,7 +96,7 @@ struct Source<D: Disk> {
 }
 
 impl<D: Disk> Source<D> {
-    fn name(&self, core: u16) -> FileName {
+    pub(super) fn name(&self, core: u16) -> FileName {
         FileName::Segment { core, slot: self.slot }
     }
 
@@ -108,7 +108,7 @@ impl<D: Disk> Source<D> {
         self.identity.expect("only segments with an identity are replayed").life
     }
 
-    fn scan(&self, disk: &D, core: u16) -> Scan<D> {
+    pub(super) fn scan(&self, disk: &D, core: u16) -> Scan<D> {
         let window = Window::new(disk.clone(), self.file.clone(), self.name(core), self.file_bytes);
         Scan::new(window, self.identity)
     }
@@ -123,7 +123,8 @@ impl<D: Disk> Log<D> {
         replay: &mut dyn FnMut(Seq, crate::Key<'_>, crate::Record<'_>, u64),
     ) -> Result<(Log<D>, LogRecovery), LogError> {
         options.check();
-        let mut sources = open_sources(&disk, core).await?;
+        disk.names(NameOp::CreateDirectory(Directory::Core(core))).await?;
+        let mut sources = open_sources(&disk, core, None).await?;
         let mut walk = Walk::new(&disk, core, sources.is_empty(), replay);
         sources.sort_by_key(|source| source.identity.map_or(0, |identity| identity.segment));
         walk.check_twice(&sources)?;
@@ -227,16 +228,22 @@ impl<D: Disk> Log<D> {
     }
 }
 
-async fn open_sources<D: Disk>(disk: &D, core: u16) -> Result<Vec<Source<D>>, LogError> {
-    let directory = Directory::Core(core);
-    disk.names(NameOp::CreateDirectory(directory)).await?;
-    let files = match disk.names(NameOp::List(directory)).await? {
+/// Opens the segments of a core, or one of them.
+pub(super) async fn open_sources<D: Disk>(
+    disk: &D,
+    core: u16,
+    only: Option<u32>,
+) -> Result<Vec<Source<D>>, LogError> {
+    let files = match disk.names(NameOp::List(Directory::Core(core))).await? {
         NameReply::Files(files) => files,
         NameReply::Done | NameReply::Checkpoints(_) => unreachable!("a list answers with files"),
     };
     let mut sources = Vec::new();
     for (name, file_bytes) in files {
         let FileName::Segment { slot, .. } = name else { continue };
+        if only.is_some_and(|only| only != slot) {
+            continue;
+        }
         let file = disk.open(name, Open::Read).await?;
         let mut window = Window::new(disk.clone(), file.clone(), name, file_bytes);
         let block = window.view(0, BLOCK_BYTES).await?;
@@ -258,7 +265,7 @@ async fn open_sources<D: Disk>(disk: &D, core: u16) -> Result<Vec<Source<D>>, Lo
 }
 
 /// The walk through all groups.
-struct Walk<'a, D: Disk> {
+pub(super) struct Walk<'a, D: Disk> {
     disk: &'a D,
     core: u16,
     replay: &'a mut dyn FnMut(Seq, crate::Key<'_>, crate::Record<'_>, u64),
@@ -277,7 +284,7 @@ struct Walk<'a, D: Disk> {
 }
 
 impl<'a, D: Disk> Walk<'a, D> {
-    fn new(
+    pub(super) fn new(
         disk: &'a D,
         core: u16,
         fresh: bool,
@@ -298,7 +305,12 @@ impl<'a, D: Disk> Walk<'a, D> {
         }
     }
 
-    fn check_twice(&self, sources: &[Source<D>]) -> Result<(), LogError> {
+    /// What was found.
+    pub(super) fn recovery(&self) -> &LogRecovery {
+        &self.recovery
+    }
+
+    pub(super) fn check_twice(&self, sources: &[Source<D>]) -> Result<(), LogError> {
         for pair in sources.windows(2) {
             if let (Some(first), Some(second)) = (pair[0].identity, pair[1].identity)
                 && first.segment == second.segment
@@ -312,7 +324,7 @@ impl<'a, D: Disk> Walk<'a, D> {
         Ok(())
     }
 
-    async fn run(&mut self, sources: &mut [Source<D>]) -> Result<(), LogError> {
+    pub(super) async fn run(&mut self, sources: &mut [Source<D>]) -> Result<(), LogError> {
         let start = sources.iter().position(|source| source.identity.is_some()).unwrap_or(sources.len());
         let fences = fences(sources);
         let oldest_with_header = sources.iter().position(|source| source.header.is_ok());

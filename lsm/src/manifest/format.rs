@@ -56,6 +56,8 @@ pub(crate) const VERSION: u16 = 5;
 pub(crate) const HEADER_BYTES: usize = 40;
 /// Most bytes of a group: a snapshot of a hundred thousand tables with ordinary keys fits several times over.
 pub(crate) const GROUP_BYTES_MAX: usize = 256 << 20;
+/// What groups start and end on.
+pub(super) const BLOCK: u64 = BLOCK_BYTES as u64;
 const CHECKSUM_AT: usize = 32;
 
 /// One change of the engine's files or of what is in them.
@@ -197,6 +199,15 @@ pub(crate) fn decode_group(core: u16, number: u64, bytes: &[u8]) -> Result<Group
         })?);
     }
     Ok(Group { life, index, edits, bytes: len })
+}
+
+/// How long the group says it is whose first block this is, if it says so.
+pub(super) fn claimed_bytes(block: &[u8]) -> Option<u64> {
+    let mut fields = Reader(block);
+    let magic = fields.u32().ok()?;
+    let edit_bytes = u32::from_le_bytes(block.get(28..32)?.try_into().ok()?) as usize;
+    let fits = magic == MAGIC && edit_bytes <= GROUP_BYTES_MAX - HEADER_BYTES;
+    fits.then(|| ((HEADER_BYTES + edit_bytes) as u64).next_multiple_of(BLOCK))
 }
 
 /// crc32c of the file's number and the group, its checksum field taken as zero.

@@ -20,6 +20,7 @@ mod area;
 mod catalog;
 mod dropped;
 mod format;
+mod inspect;
 mod turn;
 
 use std::cell::{Ref, RefCell};
@@ -30,6 +31,7 @@ pub(crate) use catalog::{Catalog, LEVELS, StoreEntry};
 pub(crate) use dropped::{Drops, hides};
 pub(crate) use format::Edit;
 use format::{Fault, Identity};
+pub(crate) use inspect::inspect;
 pub(crate) use turn::Turn;
 
 use crate::planted::{self, Bug};

@@ -17,6 +17,7 @@ mod cursor;
 mod filter;
 mod format;
 mod index;
+mod inspect;
 mod reader;
 mod share;
 mod stored;
@@ -35,6 +36,7 @@ pub use format::{
 };
 pub(crate) use format::{TABLE_FORMAT_FIELD, encode_key, take, take_key};
 pub use index::BlockHandle;
+pub(crate) use inspect::{Targets, inspect};
 pub use reader::Table;
 pub(crate) use stored::Compressor;
 pub(crate) use transfer::{InFlight, Port};

@@ -200,7 +200,7 @@ impl<D: Disk> Table<D> {
 }
 
 /// Reads a section and verifies its checksum. That it lies in the file was checked with the footer.
-async fn read_section<D: Disk>(
+pub(super) async fn read_section<D: Disk>(
     port: &Port<D>,
     id: FileId,
     section: Section,

@@ -12,8 +12,8 @@ const LZ4: u32 = 1;
 /// An open value file.
 pub struct ValueFile<D: Disk> {
     port: Port<D>,
-    bytes: u64,
-    file_id: FileId,
+    pub(super) bytes: u64,
+    pub(super) file_id: FileId,
 }
 
 /// A value as it lies in its file, verified.
@@ -142,7 +142,8 @@ impl<D: Disk> ValueFile<D> {
         Ok((header.stored_bytes > 0).then_some(next))
     }
 
-    async fn read_record(&self, at: u64, class: Class) -> Result<RecordHeader, ReadError> {
+    /// Reads and verifies the record at `at`.
+    pub(super) async fn read_record(&self, at: u64, class: Class) -> Result<RecordHeader, ReadError> {
         let left = self.bytes.saturating_sub(at);
         if left < RECORD_HEADER_BYTES as u64 {
             return Err(self.damage(at, "end record", RECORD_HEADER_BYTES as u64, left).into());
@@ -158,7 +159,12 @@ impl<D: Disk> ValueFile<D> {
     }
 
     /// Reads bytes that lie in the file, in pieces.
-    async fn read_bytes(&self, offset: u64, len: usize, class: Class) -> Result<Vec<u8>, ReadError> {
+    pub(super) async fn read_bytes(
+        &self,
+        offset: u64,
+        len: usize,
+        class: Class,
+    ) -> Result<Vec<u8>, ReadError> {
         let page = BLOCK_BYTES as u64;
         let mut bytes = Vec::with_capacity(len);
         let end = offset + len as u64;
@@ -196,7 +202,7 @@ impl<D: Disk> ValueFile<D> {
         Ok(header)
     }
 
-    fn damage(&self, offset: u64, what: &'static str, expected: u64, found: u64) -> Damage {
+    pub(super) fn damage(&self, offset: u64, what: &'static str, expected: u64, found: u64) -> Damage {
         Damage { file: self.port.name, offset, what, expected, found }
     }
 }

@@ -20,6 +20,7 @@
 mod builder;
 mod file;
 mod format;
+mod inspect;
 #[cfg(test)]
 mod tests;
 
@@ -28,3 +29,4 @@ pub(crate) use file::StoredValue;
 pub use file::ValueFile;
 pub use format::{POINTER_BYTES, VALUES_FORMAT, ValueShare, ValuesMeta};
 pub(crate) use format::{Pointer, VALUES_FORMAT_FIELD};
+pub(crate) use inspect::{Target, inspect};

@@ -1,0 +1,248 @@
+//! Every byte of a small engine's files flipped, every length cut: what is read afterwards is right, or a typed error, or what
+//! recovery said it left out. And an inspection finds each of them, in the file where it is.
+
+mod rig;
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+
+use ferrite_lsm::inspect::{self, Event, Verdict};
+use ferrite_lsm::layout::LayoutMark;
+use ferrite_lsm::log::LogOptions;
+use ferrite_lsm::mem_disk::run::block_on;
+use ferrite_lsm::mem_disk::{CrashMode, MemDisk};
+use ferrite_lsm::{Directory, FileName, Options, RecordFlags};
+
+use rig::{Write, apart_options, key, open, run_jobs, stage};
+
+const KEYS: u64 = 24;
+
+fn options(entropy: u128) -> Options {
+    let mut options = apart_options(entropy);
+    options.log = LogOptions { segment_bytes: 20 << 10, group_bytes: 8 << 10, ..LogOptions::new(1) };
+    // Two memtables of a chunk each are more, so that every round is flushed.
+    options.memtable_bytes = 20 << 10;
+    options.layout = Some(LayoutMark { generation: 1, cores: 1, index: 0 });
+    options
+}
+
+/// Every version of each key that was acknowledged, oldest first.
+type History = BTreeMap<u64, Vec<Write>>;
+
+/// An engine that has flushed, merged, put values apart, and has records in its log; as a kill leaves it.
+fn sample() -> (MemDisk, History) {
+    let disk = MemDisk::new();
+    let (engine, _) = open(&disk, options(1)).expect("a fresh disk");
+    let mut history = History::new();
+    let mut order = 0;
+    for round in 0..4u64 {
+        for n in 0..KEYS {
+            if (n + round).is_multiple_of(3) {
+                continue;
+            }
+            order += 1;
+            let bytes = if (n + round).is_multiple_of(5) { 200 } else { 8 };
+            let tombstone = (n * 7 + round).is_multiple_of(11);
+            let write = Write { key: n, order, actor: round, bytes, tombstone };
+            stage(&engine, &write).expect("it fits");
+            history.entry(n).or_default().push(write);
+        }
+        assert!(block_on(engine.commit()).is_ok());
+        // The last round stays in the log.
+        if round < 3 {
+            block_on(run_jobs(&engine)).expect("no fault");
+        }
+    }
+    drop(engine);
+    (disk.crash(CrashMode::None, &mut || 1), history)
+}
+
+fn files(disk: &MemDisk) -> Vec<(FileName, u64)> {
+    let directories = [Directory::Core(0), Directory::Store(3), Directory::Store(5)];
+    directories.into_iter().flat_map(|directory| disk.list(directory)).collect()
+}
+
+fn image(disk: &MemDisk) -> MemDisk {
+    disk.image(CrashMode::None, &mut || 1)
+}
+
+/// Opens the engine and reads every key. Whether the damage was noticed.
+fn read_everything(disk: &MemDisk, history: &History, what: &dyn Fn() -> String) -> bool {
+    read_after(disk, history, false, what)
+}
+
+/// As [`read_everything`]; where `may_end_early`, the log may end before its time without a word.
+fn read_after(disk: &MemDisk, history: &History, may_end_early: bool, what: &dyn Fn() -> String) -> bool {
+    let Ok((engine, recovery)) = open(disk, options(2)) else { return true };
+    let said = recovery.cut_tail.is_some() || recovery.cut_manifest || !recovery.damage.is_empty();
+    let mut noticed = said || !recovery.quarantined.is_empty();
+    for n in 0..KEYS + 2 {
+        let versions = history.get(&n).map_or(&[][..], Vec::as_slice);
+        match block_on(engine.read(key(n).as_key())) {
+            Err(_) => noticed = true,
+            Ok(None) => assert!(said || may_end_early || versions.is_empty(), "{}: key {n} is gone", what()),
+            Ok(Some(found)) => {
+                let record = found.record();
+                let is_tombstone = record.flags.0 & RecordFlags::TOMBSTONE != 0;
+                let is = |write: &Write| {
+                    (write.order, write.actor, write.tombstone) == (record.order, record.actor, is_tombstone)
+                        && write.value() == record.value
+                };
+                let newest = versions.last().is_some_and(is);
+                assert!(
+                    newest || (said || may_end_early) && versions.iter().any(is),
+                    "{}: key {n} is {record:?}",
+                    what()
+                );
+            }
+        }
+    }
+    noticed
+}
+
+/// Inspects everything there is.
+fn inspect_all(disk: &MemDisk, see: &mut dyn FnMut(Event<'_>)) -> Verdict {
+    block_on(async {
+        let parts = [
+            inspect::log(disk, 0, None, see).await.expect("buffers are there"),
+            inspect::manifest(disk, 0, None, see).await.expect("buffers are there"),
+            inspect::store(disk, None, see).await.expect("buffers are there"),
+        ];
+        parts.iter().fold(Verdict::default(), |sum, part| Verdict {
+            damage: sum.damage + part.damage,
+            notices: sum.notices + part.notices,
+            unreported: sum.unreported + part.unreported,
+        })
+    })
+}
+
+/// Whether anything is found, and in which files.
+fn findings(disk: &MemDisk) -> (Verdict, Vec<FileName>) {
+    let mut places = Vec::new();
+    let verdict = inspect_all(disk, &mut |event| {
+        if let Event::Finding(finding) = event {
+            places.push(finding.damage.file);
+            assert!(!finding.advice.is_empty());
+        }
+    });
+    assert_eq!(verdict.damage + verdict.notices, places.len() as u64);
+    (verdict, places)
+}
+
+fn is_of(kind: &str, file: FileName) -> bool {
+    match file {
+        FileName::Segment { .. } => kind == "log",
+        FileName::Manifest { .. } => kind == "manifest",
+        FileName::Table { .. } => kind == "table",
+        FileName::Values { .. } => kind == "values",
+    }
+}
+
+/// Bytes that nobody reads: what is around the two copies in a segment's header.
+fn is_unused(file: FileName, at: u64) -> bool {
+    matches!(file, FileName::Segment { .. }) && at < 4096
+}
+
+fn flip_every_byte(kind: &str) {
+    let (disk, history) = sample();
+    let (flips, silent) = (Cell::new(0u64), Cell::new(0u64));
+    for (file, bytes) in files(&disk).into_iter().filter(|(file, _)| is_of(kind, *file)) {
+        for at in 0..bytes {
+            let left = image(&disk);
+            assert!(left.corrupt(file, at, 1 << (at % 8)));
+            let (verdict, places) = findings(&left);
+            let found = verdict.damage + verdict.notices > 0;
+            assert!(found || is_unused(file, at), "{file:?} byte {at}: the inspection finds nothing");
+            // A log is cut where its last group ends, which may be in the segment before.
+            let is_near = places.iter().any(|place| is_of(kind, *place));
+            assert!(!found || is_near, "{file:?} byte {at}: found in {places:?}");
+            let noticed = read_everything(&left, &history, &|| format!("{file:?} byte {at} flipped"));
+            assert!(!noticed || found, "{file:?} byte {at}: the engine noticed what the inspection did not");
+            flips.set(flips.get() + 1);
+            silent.set(silent.get() + u64::from(!noticed));
+        }
+    }
+    assert!(flips.get() >= 4096, "{} flips", flips.get());
+    println!("{kind}: {} bytes flipped, {} of them needed by no read", flips.get(), silent.get());
+}
+
+fn cut_every_length(kind: &str) {
+    let (disk, history) = sample();
+    // A segment does not say how long it is: one cut between groups is a log that ends there.
+    let early = kind == "log";
+    let mut cuts = 0;
+    for (file, bytes) in files(&disk).into_iter().filter(|(file, _)| is_of(kind, *file)) {
+        let whole = disk.read_all(file).expect("it is listed");
+        for len in 0..bytes {
+            let left = image(&disk);
+            left.write_all(file, &whole[..len as usize]);
+            read_after(&left, &history, early, &|| format!("{file:?} cut to {len} of {bytes} bytes"));
+            if len % 61 == 0 {
+                findings(&left);
+            }
+            cuts += 1;
+        }
+        let left = image(&disk);
+        left.write_all(file, &[]);
+        read_after(&left, &history, early, &|| format!("{file:?} is empty"));
+    }
+    println!("{kind}: {cuts} lengths cut");
+}
+
+#[test]
+fn what_is_whole_is_found_whole() {
+    let (disk, history) = sample();
+    let (verdict, places) = findings(&disk);
+    assert_eq!((verdict, places), (Verdict::default(), vec![]));
+    assert!(!read_everything(&image(&disk), &history, &|| "nothing was done".into()));
+    let mut kinds = BTreeMap::<&str, u64>::new();
+    inspect_all(&disk, &mut |event| match event {
+        Event::Part(part) | Event::Record(part) => *kinds.entry(part.kind).or_default() += 1,
+        Event::Finding(finding) => panic!("{finding:?}"),
+    });
+    for kind in ["group", "block", "record", "value", "add table", "add value file", "footer", "end"] {
+        assert!(kinds.contains_key(kind), "no {kind} among {kinds:?}");
+    }
+    let total: u64 = files(&disk).iter().map(|(_, bytes)| bytes).sum();
+    println!("{} files of {total} bytes: {kinds:?}", files(&disk).len());
+}
+
+#[test]
+fn flipped_bytes_of_the_log() {
+    flip_every_byte("log");
+}
+
+#[test]
+fn flipped_bytes_of_the_manifest() {
+    flip_every_byte("manifest");
+}
+
+#[test]
+fn flipped_bytes_of_tables() {
+    flip_every_byte("table");
+}
+
+#[test]
+fn flipped_bytes_of_value_files() {
+    flip_every_byte("values");
+}
+
+#[test]
+fn cut_lengths_of_the_log() {
+    cut_every_length("log");
+}
+
+#[test]
+fn cut_lengths_of_the_manifest() {
+    cut_every_length("manifest");
+}
+
+#[test]
+fn cut_lengths_of_tables() {
+    cut_every_length("table");
+}
+
+#[test]
+fn cut_lengths_of_value_files() {
+    cut_every_length("values");
+}
