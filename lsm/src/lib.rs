@@ -44,7 +44,9 @@ pub use extent::Extent;
 pub use key::{Key, KeyBuf, Prefix};
 pub use key_range::{BOUND_BYTES_MAX, KeyRange};
 pub use memtable::{MemBackIter, MemCursor, MemIter, Memtable};
-pub use merge::{AnySource, Direction, Join, Joined, LastWriteWins, Merge, RecordBuf, Source};
+pub use merge::{
+    AnySource, Direction, Join, JoinByFlag, JoinSiblings, Joined, LastWriteWins, Merge, RecordBuf, Source,
+};
 pub use pace::Pace;
 pub use record::{Record, RecordFlags};
 pub use seq::Seq;

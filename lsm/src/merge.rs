@@ -3,6 +3,10 @@
 //! Sources are given newest first. Where several hold a key, a [`Join`] decides what stays: under last-write-wins the record
 //! with the highest (order, actor), and between equal ones the newest source's. Tombstones are records like others. Nothing
 //! is dropped here; what may be is the caller's decision, per record that comes out.
+//!
+//! What comes out of a key is marked [`RecordFlags::DOMINATES`] if any of its records is. That is sound where the sources are
+//! neighbours, and the result takes their place: behind the marked record there were only lower orders than its own, which is not
+//! above the winner's; and what is behind the result was behind that record, too. Sibling sets are never marked.
 
 use std::cmp::Ordering;
 use std::future::Future;
@@ -135,6 +139,44 @@ impl Join for LastWriteWins {
     }
 }
 
+/// Makes one sibling set of two of a key, a pure function: commutative, associative, idempotent. The order of what it makes is the higher
+/// of the two orders.
+pub type JoinSiblings = fn(&Key<'_>, &Record<'_>, &Record<'_>, &mut RecordBuf) -> Joined;
+
+/// The engine's join: sibling sets ([`RecordFlags::SIBLINGS`]) by a function that it is given, all else by last write wins. The
+/// records of a key are either all sibling sets or none is.
+#[derive(Clone, Copy, Debug)]
+pub struct JoinByFlag(pub JoinSiblings);
+
+impl JoinByFlag {
+    /// Whether `record` joins instead of replacing and being replaced.
+    #[inline]
+    pub(crate) fn joins(record: &Record<'_>) -> bool {
+        record.flags.0 & RecordFlags::SIBLINGS != 0
+    }
+}
+
+impl Default for JoinByFlag {
+    /// Sibling sets replace each other, too.
+    fn default() -> Self {
+        JoinByFlag(|key, left, right, out| LastWriteWins.join(key, left, right, out))
+    }
+}
+
+impl Join for JoinByFlag {
+    #[inline]
+    fn join(&mut self, key: &Key<'_>, left: &Record<'_>, right: &Record<'_>, out: &mut RecordBuf) -> Joined {
+        if JoinByFlag::joins(left) || JoinByFlag::joins(right) {
+            let joined = (self.0)(key, left, right, out);
+            if joined == Joined::Both {
+                out.flags = RecordFlags(out.flags.0 & RecordFlags::OUTSIDE | RecordFlags::SIBLINGS);
+            }
+            return joined;
+        }
+        LastWriteWins.join(key, left, right, out)
+    }
+}
+
 /// See the module.
 pub struct Merge<S: Source, J: Join> {
     sources: Vec<S>,
@@ -145,6 +187,8 @@ pub struct Merge<S: Source, J: Join> {
     /// Sources that stand on the current key, newest first.
     same: Vec<usize>,
     winner: Winner,
+    /// The mark of any record of the current key.
+    mark: u8,
     joined: RecordBuf,
     scratch: RecordBuf,
     started: bool,
@@ -172,6 +216,7 @@ impl<S: Source, J: Join> Merge<S, J> {
             ranks,
             same: Vec::new(),
             winner: Winner::Joined,
+            mark: 0,
             joined: RecordBuf::default(),
             scratch: RecordBuf::default(),
             started: false,
@@ -201,11 +246,12 @@ impl<S: Source, J: Join> Merge<S, J> {
     pub fn current(&self) -> Option<(Key<'_>, Record<'_>)> {
         let first = *self.same.first()?;
         let (key, record) = self.sources[first].current()?;
-        match self.winner {
-            Winner::Source(at) if at == first => Some((key, record)),
-            Winner::Source(at) => Some((key, self.sources[at].current()?.1)),
-            Winner::Joined => Some((key, self.joined.as_record())),
-        }
+        let record = match self.winner {
+            Winner::Source(at) if at == first => record,
+            Winner::Source(at) => self.sources[at].current()?.1,
+            Winner::Joined => self.joined.as_record(),
+        };
+        Some((key, Record { flags: RecordFlags(record.flags.0 | self.mark), ..record }))
     }
 
     /// Sources that hold the current key.
@@ -250,6 +296,7 @@ impl<S: Source, J: Join> Merge<S, J> {
         }
         let Some(&first) = self.same.first() else { return false };
         self.winner = Winner::Source(first);
+        self.mark = 0;
         for &at in &self.same[1..] {
             let (Some((key, right)), Some((_, source))) =
                 (self.sources[at].current(), self.sources[first].current())
@@ -263,6 +310,7 @@ impl<S: Source, J: Join> Merge<S, J> {
                 }
                 Winner::Joined => self.joined.as_record(),
             };
+            self.mark |= (source.flags.0 | right.flags.0) & RecordFlags::DOMINATES;
             match self.join.join(&key, &left, &right, &mut self.scratch) {
                 Joined::Left => {}
                 Joined::Right => self.winner = Winner::Source(at),

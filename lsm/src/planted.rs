@@ -12,6 +12,8 @@ pub enum Bug {
     SkippedDirectorySync,
     /// Removes the old cores' logs and manifests before those of the new ones are durable.
     LogRetiredBeforeLayout,
+    /// A read stops at the first record it finds, marked or not.
+    StopsWithoutMark,
     /// A scan leaves out the last entry of a block.
     ScanSkipsBlockEdge,
     /// Leaves the block cache as large as it was while the other parts grow.

@@ -9,7 +9,7 @@ impl RecordFlags {
     pub const TOMBSTONE: u8 = 1;
     /// `expiry_ms` is set.
     pub const EXPIRES: u8 = 1 << 1;
-    /// The payload is a sibling set: records join instead of replacing each other. Reserved.
+    /// The payload is a sibling set: records join instead of replacing each other, by [`crate::Options::join`].
     pub const SIBLINGS: u8 = 1 << 2;
     /// In a table: the value is a pointer into a value file. Never set in a [`Record`] that callers see.
     pub const SEPARATED: u8 = 1 << 3;

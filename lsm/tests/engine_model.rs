@@ -264,3 +264,19 @@ fn every_acknowledged_group_has_its_sync() {
     }
     assert_eq!(disk.counts().plain_writes, 0);
 }
+
+#[cfg(feature = "planted-bugs")]
+mod planted {
+    use ferrite_lsm::planted::{Bug, plant};
+
+    /// Tables are not in the order of versions: who stops at the first record without its mark finds an old one.
+    #[test]
+    fn a_read_that_stops_without_the_mark_is_caught() {
+        plant(Some(Bug::StopsWithoutMark));
+        let caught = (0..20).any(|seed| {
+            std::panic::catch_unwind(|| super::history(seed, 800, &super::small_options)).is_err()
+        });
+        plant(None);
+        assert!(caught);
+    }
+}

@@ -12,7 +12,7 @@ use crate::compaction::{Chain, Plan, Verdict, buried};
 use crate::manifest::Edit;
 use crate::planted::{self, Bug};
 use crate::{
-    Class, Disk, DiskError, Key, KeyBuf, KeyHash, LastWriteWins, Merge, Pace, ReadError, Record, RecordFlags,
+    Class, Disk, DiskError, JoinByFlag, Key, KeyBuf, KeyHash, Merge, Pace, ReadError, Record, RecordFlags,
     TableName, cover,
 };
 
@@ -84,7 +84,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
     pub(super) async fn merge_into(
         &self,
         output: &mut Output<'_, D, P>,
-        mut merge: Merge<Chain<D>, LastWriteWins>,
+        mut merge: Merge<Chain<D>, JoinByFlag>,
         inputs: &[TableName],
         duties: Duties,
     ) -> Result<bool, DiskError> {
@@ -132,13 +132,13 @@ impl<D: Disk, P: Pace> Core<D, P> {
     }
 
     /// The merge of a plan's runs, and the highest sequence number in them.
-    pub(super) fn merge_of(&self, plan: &Plan) -> (Merge<Chain<D>, LastWriteWins>, u64) {
+    pub(super) fn merge_of(&self, plan: &Plan) -> (Merge<Chain<D>, JoinByFlag>, u64) {
         let tables = self.tables.borrow();
         let table = |name: &TableName| tables.get(&name.number).expect("named tables are open").clone();
         let cut = |name: &TableName| (table(name), self.dead_parts(*name));
         let sources = plan.runs.iter().map(|run| Chain::new(run.tables.iter().map(cut)));
         let max_seq = plan.inputs().map(|name| table(&name).meta().max_seq).max().unwrap_or(0);
-        (Merge::new(sources.collect(), LastWriteWins), max_seq)
+        (Merge::new(sources.collect(), self.options.join), max_seq)
     }
 
     /// Ends and lengths of the tables of the next run below a plan's output.

@@ -295,8 +295,12 @@ fn make_stores<D: Disk>(options: &Options, catalog: &Catalog, tables: &Tables<D>
         let levels = Levels::of(entry, |meta| Rc::clone(&tables[&meta.name.number]));
         Store::new(number, levels, entry.flushed_through)
     });
-    let mut stores =
-        Stores::new(stores.collect(), catalog.home.unwrap_or(options.stores[0]), options.chunk_bytes());
+    let mut stores = Stores::new(
+        stores.collect(),
+        catalog.home.unwrap_or(options.stores[0]),
+        options.join,
+        options.chunk_bytes(),
+    );
     for (&vnode, at) in catalog.vnodes.iter() {
         stores.place(vnode, at.store);
     }

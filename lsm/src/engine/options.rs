@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::TableOptions;
 use crate::compaction::Strategy;
 use crate::layout::LayoutMark;
 use crate::log::LogOptions;
+use crate::{JoinByFlag, TableOptions};
 
 /// Options of one core's engine. Sizes are in bytes.
 #[derive(Clone, Debug)]
@@ -41,6 +41,8 @@ pub struct Options {
     pub strategy: Strategy,
     /// Stores whose tables are merged otherwise.
     pub strategy_of: BTreeMap<u16, Strategy>,
+    /// How sibling sets of a key become one. Default: the one with the higher (order, actor) stays.
+    pub join: JoinByFlag,
     /// Values from this length on are kept apart from the tables, and are not copied by merges. Default `None`: all stay in tables.
     pub large_value_bytes: Option<usize>,
     /// Length at which a compaction starts its next table, and any writer its next value file. Default 32 MiB.
@@ -79,6 +81,7 @@ impl Options {
             table: TableOptions::default(),
             strategy: Strategy::default(),
             strategy_of: BTreeMap::new(),
+            join: JoinByFlag::default(),
             large_value_bytes: None,
             table_bytes: 32 << 20,
             l0_tables_trigger: 6,

@@ -10,10 +10,14 @@ use std::future::Future;
 use std::rc::Rc;
 
 use super::Core;
+use super::levels::Levels;
 use super::outcome::{Found, Miss, Value};
 use super::store::Store;
+use crate::planted::{self, Bug};
 use crate::table::{Block, KeyHash};
-use crate::{Class, Disk, Key, Pace, ReadError, Record, RecordFlags, cover};
+use crate::{
+    Class, Disk, Join, JoinByFlag, Joined, Key, Pace, ReadError, Record, RecordBuf, RecordFlags, cover,
+};
 
 /// The best record so far, and where it is.
 enum Best<'a> {
@@ -37,7 +41,7 @@ impl Best<'_> {
 
 #[inline]
 pub(super) fn dominates(record: &Record<'_>) -> bool {
-    record.flags.0 & RecordFlags::DOMINATES != 0
+    record.flags.0 & RecordFlags::DOMINATES != 0 || planted::active(Bug::StopsWithoutMark)
 }
 
 /// Whether the record's value is a pointer into a value file.
@@ -83,6 +87,9 @@ impl<D: Disk, P: Pace> Core<D, P> {
         let Some(index) = stores.index_of(&key) else { return Ok(found(None)) };
         let store = &stores.stores[index];
         let (best, is_answer) = search_memtables(store, &key);
+        if best.as_ref().is_some_and(JoinByFlag::joins) {
+            return self.get_joined(store, &key, found);
+        }
         if is_answer {
             self.counters.gets_memtable.add(u64::from(best.is_some()));
             self.counters.gets_absent.add(u64::from(best.is_none()));
@@ -106,6 +113,9 @@ impl<D: Disk, P: Pace> Core<D, P> {
                 self.counters.filter_false_positives.add(1);
                 continue;
             };
+            if JoinByFlag::joins(&record) {
+                return self.get_joined(store, &key, found);
+            }
             let version = (record.order, record.actor);
             let last = dominates(&record);
             if best.version().is_none_or(|best| version > best) {
@@ -140,6 +150,88 @@ impl<D: Disk, P: Pace> Core<D, P> {
     }
 }
 
+/// What sources hold of a key whose records join, newest first.
+struct Joining {
+    join: JoinByFlag,
+    joined: Option<RecordBuf>,
+    scratch: RecordBuf,
+}
+
+impl Joining {
+    fn new(join: JoinByFlag) -> Joining {
+        Joining { join, joined: None, scratch: RecordBuf::default() }
+    }
+
+    fn add(&mut self, key: &Key<'_>, record: Record<'_>) {
+        let Some(joined) = &mut self.joined else {
+            self.joined = Some(own(&outside(record)));
+            return;
+        };
+        match self.join.join(key, &joined.as_record(), &outside(record), &mut self.scratch) {
+            Joined::Left => {}
+            Joined::Right => *joined = own(&outside(record)),
+            Joined::Both => std::mem::swap(joined, &mut self.scratch),
+        }
+    }
+
+    fn add_memtables<D: Disk>(&mut self, store: &Store<D>, key: &Key<'_>) {
+        let frozen = store.frozen.iter().filter_map(|frozen| frozen.memtable.get(key));
+        store.active.get(key).into_iter().chain(frozen).for_each(|record| self.add(key, record));
+    }
+}
+
+fn own(record: &Record<'_>) -> RecordBuf {
+    let Record { order, actor, flags, expiry_ms, value } = *record;
+    RecordBuf { order, actor, flags, expiry_ms, value: value.to_vec() }
+}
+
+impl<D: Disk, P: Pace> Core<D, P> {
+    /// The rest of a get that came upon a sibling set: no source can be left out.
+    #[cold]
+    fn get_joined<R>(
+        &self,
+        store: &Store<D>,
+        key: &Key<'_>,
+        found: impl FnOnce(Option<Record<'_>>) -> R,
+    ) -> Result<R, Miss> {
+        if store.levels.lost(key).is_some() {
+            return Err(Miss);
+        }
+        let mut joining = Joining::new(self.options.join);
+        joining.add_memtables(store, key);
+        let hash = KeyHash::of(key);
+        for table in store.levels.candidates(key).filter(|table| table.may_contain(hash)) {
+            let Some(handle) = table.locate(key) else { continue };
+            let Some(block) = self.cache.get(table.number(), handle) else { return Err(Miss) };
+            block.get(key).into_iter().for_each(|record| joining.add(key, record));
+        }
+        self.counters.gets_cached.add(1);
+        Ok(found(joining.joined.as_ref().map(RecordBuf::as_record)))
+    }
+}
+
+/// The rest of a read that came upon a sibling set: what all tables hold is joined.
+async fn read_joined<D: Disk, P: Pace>(
+    core: &Core<D, P>,
+    mut joining: Joining,
+    levels: &Levels<D>,
+    key: &Key<'_>,
+) -> Result<Option<Found>, ReadError> {
+    if let Some(area) = levels.lost(key) {
+        return Err(ReadError::Quarantined(area.table.file()));
+    }
+    let hash = KeyHash::of(key);
+    for table in levels.candidates(key).filter(|table| table.may_contain(hash)) {
+        let Some(handle) = table.locate(key) else { continue };
+        let block = core.cache.read(table, handle, Class::Read).await;
+        let block = block.inspect_err(|error| core.suspect(error))?;
+        block.get(key).into_iter().for_each(|record| joining.add(key, record));
+    }
+    core.counters.gets_disk.add(1);
+    cover::mark("sibling sets joined");
+    Ok(joining.joined.as_ref().map(|joined| Found::copy(joined.as_record())))
+}
+
 /// See [`super::Engine::read`]. Memtables and tables are looked up at the first poll: what is applied later may be missed, as
 /// with any read that began before a write ended.
 pub(super) fn read<D: Disk, P: Pace>(
@@ -149,19 +241,28 @@ pub(super) fn read<D: Disk, P: Pace>(
     let key = key.to_buf();
     async move {
         let key = key.as_key();
-        let (mut best, levels) = {
+        let (mut best, joining, levels) = {
             let stores = core.stores.borrow();
             let Some(index) = stores.index_of(&key) else { return Ok(None) };
             let store = &stores.stores[index];
             let (best, is_answer) = search_memtables(store, &key);
+            let joins = best.as_ref().is_some_and(JoinByFlag::joins);
             let best = best.map(|record| Found::copy(outside(record)));
-            if is_answer {
+            let joining = joins.then(|| {
+                let mut joining = Joining::new(core.options.join);
+                joining.add_memtables(store, &key);
+                joining
+            });
+            if is_answer && joining.is_none() {
                 core.counters.gets_memtable.add(u64::from(best.is_some()));
                 core.counters.gets_absent.add(u64::from(best.is_none()));
                 return Ok(best);
             }
-            (best, Rc::clone(&store.levels))
+            (best, joining, Rc::clone(&store.levels))
         };
+        if let Some(joining) = joining {
+            return read_joined(&core, joining, &levels, &key).await;
+        }
         core.counters.gets_disk.add(1);
         let mut pointer = None;
         let hash = KeyHash::of(&key);
@@ -179,6 +280,10 @@ pub(super) fn read<D: Disk, P: Pace>(
                 core.counters.filter_false_positives.add(1);
                 continue;
             };
+            if JoinByFlag::joins(&record) {
+                // No memtable had one, and no table before this.
+                return read_joined(&core, Joining::new(core.options.join), &levels, &key).await;
+            }
             if best.as_ref().is_none_or(|best| (record.order, record.actor) > (best.order, best.actor)) {
                 pointer = is_separated(&record).then(|| core.pointer(&key, &record)).transpose()?;
                 best = Some(Found::copy(outside(record)));

@@ -14,9 +14,7 @@ use std::rc::Rc;
 use super::Core;
 use super::read::{is_separated, outside};
 use super::scan_source::sources;
-use crate::{
-    Direction, Disk, Key, KeyBuf, KeyRange, LastWriteWins, Merge, Pace, Prefix, ReadError, Record, cover,
-};
+use crate::{Direction, Disk, Key, KeyBuf, KeyRange, Merge, Pace, Prefix, ReadError, Record, cover};
 
 /// How much one call shows; what is left is walked by the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +59,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
             };
             let piece = self.stores.borrow().stores[index].levels.piece(&readable, direction);
             let sources = sources(self, index, &piece, direction, &is_stale);
-            let mut merge = Merge::toward(direction, sources, LastWriteWins);
+            let mut merge = Merge::toward(direction, sources, self.options.join);
             loop {
                 let more = merge.next().await.inspect_err(|error| self.suspect(error))?;
                 if is_stale.get() {

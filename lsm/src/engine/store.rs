@@ -18,7 +18,7 @@ use std::rc::{Rc, Weak};
 
 use super::levels::Levels;
 use super::stats::StoreCounts;
-use crate::{Disk, Extent, Key, Memtable, Record, RecordFlags};
+use crate::{Disk, Extent, Join, JoinByFlag, Joined, Key, Memtable, Record, RecordBuf, RecordFlags};
 
 /// All stores of a core.
 pub(super) struct Stores<D: Disk> {
@@ -26,6 +26,7 @@ pub(super) struct Stores<D: Disk> {
     places: Vec<u16>,
     /// The index of the store of space 0.
     home: usize,
+    join: JoinByFlag,
     pub(super) stores: Vec<Store<D>>,
     /// The highest sequence number applied.
     pub(super) applied: u64,
@@ -47,6 +48,22 @@ pub(super) struct Stores<D: Disk> {
 const NOWHERE: u16 = u16::MAX;
 /// Records that are applied together: enough to hide cache misses, few enough for what was fetched to stay.
 pub(super) const APPLIED_TOGETHER: usize = 16;
+
+/// Joins a sibling set with the one that the memtable has for its key. It is never marked: a read joins what all sources hold.
+#[cold]
+fn join_into(memtable: &mut Memtable, mut join: JoinByFlag, key: Key<'_>, record: Record<'_>) -> usize {
+    let record = Record { flags: RecordFlags(record.flags.0 & RecordFlags::OUTSIDE), ..record };
+    let mut joined = RecordBuf::default();
+    let made = match memtable.get(&key) {
+        Some(present) => join.join(&key, &record, &present, &mut joined),
+        None => Joined::Left,
+    };
+    match made {
+        Joined::Left => memtable.replace(key, record),
+        Joined::Right => 0,
+        Joined::Both => memtable.replace(key, joined.as_record()),
+    }
+}
 
 /// One LSM tree.
 pub(super) struct Store<D: Disk> {
@@ -83,13 +100,19 @@ pub(super) struct Frozen {
 
 impl<D: Disk> Stores<D> {
     /// `chunk_bytes`: the largest chunks in which memtables take memory.
-    pub(super) fn new(mut stores: Vec<Store<D>>, home: u16, chunk_bytes: usize) -> Stores<D> {
+    pub(super) fn new(
+        mut stores: Vec<Store<D>>,
+        home: u16,
+        join: JoinByFlag,
+        chunk_bytes: usize,
+    ) -> Stores<D> {
         stores.iter_mut().for_each(|store| store.active = Memtable::with_chunks(chunk_bytes));
         let home = stores.iter().position(|store| store.number == home).expect("a store of this core");
         let active_bytes = stores.iter().map(|store| store.active.bytes()).sum();
         Stores {
             places: Vec::new(),
             home,
+            join,
             stores,
             applied: 0,
             barred: Vec::new(),
@@ -201,7 +224,11 @@ impl<D: Disk> Stores<D> {
         let dominates = if record.order > store.ceiling && !is_ingested { RecordFlags::DOMINATES } else { 0 };
         let flags = RecordFlags(record.flags.0 & RecordFlags::OUTSIDE | dominates);
         store.active_first.get_or_insert(seq);
-        self.active_bytes += store.active.insert(key, Record { flags, ..record });
+        self.active_bytes += if JoinByFlag::joins(&record) {
+            join_into(&mut store.active, self.join, key, record)
+        } else {
+            store.active.insert(key, Record { flags, ..record })
+        };
         self.applied = self.applied.max(seq);
     }
 

@@ -21,8 +21,8 @@ use super::output::Output;
 use crate::compaction::{Chain, Plan, Run};
 use crate::manifest::Edit;
 use crate::{
-    Class, Disk, DiskError, DiskErrorKind, Extent, KeyBuf, LastWriteWins, Merge, Pace, Record, RecordBuf,
-    TableMeta, TableName, cover,
+    Class, Disk, DiskError, DiskErrorKind, Extent, KeyBuf, Merge, Pace, Record, RecordBuf, TableMeta,
+    TableName, cover,
 };
 
 impl<D: Disk, P: Pace> Core<D, P> {
@@ -121,7 +121,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
             let tables = self.tables.borrow();
             let part = |name: &TableName| (Rc::clone(&tables[&name.number]), self.dead_parts(*name));
             let sources = plan.runs.iter().map(|run| Chain::within(extent, run.tables.iter().map(part)));
-            Merge::new(sources.collect(), LastWriteWins)
+            Merge::new(sources.collect(), self.options.join)
         };
         self.merge_into(output, merge, &inputs, duties).await?;
         taken.extend(inputs.iter().map(|table| table.number));

@@ -84,13 +84,23 @@ impl Memtable {
 
     /// Inserts a record, unless the one that is there for its key wins or is the same. Returns by how much [`Memtable::bytes`] grew.
     pub fn insert(&mut self, key: Key<'_>, record: Record<'_>) -> usize {
+        self.put(key, record, |present| record.beats(present))
+    }
+
+    /// Inserts a record in place of the one that is there for its key, if any. Returns by how much [`Memtable::bytes`] grew.
+    pub fn replace(&mut self, key: Key<'_>, record: Record<'_>) -> usize {
+        self.put(key, record, |_| true)
+    }
+
+    #[inline]
+    fn put(&mut self, key: Key<'_>, record: Record<'_>, replaces: impl FnOnce(&Record<'_>) -> bool) -> usize {
         let before = self.bytes();
         self.newest_order = self.newest_order.max(record.order);
         let prefix = key.prefix.to_u128();
         let path = self.tree.seek(prefix, |entry| self.arena.compare(entry, &key));
         match self.tree.found(&path) {
             Some(old) => {
-                if !record.beats(&self.arena.entry(old).record) {
+                if !replaces(&self.arena.entry(old).record) {
                     return 0;
                 }
                 if !self.arena.replace(old, &key, &record) {
