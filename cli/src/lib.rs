@@ -7,6 +7,7 @@
 //! wrong, 3 the outcome of a write is unknown.
 
 mod connection;
+mod debug;
 mod demo;
 mod import;
 mod init;
@@ -50,6 +51,7 @@ enum Command {
     Status(status::Args),
     Import(import::Args),
     Demo(demo::Args),
+    Debug(debug::Args),
     Load(ferrite_loadgen::cli::Args),
     Null(ferrite_loadgen::cli::NullArgs),
 }
@@ -65,6 +67,7 @@ pub fn run() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Import(args) => import::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Debug(args) => debug::run(&args),
         Command::Load(args) => return ferrite_loadgen::cli::run(&args),
         Command::Null(args) => return ferrite_loadgen::cli::run_null(&args),
     })

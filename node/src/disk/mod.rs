@@ -10,7 +10,7 @@
 //! plain system calls (it happens at start only), and [`NameOp::CreateZeroed`] goes on only while it is polled. A file being
 //! zeroed has a name of its own until it is whole and synced, so one that was abandoned is never taken for a segment.
 
-mod names;
+pub mod names;
 
 use std::cell::RefCell;
 use std::fs::File;

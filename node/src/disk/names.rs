@@ -19,7 +19,7 @@ use ferrite_lsm::{Directory, FileName};
 const MAKING: &str = ".making";
 
 /// The checkpoint in which a name is; `None` = none, it lies in the data directory itself.
-pub(super) type Root = Option<u64>;
+pub type Root = Option<u64>;
 
 /// The path of the directory that a root's directories are in; empty for the data directory itself.
 pub(super) fn root_path(root: Root) -> String {
@@ -33,7 +33,7 @@ pub(super) fn parse_checkpoint(text: &str) -> Option<u64> {
 }
 
 /// The path of a directory.
-pub(super) fn directory_path(root: Root, directory: Directory) -> String {
+pub fn directory_path(root: Root, directory: Directory) -> String {
     let root = root_path(root);
     match directory {
         Directory::Core(core) => format!("{root}core-{core:05}"),
@@ -57,7 +57,7 @@ pub(super) fn c_string(path: String) -> CString {
 }
 
 /// Which file of `directory` is called `text`, if one of the engine's is.
-pub(super) fn parse(directory: Directory, text: &str) -> Option<FileName> {
+pub fn parse(directory: Directory, text: &str) -> Option<FileName> {
     let (kind, number) = text.split_once('-')?;
     let name = match (directory, kind) {
         (Directory::Core(core), "log") => FileName::Segment { core, slot: number.parse().ok()? },
@@ -69,7 +69,8 @@ pub(super) fn parse(directory: Directory, text: &str) -> Option<FileName> {
     (leaf(name) == text).then_some(name)
 }
 
-fn leaf(name: FileName) -> String {
+/// The name of a file in its directory.
+pub fn leaf(name: FileName) -> String {
     match name {
         FileName::Segment { slot, .. } => format!("log-{slot:08}"),
         FileName::Manifest { number, .. } => format!("manifest-{number:020}"),
