@@ -4,6 +4,7 @@ mod bad_bytes;
 mod commands;
 mod configuration;
 mod cores;
+mod debug;
 mod demo;
 mod imports;
 mod kills;
