@@ -3,6 +3,8 @@
 use std::fmt::Display;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use ferrite_lsm::{Directory, FileName};
 use ferrite_node::disk::names;
@@ -131,9 +133,22 @@ impl Place {
 
 const LOCK: &str = "LOCK";
 
+/// How long the kernel may take to let go of the lock of a process that has ended: its ring is torn down behind it.
+const LET_GO_WITHIN: Duration = Duration::from_secs(5);
+const LET_GO_POLL: Duration = Duration::from_millis(10);
+
 fn is_locked(root: &Path) -> bool {
-    let lock = File::open(root.join(LOCK));
-    lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    let Ok(lock) = File::open(root.join(LOCK)) else { return false };
+    let holder = fs::read_to_string(root.join(LOCK)).unwrap_or_default();
+    let is_alive = || Path::new("/proc").join(holder.trim()).exists();
+    let deadline = Instant::now() + LET_GO_WITHIN;
+    while matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)) {
+        if is_alive() || Instant::now() > deadline {
+            return true;
+        }
+        thread::sleep(LET_GO_POLL);
+    }
+    false
 }
 
 fn directory(subject: Subject, path: &Path) -> Result<At, String> {
