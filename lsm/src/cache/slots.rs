@@ -30,6 +30,11 @@ const BLOCK_PART: usize = 8;
 const USUAL_BYTES: usize = 4096;
 /// Turns of removed blocks that may be queued before a sweep, beside half as many as there are blocks.
 const DEAD_MIN: usize = 64;
+/// Evicted blocks that readers hold are looked through when there are so many more of them than last time, or a quarter more:
+/// what was let go since is at most that many blocks and those that were held then.
+const PINNED_UNSWEPT_MIN: usize = 8;
+/// See [`PINNED_UNSWEPT_MIN`].
+const PINNED_PART: usize = 4;
 /// Stamps wrap here; a turn would have to stay queued for as many insertions to be mistaken for another.
 const STAMP_MAX: u32 = (1 << 24) - 1;
 
@@ -95,6 +100,8 @@ pub(super) struct Slots {
     /// Evicted blocks that readers held then, and their bytes.
     pinned: Vec<Block>,
     pinned_bytes: usize,
+    /// As many pinned blocks make it look which of them were let go.
+    pinned_swept_at: usize,
     evictions: u64,
 }
 
@@ -113,6 +120,7 @@ impl Slots {
             ghosts: Ghosts::new(ghosts_for(budget)),
             pinned: Vec::new(),
             pinned_bytes: 0,
+            pinned_swept_at: PINNED_UNSWEPT_MIN,
             evictions: 0,
         }
     }
@@ -185,6 +193,7 @@ impl Slots {
         let before = self.pinned.len();
         self.pinned.retain(Block::is_shared);
         self.pinned_bytes = self.pinned.iter().map(cost).sum();
+        self.pinned_swept_at = self.pinned.len() + PINNED_UNSWEPT_MIN.max(self.pinned.len() / PINNED_PART);
         self.pinned.len() < before
     }
 
@@ -345,6 +354,9 @@ impl Slots {
         if place.block.as_ref().is_some_and(Block::is_shared) {
             self.pinned.extend(place.block);
             self.pinned_bytes += bytes;
+            if self.pinned.len() >= self.pinned_swept_at {
+                self.unpin();
+            }
         }
         let mask = self.places.len() - 1;
         let mut at = hole;
