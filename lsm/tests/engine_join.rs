@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use ferrite_lsm::mem_disk::run::block_on;
 use ferrite_lsm::mem_disk::{CrashMode, MemDisk};
 use ferrite_lsm::{
-    Direction, JoinByFlag, Joined, Key, KeyBuf, KeyRange, Options, Record, RecordBuf, RecordFlags,
+    Direction, Extent, JoinByFlag, Joined, Key, KeyBuf, KeyRange, Options, Record, RecordBuf, RecordFlags,
     ScanLimits, Strategy,
 };
 use rig::{Random, TestEngine, VNODES, key, open, run_jobs, small_options};
@@ -133,4 +133,24 @@ fn history(seed: u64) -> (u64, u64) {
 fn sets_are_the_union_of_all_that_was_written() {
     let done = (0..12).map(history).fold((0, 0), |sum, done| (sum.0 + done.0, sum.1 + done.1));
     assert!(done.0 > 50 && done.1 > 20, "{done:?}");
+}
+
+/// A get that comes upon a sibling set asks every memtable, and so also one whose records were dropped.
+#[test]
+fn what_was_dropped_joins_nothing() {
+    let (engine, _) = open(&MemDisk::new(), options(1, 0)).expect("a fresh disk");
+    let put = |order, value: &[u8]| {
+        let flags = RecordFlags(RecordFlags::SIBLINGS);
+        let record = Record { order, actor: 1, flags, expiry_ms: 0, value };
+        engine.stage(key(0).as_key(), record, 1).expect("there is room");
+        block_on(engine.commit()).expect("no faults");
+    };
+    put(1, b"dropped");
+    block_on(engine.drop_extent(Extent::table(0, 7))).expect("no faults");
+    check(&engine, &Sets::new());
+    put(2, b"z");
+    let model = Sets::from([(0, (2, BTreeSet::from([b'z'])))]);
+    check(&engine, &model);
+    block_on(run_jobs(&engine)).expect("no faults");
+    check(&engine, &model);
 }

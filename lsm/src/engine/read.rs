@@ -174,8 +174,11 @@ impl Joining {
         }
     }
 
+    /// Adds what memtables hold, but for what was dropped.
     fn add_memtables<D: Disk>(&mut self, store: &Store<D>, key: &Key<'_>) {
-        let frozen = store.frozen.iter().filter_map(|frozen| frozen.memtable.get(key));
+        let shown =
+            store.frozen.iter().filter(|frozen| store.levels.shows_frozen(frozen.through, key.prefix));
+        let frozen = shown.filter_map(|frozen| frozen.memtable.get(key));
         store.active.get(key).into_iter().chain(frozen).for_each(|record| self.add(key, record));
     }
 }
