@@ -1,0 +1,171 @@
+//! What reads ask of the disk: nothing for nearly all keys that are not there, each block once, and many blocks at a time.
+
+mod rig;
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::pin::Pin;
+
+use ferrite_lsm::mem_disk::run::{block_on, poll_once};
+use ferrite_lsm::mem_disk::{CrashMode, MemDisk, OpKind};
+use ferrite_lsm::{Found, Options, ReadError, Record, RecordFlags, Refusal, Strategy};
+use rig::{Random, TestEngine, key, open, run_jobs, small_options};
+
+const KEYS: u64 = 20_000;
+
+type Reading = Pin<Box<dyn Future<Output = Result<Option<Found>, ReadError>>>>;
+
+fn options(entropy: u128, strategy: Strategy) -> Options {
+    let mut options = small_options(entropy);
+    options.cache_bytes = 16 << 20;
+    options.table_bytes = 128 << 10;
+    options.level_base_bytes = 128 << 10;
+    options.strategy = strategy;
+    options
+}
+
+fn value(n: u64) -> Vec<u8> {
+    n.to_le_bytes().repeat(5)
+}
+
+/// A disk with [`KEYS`] keys, nearly all in tables.
+fn filled(strategy: Strategy) -> MemDisk {
+    let (disk, mut random) = (MemDisk::new(), Random::new(7));
+    let (engine, _) = open(&disk, options(1, strategy)).expect("a fresh disk");
+    // In no order of the keys, so that tables overlap.
+    for at in 0..KEYS {
+        let n = at * 7919 % KEYS;
+        let value = value(n);
+        let record = Record { order: at + 1, actor: 1, flags: RecordFlags(0), expiry_ms: 0, value: &value };
+        while let Err(refusal) = engine.stage(key(n).as_key(), record, 1) {
+            assert_eq!(refusal, Refusal::Overloaded);
+            block_on(engine.commit()).expect("no faults");
+            block_on(run_jobs(&engine)).expect("no faults");
+        }
+        if at % 64 == 63 {
+            block_on(engine.commit()).expect("no faults");
+            block_on(run_jobs(&engine)).expect("no faults");
+        }
+    }
+    block_on(engine.commit()).expect("no faults");
+    block_on(run_jobs(&engine)).expect("no faults");
+    disk.image(CrashMode::EVERY[0], &mut || random.next())
+}
+
+/// An engine with nothing in its cache, on a disk whose operations wait.
+fn cold(disk: &MemDisk, strategy: Strategy) -> (MemDisk, TestEngine) {
+    let disk = disk.image(CrashMode::EVERY[0], &mut || 0);
+    let (engine, _) = open(&disk, options(2, strategy)).expect("a power cut is no damage");
+    disk.defer();
+    (disk, engine)
+}
+
+/// Reads in flight; nothing else is.
+fn reads_in_flight(disk: &MemDisk) -> usize {
+    let in_flight = disk.in_flight(None);
+    assert!(in_flight.iter().all(|op| op.kind == OpKind::Read), "{in_flight:?}");
+    in_flight.len()
+}
+
+fn start(engine: &TestEngine, n: u64) -> Reading {
+    Box::pin(engine.read(key(n).as_key()))
+}
+
+fn is_value_of(n: u64, found: Result<Option<Found>, ReadError>) -> bool {
+    let found = found.expect("no faults").expect("it was written");
+    found.record().value == value(n)
+}
+
+/// Reads `keys`, `together` at a time; how many reads the disk did, and the most that were in flight.
+fn read_all(disk: &MemDisk, engine: &TestEngine, keys: &[u64], together: usize) -> (usize, usize) {
+    let (mut done, mut most) = (0, 0);
+    for keys in keys.chunks(together) {
+        let mut waiting: Vec<(u64, Reading)> = keys.iter().map(|&n| (n, start(engine, n))).collect();
+        while !waiting.is_empty() {
+            waiting.retain_mut(|(n, reading)| match poll_once(reading.as_mut()) {
+                Some(found) => {
+                    assert!(is_value_of(*n, found), "key {n}");
+                    false
+                }
+                None => true,
+            });
+            most = most.max(reads_in_flight(disk));
+            done += disk.complete_all();
+        }
+    }
+    (done, most)
+}
+
+#[test]
+fn keys_that_are_not_there_seldom_ask_the_disk() {
+    const ABSENT: u64 = 100_000;
+    for strategy in [Strategy::Leveled, Strategy::Tiered] {
+        let (disk, engine) = cold(&filled(strategy), strategy);
+        let stats = engine.stats();
+        // Of a store's tables, one of each sorted level can hold a key, and each of level 0.
+        let sources =
+            stats.l0_tables_max + stats.tables.iter().skip(1).filter(|&&tables| tables > 0).count() as u64;
+        assert!(sources > 0);
+        let mut asked = 0;
+        for n in KEYS..KEYS + ABSENT {
+            let quick = engine.get(key(n).as_key(), |record| assert!(record.is_none(), "key {n}")).is_ok();
+            let slow = poll_once(start(&engine, n).as_mut());
+            assert_eq!(quick, slow.is_some(), "key {n}: what memory cannot answer asks the disk");
+            if let Some(found) = slow {
+                assert!(found.expect("no faults").is_none(), "key {n}");
+            }
+            asked += u64::from(!quick);
+            disk.complete_all();
+        }
+        println!(
+            "{strategy:?}: {asked} of {ABSENT} gets of absent keys asked the disk ({:.3} %), at most {sources} tables each",
+            asked as f64 * 100.0 / ABSENT as f64
+        );
+        // A hundredth for each table that is asked, and half as much again for chance and for filters that are rounded to lines.
+        assert!(asked > 0 && asked * 200 <= 3 * sources * ABSENT, "{asked} of {ABSENT}, {sources} sources");
+    }
+}
+
+#[test]
+fn reads_of_many_keys_overlap_and_read_each_block_once() {
+    let filled = filled(Strategy::Leveled);
+    let mut random = Random::new(3);
+    let keys: Vec<u64> = (0..2000).map(|_| random.below(KEYS)).collect();
+    let (disk, engine) = cold(&filled, Strategy::Leveled);
+    let (alone, most_alone) = read_all(&disk, &engine, &keys, 1);
+    let (disk, engine) = cold(&filled, Strategy::Leveled);
+    let (together, most_together) = read_all(&disk, &engine, &keys, 64);
+    println!(
+        "{} keys: {alone} reads alone, {together} together, at most {most_together} in flight",
+        keys.len()
+    );
+    assert_eq!(most_alone, 1);
+    assert_eq!(together, alone, "a block that several wait for is read once");
+    let distinct = keys.iter().collect::<BTreeSet<_>>().len();
+    assert!(together < distinct, "{together} reads for {distinct} keys: blocks hold several");
+    assert!(most_together > 32, "{most_together} in flight");
+}
+
+#[test]
+fn reads_of_one_block_wait_for_one_read_even_if_its_reader_goes_away() {
+    let (disk, engine) = cold(&filled(Strategy::Leveled), Strategy::Leveled);
+    let n = (0..KEYS).find(|&n| engine.get(key(n).as_key(), |_| ()).is_err()).expect("tables hold it");
+    let mut readings: Vec<Reading> = (0..8).map(|_| start(&engine, n)).collect();
+    assert!(readings.iter_mut().all(|reading| poll_once(reading.as_mut()).is_none()));
+    assert_eq!(reads_in_flight(&disk), 1);
+    // The first leads.
+    drop(readings.remove(0));
+    assert!(readings.iter_mut().all(|reading| poll_once(reading.as_mut()).is_none()));
+    assert!((1..=2).contains(&reads_in_flight(&disk)), "that of the reader who left, and its successor's");
+    while !readings.is_empty() {
+        disk.complete_all();
+        readings.retain_mut(|reading| match poll_once(reading.as_mut()) {
+            Some(found) => {
+                assert!(is_value_of(n, found));
+                false
+            }
+            None => true,
+        });
+        assert!(reads_in_flight(&disk) <= 1);
+    }
+}
