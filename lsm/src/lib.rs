@@ -19,6 +19,7 @@ mod manifest;
 pub mod mem_disk;
 mod memtable;
 mod merge;
+mod overlap;
 mod pace;
 pub mod planted;
 mod prefetch;

@@ -7,9 +7,12 @@ use std::future::Future;
 use std::pin::Pin;
 
 use ferrite_lsm::mem_disk::run::{block_on, poll_once};
-use ferrite_lsm::mem_disk::{CrashMode, MemDisk, OpKind};
-use ferrite_lsm::{Found, Options, ReadError, Record, RecordFlags, Refusal, Strategy};
-use rig::{Random, TestEngine, key, open, run_jobs, small_options};
+use ferrite_lsm::mem_disk::{CrashMode, MemDisk, MemPace, OpKind};
+use ferrite_lsm::{
+    Directory, Disk, FileName, Found, NameOp, OpenError, Options, ReadError, Record, RecordFlags, Refusal,
+    Strategy,
+};
+use rig::{Random, TestEngine, key, open, open_with, run_jobs, small_options};
 
 const KEYS: u64 = 20_000;
 
@@ -24,14 +27,23 @@ fn options(entropy: u128, strategy: Strategy) -> Options {
     options
 }
 
+/// Options under which there are many tables.
+fn small_tables(entropy: u128) -> Options {
+    Options { table_bytes: 16 << 10, ..options(entropy, Strategy::Leveled) }
+}
+
 fn value(n: u64) -> Vec<u8> {
     n.to_le_bytes().repeat(5)
 }
 
 /// A disk with [`KEYS`] keys, nearly all in tables.
 fn filled(strategy: Strategy) -> MemDisk {
+    filled_with(options(1, strategy))
+}
+
+fn filled_with(options: Options) -> MemDisk {
     let (disk, mut random) = (MemDisk::new(), Random::new(7));
-    let (engine, _) = open(&disk, options(1, strategy)).expect("a fresh disk");
+    let (engine, _) = open(&disk, options).expect("a fresh disk");
     // In no order of the keys, so that tables overlap.
     for at in 0..KEYS {
         let n = at * 7919 % KEYS;
@@ -168,4 +180,60 @@ fn reads_of_one_block_wait_for_one_read_even_if_its_reader_goes_away() {
         });
         assert!(reads_in_flight(&disk) <= 1);
     }
+}
+
+/// What opening a core did: its result, reads in all, and the most that were in flight.
+fn open_deferred(disk: &MemDisk, options: Options) -> (Result<TestEngine, OpenError>, usize, usize) {
+    disk.defer();
+    let mut opening = Box::pin(open_with(disk, MemPace::new(), options));
+    let (mut reads, mut most) = (0, 0);
+    loop {
+        if let Some(opened) = poll_once(opening.as_mut()) {
+            return (opened.map(|(engine, _)| engine), reads, most);
+        }
+        let in_flight = disk.in_flight(None).iter().filter(|op| op.kind == OpKind::Read).count();
+        (reads, most) = (reads + in_flight, most.max(in_flight));
+        assert!(disk.complete_all() > 0, "it waits for the disk");
+    }
+}
+
+#[test]
+fn tables_are_opened_together_and_what_fails_is_told_as_if_they_were_not() {
+    let filled = filled_with(small_tables(1));
+    let tables: Vec<FileName> = [3, 5]
+        .into_iter()
+        .flat_map(|store| filled.list(Directory::Store(store)))
+        .map(|(name, _)| name)
+        .filter(|name| matches!(name, FileName::Table { .. }))
+        .collect();
+    assert!(tables.len() >= 40, "{} tables", tables.len());
+    let copy = || filled.image(CrashMode::EVERY[0], &mut || 0);
+
+    let (opened, reads, most) = open_deferred(&copy(), small_tables(2));
+    let engine = opened.expect("a power cut is no damage");
+    println!("{} tables opened by {reads} reads, at most {most} in flight", tables.len());
+    assert_eq!(most, 16, "many, and no more than their bound");
+    assert!(engine.quarantined().is_empty());
+    assert!(reads >= 3 * tables.len());
+
+    // One of those opened together is damaged, and is quarantined alone.
+    let damaged = copy();
+    let lost = tables[tables.len() / 2];
+    let bytes = damaged.read_all(lost).expect("it is there").len() as u64;
+    assert!(damaged.corrupt(lost, bytes - 4000, 0xff));
+    let (opened, _, _) = open_deferred(&damaged, small_tables(2));
+    let quarantined = opened.expect("the others are sound").quarantined();
+    assert!(!quarantined.is_empty());
+    assert!(quarantined.iter().all(|range| range.file == lost), "{quarantined:?}");
+
+    // Two are missing: the same one is told of, whichever is found out first.
+    let missing = copy();
+    for name in [tables[1], tables[5]] {
+        block_on(missing.names(NameOp::Unlink(name))).expect("it is there");
+    }
+    let at_once = open(&missing, small_tables(2)).err();
+    let (opened, _, _) = open_deferred(&missing, small_tables(2));
+    let error = opened.err();
+    assert!(matches!(error, Some(OpenError::MissingTable(_))), "{error:?}");
+    assert_eq!(error, at_once);
 }

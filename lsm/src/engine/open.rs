@@ -38,6 +38,7 @@ use super::{Core, Engine, Options};
 use crate::compaction::Floors;
 use crate::log::{Log, LogOptions, LogRecovery};
 use crate::manifest::{self, Catalog, Edit, LoadError, Manifest, Turn};
+use crate::overlap::in_order;
 use crate::planted::{self, Bug};
 use crate::table::TABLE_FORMAT_FIELD;
 use crate::values::VALUES_FORMAT_FIELD;
@@ -221,24 +222,34 @@ async fn refuse_leftovers<D: Disk>(disk: &D, options: &Options) -> Result<(), Op
 /// Times that a file is opened before it is taken for unreadable.
 const OPENS_MAX: usize = 3;
 
+/// Files that are opened together. Each reads a piece of its index or filter at a time, which all of them may hold at once
+/// within the least budget for background buffers that a node gives a core.
+const OPENS_AT_ONCE_MAX: usize = 16;
+
 /// Opens every table that the manifest names, and says what becomes of those that cannot be.
 async fn open_tables<D: Disk>(disk: &D, catalog: &Catalog) -> Result<(Tables<D>, Vec<Edit>), OpenError> {
     let (mut tables, mut lost, mut failed) = (BTreeMap::new(), Vec::new(), None);
-    for meta in catalog.tables() {
+    let opens = catalog.tables().map(async |meta| {
         let (name, id) = (meta.name, Some(meta.file_id));
         let open = || Table::open(disk.clone(), name, meta.bytes, id, Class::Background);
-        match open_file(name.file(), open).await? {
+        Ok::<_, OpenError>((meta, open_file(name.file(), open).await?))
+    });
+    in_order(opens, OPENS_AT_ONCE_MAX, |(meta, opened)| {
+        let name = meta.name;
+        match opened {
             Ok(table) => {
                 let areas = catalog.stores[&name.store].areas_of(name.number);
                 areas.for_each(|area| table.quarantine(area.block, area.blocks));
                 tables.insert(name.number, table);
             }
             Err(error) => {
-                failed = failed.or(Some(error).filter(|error| matches!(error, ReadError::Disk(_))));
+                failed = failed.take().or(Some(error).filter(|error| matches!(error, ReadError::Disk(_))));
                 lost.extend(quarantine::whole(meta));
             }
         }
-    }
+        Ok(())
+    })
+    .await?;
     // That nothing can be read says something of the device, not of the tables.
     failed.filter(|_| tables.is_empty()).map_or(Ok((tables, lost)), |error| Err(OpenError::Read(error)))
 }
@@ -246,17 +257,22 @@ async fn open_tables<D: Disk>(disk: &D, catalog: &Catalog) -> Result<(Tables<D>,
 /// Opens every value file that the manifest names, and says what becomes of those that cannot be.
 async fn open_values<D: Disk>(disk: &D, catalog: &Catalog) -> Result<(Values<D>, Vec<Edit>), OpenError> {
     let (mut values, mut lost, mut failed) = (BTreeMap::new(), Vec::new(), None);
-    for meta in catalog.stores.values().flat_map(|store| store.values.values()) {
+    let opens = catalog.stores.values().flat_map(|store| store.values.values()).map(async |meta| {
         let (name, id) = (meta.file(), Some(meta.file_id));
         let open = || ValueFile::open(disk.clone(), name, meta.bytes, id, Class::Background);
-        match open_file(name, open).await? {
+        Ok::<_, OpenError>((meta, open_file(name, open).await?))
+    });
+    in_order(opens, OPENS_AT_ONCE_MAX, |(meta, opened)| {
+        match opened {
             Ok(file) => drop(values.insert(meta.number, Rc::new(file))),
             Err(error) => {
-                failed = failed.or(Some(error).filter(|error| matches!(error, ReadError::Disk(_))));
+                failed = failed.take().or(Some(error).filter(|error| matches!(error, ReadError::Disk(_))));
                 lost.push(Edit::DamagedValues { store: meta.store, number: meta.number });
             }
         }
-    }
+        Ok(())
+    })
+    .await?;
     failed.filter(|_| values.is_empty()).map_or(Ok((values, lost)), |error| Err(OpenError::Read(error)))
 }
 
