@@ -113,6 +113,7 @@ fn value_files_give_back_what_is_overwritten() {
     let disk = MemDisk::new();
     let (mut engine, _) = open(&disk, apart_options(1)).expect("a fresh disk");
     let (mut random, mut model, mut worst) = (Random::new(11), Model::new(), 0.0_f64);
+    let mut told_least = f64::MAX;
     for round in 1..=160 {
         for order in 0..10 {
             let write = Write {
@@ -135,7 +136,10 @@ fn value_files_give_back_what_is_overwritten() {
         let stats = engine.stats();
         if round > 40 {
             // What is live, as callers see it, once.
-            worst = worst.max(stats.value_bytes as f64 / (model.len() as f64 * 1060.0));
+            let live_bytes = model.len() as f64 * 1060.0;
+            worst = worst.max(stats.value_bytes as f64 / live_bytes);
+            let stored = stats.table_bytes.iter().sum::<u64>() + stats.value_bytes;
+            told_least = told_least.min(stats.space_amplification() / (stored as f64 / live_bytes));
         }
         let files: Vec<_> = [3, 5].into_iter().flat_map(|store| disk.list(Directory::Store(store))).collect();
         let values = files.iter().filter(|file| matches!(file, (FileName::Values { .. }, _))).count();
@@ -144,6 +148,10 @@ fn value_files_give_back_what_is_overwritten() {
     let stats = engine.stats();
     assert!(stats.value_live_bytes > 100 << 10, "{stats:?}");
     assert!(worst < 4.0, "value files took {worst} times what is live: {stats:?}");
+    assert!(
+        told_least > 0.75,
+        "the space told was {told_least} times what was taken: named and superseded is not live"
+    );
 }
 
 /// One store of each strategy, the other way around at every second open.

@@ -100,12 +100,12 @@ impl Stats {
         ratio(written, self.written_bytes)
     }
 
-    /// Bytes of tables and value files for each byte of the stores' longest sorted runs, which hold about what is live, and of
-    /// the values that tables name; 1 where all is in one.
+    /// Bytes of tables and value files for each byte of the stores' longest sorted runs, which hold about what is live; 1 where
+    /// all is in one.
     pub fn space_amplification(&self) -> f64 {
         ratio(
             self.stores.iter().map(|store| store.table_bytes + store.value_bytes).sum(),
-            self.stores.iter().map(|store| store.longest_run_bytes + store.value_live_bytes).sum(),
+            self.stores.iter().map(|store| store.longest_run_bytes).sum(),
         )
     }
 
@@ -137,7 +137,7 @@ pub struct StoreStats {
     pub value_bytes: u64,
     /// Bytes of the values in them that tables name.
     pub value_live_bytes: u64,
-    /// Bytes of its longest sorted run.
+    /// Bytes of its longest sorted run, the values that its tables name included.
     pub longest_run_bytes: u64,
     /// Its sorted runs: tables of level 0, and levels below that hold any.
     pub runs: u64,
@@ -155,7 +155,7 @@ impl StoreStats {
 
     /// As [`Stats::space_amplification`].
     pub fn space_amplification(&self) -> f64 {
-        ratio(self.table_bytes + self.value_bytes, self.longest_run_bytes + self.value_live_bytes)
+        ratio(self.table_bytes + self.value_bytes, self.longest_run_bytes)
     }
 }
 
@@ -284,12 +284,15 @@ impl<D: Disk, P: Pace> Core<D, P> {
                 ..StoreStats::default()
             };
             let Some(entry) = catalog.stores.get(&store.number) else { return figures };
-            let l0 = entry.levels[0].iter().map(|table| table.bytes);
-            let sorted = entry.levels[1..].iter().map(|tables| tables.iter().map(|table| table.bytes).sum());
-            for bytes in l0.chain(sorted.filter(|&bytes: &u64| bytes > 0)) {
+            let l0 = entry.levels[0].chunks(1);
+            let sorted = entry.levels[1..].iter().map(|tables| &tables[..]).filter(|run| !run.is_empty());
+            for run in l0.chain(sorted) {
+                let tables: u64 = run.iter().map(|table| table.bytes).sum();
+                // What an older run names and this one supersedes is garbage, though its file counts it as live until they meet.
+                let values: u64 = run.iter().flat_map(|table| &table.values).map(|share| share.bytes).sum();
                 figures.runs += 1;
-                figures.table_bytes += bytes;
-                figures.longest_run_bytes = figures.longest_run_bytes.max(bytes);
+                figures.table_bytes += tables;
+                figures.longest_run_bytes = figures.longest_run_bytes.max(tables + values);
             }
             figures.value_bytes = entry.values.values().map(|values| values.bytes).sum();
             figures.value_live_bytes = entry.value_shares().map(|share| share.bytes).sum();
