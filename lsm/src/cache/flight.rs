@@ -1,4 +1,4 @@
-//! Reads under way, so that those who miss the same block share one.
+//! Reads under way, so that those who miss the same block or value share one.
 //!
 //! The first to miss leads and reads; the others wait. A leader that is dropped before it has landed (its request ran out of
 //! time) wakes them all with nothing, and the first to ask again leads. As many wait as there are requests in flight,
@@ -11,46 +11,49 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use super::BlockKey;
+use super::item::ItemKey;
 use crate::ReadError;
-use crate::table::Block;
 
-type Landing = Result<Block, ReadError>;
+type Landing<T> = Result<T, ReadError>;
 
-/// See the module.
-#[derive(Default)]
-pub(super) struct Flights {
-    under_way: RefCell<BTreeMap<BlockKey, Rc<Flight>>>,
+/// See the module; `T` is what is read.
+pub(super) struct Flights<T> {
+    under_way: RefCell<BTreeMap<ItemKey, Rc<Flight<T>>>>,
 }
 
-#[derive(Default)]
-struct Flight {
-    state: RefCell<State>,
+struct Flight<T> {
+    state: RefCell<State<T>>,
 }
 
-#[derive(Default)]
-struct State {
+struct State<T> {
     /// Set once, when the flight is over: `Some(None)` = its leader went away.
-    over: Option<Option<Landing>>,
+    over: Option<Option<Landing<T>>>,
     /// Of the followers, each at the place it was given.
     wakers: Vec<Option<Waker>>,
 }
 
 /// What a reader has to do.
-pub(super) enum Role<'a> {
+pub(super) enum Role<'a, T> {
     /// Read, and land.
-    Leader(Lead<'a>),
+    Leader(Lead<'a, T>),
     /// Wait.
-    Follower(Wait),
+    Follower(Wait<T>),
 }
 
-impl Flights {
-    pub(super) fn join(&self, key: BlockKey) -> Role<'_> {
+impl<T> Default for Flights<T> {
+    fn default() -> Self {
+        Flights { under_way: RefCell::new(BTreeMap::new()) }
+    }
+}
+
+impl<T> Flights<T> {
+    pub(super) fn join(&self, key: ItemKey) -> Role<'_, T> {
         let mut under_way = self.under_way.borrow_mut();
         if let Some(flight) = under_way.get(&key) {
             return Role::Follower(Wait { flight: Rc::clone(flight), place: None });
         }
-        let flight = Rc::new(Flight::default());
+        let state = RefCell::new(State { over: None, wakers: Vec::new() });
+        let flight = Rc::new(Flight { state });
         under_way.insert(key, Rc::clone(&flight));
         Role::Leader(Lead { flights: self, key, flight, landing: None })
     }
@@ -62,21 +65,21 @@ impl Flights {
 }
 
 /// The duty to end a flight; dropping it does, too.
-pub(super) struct Lead<'a> {
-    flights: &'a Flights,
-    key: BlockKey,
-    flight: Rc<Flight>,
-    landing: Option<Landing>,
+pub(super) struct Lead<'a, T> {
+    flights: &'a Flights<T>,
+    key: ItemKey,
+    flight: Rc<Flight<T>>,
+    landing: Option<Landing<T>>,
 }
 
-impl Lead<'_> {
+impl<T> Lead<'_, T> {
     /// Gives everyone who waits the result.
-    pub(super) fn land(mut self, landing: Landing) {
+    pub(super) fn land(mut self, landing: Landing<T>) {
         self.landing = Some(landing);
     }
 }
 
-impl Drop for Lead<'_> {
+impl<T> Drop for Lead<'_, T> {
     fn drop(&mut self) {
         self.flights.under_way.borrow_mut().remove(&self.key);
         let mut state = self.flight.state.borrow_mut();
@@ -88,13 +91,13 @@ impl Drop for Lead<'_> {
 }
 
 /// Waits for the end of a flight; `None` = its leader went away.
-pub(super) struct Wait {
-    flight: Rc<Flight>,
+pub(super) struct Wait<T> {
+    flight: Rc<Flight<T>>,
     place: Option<usize>,
 }
 
-impl Future for Wait {
-    type Output = Option<Landing>;
+impl<T: Clone> Future for Wait<T> {
+    type Output = Option<Landing<T>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.flight.state.borrow_mut();
@@ -113,7 +116,7 @@ impl Future for Wait {
     }
 }
 
-impl Drop for Wait {
+impl<T> Drop for Wait<T> {
     fn drop(&mut self) {
         if let Some(place) = self.place
             && let Some(slot) = self.flight.state.borrow_mut().wakers.get_mut(place)

@@ -1,37 +1,32 @@
-//! What the cache holds: an open-addressed table with the blocks in its places, and two queues of keys, as S3-FIFO says.
+//! What the cache holds: an open-addressed table with the items in its places, and two queues of keys, as S3-FIFO says.
 //!
-//! A hit touches one place and the block, nothing else. Places move when others are emptied, so queues name blocks by key,
-//! and by a stamp: what was removed and came back is queued twice, and only its last turn counts. Turns of removed blocks
+//! A hit touches one place and the item, nothing else. Places move when others are emptied, so queues name items by key,
+//! and by a stamp: what was removed and came back is queued twice, and only its last turn counts. Turns of removed items
 //! are skipped when they come up, and swept when they become many.
 //!
-//! What counts against the budget is all that there is: the blocks, the table, queues and ghosts, and evicted blocks as long as a
+//! What counts against the budget is all that there is: the items, the table, queues and ghosts, and evicted items as long as a
 //! reader holds them. The last cannot be taken away: if readers hold more than the budget, nothing else is kept.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
 
-use super::BlockKey;
+use super::item::{Item, ItemKey};
 use crate::prefetch::prefetch;
-use crate::table::Block;
 
 /// Part of the budget that is the small queue's, as a divisor.
 const SMALL_PART: usize = 10;
 /// Most hits that count: each buys a round in the main queue.
 const HITS_MAX: u8 = 3;
-/// Bytes of a block's allocation beside its own: two counts.
-const BLOCK_HEADER_BYTES: usize = 16;
 /// Places of an empty table.
 const PLACES_MIN: usize = 64;
-/// A table with so many places a block is made anew when the budget changes: it was for many more.
-const PLACES_PER_BLOCK_MAX: usize = 16;
-/// A block larger than this part of the budget is not kept.
-const BLOCK_PART: usize = 8;
+/// A table with so many places an item is made anew when the budget changes: it was for many more.
+const PLACES_PER_ITEM_MAX: usize = 16;
 /// Bytes of a usual block, to size the memory of evicted ones.
 const USUAL_BYTES: usize = 4096;
-/// Turns of removed blocks that may be queued before a sweep, beside half as many as there are blocks.
+/// Turns of removed items that may be queued before a sweep, beside half as many as there are items.
 const DEAD_MIN: usize = 64;
-/// Evicted blocks that readers hold are looked through when there are so many more of them than last time, or a quarter more:
-/// what was let go since is at most that many blocks and those that were held then.
+/// Evicted items that readers hold are looked through when there are so many more of them than last time, or a quarter more:
+/// what was let go since is at most that many items and those that were held then.
 const PINNED_UNSWEPT_MIN: usize = 8;
 /// See [`PINNED_UNSWEPT_MIN`].
 const PINNED_PART: usize = 4;
@@ -40,22 +35,22 @@ const STAMP_MAX: u32 = (1 << 24) - 1;
 
 /// A place in the table: half a cache line.
 struct Place {
-    table: u64,
-    number: u32,
+    file: u64,
+    part: u32,
     /// Stamp:24, in the small queue:1, hits:2.
     state: Cell<u32>,
-    block: Option<Block>,
+    item: Item,
 }
 
 const _: () = assert!(size_of::<Place>() == 32);
 
 impl Place {
     fn empty() -> Place {
-        Place { table: 0, number: 0, state: Cell::new(0), block: None }
+        Place { file: 0, part: 0, state: Cell::new(0), item: Item::NONE }
     }
 
-    fn key(&self) -> BlockKey {
-        BlockKey { table: self.table, block: self.number }
+    fn key(&self) -> ItemKey {
+        ItemKey { file: self.file, part: self.part }
     }
 
     fn hits(&self) -> u8 {
@@ -76,31 +71,33 @@ impl Place {
     }
 }
 
-/// A block's turn to be judged.
+/// An item's turn to be judged.
 #[derive(Clone, Copy)]
 struct Turn {
-    key: BlockKey,
+    key: ItemKey,
     stamp: u32,
 }
 
 /// See the module.
 pub(super) struct Slots {
     budget: usize,
-    /// Bytes of the blocks in places.
+    /// Bytes of the items in places.
     bytes: usize,
     small_bytes: usize,
     len: usize,
+    /// Of them values.
+    values: usize,
     places: Vec<Place>,
     small: VecDeque<Turn>,
     main: VecDeque<Turn>,
     stamp: u32,
-    /// Turns whose block was removed.
+    /// Turns whose item was removed.
     dead: usize,
     ghosts: Ghosts,
-    /// Evicted blocks that readers held then, and their bytes.
-    pinned: Vec<Block>,
+    /// Evicted items that readers held then, and their bytes.
+    pinned: Vec<Item>,
     pinned_bytes: usize,
-    /// As many pinned blocks make it look which of them were let go.
+    /// As many pinned items make it look which of them were let go.
     pinned_swept_at: usize,
     evictions: u64,
 }
@@ -112,6 +109,7 @@ impl Slots {
             bytes: 0,
             small_bytes: 0,
             len: 0,
+            values: 0,
             places: empty(PLACES_MIN),
             small: VecDeque::new(),
             main: VecDeque::new(),
@@ -129,7 +127,7 @@ impl Slots {
         self.bytes
     }
 
-    /// Bytes of blocks that were evicted and are held by readers, or were when room was last needed.
+    /// Bytes of items that were evicted and are held by readers, or were when room was last needed.
     pub(super) fn pinned_bytes(&self) -> usize {
         self.pinned_bytes
     }
@@ -138,7 +136,7 @@ impl Slots {
     pub(super) fn own_bytes(&self) -> usize {
         self.places.capacity() * size_of::<Place>()
             + (self.small.capacity() + self.main.capacity()) * size_of::<Turn>()
-            + self.pinned.capacity() * size_of::<Block>()
+            + self.pinned.capacity() * size_of::<Item>()
             + self.ghosts.hashes.len() * size_of::<u32>()
     }
 
@@ -157,7 +155,7 @@ impl Slots {
             self.ghosts = Ghosts::new(ghosts);
         }
         self.make_room(0);
-        if self.places.len() > PLACES_MIN.max(self.len * PLACES_PER_BLOCK_MAX) {
+        if self.places.len() > PLACES_MIN.max(self.len * PLACES_PER_ITEM_MAX) {
             self.place_anew((self.len * 4).next_power_of_two().max(PLACES_MIN));
             self.sweep();
             let least = self.len;
@@ -167,7 +165,7 @@ impl Slots {
         }
     }
 
-    /// Makes room for `bytes` more in blocks, and for another place. False = there is nothing left to evict.
+    /// Makes room for `bytes` more in items, and for another place. False = there is nothing left to evict.
     fn make_room(&mut self, bytes: usize) -> bool {
         while self.all_bytes() + bytes + self.growth_bytes(bytes > 0) > self.budget {
             if !self.unpin() && !self.evict() {
@@ -177,7 +175,7 @@ impl Slots {
         true
     }
 
-    /// What one more block would have table and queues grow by, the old table still being there.
+    /// What one more item would have table and queues grow by, the old table still being there.
     fn growth_bytes(&self, one_more: bool) -> usize {
         let queue = |queue: &VecDeque<Turn>| {
             let full = one_more && queue.len() == queue.capacity();
@@ -188,17 +186,22 @@ impl Slots {
         table + queue(&self.small) + queue(&self.main)
     }
 
-    /// Lets go of the evicted blocks that no reader holds any more. False = there were none.
+    /// Lets go of the evicted items that no reader holds any more. False = there were none.
     fn unpin(&mut self) -> bool {
         let before = self.pinned.len();
-        self.pinned.retain(Block::is_shared);
-        self.pinned_bytes = self.pinned.iter().map(cost).sum();
+        self.pinned.retain(Item::is_shared);
+        self.pinned_bytes = self.pinned.iter().map(Item::cost).sum();
         self.pinned_swept_at = self.pinned.len() + PINNED_UNSWEPT_MIN.max(self.pinned.len() / PINNED_PART);
         self.pinned.len() < before
     }
 
     pub(super) fn len(&self) -> usize {
         self.len
+    }
+
+    /// Values among them.
+    pub(super) fn values(&self) -> usize {
+        self.values
     }
 
     pub(super) fn evictions(&self) -> u64 {
@@ -210,19 +213,20 @@ impl Slots {
         self.small.len() + self.main.len()
     }
 
+    /// An item; counts the hit.
     #[inline]
-    pub(super) fn get(&self, key: BlockKey) -> Option<Block> {
-        self.hit(key).map(|at| self.at(at).clone())
+    pub(super) fn get(&self, key: ItemKey) -> Option<&Item> {
+        self.hit(key).map(|at| self.at(at))
     }
 
-    /// A block, without counting a hit.
-    pub(super) fn peek(&self, key: BlockKey) -> Option<Block> {
-        self.find(key).map(|at| self.at(at).clone())
+    /// An item, without counting a hit.
+    pub(super) fn peek(&self, key: ItemKey) -> Option<&Item> {
+        self.find(key).map(|at| self.at(at))
     }
 
-    /// The place of a block; counts the hit.
+    /// The place of an item; counts the hit.
     #[inline]
-    pub(super) fn hit(&self, key: BlockKey) -> Option<usize> {
+    pub(super) fn hit(&self, key: ItemKey) -> Option<usize> {
         let at = self.find(key)?;
         let place = &self.places[at];
         if place.hits() < HITS_MAX {
@@ -231,21 +235,21 @@ impl Slots {
         Some(at)
     }
 
-    /// The block at a place that holds one.
+    /// The item at a place.
     #[inline]
-    pub(super) fn at(&self, place: usize) -> &Block {
-        self.places[place].block.as_ref().expect("a place that was found")
+    pub(super) fn at(&self, place: usize) -> &Item {
+        &self.places[place].item
     }
 
     /// Asks for what a lookup reads first.
     #[inline]
-    pub(super) fn prefetch(&self, key: BlockKey) {
+    pub(super) fn prefetch(&self, key: ItemKey) {
         prefetch(&self.places[key.hash() as usize & (self.places.len() - 1)]);
     }
 
-    pub(super) fn insert(&mut self, key: BlockKey, block: Block) {
-        let bytes = cost(&block);
-        if bytes > self.budget / BLOCK_PART || self.find(key).is_some() {
+    pub(super) fn insert(&mut self, key: ItemKey, item: Item) {
+        let bytes = item.cost();
+        if bytes > item.cost_max(self.budget) || self.find(key).is_some() {
             return;
         }
         if !self.make_room(bytes) {
@@ -265,14 +269,36 @@ impl Slots {
         }
         self.bytes += bytes;
         self.len += 1;
+        self.values += usize::from(item.is_value());
         let state = self.stamp << 8 | u32::from(small) << 2;
-        let place =
-            Place { table: key.table, number: key.block, state: Cell::new(state), block: Some(block) };
+        let place = Place { file: key.file, part: key.part, state: Cell::new(state), item };
         put(&mut self.places, place);
     }
 
-    pub(super) fn remove(&mut self, key: BlockKey) {
-        let Some(at) = self.find(key) else { return };
+    pub(super) fn remove(&mut self, key: ItemKey) {
+        if let Some(at) = self.find(key) {
+            self.remove_at(at);
+        }
+    }
+
+    /// Removes the values of these files from the next `places` places, `from` on; gives where to go on, `None` at the end. An item that
+    /// moves meanwhile, because another one is evicted, may be passed over: then it goes when its turn comes.
+    pub(super) fn remove_values(&mut self, files: &[u64], from: usize, places: usize) -> Option<usize> {
+        let end = from.saturating_add(places);
+        let mut at = from;
+        while self.values > 0 && at < self.places.len() && at < end {
+            let place = &self.places[at];
+            if place.item.is_value() && files.contains(&place.file) {
+                // What moved into its place is looked at next.
+                self.remove_at(at);
+            } else {
+                at += 1;
+            }
+        }
+        (self.values > 0 && at < self.places.len()).then_some(at)
+    }
+
+    fn remove_at(&mut self, at: usize) {
         self.take(at);
         self.dead += 1;
         if self.dead > self.len / 2 + DEAD_MIN {
@@ -280,7 +306,7 @@ impl Slots {
         }
     }
 
-    /// Drops the turns of removed blocks, which a cache below its budget would otherwise never come to.
+    /// Drops the turns of removed items, which a cache below its budget would otherwise never come to.
     fn sweep(&mut self) {
         let (mut small, mut main) = (std::mem::take(&mut self.small), std::mem::take(&mut self.main));
         for queue in [&mut small, &mut main] {
@@ -290,13 +316,15 @@ impl Slots {
     }
 
     #[inline]
-    fn find(&self, key: BlockKey) -> Option<usize> {
+    fn find(&self, key: ItemKey) -> Option<usize> {
         let mask = self.places.len() - 1;
         let mut at = key.hash() as usize & mask;
         loop {
             let place = &self.places[at];
-            place.block.as_ref()?;
-            if place.table == key.table && place.number == key.block {
+            if place.item.is_none() {
+                return None;
+            }
+            if place.file == key.file && place.part == key.part {
                 return Some(at);
             }
             at = (at + 1) & mask;
@@ -307,7 +335,7 @@ impl Slots {
         self.find(turn.key).filter(|&at| self.places[at].stamp() == turn.stamp)
     }
 
-    /// Makes room by one block. False = there is nothing to evict.
+    /// Makes room by one item. False = there is nothing to evict.
     fn evict(&mut self) -> bool {
         let before = self.evictions;
         while self.evictions == before {
@@ -320,7 +348,7 @@ impl Slots {
         true
     }
 
-    /// Decides about the block at the front of a queue.
+    /// Decides about the item at the front of a queue.
     fn judge(&mut self, turn: Turn) {
         let Some(at) = self.find_turn(turn) else {
             self.dead -= 1;
@@ -332,7 +360,7 @@ impl Slots {
             place.set_hits(if small { 0 } else { hits - 1 });
             if small {
                 place.state.set(place.state.get() & !4);
-                self.small_bytes -= place.block.as_ref().map_or(0, cost);
+                self.small_bytes -= place.item.cost();
             }
             self.main.push_back(turn);
             return;
@@ -347,12 +375,13 @@ impl Slots {
     /// Empties a place, and moves those after it that probing would no longer reach.
     fn take(&mut self, mut hole: usize) {
         let place = std::mem::replace(&mut self.places[hole], Place::empty());
-        let bytes = place.block.as_ref().map_or(0, cost);
+        let bytes = place.item.cost();
         self.bytes -= bytes;
         self.small_bytes -= if place.in_small() { bytes } else { 0 };
         self.len -= 1;
-        if place.block.as_ref().is_some_and(Block::is_shared) {
-            self.pinned.extend(place.block);
+        self.values -= usize::from(place.item.is_value());
+        if place.item.is_shared() {
+            self.pinned.push(place.item);
             self.pinned_bytes += bytes;
             if self.pinned.len() >= self.pinned_swept_at {
                 self.unpin();
@@ -362,7 +391,7 @@ impl Slots {
         let mut at = hole;
         loop {
             at = (at + 1) & mask;
-            if self.places[at].block.is_none() {
+            if self.places[at].item.is_none() {
                 return;
             }
             let home = self.places[at].key().hash() as usize & mask;
@@ -373,18 +402,14 @@ impl Slots {
         }
     }
 
-    /// Moves to a table of `places` places, which is a power of two and more than there are blocks.
+    /// Moves to a table of `places` places, which is a power of two and more than there are items.
     fn place_anew(&mut self, places: usize) {
         let mut places = empty(places);
-        for place in self.places.drain(..).filter(|place| place.block.is_some()) {
+        for place in self.places.drain(..).filter(|place| !place.item.is_none()) {
             put(&mut places, place);
         }
         self.places = places;
     }
-}
-
-fn cost(block: &Block) -> usize {
-    block.bytes() + BLOCK_HEADER_BYTES
 }
 
 /// Ghosts of a cache of this budget: as many as it holds blocks.
@@ -399,13 +424,13 @@ fn empty(places: usize) -> Vec<Place> {
 fn put(places: &mut [Place], place: Place) {
     let mask = places.len() - 1;
     let mut at = place.key().hash() as usize & mask;
-    while places[at].block.is_some() {
+    while !places[at].item.is_none() {
         at = (at + 1) & mask;
     }
     places[at] = place;
 }
 
-/// Blocks that left the small queue without a hit, by hash: a memory that forgets by being overwritten, about as long as
+/// Items that left the small queue without a hit, by hash: a memory that forgets by being overwritten, about as long as
 /// the cache itself remembers.
 struct Ghosts {
     hashes: Box<[u32]>,

@@ -188,18 +188,22 @@ impl<D: Disk, P: Pace> Core<D, P> {
         }
         let files = self.obsolete.borrow_mut().take(&self.cache);
         self.count_tables();
-        for file in &files {
-            if let FileName::Values { number, .. } = file {
-                self.values.borrow_mut().remove(number);
-            }
+        let values = |file: &FileName| match file {
+            FileName::Values { number, .. } => Some(*number),
+            FileName::Table { .. } | FileName::Segment { .. } | FileName::Manifest { .. } => None,
+        };
+        let values: Vec<u64> = files.iter().filter_map(values).collect();
+        values.iter().for_each(|number| drop(self.values.borrow_mut().remove(number)));
+        let unlinked = obsolete::unlink(&self.disk, files).await.map_err(|(left, error)| {
+            self.obsolete.borrow_mut().discard(left.into_iter());
+            error
+        });
+        let mut rest = if values.is_empty() { None } else { Some(0) };
+        while let Some(from) = rest {
+            rest = self.cache.forget_values(&values, from);
+            self.give_way().await;
         }
-        match obsolete::unlink(&self.disk, files).await {
-            Ok(()) => Ok(()),
-            Err((left, error)) => {
-                self.obsolete.borrow_mut().discard(left.into_iter());
-                Err(error)
-            }
-        }
+        unlinked
     }
 
     async fn prepare_segment(&self) -> Result<(), DiskError> {

@@ -43,7 +43,7 @@ pub struct Memory {
     pub budget_bytes: u64,
     /// Memtables: those that are written to, those that wait for their flush, and flushed ones that a scan still walks.
     pub memtable_bytes: u64,
-    /// The block cache: its blocks, those evicted that a reader still holds, and its own tables.
+    /// The cache: its blocks and large values, those evicted that a reader still holds, and its own tables.
     pub cache_bytes: u64,
     /// Filters, indexes and descriptions of the open tables.
     pub table_bytes: u64,

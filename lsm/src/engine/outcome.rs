@@ -2,6 +2,7 @@
 
 use super::quarantine::Quarantined;
 use crate::log::{CutTail, LogDamage, LogError};
+use crate::values::Resolved;
 use crate::{DiskError, FileName, ReadError, Record, RecordFlags};
 
 /// What [`Engine::open`](super::Engine::open) found.
@@ -218,6 +219,8 @@ pub struct Found {
 #[derive(Clone, Debug)]
 pub(super) enum Value {
     Copied(Box<[u8]>),
+    /// Of a value file; perhaps the cache holds it, too.
+    Shared(Resolved),
 }
 
 impl Found {
@@ -235,6 +238,7 @@ impl Found {
     fn value(&self) -> &[u8] {
         match &self.value {
             Value::Copied(value) => value,
+            Value::Shared(value) => value.value(),
         }
     }
 }

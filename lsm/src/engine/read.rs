@@ -15,6 +15,7 @@ use super::outcome::{Found, Miss, Value};
 use super::store::Store;
 use crate::planted::{self, Bug};
 use crate::table::{Block, KeyHash};
+use crate::values::Pointer;
 use crate::{
     Class, Disk, Join, JoinByFlag, Joined, Key, Pace, ReadError, Record, RecordBuf, RecordFlags, cover,
 };
@@ -119,13 +120,8 @@ impl<D: Disk, P: Pace> Core<D, P> {
             let version = (record.order, record.actor);
             let last = dominates(&record);
             if best.version().is_none_or(|best| version > best) {
-                if is_separated(&record) {
-                    // Its value is on the disk, unless a later table has a newer record: that is for the slow path to see.
-                    return Err(Miss);
-                }
                 if last {
-                    self.counters.gets_cached.add(1);
-                    return Ok(found(Some(outside(record))));
+                    return self.show(record, found);
                 }
                 best = Best::Block(block, version);
             }
@@ -142,11 +138,30 @@ impl<D: Disk, P: Pace> Core<D, P> {
                 self.counters.gets_memtable.add(1);
                 Ok(found(Some(outside(record))))
             }
-            Best::Block(block, _) => {
-                self.counters.gets_cached.add(1);
-                Ok(found(block.get(&key).map(outside)))
-            }
+            Best::Block(block, _) => self.show(block.get(&key).expect("it was found there"), found),
         }
+    }
+
+    /// Shows a record of a table as it is outside, if its value is in memory.
+    #[inline]
+    fn show<R>(&self, record: Record<'_>, found: impl FnOnce(Option<Record<'_>>) -> R) -> Result<R, Miss> {
+        if is_separated(&record) {
+            return self.show_separated(record, found);
+        }
+        self.counters.gets_cached.add(1);
+        Ok(found(Some(outside(record))))
+    }
+
+    #[inline(never)]
+    fn show_separated<R>(
+        &self,
+        record: Record<'_>,
+        found: impl FnOnce(Option<Record<'_>>) -> R,
+    ) -> Result<R, Miss> {
+        let held = Pointer::decode(record.value).and_then(|pointer| self.cache.get_value(&pointer));
+        let value = held.ok_or(Miss)?;
+        self.counters.gets_cached.add(1);
+        Ok(found(Some(outside(Record { value: value.value(), ..record }))))
     }
 }
 
@@ -304,7 +319,7 @@ pub(super) fn read<D: Disk, P: Pace>(
         }
         // The levels are held until here, and with them the value file.
         if let (Some(best), Some((file, pointer))) = (&mut best, pointer) {
-            best.value = Value::Copied(file.read(&pointer, Class::Read).await?);
+            best.value = Value::Shared(core.cache.read_value(&file, &pointer, Class::Read).await?);
             cover::mark("value read from a value file");
         }
         Ok(best)

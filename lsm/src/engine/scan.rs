@@ -14,6 +14,7 @@ use std::rc::Rc;
 use super::Core;
 use super::read::{is_separated, outside};
 use super::scan_source::sources;
+use crate::values::Resolved;
 use crate::{Direction, Disk, Key, KeyBuf, KeyRange, Merge, Pace, Prefix, ReadError, Record, cover};
 
 /// How much one call shows; what is left is walked by the next.
@@ -85,7 +86,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
                     true => Some(self.value_of(&key, &record).await?),
                     false => None,
                 };
-                let record = Record { value: value.as_deref().unwrap_or(record.value), ..record };
+                let record = Record { value: value.as_ref().map_or(record.value, Resolved::value), ..record };
                 records += 1;
                 bytes += key.partition.len() + key.sort.len() + record.value.len();
                 let went_on = visit(key, outside(record));

@@ -29,7 +29,7 @@ pub struct Stats {
     pub l0_tables_max: u64,
     /// Gets answered by a memtable.
     pub gets_memtable: u64,
-    /// Gets answered by a table whose blocks were in memory.
+    /// Gets answered by a table whose blocks were in memory, and so was the value if it lies apart.
     pub gets_cached: u64,
     /// Gets that found nothing, without asking the disk.
     pub gets_absent: u64,
@@ -69,7 +69,13 @@ pub struct Stats {
     pub cache_hits: u64,
     /// Blocks not found in the cache.
     pub cache_misses: u64,
-    /// Bytes of blocks in the cache.
+    /// Values of value files found in the cache.
+    pub cache_value_hits: u64,
+    /// Values of value files read, since the cache did not have them.
+    pub cache_value_misses: u64,
+    /// Values of value files in the cache.
+    pub cached_values: u64,
+    /// Bytes of blocks and values in the cache.
     pub cache_bytes: u64,
     /// What is in memory, by part.
     pub memory: Memory,
@@ -257,6 +263,9 @@ impl<D: Disk, P: Pace> Core<D, P> {
             moves: counters.moves.get(),
             cache_hits: cache.hits,
             cache_misses: cache.misses,
+            cache_value_hits: cache.value_hits,
+            cache_value_misses: cache.value_misses,
+            cached_values: cache.values as u64,
             cache_bytes: cache.bytes as u64,
             memory: self.memory(),
             debt_bytes: self.debt_bytes.get(),

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::Core;
 use super::read::is_separated;
-use crate::values::{Pointer, StoredValue};
+use crate::values::{Pointer, Resolved, StoredValue};
 use crate::{Class, Damage, Disk, DiskError, FileName, Key, Pace, ReadError, Record, ValueFile, cover};
 
 /// A value file is collected when less than one byte in so many of its records is named by a table. So what is dead and known to be takes at most
@@ -35,10 +35,13 @@ impl<D: Disk, P: Pace> Core<D, P> {
         })
     }
 
-    /// The value of a record that holds a pointer.
-    pub(super) async fn value_of(&self, key: &Key<'_>, record: &Record<'_>) -> Result<Box<[u8]>, ReadError> {
+    /// The value of a record that holds a pointer: what the cache has is used, what it lacks is read past it.
+    pub(super) async fn value_of(&self, key: &Key<'_>, record: &Record<'_>) -> Result<Resolved, ReadError> {
         let (file, pointer) = self.pointer(key, record)?;
-        file.read(&pointer, Class::Read).await
+        match self.cache.peek_value(&pointer) {
+            Some(value) => Ok(value),
+            None => file.read(&pointer, Class::Read).await,
+        }
     }
 
     /// The value of a merged record, if it lies in a file that is to be collected and can be read. What cannot be read keeps its

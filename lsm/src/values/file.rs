@@ -1,6 +1,7 @@
 //! Reads a value file: one value with one read of at most [`READ_BYTES_MAX`], longer ones in pieces, or all of it to verify it.
 
 use super::format::{HEADER_BYTES, LZ4_RATIO_MAX, Pointer, RECORD_HEADER_BYTES, RecordHeader, decode_header};
+use super::resolved::Resolved;
 use crate::table::Port;
 use crate::{BLOCK_BYTES, Class, Damage, Disk, FileId, FileName, Open, Prefix, RECORD_BYTES_MAX, ReadError};
 
@@ -82,14 +83,14 @@ impl<D: Disk> ValueFile<D> {
     }
 
     /// Reads and verifies the value of a pointer.
-    pub(crate) async fn read(&self, pointer: &Pointer, class: Class) -> Result<Box<[u8]>, ReadError> {
+    pub(crate) async fn read(&self, pointer: &Pointer, class: Class) -> Result<Resolved, ReadError> {
         let stored = self.read_stored(pointer, class).await?;
         if stored.codec == RAW {
-            return Ok(stored.stored().into());
+            return Ok(Resolved::new(pointer, RECORD_HEADER_BYTES, stored.record.into_boxed_slice()));
         }
         let mut value = vec![0; stored.raw_bytes as usize];
         match lz4_flex::block::decompress_into(stored.stored(), &mut value) {
-            Ok(len) if len == value.len() => Ok(value.into_boxed_slice()),
+            Ok(len) if len == value.len() => Ok(Resolved::new(pointer, 0, value.into_boxed_slice())),
             Ok(len) => {
                 Err(self.damage(pointer.offset, "value length", value.len() as u64, len as u64).into())
             }

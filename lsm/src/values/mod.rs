@@ -21,6 +21,7 @@ mod builder;
 mod file;
 mod format;
 mod inspect;
+mod resolved;
 #[cfg(test)]
 mod tests;
 
@@ -30,3 +31,4 @@ pub use file::ValueFile;
 pub use format::{POINTER_BYTES, VALUES_FORMAT, ValueShare, ValuesMeta};
 pub(crate) use format::{Pointer, VALUES_FORMAT_FIELD};
 pub(crate) use inspect::{Target, inspect};
+pub(crate) use resolved::Resolved;

@@ -64,7 +64,7 @@ fn is_damaged(disk: &MemDisk, bytes: u64, values: &[(Pointer, Vec<u8>)]) -> bool
     }));
     for (pointer, value) in values {
         match block_on(file.read(pointer, Class::Read)) {
-            Ok(read) => assert_eq!(&read[..], &value[..]),
+            Ok(read) => assert_eq!(read.value(), &value[..]),
             Err(ReadError::Damage(_)) => assert!(verified.is_err(), "verifying finds what a read finds"),
             Err(error) => panic!("{error}"),
         }
