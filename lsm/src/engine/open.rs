@@ -11,7 +11,8 @@
 //! | whole | a named file is damaged, or not the one that was named | opened, its range quarantined (see [`super::quarantine`]) |
 //! | whole | no named file can be read, since the device fails | refused |
 //! | whole | vnodes that will not be looked for here, or not those that will | refused |
-//! | whole | no log, or one that starts above its floor | refused: records are lost |
+//! | whole | no log, or one that lacks a part that its floor asks for | refused: it was taken away, and may be put back |
+//! | whole | a log that is damaged in such a part | opened, and what is lost is reported |
 //! | damaged, another core's, another version's | any | refused |
 //!
 //! **A full disk.** Opening needs room for a log segment and a manifest. Where there is none, an engine that was opened before
@@ -337,6 +338,8 @@ async fn replay<D: Disk>(
     let log_options = LogOptions {
         life,
         seq_min: Seq(spent.max(catalog.log_floor.saturating_sub(1)) + 1),
+        // The floor is 0 until the first open is through: then there may be no log yet.
+        needed: Seq(catalog.log_floor),
         token_seed: options.table.token_seed,
         ..options.log
     };
@@ -358,17 +361,6 @@ async fn replay<D: Disk>(
     let (log, recovery) = Log::recover(disk.clone(), options.core, log_options, &mut apply).await?;
     if let Some(vnode) = unplaced {
         return Err(OpenError::UnplacedVnode(vnode));
-    }
-    // The floor is 0 until the first open is through: then there may be no log yet.
-    let needed = catalog.log_floor;
-    if recovery.fresh && needed > 0 {
-        return Err(OpenError::MissingLog { needed, found: None });
-    }
-    if let Some((first, _)) = recovery.replayed
-        && first.0 > needed
-        && needed > 0
-    {
-        return Err(OpenError::MissingLog { needed, found: Some(first.0) });
     }
     stores.applied = log.next_seq().0 - 1;
     Ok((log, recovery))

@@ -131,6 +131,7 @@ impl From<LogError> for OpenError {
         match error {
             LogError::Disk(error) => OpenError::Read(error.into()),
             LogError::NoBuffer => OpenError::Read(ReadError::NoBuffer),
+            LogError::Missing { needed, found } => OpenError::MissingLog { needed, found },
             error @ (LogError::Version { .. } | LogError::WrongCore { .. } | LogError::Twice(_)) => {
                 OpenError::Log(error)
             }

@@ -2,8 +2,9 @@
 
 use super::codec::Records;
 use super::format::{GroupHeader, SEGMENT_HEADER_BYTES, SegmentHeader};
-use super::recover::{LogDamage, Source, Walk, open_sources};
+use super::recover::{LogDamage, Source, open_sources};
 use super::scan::{Gap, Window};
+use super::walk::Walk;
 use super::{LogError, LogRecovery};
 use crate::inspect::{
     Field::{self, Flag, Hex, Key, Number, Text},
@@ -42,6 +43,7 @@ pub(crate) async fn inspect<D: Disk>(
             report.damage(damage, Hides::Unknown, advice::LOG_FOREIGN);
             Ok(())
         }
+        Err(LogError::Missing { .. }) => unreachable!("an inspection does not know what is needed"),
     }
 }
 
@@ -57,10 +59,10 @@ async fn inspect_all<D: Disk>(
         inspect_segment(disk, core, source, report).await?;
     }
     let mut nothing = |_, _: crate::Key<'_>, _: crate::Record<'_>, _| {};
-    let mut walk = Walk::new(disk, core, sources.is_empty(), &mut nothing);
+    let mut walk = Walk::new(disk, core, 0, sources.is_empty(), &mut nothing);
     walk.check_twice(&sources)?;
     walk.run(&mut sources).await?;
-    judge(core, walk.recovery(), report);
+    judge(core, &walk.recovery, report);
     Ok(())
 }
 

@@ -29,6 +29,7 @@ mod scan;
 mod segments;
 mod staging;
 mod verdict;
+mod walk;
 
 use std::cell::RefCell;
 use std::rc::Rc;

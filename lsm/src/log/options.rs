@@ -28,6 +28,9 @@ pub struct LogOptions {
     pub token_seed: Option<u64>,
     /// Numbers below this are known to the owner from elsewhere: records of this life get this one or higher. Default 1.
     pub seq_min: Seq,
+    /// The owner needs the log from this number on: a log that lacks the part where it begins is refused, and damage there says
+    /// what it lost. 0 = it does not know: then the log may begin anywhere. Default 0.
+    pub needed: Seq,
 }
 
 impl LogOptions {
@@ -40,6 +43,7 @@ impl LogOptions {
             life,
             token_seed: None,
             seq_min: Seq(1),
+            needed: Seq(0),
         }
     }
 }
@@ -131,6 +135,14 @@ pub enum LogError {
     },
     /// Two segments claim to be the same one: not damage but a mix-up of files.
     Twice(Damage),
+    /// A part of the log that its owner needs is not there, and nothing stands where it was: it was taken away, and may be put
+    /// back. (What is there and cannot be read is reported as damage.)
+    Missing {
+        /// The owner needs the log from this number on.
+        needed: u64,
+        /// It begins here; `None` if no segment says anything.
+        found: Option<u64>,
+    },
 }
 
 impl std::fmt::Display for LogError {
@@ -143,6 +155,12 @@ impl std::fmt::Display for LogError {
             }
             LogError::WrongCore { slot, found } => write!(f, "log segment {slot} belongs to core {found}"),
             LogError::Twice(damage) => damage.fmt(f),
+            LogError::Missing { needed, found: Some(found) } => {
+                write!(f, "the log starts at record {found}, and is needed from record {needed}")
+            }
+            LogError::Missing { needed, found: None } => {
+                write!(f, "there is no log, and one is needed from record {needed}")
+            }
         }
     }
 }

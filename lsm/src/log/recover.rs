@@ -14,6 +14,13 @@
 //!
 //! Empty is, in a segment that was new, a tail of zeros; in a recycled one, a tail in which no block bears the segment's identity.
 //!
+//! *Where the log begins* is known to its owner only, who has said what may go ([`LogOptions::needed`]). If it begins later, then
+//! what the owner needs in front was there once: each group of it was written before what is found. Is there a place that
+//! held it (a segment of that life, or a file that is neither readable nor empty), it is damage, with the numbers that are
+//! lost; is there none, a whole part was taken away, and recovery refuses before it has changed anything. What later lives counted
+//! is needed as much as what later marks count: a life of which nothing is left is missing, or damaged, like a group. (The end of
+//! the log has no such witness: a last segment that is taken away takes with it what nothing else knows of.)
+//!
 //! A segment whose header is gone is known by its groups, for they carry their identity too. That is damage if it is younger than
 //! the oldest segment with a header; else it was being recycled when the power failed, and counts as what it was.
 //!
@@ -23,15 +30,13 @@
 
 use std::rc::Rc;
 
-use super::codec::Records;
-use super::format::{GroupFault, GroupHeader, HeaderFault, Identity, SEGMENT_HEADER_BYTES, SegmentHeader};
+use super::format::{HeaderFault, Identity, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::gate::Gate;
 use super::prepare::{self, Plan, PrepareError};
-use super::scan::{Gap, Scan, Window};
+use super::scan::{Found, Scan, Window};
 use super::segments::{Recyclable, SegmentInfo, Segments};
-use super::verdict::{Era, Verdict, decide, missing, place};
+use super::walk::Walk;
 use super::{Log, LogError, LogOptions, State};
-use crate::planted::{self, Bug};
 use crate::{
     BLOCK_BYTES, Damage, Directory, Disk, DiskError, DiskErrorKind, FileName, NameOp, NameReply, Open, Seq,
     cover,
@@ -69,7 +74,7 @@ pub struct LogRecovery {
     pub groups: u64,
     /// Records replayed.
     pub records: u64,
-    /// The first and the last record replayed. An owner that knows of a lower number it still needs has lost a segment.
+    /// The first and the last record replayed.
     pub replayed: Option<(Seq, Seq)>,
     /// The tail that was cut, if there was anything.
     pub cut_tail: Option<CutTail>,
@@ -81,7 +86,7 @@ pub struct LogRecovery {
 
 /// A segment's file, and what its header says.
 pub(super) struct Source<D: Disk> {
-    slot: u32,
+    pub(super) slot: u32,
     pub(super) file: D::File,
     pub(super) file_bytes: u64,
     pub(super) header: Result<SegmentHeader, HeaderFault>,
@@ -89,10 +94,12 @@ pub(super) struct Source<D: Disk> {
     pub(super) identity: Option<Identity>,
     /// The highest id that its header speaks of, torn or not; 0 if none.
     highest_id: u64,
+    /// It has no identity, and something stands in it all the same: the first of it.
+    pub(super) nameless: Option<u64>,
     /// Valid groups seen, counted or not.
-    groups: u64,
+    pub(super) groups: u64,
     /// What counts: first record, the one after the last, and the end in bytes.
-    kept: Option<(u64, u64, u64)>,
+    pub(super) kept: Option<(u64, u64, u64)>,
 }
 
 impl<D: Disk> Source<D> {
@@ -100,11 +107,11 @@ impl<D: Disk> Source<D> {
         FileName::Segment { core, slot: self.slot }
     }
 
-    fn recycled(&self) -> bool {
+    pub(super) fn recycled(&self) -> bool {
         self.header.is_ok_and(|header| header.recycled)
     }
 
-    fn life(&self) -> u64 {
+    pub(super) fn life(&self) -> u64 {
         self.identity.expect("only segments with an identity are replayed").life
     }
 
@@ -125,10 +132,13 @@ impl<D: Disk> Log<D> {
         options.check();
         disk.names(NameOp::CreateDirectory(Directory::Core(core))).await?;
         let mut sources = open_sources(&disk, core, None).await?;
-        let mut walk = Walk::new(&disk, core, sources.is_empty(), replay);
+        let mut walk = Walk::new(&disk, core, options.needed.0, sources.is_empty(), replay);
         sources.sort_by_key(|source| source.identity.map_or(0, |identity| identity.segment));
         walk.check_twice(&sources)?;
         walk.run(&mut sources).await?;
+        if let Some(found) = walk.missing {
+            return Err(LogError::Missing { needed: options.needed.0, found });
+        }
         let Walk { recovery, counted, seen, .. } = walk;
         let seen = seen.max(options.seq_min.0 - 1);
         let (life_first, life_after) = (seen + 1, counted);
@@ -147,7 +157,7 @@ impl<D: Disk> Log<D> {
                 Some((first, next, bytes)) => {
                     segments.open(SegmentInfo { id, slot, first, next, bytes, file_bytes });
                 }
-                None if source.groups == 0 && blank.is_none() => {
+                None if source.groups == 0 && source.nameless.is_none() && blank.is_none() => {
                     blank = Some(Recyclable { id, slot, file_bytes });
                 }
                 None => recyclable.push(Recyclable { id, slot, file_bytes }),
@@ -255,336 +265,15 @@ pub(super) async fn open_sources<D: Disk>(
             }
             Ok(_) | Err(HeaderFault::Blank | HeaderFault::Damaged { .. }) => {}
         }
-        let identity = match header {
-            Ok(header) => Some(header.identity),
-            Err(_) => Scan::new(window, None).next().await?.group.map(|(_, group)| group.identity),
+        let (identity, nameless) = match header {
+            Ok(header) => (Some(header.identity), None),
+            Err(_) => match Scan::new(window, None).next().await? {
+                Found { group: Some((_, group)), .. } => (Some(group.identity), None),
+                Found { gap, group: None } => (None, gap.fault.map(|(at, _)| at)),
+            },
         };
-        sources.push(Source { slot, file, file_bytes, header, identity, highest_id, groups: 0, kept: None });
+        let (groups, kept) = (0, None);
+        sources.push(Source { slot, file, file_bytes, header, identity, highest_id, nameless, groups, kept });
     }
     Ok(sources)
-}
-
-/// The walk through all groups.
-pub(super) struct Walk<'a, D: Disk> {
-    disk: &'a D,
-    core: u16,
-    replay: &'a mut dyn FnMut(Seq, crate::Key<'_>, crate::Record<'_>, u64),
-    recovery: LogRecovery,
-    /// The number that should come next; unknown before the first group, for older ones may have been retired.
-    next: Option<u64>,
-    /// The last number that counts, replayed or lost.
-    counted: u64,
-    /// The highest number that any group or header speaks of.
-    seen: u64,
-    /// Since the last group that counts: where it ended, whether anything of ours came after it, and the first thing wrong.
-    after: Option<(usize, u64)>,
-    trace: bool,
-    fault: Option<(u32, u64, GroupFault)>,
-    cut: bool,
-}
-
-impl<'a, D: Disk> Walk<'a, D> {
-    pub(super) fn new(
-        disk: &'a D,
-        core: u16,
-        fresh: bool,
-        replay: &'a mut dyn FnMut(Seq, crate::Key<'_>, crate::Record<'_>, u64),
-    ) -> Walk<'a, D> {
-        Walk {
-            disk,
-            core,
-            replay,
-            recovery: LogRecovery { fresh, ..LogRecovery::default() },
-            next: None,
-            counted: 0,
-            seen: 0,
-            after: None,
-            trace: false,
-            fault: None,
-            cut: false,
-        }
-    }
-
-    /// What was found.
-    pub(super) fn recovery(&self) -> &LogRecovery {
-        &self.recovery
-    }
-
-    pub(super) fn check_twice(&self, sources: &[Source<D>]) -> Result<(), LogError> {
-        for pair in sources.windows(2) {
-            if let (Some(first), Some(second)) = (pair[0].identity, pair[1].identity)
-                && first.segment == second.segment
-            {
-                let file = pair[1].name(self.core);
-                let (expected, found) = (first.segment + 1, second.segment);
-                let what = "segment id";
-                return Err(LogError::Twice(Damage { file, offset: 0, what, expected, found }));
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) async fn run(&mut self, sources: &mut [Source<D>]) -> Result<(), LogError> {
-        let start = sources.iter().position(|source| source.identity.is_some()).unwrap_or(sources.len());
-        let fences = fences(sources);
-        let oldest_with_header = sources.iter().position(|source| source.header.is_ok());
-        for index in start..sources.len() {
-            let enters = index == start || sources[index].life() != sources[index - 1].life();
-            if enters {
-                self.enter_life(sources, start, index, &fences);
-            }
-            self.walk_segment(sources, index, fences[index]).await?;
-            let source = &sources[index];
-            if let Err(HeaderFault::Damaged { expected, found }) = source.header
-                && source.kept.is_some()
-                && oldest_with_header.is_some_and(|oldest| oldest < index)
-            {
-                let (file, what) = (source.name(self.core), "segment header checksum");
-                let (expected, found) = (expected.into(), found.into());
-                self.report(LogDamage {
-                    damage: Damage { file, offset: 0, what, expected, found },
-                    lost: None,
-                });
-            }
-        }
-        if self.trace {
-            let (at, offset) = self.after.unwrap_or((start, SEGMENT_HEADER_BYTES));
-            let segment = sources[at].identity.map_or(0, |identity| identity.segment);
-            self.recovery.cut_tail = Some(CutTail { segment, slot: sources[at].slot, offset });
-        }
-        Ok(())
-    }
-
-    /// Leaves one life for the next: what the next one counted and was not found is damage.
-    fn enter_life(&mut self, sources: &[Source<D>], start: usize, index: usize, fences: &[Option<u64>]) {
-        if index > start
-            && let (Some(fence), Some(next)) = (fences[index - 1], self.next)
-            && next <= fence
-        {
-            self.damage_before(sources, index, fence + 1, fence + 1);
-        }
-        let life = sources[index].life();
-        let known = sources[index..].iter().take_while(|source| source.life() == life);
-        let header = known.filter_map(|source| source.header.ok()).next();
-        self.next = None;
-        if let Some(header) = header {
-            self.seen = self.seen.max(header.life_first - 1);
-            self.counted = self.counted.max(header.life_after);
-            // Of the oldest life, groups may have been retired.
-            if index > start {
-                self.next = Some(header.life_first);
-            }
-        }
-        (self.after, self.trace, self.fault) = (Some((index, SEGMENT_HEADER_BYTES)), false, None);
-        self.cut = false;
-    }
-
-    async fn walk_segment(
-        &mut self,
-        sources: &mut [Source<D>],
-        index: usize,
-        fence: Option<u64>,
-    ) -> Result<(), LogError> {
-        let mut scan = sources[index].scan(self.disk, self.core);
-        loop {
-            let found = scan.next().await?;
-            self.note(&sources[index], found.gap);
-            let Some((at, group)) = found.group else { return Ok(()) };
-            sources[index].groups += 1;
-            self.seen = self.seen.max(group.next() - 1);
-            if planted::active(Bug::StaleSegmentReplayed) {
-                // As a log would that trusts what it finds.
-                self.next = Some(group.first);
-            }
-            let next = match self.next {
-                Some(next) => next,
-                None => {
-                    if at != SEGMENT_HEADER_BYTES || self.trace {
-                        self.damage_unknown(sources, index, at);
-                    }
-                    group.first
-                }
-            };
-            let verdict = self.judge(sources, index, (at, &group), next, fence).await?;
-            match verdict {
-                Verdict::Skip => {
-                    self.trace |= fence.is_none();
-                    continue;
-                }
-                Verdict::Stray => {
-                    let (file, what) = (sources[index].name(self.core), "sequence number");
-                    let damage = Damage { file, offset: at, what, expected: next, found: group.first };
-                    self.report(LogDamage { damage, lost: None });
-                    continue;
-                }
-                Verdict::Cut => {
-                    (self.cut, self.trace) = (true, true);
-                    continue;
-                }
-                Verdict::DamageAndCut => {
-                    let synced = self.synced_later(sources, index, (at, &group)).await?;
-                    self.damage_before(sources, index, synced + 1, group.first);
-                    (self.cut, self.trace) = (true, true);
-                    continue;
-                }
-                Verdict::DamageBefore => self.damage_before(sources, index, group.first, group.first),
-                Verdict::Replay => {}
-            }
-            self.replay_group(&mut scan, &mut sources[index], at, &group).await?;
-            self.after = Some((index, at + group.bytes() as u64));
-            (self.trace, self.fault) = (false, None);
-            if planted::active(Bug::StaleSegmentReplayed) {
-                self.seen = self.counted;
-            }
-        }
-    }
-
-    async fn judge(
-        &self,
-        sources: &[Source<D>],
-        index: usize,
-        (at, group): (u64, &GroupHeader),
-        next: u64,
-        fence: Option<u64>,
-    ) -> Result<Verdict, LogError> {
-        let era = match fence {
-            Some(fence) if group.next() - 1 > fence => Era::Cut,
-            Some(_) => Era::Counted,
-            None if self.cut => Era::BeyondCut,
-            None => Era::Last,
-        };
-        let place = place(next, group.first);
-        let mut lost = missing(next, group.first, group.mark);
-        if era == Era::Last
-            && decide(era, place, lost) != decide(era, place, missing(next, group.first, u64::MAX))
-        {
-            let synced = self.synced_later(sources, index, (at, group)).await?;
-            lost = missing(next, group.first, synced);
-        }
-        Ok(decide(era, place, lost))
-    }
-
-    /// The highest number that this group or a later one of its life knows to be synced.
-    async fn synced_later(
-        &self,
-        sources: &[Source<D>],
-        index: usize,
-        (at, group): (u64, &GroupHeader),
-    ) -> Result<u64, LogError> {
-        let mut synced = group.mark;
-        let life = sources[index].life();
-        for (ahead, source) in sources.iter().enumerate().skip(index).take_while(|(_, s)| s.life() == life) {
-            let mut scan = source.scan(self.disk, self.core);
-            while let Some((offset, later)) = scan.next().await?.group {
-                if ahead > index || offset > at {
-                    synced = synced.max(later.mark);
-                }
-            }
-        }
-        Ok(synced)
-    }
-
-    async fn replay_group(
-        &mut self,
-        scan: &mut Scan<D>,
-        source: &mut Source<D>,
-        at: u64,
-        group: &GroupHeader,
-    ) -> Result<(), LogError> {
-        let body = scan.window.body(at, group).await?;
-        let mut broken = None;
-        for entry in Records::of(group, body) {
-            match entry {
-                Ok((seq, key, record, epoch)) => {
-                    self.recovery.records += 1;
-                    let first = self.recovery.replayed.map_or(seq, |(first, _)| first);
-                    self.recovery.replayed = Some((first, seq));
-                    (self.replay)(seq, key, record, epoch);
-                }
-                Err(fault) => broken = Some(fault),
-            }
-        }
-        if let Some(fault) = broken {
-            let (file, what) = (source.name(self.core), "records");
-            let (expected, found) = (group.count.into(), fault.index.into());
-            let lost = Some((Seq(group.first + u64::from(fault.index)), Seq(group.next() - 1)));
-            self.report(LogDamage { damage: Damage { file, offset: at, what, expected, found }, lost });
-        }
-        self.recovery.groups += 1;
-        self.next = Some(group.next());
-        self.counted = group.next() - 1;
-        let end = at + group.bytes() as u64;
-        let first = source.kept.map_or(group.first, |(first, ..)| first);
-        source.kept = Some((first, group.next(), end));
-        Ok(())
-    }
-
-    fn note(&mut self, source: &Source<D>, gap: Gap) {
-        self.trace |= gap.ours || (gap.nonzero && !source.recycled() && source.header.is_ok());
-        if self.fault.is_none()
-            && let Some((at, fault)) = gap.fault
-        {
-            self.fault = Some((source.slot, at, fault));
-        }
-    }
-
-    /// Reports that the numbers from the next one to before `until` are lost; `found` came instead.
-    fn damage_before(&mut self, sources: &[Source<D>], index: usize, until: u64, found: u64) {
-        let next = self.next.expect("only what follows something can be missing");
-        let damage = self.describe(sources, index, next, found);
-        self.report(LogDamage { damage, lost: Some((Seq(next), Seq(until - 1))) });
-        self.counted = self.counted.max(until - 1);
-        self.next = Some(until);
-    }
-
-    /// Reports that something is lost before the first group of all, nobody knows what.
-    fn damage_unknown(&mut self, sources: &[Source<D>], index: usize, at: u64) {
-        let damage = self.describe(sources, index, SEGMENT_HEADER_BYTES, at);
-        self.report(LogDamage { damage, lost: None });
-    }
-
-    fn describe(&self, sources: &[Source<D>], index: usize, expected: u64, found: u64) -> Damage {
-        if let Some((slot, offset, fault)) = self.fault {
-            let (what, expected, found) = match fault {
-                GroupFault::Checksum { expected, found } => ("group checksum", expected.into(), found.into()),
-                GroupFault::Length { claimed } => ("group length", BLOCK_BYTES as u64, claimed),
-                GroupFault::NoMagic | GroupFault::Foreign(_) => ("group header", expected, found),
-                GroupFault::Fields => ("group fields", expected, found),
-            };
-            let file = FileName::Segment { core: self.core, slot };
-            return Damage { file, offset, what, expected, found };
-        }
-        let (at, offset) = self.after.unwrap_or((index, SEGMENT_HEADER_BYTES));
-        let file = sources[at].name(self.core);
-        Damage { file, offset, what: "sequence number", expected, found }
-    }
-
-    fn report(&mut self, damage: LogDamage) {
-        if self.recovery.damage.len() < DAMAGE_REPORTS_MAX {
-            self.recovery.damage.push(damage);
-        } else {
-            self.recovery.damage_unreported += 1;
-        }
-    }
-}
-
-/// For each segment, the last number of its life that a later life counted; `None` in the last life.
-fn fences<D: Disk>(sources: &[Source<D>]) -> Vec<Option<u64>> {
-    let mut fences = vec![None; sources.len()];
-    let mut later: Option<(u64, Option<u64>)> = None;
-    let mut fence = None;
-    for (index, source) in sources.iter().enumerate().rev() {
-        let Some(identity) = source.identity else { break };
-        if let Some((life, after)) = later
-            && life != identity.life
-        {
-            fence = after.or(fence);
-            later = None;
-        }
-        let after = source.header.ok().map(|header| header.life_after);
-        let known = later.and_then(|(_, after)| after);
-        later = Some((identity.life, after.or(known)));
-        fences[index] = fence;
-    }
-    fences
 }

@@ -95,7 +95,12 @@ fn damage_before_the_first_group_of_all_is_found() {
     assert!(disk.corrupt(segment(0), 4096 + 60, 1));
     let (_, recovery, replayed) = recover(&disk, small(2));
     assert_eq!(replayed, pairs(2..6));
-    assert_eq!(lost(&recovery), [None]);
+    assert_eq!(lost(&recovery), [None], "nobody knows where the log began");
+    let disk = five_groups(false);
+    assert!(disk.corrupt(segment(0), 4096 + 60, 1));
+    let (_, recovery, replayed) = recover(&disk, LogOptions { needed: Seq(1), ..small(2) });
+    assert_eq!(replayed, pairs(2..6));
+    assert_eq!(lost(&recovery), [Some((1, 1))]);
 }
 
 #[test]
