@@ -24,6 +24,8 @@
 //! - Flag 1 of a header says that the segment was recycled: its `rest` need not be zeros.
 //! - The header has two copies in different sectors, written at once: one may rot. Copies that are valid but differ were torn
 //!   by a crash while the segment was being recycled; the lower id is what the segment still is.
+//! - Numbers are trusted only if they make sense: ids and sequence numbers from 1 to 2^63, `life_after` below `life_first`, no flag
+//!   that is not known. A header that is valid by its checksum and makes none counts as damaged.
 //! - The trailer repeats the identity in another sector than the header: the end of the log is told from leftovers by either.
 //!
 //! The record grammar is in `codec`.
@@ -48,6 +50,8 @@ const COPY_BYTES: usize = 64;
 const COPY_CHECKED_BYTES: usize = 48;
 const SECOND_COPY_AT: usize = BLOCK_BYTES - 512;
 const RECYCLED: u32 = 1;
+/// No id and no sequence number is above this: what follows one can always be counted.
+const NUMBER_MAX: u64 = 1 << 63;
 
 /// Whose a group is: the segment and the opening of the log that wrote it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -91,6 +95,8 @@ pub enum HeaderFault {
         /// The checksum it carries.
         found: u32,
     },
+    /// The checksum is right and the fields make no sense: written by a bug, not damaged.
+    Fields,
     /// A valid header of another version.
     Version(u16),
 }
@@ -98,6 +104,7 @@ pub enum HeaderFault {
 impl SegmentHeader {
     /// Writes the header's block.
     pub(super) fn encode(&self, block: &mut [u8]) {
+        assert!(self.is_sound(), "a header that would not be read: {self:?}");
         let block = &mut block[..BLOCK_BYTES];
         block.fill(0);
         let copy = &mut block[..COPY_BYTES];
@@ -123,7 +130,8 @@ impl SegmentHeader {
         let second = Self::decode_copy(&block[SECOND_COPY_AT..SECOND_COPY_AT + COPY_BYTES]);
         match (first, second) {
             (Ok(first), Ok(second)) if second.identity.segment < first.identity.segment => Ok(second),
-            (Ok(header), _) | (Err(HeaderFault::Damaged { .. } | HeaderFault::Blank), Ok(header)) => {
+            (Ok(header), _)
+            | (Err(HeaderFault::Damaged { .. } | HeaderFault::Blank | HeaderFault::Fields), Ok(header)) => {
                 Ok(header)
             }
             (Err(HeaderFault::Version(version)), _) | (Err(_), Err(HeaderFault::Version(version))) => {
@@ -167,13 +175,22 @@ impl SegmentHeader {
         if version != VERSION {
             return Err(HeaderFault::Version(version));
         }
-        Ok(SegmentHeader {
+        let header = SegmentHeader {
             core: u16_at(copy, 10),
             identity: Identity { segment: u64_at(copy, 16), life: u64_at(copy, 24) },
             recycled: u32_at(copy, 12) & RECYCLED != 0,
             life_first: u64_at(copy, 32),
             life_after: u64_at(copy, 40),
-        })
+        };
+        let is_known = u32_at(copy, 12) & !RECYCLED == 0;
+        if is_known && header.is_sound() { Ok(header) } else { Err(HeaderFault::Fields) }
+    }
+
+    fn is_sound(&self) -> bool {
+        let SegmentHeader { identity, life_first, life_after, .. } = *self;
+        (1..=NUMBER_MAX).contains(&identity.segment)
+            && (1..=NUMBER_MAX).contains(&life_first)
+            && life_after < life_first
     }
 }
 
@@ -304,7 +321,7 @@ pub fn decode_group(bytes: &[u8], identity: Option<Identity>) -> Result<(GroupHe
     };
     let end = GROUP_HEADER_BYTES as u64 + u64::from(header.body);
     let whole = end + TRAILER_BYTES as u64 <= claimed;
-    if !whole || header.mark >= header.first || header.first.checked_add(header.count.into()).is_none() {
+    if !whole || header.mark >= header.first || header.first > NUMBER_MAX || own.segment > NUMBER_MAX {
         return Err(GroupFault::Fields);
     }
     Ok((header, &group[GROUP_HEADER_BYTES..end as usize]))
@@ -332,6 +349,13 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+/// Puts the right checksum into a copy of a header that a test has changed.
+#[cfg(test)]
+pub(super) fn reseal(copy: &mut [u8]) {
+    let checksum = crc32c::crc32c(&copy[..COPY_CHECKED_BYTES]);
+    copy[48..52].copy_from_slice(&checksum.to_le_bytes());
 }
 
 #[cfg(test)]
@@ -401,6 +425,29 @@ mod tests {
         assert_eq!(SegmentHeader::decode(&torn), Ok(header));
         assert_eq!(SegmentHeader::decode(&vec![0; BLOCK_BYTES]), Err(HeaderFault::Blank));
         assert!(matches!(SegmentHeader::decode(&[1; BLOCK_BYTES]), Err(HeaderFault::Damaged { .. })));
+    }
+
+    #[test]
+    fn numbers_that_make_no_sense_are_no_header() {
+        let good =
+            SegmentHeader { core: 3, identity: OURS, recycled: false, life_first: 100, life_after: 90 };
+        let mut block = vec![0; BLOCK_BYTES];
+        good.encode(&mut block);
+        let fields =
+            [(12, 2), (16, 0), (16, u64::MAX), (32, 0), (32, 90), (32, u64::MAX), (40, 100), (40, u64::MAX)];
+        for (at, value) in fields {
+            let mut bad = block.clone();
+            for copy in [0, SECOND_COPY_AT] {
+                let field = copy + at;
+                let len = if at == 12 { 4 } else { 8 };
+                bad[field..field + len].copy_from_slice(&value.to_le_bytes()[..len]);
+                reseal(&mut bad[copy..copy + COPY_BYTES]);
+            }
+            assert_eq!(SegmentHeader::decode(&bad), Err(HeaderFault::Fields), "{value} at {at}");
+            // One copy that makes sense is enough.
+            bad[..COPY_BYTES].copy_from_slice(&block[..COPY_BYTES]);
+            assert_eq!(SegmentHeader::decode(&bad), Ok(good));
+        }
     }
 
     proptest! {

@@ -24,6 +24,8 @@
 //! A segment whose header is gone is known by its groups, for they carry their identity too. That is damage if it is younger than
 //! the oldest segment with a header; else it was being recycled when the power failed, and counts as what it was.
 //!
+//! So is one whose header is valid by its checksum and makes no sense; that is always reported, since no power cut writes it.
+//!
 //! The old segments are never written to. The new life starts in a segment of its own, in a file that held no group. Where the
 //! disk has no room for it, the log opens all the same, for what it says to be read: the segment is made when there is room,
 //! and nothing is committed before.
@@ -263,7 +265,7 @@ pub(super) async fn open_sources<D: Disk>(
             Ok(header) if header.core != core => {
                 return Err(LogError::WrongCore { slot, found: header.core });
             }
-            Ok(_) | Err(HeaderFault::Blank | HeaderFault::Damaged { .. }) => {}
+            Ok(_) | Err(HeaderFault::Blank | HeaderFault::Damaged { .. } | HeaderFault::Fields) => {}
         }
         let (identity, nameless) = match header {
             Ok(header) => (Some(header.identity), None),

@@ -95,20 +95,18 @@ impl<'a, D: Disk> Walk<'a, D> {
             }
             self.walk_segment(sources, (start, index), fences[index]).await?;
             let source = &sources[index];
-            if let Err(HeaderFault::Damaged { expected, found }) = source.header
-                && source.kept.is_some()
-                && oldest_with_header.is_some_and(|oldest| oldest < index)
-            {
-                let (file, what) = (source.name(self.core), "segment header checksum");
-                let (expected, found) = (expected.into(), found.into());
-                self.report(LogDamage {
-                    damage: Damage { file, offset: 0, what, expected, found },
-                    lost: None,
-                });
+            let is_younger = oldest_with_header.is_some_and(|oldest| oldest < index);
+            let is_reported = match source.header {
+                Err(HeaderFault::Damaged { .. }) => is_younger && source.kept.is_some(),
+                Err(HeaderFault::Fields) => true,
+                Ok(_) | Err(HeaderFault::Blank | HeaderFault::Version(_)) => false,
+            };
+            if is_reported {
+                self.damage_header(source, None);
             }
         }
         if let Some(at) = self.nameless {
-            self.damage_nameless(sources, at, None);
+            self.damage_header(&sources[at], None);
         }
         if self.trace {
             let (at, offset) = self.after.unwrap_or((start, SEGMENT_HEADER_BYTES));
@@ -159,7 +157,7 @@ impl<'a, D: Disk> Walk<'a, D> {
             return;
         }
         match self.nameless.take() {
-            Some(at) => self.damage_nameless(sources, at, Some((Seq(self.needed), Seq(oldest.life_after)))),
+            Some(at) => self.damage_header(&sources[at], Some((Seq(self.needed), Seq(oldest.life_after)))),
             None => self.missing = Some(Some(oldest.life_first)),
         }
     }
@@ -347,14 +345,16 @@ impl<'a, D: Disk> Walk<'a, D> {
         self.report(LogDamage { damage, lost: None });
     }
 
-    /// Reports a file of which nothing can be read, though something stands in it.
-    fn damage_nameless(&mut self, sources: &[Source<D>], at: usize, lost: Option<(Seq, Seq)>) {
-        let source = &sources[at];
-        let (file, what) = (source.name(self.core), "segment header checksum");
-        let (expected, found) = match source.header {
-            Err(HeaderFault::Damaged { expected, found }) => (expected.into(), found.into()),
-            Ok(_) | Err(HeaderFault::Blank | HeaderFault::Version(_)) => (1, 0),
+    /// Reports a header that is not valid.
+    fn damage_header(&mut self, source: &Source<D>, lost: Option<(Seq, Seq)>) {
+        let (what, expected, found) = match source.header {
+            Err(HeaderFault::Damaged { expected, found }) => {
+                ("segment header checksum", expected.into(), found.into())
+            }
+            Err(HeaderFault::Fields) => ("segment header fields", 1, 0),
+            Ok(_) | Err(HeaderFault::Blank | HeaderFault::Version(_)) => ("segment header", 1, 0),
         };
+        let file = source.name(self.core);
         self.report(LogDamage { damage: Damage { file, offset: 0, what, expected, found }, lost });
     }
 

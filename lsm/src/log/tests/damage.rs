@@ -121,6 +121,25 @@ fn a_segment_without_its_header_is_known_by_its_groups() {
     }
 }
 
+/// Its checksum was right, so it was believed: a life that began at 0 made recovery count below nothing.
+#[test]
+fn a_resealed_header_that_makes_no_sense_is_damage_and_hides_no_group() {
+    for (at, value) in [(32, 0), (32, u64::MAX), (40, u64::MAX), (16, u64::MAX)] {
+        let disk = five_groups(false);
+        let mut bytes = disk.read_all(segment(0)).unwrap();
+        for copy in [0, BLOCK - 512] {
+            bytes[copy + at..copy + at + 8].copy_from_slice(&u64::to_le_bytes(value));
+            format::reseal(&mut bytes[copy..copy + 64]);
+        }
+        disk.write_all(segment(0), &bytes);
+        let (log, recovery, replayed) = recover(&disk, LogOptions { needed: Seq(1), ..small(2) });
+        assert_eq!(replayed, pairs(1..6));
+        assert_eq!(log.next_seq(), Seq(6));
+        let whats: Vec<&str> = recovery.damage.iter().map(|d| d.damage.what).collect();
+        assert_eq!(whats, ["segment header fields"]);
+    }
+}
+
 #[test]
 fn every_flipped_byte_is_found_or_unused() {
     let good = five_groups(true);
