@@ -4,11 +4,14 @@ mod rig;
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 
 use ferrite_lsm::mem_disk::run::{block_on, poll_once};
 use ferrite_lsm::mem_disk::{CrashMode, Fault, MemDisk, MemPace};
-use ferrite_lsm::{DiskError, Engine, Extent, Options, Strategy};
+use ferrite_lsm::{
+    Direction, DiskError, Engine, Extent, KeyBuf, KeyRange, Options, ReadError, Record, ScanLimits, Strategy,
+};
 use rig::{
     Model, Random, TestEngine, VNODES, Write, apart_options, apply, check, key, lookup, open, run_jobs,
     small_options, stage,
@@ -225,6 +228,116 @@ fn a_fault_at_any_step_of_a_move_leaves_the_vnode_whole() {
             if passed {
                 break;
             }
+        }
+    }
+}
+
+/// Completes all that a future asks of the disk until it is done.
+fn drive<T>(disk: &MemDisk, future: impl Future<Output = T>) -> T {
+    let mut future = Box::pin(future);
+    loop {
+        if let Some(done) = poll_once(future.as_mut()) {
+            return done;
+        }
+        disk.complete_all();
+    }
+}
+
+/// How often a vnode moves under a scan.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Moves {
+    Once,
+    AtEachStepAfter,
+}
+
+const SCANNED: u16 = 1;
+const SCANNED_KEYS: u64 = 1200;
+
+/// Scans a vnode that moves once the scan has taken so many steps, among writes and flushes. False if it took no more than these.
+fn scan_while_it_moves(step: u64, direction: Direction, moves: Moves, options: Options) -> bool {
+    let disk = MemDisk::new();
+    let engine = open(&disk, options).expect("a fresh disk").0;
+    let (mut random, mut model, mut order) = (Random::new(step), Model::new(), 0);
+    let mut write = |engine: &TestEngine, model: &mut Model, n| {
+        order += 1;
+        let write = Write { key: n, order, actor: 1, bytes: (n % 7 * 40) as usize, tombstone: n % 11 == 0 };
+        while stage(engine, &write).is_err() {
+            drive(&disk, engine.commit()).expect("no faults");
+            drive(&disk, run_jobs(engine)).expect("no faults");
+        }
+        apply(model, write);
+    };
+    // Most of it lies in tables, the last part in the memtable.
+    for n in 0..SCANNED_KEYS {
+        write(&engine, &mut model, n * 11 % SCANNED_KEYS);
+    }
+    drive(&disk, engine.commit()).expect("no faults");
+    let before = model.clone();
+    disk.defer();
+    let mut shown: Vec<(KeyBuf, u64, usize)> = Vec::new();
+    let visit = |key: ferrite_lsm::Key<'_>, record: Record<'_>| {
+        shown.push((key.to_buf(), record.order, record.value.len()));
+        ControlFlow::Continue(())
+    };
+    let range = KeyRange::vnode(1, SCANNED);
+    let mut scan = Box::pin(engine.scan(&range, direction, ScanLimits::records(10_000), visit));
+    let (mut taken, mut to) = (0, [3, 5].into_iter().cycle());
+    let ended: Result<Option<KeyRange>, ReadError> = loop {
+        if let Some(ended) = poll_once(scan.as_mut()) {
+            break ended;
+        }
+        if taken == step || taken > step && moves == Moves::AtEachStepAfter {
+            for n in 0..20 {
+                write(&engine, &mut model, n * 37 % SCANNED_KEYS);
+            }
+            let mut commit = Box::pin(engine.commit());
+            let mut moving = Box::pin(engine.move_vnode(SCANNED, to.next().expect("endless")));
+            let (mut committed, mut moved) = (false, false);
+            while !committed || !moved {
+                committed = committed || poll_once(commit.as_mut()).is_some();
+                moved = moved || poll_once(moving.as_mut()).is_some_and(|moved| moved == Ok(()));
+                // The scan goes on between the steps of the move, but for what it is waiting for.
+                let in_flight = disk.in_flight(None);
+                if !in_flight.is_empty() {
+                    disk.complete(in_flight[random.below(in_flight.len() as u64) as usize].id);
+                }
+            }
+            drop((commit, moving));
+            drive(&disk, run_jobs(&engine)).expect("no faults");
+        }
+        disk.complete_all();
+        taken += 1;
+    };
+    drop(scan);
+    assert_eq!(ended, Ok(None));
+    let in_order = |pair: &[(KeyBuf, u64, usize)]| match direction {
+        Direction::Forward => pair[0].0 < pair[1].0,
+        Direction::Reverse => pair[0].0 > pair[1].0,
+    };
+    assert!(shown.windows(2).all(in_order), "each key once, in order");
+    let expected: Vec<_> = before
+        .iter()
+        .filter(|(n, _)| key(**n).prefix.vnode == SCANNED)
+        .map(|(n, write)| (key(*n), *write))
+        .collect();
+    assert_eq!(shown.len(), expected.len(), "step {step}, {direction:?}");
+    for (key, write) in expected {
+        let (_, order, len) =
+            shown.iter().find(|(shown, ..)| *shown == key).expect("it was there all the time");
+        assert!(*order >= write.order && *len == write.value().len(), "step {step}, {direction:?}, {key:?}");
+    }
+    taken > step
+}
+
+/// A scan looked up once where its vnode lives. When that moved meanwhile, the scan ended early and said that this was all.
+#[test]
+fn a_scan_follows_its_vnode_wherever_it_moves() {
+    for options in [small_options as fn(u128) -> Options, apart_options] {
+        for direction in [Direction::Forward, Direction::Reverse] {
+            let scan = |step, moves| scan_while_it_moves(step, direction, moves, options(1));
+            let steps = (0..).take_while(|&step| scan(step, Moves::Once)).count();
+            assert!(steps > 5, "{steps} steps");
+            assert!(scan(0, Moves::AtEachStepAfter) && scan(1, Moves::AtEachStepAfter));
         }
     }
 }

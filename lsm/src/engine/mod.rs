@@ -237,8 +237,8 @@ impl<D: Disk, P: Pace> Engine<D, P> {
     /// go on.
     ///
     /// Each key comes at most once, in strict order, with a version not older than when the walk began. A key that was there
-    /// before the walk began is not missed; one that is written meanwhile may be. Flushes and compactions change nothing in
-    /// this. What is in memory comes without waiting, and what is read does not enter the cache.
+    /// before the walk began is not missed; one that is written meanwhile may be. Flushes, compactions and moves of the vnode change
+    /// nothing in this. What is in memory comes without waiting, and what is read does not enter the cache.
     ///
     /// After an error, what was shown was right: go on with [`KeyRange::after`] (or `before`) the last key shown.
     ///

@@ -5,6 +5,9 @@
 //! begins again behind the last key shown, with the sources that are there then; so nothing is missed and nothing
 //! comes twice.
 //!
+//! A vnode that moves to another store freezes what is written to of its old one, so a walk of it comes here, too, and looks its store
+//! up again. Until then it goes on with what it holds, which is all that was there when it began.
+//!
 //! A walk ends with an error where it comes upon a range in which keys may have been lost.
 
 use std::cell::Cell;
@@ -46,11 +49,12 @@ impl<D: Disk, P: Pace> Core<D, P> {
         mut visit: impl FnMut(Key<'_>, Record<'_>) -> ControlFlow<()>,
     ) -> Result<Option<KeyRange>, ReadError> {
         assert!(limits.records > 0, "a scan of nothing would never end");
-        let Some(index) = self.stores.borrow().index_of(&range.low()) else { return Ok(None) };
         let mut left = range.clone();
         let (mut records, mut bytes) = (0, 0);
         let mut last = LastKey::default();
         while !left.is_empty() {
+            // Asked anew: the vnode may have moved meanwhile. One that was dropped has nothing more to show.
+            let Some(index) = self.stores.borrow().index_of(&left.low()) else { break };
             let is_stale = Rc::new(Cell::new(false));
             let lost = self.stores.borrow().stores[index].levels.first_lost(&left, direction);
             let readable = match (&lost, direction) {
