@@ -37,8 +37,8 @@ pub use disk::{
     Open, Sync,
 };
 pub use engine::{
-    CHUNK_BYTES_MAX, CHUNK_FORMAT, ChunkError, CommitError, Engine, Estimate, Exported, Found, Ingest,
-    IngestError, Job, Memory, Miss, OpenError, Options, Quarantined, Recovery, Refusal,
+    AssignError, CHUNK_BYTES_MAX, CHUNK_FORMAT, ChunkError, CommitError, Engine, Estimate, Exported, Found,
+    Ingest, IngestError, Job, Memory, Miss, OpenError, Options, Quarantined, Recovery, Refusal,
     SCRUB_BYTES_AHEAD_MAX, ScanLimits, Stats, StoreStats,
 };
 pub use extent::Extent;

@@ -10,8 +10,8 @@ use std::pin::Pin;
 use ferrite_lsm::mem_disk::run::{block_on, poll_once};
 use ferrite_lsm::mem_disk::{CrashMode, Fault, MemDisk, MemPace};
 use ferrite_lsm::{
-    Direction, DiskError, Engine, Extent, Key, KeyBuf, Options, Prefix, Record, RecordFlags, Refusal,
-    ScanLimits, Strategy,
+    AssignError, CommitError, Direction, DiskError, Engine, Extent, IngestError, Key, KeyBuf, Options,
+    Prefix, Record, RecordFlags, Refusal, ScanLimits, Strategy,
 };
 use rig::{Random, TestEngine, VNODES, apart_options, run_jobs, small_options};
 
@@ -254,6 +254,35 @@ fn a_dropped_vnode_takes_no_writes_and_a_staged_one_goes_with_it() {
     drop(engine);
     let engine = open(&disk, small_options(2));
     assert_eq!((order(&engine, 0), order(&engine, 1)), (None, Some(7)));
+}
+
+/// Numbers that a full disk gives back are given out again, and a drop holds for those that had been staged when it came. To assign
+/// the vnode before they have passed was answered "no space", to which an operator would have added a disk.
+#[test]
+fn a_vnode_that_cannot_come_back_yet_is_taken_which_is_no_full_disk() {
+    let disk = MemDisk::new();
+    let engine = open(&disk, small_options(1));
+    block_on(engine.assign(&[(0, 3), (1, 5)])).expect("no faults");
+    let record = |order| Record { order, actor: 1, flags: RecordFlags(0), expiry_ms: 0, value: b"value" };
+    engine.stage(key(0).as_key(), record(5), 0).expect("taken");
+    engine.stage(key(1).as_key(), record(5), 0).expect("taken");
+    block_on(engine.drop_extent(Extent::vnode(0))).expect("no faults");
+    disk.fail_at(0, Fault::NoSpace);
+    assert_eq!(block_on(engine.commit()), Err(CommitError::DiskFull));
+    block_on(run_jobs(&engine)).expect("the fault is over");
+    let taken = |engine: &TestEngine| {
+        assert_eq!(block_on(engine.assign(&[(0, 5)])), Err(AssignError::Taken { vnode: 0 }));
+        let ingest = block_on(engine.ingest(Extent::vnode(0), 5)).expect("it may begin");
+        assert_eq!(block_on(ingest.finish()), Err(IngestError::Taken { vnode: 0 }));
+        assert_eq!(engine.vnode_store(0), None);
+    };
+    for order in 6..8 {
+        taken(&engine);
+        engine.stage(key(1).as_key(), record(order), 0).expect("there is room");
+        block_on(engine.commit()).expect("there is room");
+    }
+    assert_eq!(block_on(engine.assign(&[(0, 5)])), Ok(()), "what was told to be done was done");
+    assert!(matches!(engine.get(key(0).as_key(), |record| record.is_none()), Ok(true)));
 }
 
 type Pending<T> = Option<Pin<Box<dyn Future<Output = T>>>>;

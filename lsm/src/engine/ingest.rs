@@ -20,12 +20,11 @@
 
 use super::Core;
 use super::export::{ChunkError, parse};
+use super::outcome::AssignError;
 use super::output::Output;
 use super::scan::ScanLimits;
 use crate::manifest::{Edit, StoreEntry};
-use crate::{
-    Class, Direction, Disk, DiskError, DiskErrorKind, Extent, KeyBuf, Pace, ReadError, TableMeta, cover,
-};
+use crate::{Class, Direction, Disk, DiskError, Extent, KeyBuf, Pace, ReadError, TableMeta, cover};
 
 use std::ops::ControlFlow;
 
@@ -41,6 +40,11 @@ pub enum IngestError {
     Chunk(ChunkError),
     /// The vnode was dropped, or came to live in another store, meanwhile.
     Superseded,
+    /// The vnode lives nowhere, and cannot live here yet: [`AssignError::Taken`] says until when. Then ingest it again.
+    Taken {
+        /// The vnode.
+        vnode: u16,
+    },
 }
 
 impl std::fmt::Display for IngestError {
@@ -49,6 +53,7 @@ impl std::fmt::Display for IngestError {
             IngestError::Disk(error) => error.fmt(f),
             IngestError::Chunk(error) => error.fmt(f),
             IngestError::Superseded => write!(f, "the vnode was dropped or assigned meanwhile"),
+            IngestError::Taken { vnode } => AssignError::Taken { vnode: *vnode }.fmt(f),
         }
     }
 }
@@ -188,8 +193,7 @@ impl<D: Disk, P: Pace> Ingest<'_, D, P> {
         }
         let assign = lives_in.is_none().then_some((self.extent.vnode, self.store));
         if assign.is_some() && core.is_taken(self.extent.vnode, self.store) {
-            let kind = DiskErrorKind::NoSpace;
-            return Err(DiskError { kind, operation: "assign a vnode", name: None }.into());
+            return Err(IngestError::Taken { vnode: self.extent.vnode });
         }
         let level =
             if self.was_empty { core.deepest_level_for(self.store, self.output.finished()) } else { 0 };

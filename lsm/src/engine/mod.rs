@@ -57,7 +57,7 @@ use job::Running;
 pub use memory::Memory;
 use obsolete::Obsolete;
 pub use options::Options;
-pub use outcome::{CommitError, Found, Miss, OpenError, Recovery, Refusal};
+pub use outcome::{AssignError, CommitError, Found, Miss, OpenError, Recovery, Refusal};
 pub(crate) use output::{NUMBER_BITS, counter_of};
 use pending::Pending;
 pub use quarantine::Quarantined;
@@ -163,10 +163,12 @@ impl<D: Disk, P: Pace> Engine<D, P> {
     }
 
     /// Puts vnodes into stores of this core: `(vnode, store)`. Durable when it returns. What a vnode has already is kept.
+    /// [`AssignError::Taken`] if one was dropped and not all of it is gone yet: none of them was assigned then, and the call may be
+    /// made again.
     ///
     /// # Panics
     /// If a store is not this core's, or a vnode lives in another store: its records would be lost from sight.
-    pub async fn assign(&self, vnodes: &[(u16, u16)]) -> Result<(), DiskError> {
+    pub async fn assign(&self, vnodes: &[(u16, u16)]) -> Result<(), AssignError> {
         let mut edits = Vec::new();
         for &(vnode, store) in vnodes {
             assert!(self.0.options.stores.contains(&store), "store {store} is not this core's");
@@ -174,8 +176,7 @@ impl<D: Disk, P: Pace> Engine<D, P> {
                 Some(present) => assert_eq!(present, store, "vnode {vnode} lives in another store"),
                 None => {
                     if self.0.is_taken(vnode, store) {
-                        let kind = crate::DiskErrorKind::NoSpace;
-                        return Err(DiskError { kind, operation: "assign a vnode", name: None });
+                        return Err(AssignError::Taken { vnode });
                     }
                     edits.push(Edit::Assign { vnode, store, epoch: 0 });
                 }

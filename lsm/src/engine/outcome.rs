@@ -30,6 +30,40 @@ pub struct Recovery {
     pub vnodes: Vec<(u16, u16)>,
 }
 
+/// Why vnodes were not put into stores. Nothing has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AssignError {
+    /// The disk failed.
+    Disk(DiskError),
+    /// The vnode was dropped, and what is left of it would come back with it: in memory, until the jobs that are due are done, or
+    /// under sequence numbers that are given out again after a full disk, until as many records were committed.
+    Taken {
+        /// The vnode.
+        vnode: u16,
+    },
+}
+
+impl std::fmt::Display for AssignError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            AssignError::Disk(error) => error.fmt(f),
+            AssignError::Taken { vnode } => write!(
+                f,
+                "vnode {vnode} was dropped, and not all of it is gone yet: assign it again when the jobs that are due are \
+                 done and further writes are committed"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for AssignError {}
+
+impl From<DiskError> for AssignError {
+    fn from(error: DiskError) -> Self {
+        AssignError::Disk(error)
+    }
+}
+
 /// Why an engine was not opened. The data is as it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpenError {
@@ -74,6 +108,8 @@ pub enum OpenError {
     UnplacedVnode(u16),
     /// A vnode lives here and would be looked for elsewhere, or will be looked for here and does not live here.
     MovedVnode(u16),
+    /// A vnode that was dropped cannot live here again yet: [`AssignError::Taken`].
+    TakenVnode(u16),
 }
 
 impl std::fmt::Display for OpenError {
@@ -114,6 +150,7 @@ impl std::fmt::Display for OpenError {
                 "vnode {vnode} would not be found where its data is: the nodes, `replication` or `stores` of the \
                  configuration have changed since the data was written; put the old values back"
             ),
+            OpenError::TakenVnode(vnode) => AssignError::Taken { vnode: *vnode }.fmt(f),
         }
     }
 }
@@ -135,6 +172,15 @@ impl From<LogError> for OpenError {
             error @ (LogError::Version { .. } | LogError::WrongCore { .. } | LogError::Twice(_)) => {
                 OpenError::Log(error)
             }
+        }
+    }
+}
+
+impl From<AssignError> for OpenError {
+    fn from(error: AssignError) -> Self {
+        match error {
+            AssignError::Disk(error) => error.into(),
+            AssignError::Taken { vnode } => OpenError::TakenVnode(vnode),
         }
     }
 }
