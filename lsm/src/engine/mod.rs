@@ -241,7 +241,11 @@ impl<D: Disk, P: Pace> Engine<D, P> {
     /// before the walk began is not missed; one that is written meanwhile may be. Flushes, compactions and moves of the vnode change
     /// nothing in this. What is in memory comes without waiting, and what is read does not enter the cache.
     ///
-    /// After an error, what was shown was right: go on with [`KeyRange::after`] (or `before`) the last key shown.
+    /// After an error, what was shown was right: go on with [`KeyRange::after`] (or `before`) the last key shown. What is lost is an
+    /// error until it is released ([`ReadError::Quarantined`]), also where all of it was written again and a get finds every
+    /// key: which keys there were is lost, too, and to pass over them would say that there were none. The way past it is the
+    /// caller's to choose: [`Engine::quarantined`] names the area; walk what is left before its `low` ([`KeyRange::before`]),
+    /// which succeeds, and then what is left from its `high` on ([`KeyRange::from`]); of the keys between, ask for those that are known.
     ///
     /// `visit` may stage, and may not wait for anything.
     pub async fn scan(

@@ -7,7 +7,8 @@
 //! - reads of keys in these blocks fail, those of the table's other keys go on;
 //! - merges take the table as any other and pass over the blocks, so that nothing waits behind them for ever. With the
 //!   table gone the area is a *hole* of its store: a key in it is answered only by a version newer than everything in the
-//!   table, which new writes are, and by nothing else, for what was lost may have been newer than what is left;
+//!   table, which new writes are, and by nothing else, for what was lost may have been newer than what is left. A scan
+//!   ends at it in any case, for it cannot say which keys there were; its caller may go on behind it;
 //! - the table's file stays on the disk, whatever becomes of the table, until the area is released.
 //!
 //! A table that cannot be opened is such an area as a whole, and goes at once. Of a table of which no block can be read,

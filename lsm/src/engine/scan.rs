@@ -8,7 +8,7 @@
 //! A vnode that moves to another store freezes what is written to of its old one, so a walk of it comes here, too, and looks its store
 //! up again. Until then it goes on with what it holds, which is all that was there when it began.
 //!
-//! A walk ends with an error where it comes upon a range in which keys may have been lost.
+//! A walk ends with an error where it comes upon a range in which keys may have been lost, whatever was written there since.
 
 use std::cell::Cell;
 use std::ops::ControlFlow;

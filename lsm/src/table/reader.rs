@@ -164,9 +164,12 @@ impl<D: Disk> Table<D> {
 
     /// The keys that may be in a run of blocks: the first, and the first behind it.
     pub(crate) fn keys_of(&self, block: u32, blocks: u32) -> (KeyBuf, KeyBuf) {
-        let low = self.index.low(BlockHandle(block));
-        let end = block + blocks;
-        if end < self.blocks() { (low, self.index.low(BlockHandle(end))) } else { (low, self.meta.end()) }
+        (self.low_of(block), self.low_of(block + blocks))
+    }
+
+    /// The first key that may be in a block; of the one past the last, the first that is in none.
+    pub(super) fn low_of(&self, block: u32) -> KeyBuf {
+        if block < self.blocks() { self.index.low(BlockHandle(block)) } else { self.meta.end() }
     }
 
     /// Reads bytes as they are stored; `at` and `len` are multiples of a page.

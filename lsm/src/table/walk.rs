@@ -23,8 +23,9 @@ pub(crate) struct TableWalk<D: Disk> {
     table: Rc<Table<D>>,
     cache: Rc<BlockCache>,
     direction: Direction,
-    /// The bound to start at; taken with the first block.
-    start: Option<KeyRange>,
+    range: KeyRange,
+    /// The bound to start at was not come to yet.
+    is_ahead: bool,
     /// The block to load next.
     next: Option<u32>,
     block: Option<Block>,
@@ -43,7 +44,8 @@ struct Run<D: Disk> {
 }
 
 impl<D: Disk> TableWalk<D> {
-    /// Starts at the end of `range` from which `direction` goes; where to stop is the caller's to see.
+    /// Starts at the end of `range` from which `direction` goes. It ends behind the last block that may hold a key of it; what else is
+    /// in that block is the caller's to leave out.
     pub(crate) fn new(
         table: Rc<Table<D>>,
         cache: Rc<BlockCache>,
@@ -58,7 +60,8 @@ impl<D: Disk> TableWalk<D> {
             table,
             cache,
             direction,
-            start: Some(range.clone()),
+            range: range.clone(),
+            is_ahead: true,
             next,
             block: None,
             at: 0,
@@ -67,16 +70,42 @@ impl<D: Disk> TableWalk<D> {
         }
     }
 
+    /// The block behind one, in the direction of the walk.
+    fn after(&self, number: u32) -> Option<u32> {
+        match self.direction {
+            Direction::Forward => Some(number + 1).filter(|&next| next < self.table.blocks()),
+            Direction::Reverse => number.checked_sub(1),
+        }
+    }
+
+    /// Whether all keys of a block are behind the range, in the direction of the walk.
+    fn is_past(&self, number: u32) -> bool {
+        match self.direction {
+            Direction::Forward => self.table.low_of(number).as_key() >= self.range.high(),
+            Direction::Reverse => self.table.low_of(number + 1).as_key() <= self.range.low(),
+        }
+    }
+
+    /// Whether all keys of a block are before the range, in the direction of the walk.
+    fn is_before(&self, number: u32) -> bool {
+        match self.direction {
+            Direction::Forward => self.table.low_of(number + 1).as_key() <= self.range.low(),
+            Direction::Reverse => self.table.low_of(number).as_key() >= self.range.high(),
+        }
+    }
+
     async fn load(&mut self, number: u32) -> Result<Block, ReadError> {
         let handle = BlockHandle(number);
         let in_run = |run: &&Run<D>| (run.first..run.end).contains(&number);
-        if self.run.as_ref().filter(in_run).is_none() {
-            if let Some(block) = self.cache.peek(self.table.number(), handle) {
-                return Ok(block);
-            }
-            if self.table.is_quarantined(number) {
-                return Err(ReadError::Quarantined(self.table.meta().name.file()));
-            }
+        let is_read = self.run.as_ref().filter(in_run).is_some();
+        if !is_read && let Some(block) = self.cache.peek(self.table.number(), handle) {
+            return Ok(block);
+        }
+        // Also of a run that was read for the sake of its neighbour.
+        if self.table.is_quarantined(number) {
+            return Err(ReadError::Quarantined(self.table.meta().name.file()));
+        }
+        if !is_read {
             self.run = None;
             self.run = Some(match self.read_run(number, self.run_bytes).await {
                 // What cannot be read may be another block of the run.
@@ -140,18 +169,27 @@ impl<D: Disk> Source for TableWalk<D> {
         while self.block.is_none()
             && let Some(number) = self.next
         {
+            // What lies outside of the range is not asked for: it may be what cannot be read.
+            if self.is_past(number) {
+                self.next = None;
+                break;
+            }
+            if self.is_ahead && self.is_before(number) {
+                self.next = self.after(number);
+                continue;
+            }
             let block = self.load(number).await?;
-            let start = self.start.take();
+            let is_first = std::mem::take(&mut self.is_ahead);
+            self.next = self.after(number);
             // The bound may lie behind the only block that can hold it, seen in the direction of the walk.
             let at = match self.direction {
                 Direction::Forward => {
-                    self.next = Some(number + 1).filter(|&next| next < self.table.blocks());
-                    let at = start.map_or(0, |range| block.seek(&range.low()));
+                    let at = if is_first { block.seek(&self.range.low()) } else { 0 };
                     Some(at).filter(|&at| at < block.len())
                 }
                 Direction::Reverse => {
-                    self.next = number.checked_sub(1);
-                    start.map_or(block.len(), |range| block.seek(&range.high())).checked_sub(1)
+                    let end = if is_first { block.seek(&self.range.high()) } else { block.len() };
+                    end.checked_sub(1)
                 }
             };
             if let Some(at) = at {
