@@ -219,6 +219,58 @@ fn no_load_exceeds_the_budget_and_the_parts_are_what_is_alive() {
     }
 }
 
+/// A move copied what was written since its last flush, twice, and asked nobody whether there was room for it.
+#[test]
+fn a_move_among_a_flood_of_writes_stays_within_the_budget() {
+    // Made before memory is counted.
+    let mut taken = Vec::with_capacity(1 << 18);
+    let mut load = Load::new(1, 8 * MIB);
+    let keyed = |vnode: u16, n: u64| key(u64::from(VNODES) * n + u64::from(vnode));
+    let stage = |load: &mut Load, vnode: u16, value_bytes: usize| {
+        load.order += 1;
+        let value = vec![vnode as u8; value_bytes];
+        let record =
+            Record { order: load.order, actor: 1, flags: RecordFlags(0), expiry_ms: 0, value: &value };
+        let staged = load.engine.stage(keyed(vnode, load.order).as_key(), record, 0);
+        staged.map(|_| block_on(load.engine.commit()).expect("nothing fails")).is_ok().then_some(load.order)
+    };
+    // But for the buffers of merges of so many small tables: a real disk refuses those.
+    let check = |load: &Load| {
+        let memory = load.engine.stats().memory;
+        let parts = memory.used_bytes() - memory.buffer_bytes + BUFFER_BYTES as u64;
+        assert!(parts <= memory.budget_bytes, "{memory:?}");
+    };
+    let mut came_meanwhile = 0;
+    for round in 0..7 {
+        let (vnode, to) = (load.random.below(u64::from(VNODES)) as u16, 1 + round % STORES);
+        for _ in 0..1_000 {
+            while stage(&mut load, vnode, 300).is_none() {
+                load.work();
+            }
+        }
+        let engine = load.engine.clone();
+        let mut moving = pin!(engine.move_vnode(vnode, to));
+        while poll_once(moving.as_mut()).is_none() {
+            while let Some(order) = stage(&mut load, vnode, 2_000) {
+                taken.push(order);
+                check(&load);
+            }
+        }
+        assert_eq!(load.engine.vnode_store(vnode), Some(to));
+        check(&load);
+        came_meanwhile += taken.len();
+        assert!(taken.len() < taken.capacity());
+        for order in taken.drain(..) {
+            let found = block_on(load.engine.read(keyed(vnode, order).as_key())).expect("nothing fails");
+            assert!(found.is_some(), "{order}");
+        }
+        while load.engine.next_job().is_some() {
+            load.work();
+        }
+    }
+    assert!(came_meanwhile > 3_000, "{came_meanwhile} writes");
+}
+
 #[test]
 #[cfg(feature = "planted-bugs")]
 fn a_cache_that_does_not_give_way_is_found() {

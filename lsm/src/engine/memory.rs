@@ -70,7 +70,12 @@ impl Options {
     /// memtables take ahead of need.
     fn memtable_growth_bytes(&self) -> usize {
         let ahead = self.stores.len() * (self.chunk_bytes() + memtable::STEP_BYTES);
-        GROUP_GROWTH * self.log.group_bytes + ahead + self.memtable_bytes / SKETCH_PART
+        self.applied_bytes_max() + ahead + self.memtable_bytes / SKETCH_PART
+    }
+
+    /// Most bytes that a group comes to in memtables.
+    pub(super) fn applied_bytes_max(&self) -> usize {
+        GROUP_GROWTH * self.log.group_bytes
     }
 }
 
@@ -117,14 +122,14 @@ impl<D: Disk, P: Pace> Core<D, P> {
     pub(super) fn count_tables(&self) {
         let named: usize = self.tables.borrow().values().map(|table| table.memory_bytes()).sum();
         self.open_bytes.set(named + self.obsolete.borrow().memory_bytes());
-        let memtable_bytes = self.stores.borrow().memory_bytes();
+        let memtable_bytes = self.stores.borrow().claimed_bytes();
         self.share_memory(memtable_bytes);
     }
 
     /// Counts what a build takes: `before` of it was counted, and is not any more.
     pub(super) fn count_build(&self, before: usize, now: usize) {
         self.build_bytes.set(self.build_bytes.get() - before + now);
-        let memtable_bytes = self.stores.borrow().memory_bytes();
+        let memtable_bytes = self.stores.borrow().claimed_bytes();
         self.share_memory(memtable_bytes);
     }
 

@@ -48,7 +48,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
         let stores = &mut *self.stores.borrow_mut();
         let target = self.memtable_target_bytes();
         self.freeze_due(stores, target);
-        self.share_memory(stores.memory_bytes());
+        self.share_memory(stores.claimed_bytes());
         self.refusal.set(self.refusal_of_core(stores, target));
         let core_lag = self.core_lag(stores, target);
         let options = &self.options;
@@ -69,7 +69,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
         }
         // Whatever waits for memory waits for a flush.
         if stores.frozen_bytes == 0
-            && self.is_memory_spent(stores.memory_bytes())
+            && self.is_memory_spent(stores.claimed_bytes())
             && let Some(index) = stores.largest()
         {
             stores.freeze(index);
@@ -84,7 +84,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
     }
 
     fn refusal_of_core(&self, stores: &Stores<D>, target: usize) -> Option<Refusal> {
-        let memtables = stores.memory_bytes();
+        let memtables = stores.claimed_bytes();
         let are_full = memtables > MEMTABLES_MAX * target || self.is_memory_spent(memtables);
         let log_bytes_max = self.options.log_bytes_max().saturating_mul(LOG_OVERSHOOT_MAX);
         if self.fenced.get() {

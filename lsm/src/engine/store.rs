@@ -39,6 +39,8 @@ pub(super) struct Stores<D: Disk> {
     pub(super) active_bytes: usize,
     /// Bytes of the frozen memtables.
     pub(super) frozen_bytes: usize,
+    /// A vnode is about to go to another store.
+    pub(super) handover: Option<Handover>,
     /// Memtables that were flushed; scans may still walk them.
     walked: Vec<Weak<Memtable>>,
     /// Largest chunks in which memtables take memory, in bytes.
@@ -88,6 +90,16 @@ pub(super) struct Store<D: Disk> {
     pub(super) is_overloaded: bool,
 }
 
+/// Records of a vnode, which are to be copied into the store where it goes. See [`super::vnode_move`].
+pub(super) struct Handover {
+    /// The store that has them.
+    pub(super) index: usize,
+    /// Those with higher sequence numbers than this.
+    pub(super) seq: u64,
+    /// What a group adds at most.
+    pub(super) group_bytes: usize,
+}
+
 /// A memtable that is not written to any more.
 #[derive(Clone)]
 pub(super) struct Frozen {
@@ -120,6 +132,7 @@ impl<D: Disk> Stores<D> {
             ingests_begun: 0,
             active_bytes,
             frozen_bytes: 0,
+            handover: None,
             walked: Vec::new(),
             chunk_bytes,
         }
@@ -129,6 +142,21 @@ impl<D: Disk> Stores<D> {
     pub(super) fn memory_bytes(&self) -> usize {
         let walked = self.walked.iter().filter_map(Weak::upgrade).map(|memtable| memtable.bytes());
         self.active_bytes + self.frozen_bytes + walked.sum::<usize>()
+    }
+
+    /// The same, with what is set aside.
+    pub(super) fn claimed_bytes(&self) -> usize {
+        self.memory_bytes() + self.handover.as_ref().map_or(0, |handover| self.copied_bytes_max(handover))
+    }
+
+    /// Most bytes that a hand-over may copy: all that is in memory above its sequence number, and what is applied before anybody looks
+    /// at the budget again.
+    #[cold]
+    fn copied_bytes_max(&self, handover: &Handover) -> usize {
+        let store = &self.stores[handover.index];
+        let above = store.frozen.iter().filter(|frozen| frozen.through > handover.seq);
+        let frozen_bytes: usize = above.map(|frozen| frozen.memtable.bytes()).sum();
+        frozen_bytes + store.active.bytes() + handover.group_bytes
     }
 
     /// A frozen memtable is in a table now.

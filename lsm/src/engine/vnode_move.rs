@@ -9,6 +9,9 @@
 //! 4. At the same moment in memory, records above s go from the old store's memtables into the new one's. Copies stay behind in
 //!    memtables that are frozen then; a flush leaves out records of vnodes that do not live in its store.
 //!
+//! What the copies of step 4 may take is known to be at most what the old store's memtables have above s. From step 2 on that counts as
+//! taken: whoever writes beyond it is told to come again, as ever when memory is short.
+//!
 //! Marks ([`super::store`]) stay right: a merge keeps them, the new store had nothing of the vnode before, its ceiling is raised above
 //! all that came, and records of memtables are marked anew.
 
@@ -18,12 +21,31 @@ use std::rc::Rc;
 use super::Core;
 use super::compact::Duties;
 use super::output::Output;
+use super::store::Handover;
 use crate::compaction::{Chain, Plan, Run};
 use crate::manifest::Edit;
 use crate::{
-    Class, Disk, DiskError, DiskErrorKind, Extent, KeyBuf, Merge, Pace, Record, RecordBuf, TableMeta,
-    TableName, cover,
+    Class, Disk, DiskError, DiskErrorKind, Extent, Memtable, Merge, Pace, TableMeta, TableName, cover,
 };
+
+/// A vnode's records in memory are about to be copied into another store: what that may take is set aside meanwhile.
+struct HandingOver<'a, D: Disk, P: Pace>(&'a Core<D, P>);
+
+impl<'a, D: Disk, P: Pace> HandingOver<'a, D, P> {
+    fn begin(core: &'a Core<D, P>, index: usize, seq: u64) -> Self {
+        let group_bytes = core.options.applied_bytes_max();
+        let mut stores = core.stores.borrow_mut();
+        assert!(stores.handover.is_none(), "one move at a time: it has the turn of merges");
+        stores.handover = Some(Handover { index, seq, group_bytes });
+        HandingOver(core)
+    }
+}
+
+impl<D: Disk, P: Pace> Drop for HandingOver<'_, D, P> {
+    fn drop(&mut self) {
+        self.0.stores.borrow_mut().handover = None;
+    }
+}
 
 impl<D: Disk, P: Pace> Core<D, P> {
     /// See [`super::Engine::move_vnode`].
@@ -55,6 +77,8 @@ impl<D: Disk, P: Pace> Core<D, P> {
             }
             stores.applied
         };
+        let index = self.stores.borrow().index_of_store(from);
+        let handing_over = HandingOver::begin(self, index, seq);
         self.flush_frozen(&[from, to], seq).await?;
         self.take_over(&mut output, (from, extent), &mut taken, Duties { holds_flushes: true, ..duties })
             .await?;
@@ -73,6 +97,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
         // No waiting from here to where the memtables are right.
         self.renew(from, &removed, &dead);
         self.hand_over(extent, seq, from, to);
+        drop(handing_over);
         self.weigh();
         cover::mark("vnode moved");
         // What stays behind in memory is hidden, and goes with this flush or a later one.
@@ -128,29 +153,29 @@ impl<D: Disk, P: Pace> Core<D, P> {
         Ok(())
     }
 
-    /// Gives the records above `seq` that are in memtables to another store, with the vnode.
+    /// Gives the records above `seq` that are in memtables to another store, with the vnode. Nothing comes between: a reader finds
+    /// either store whole. The copies are the only ones, and there is room for them ([`Handover`]).
     fn hand_over(&self, extent: Extent, seq: u64, from: u16, to: u16) {
         let mut stores = self.stores.borrow_mut();
         let (old, new) = (stores.index_of_store(from), stores.index_of_store(to));
         let range = extent.range();
-        let mut records: Vec<(KeyBuf, RecordBuf)> = Vec::new();
-        let store = &stores.stores[old];
-        let frozen = store.frozen.iter().rev().filter(|frozen| frozen.through > seq);
-        for memtable in frozen.map(|frozen| &*frozen.memtable).chain([&store.active]) {
-            let inside = memtable.iter_from(&range.low()).take_while(|(key, _)| range.contains(key));
-            records.extend(inside.map(|(key, record)| {
-                let Record { order, actor, flags, expiry_ms, value } = record;
-                (key.to_buf(), RecordBuf { order, actor, flags, expiry_ms, value: value.to_vec() })
-            }));
-        }
+        stores.freeze(old);
+        let above = |frozen: &&super::store::Frozen| frozen.through > seq;
+        let oldest_first = stores.stores[old].frozen.iter().rev();
+        let memtables: Vec<Rc<Memtable>> =
+            oldest_first.filter(above).map(|frozen| Rc::clone(&frozen.memtable)).collect();
         stores.place(extent.vnode, to);
-        for (key, record) in &records {
-            stores.apply(new, seq + 1, key.as_key(), record.as_record());
+        let mut is_any = false;
+        for memtable in memtables {
+            let inside = memtable.iter_from(&range.low()).take_while(|(key, _)| range.contains(key));
+            for (key, record) in inside {
+                stores.apply(new, seq + 1, key, record);
+                is_any = true;
+            }
         }
-        if !records.is_empty() {
+        if is_any {
             let first = &mut stores.stores[new].active_first;
             *first = first.map(|first| first.min(seq + 1));
         }
-        stores.freeze(old);
     }
 }
