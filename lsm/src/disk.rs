@@ -185,6 +185,16 @@ pub struct DiskError {
     pub name: Option<FileName>,
 }
 
+/// Linux's number for "out of memory".
+const ENOMEM: i32 = 12;
+
+impl DiskError {
+    /// The budget for buffers is spent, which an operation needs.
+    pub(crate) fn no_buffer(operation: &'static str, name: Option<FileName>) -> DiskError {
+        DiskError { kind: DiskErrorKind::Os(ENOMEM), operation, name }
+    }
+}
+
 impl std::fmt::Display for DiskError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "cannot {}", self.operation)?;

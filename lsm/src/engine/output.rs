@@ -25,8 +25,6 @@ use crate::{
 pub(crate) const NUMBER_BITS: u32 = 48;
 /// Times that background work asks for a buffer, yielding in between, before it fails.
 const BUFFER_TRIES_MAX: usize = 1000;
-/// Linux's number for "out of memory".
-const ENOMEM: i32 = 12;
 
 /// The tables that a flush or a compaction writes.
 pub(super) struct Output<'a, D: Disk, P: Pace> {
@@ -471,9 +469,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
                 self.pace.yield_now().await;
                 Ok(())
             }
-            BuildError::NoBuffer => {
-                Err(DiskError { kind: DiskErrorKind::Os(ENOMEM), operation: "buffer a write", name: None })
-            }
+            BuildError::NoBuffer => Err(DiskError::no_buffer("buffer a write", None)),
             // After a failed sync the next may succeed with the data lost.
             BuildError::Disk(error) if error.operation == "sync" => self.fence_after(Err(error)),
             BuildError::Disk(error) => Err(error),
@@ -488,9 +484,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
             ReadError::Damage(Damage { file, .. }) | ReadError::Quarantined(file) => {
                 DiskError { kind: DiskErrorKind::Io, operation: "use damaged", name: Some(file) }
             }
-            ReadError::NoBuffer => {
-                DiskError { kind: DiskErrorKind::Os(ENOMEM), operation: "buffer a read", name: None }
-            }
+            ReadError::NoBuffer => DiskError::no_buffer("buffer a read", None),
         }
     }
 }

@@ -10,15 +10,12 @@ use crate::engine::{NUMBER_BITS, OpenError, counter_of};
 use crate::manifest::{self, Catalog, Manifest, StoreEntry};
 use crate::planted::{self, Bug};
 use crate::{
-    BuildError, Class, Direction, Directory, Disk, DiskError, DiskErrorKind, Engine, FileId, FileName,
-    KeyRange, Memtable, NameOp, Options, Pace, Recovery, ScanLimits, TableBuilder, TableMeta, TableName,
-    cover,
+    BuildError, Class, Direction, Directory, Disk, DiskError, Engine, FileId, FileName, KeyRange, Memtable,
+    NameOp, Options, Pace, Recovery, ScanLimits, TableBuilder, TableMeta, TableName, cover,
 };
 
 /// Most bytes of space 0 that are taken over.
 const LOCAL_BYTES_MAX: usize = 64 << 20;
-/// Linux's number for "out of memory": the budget for buffers is spent.
-const ENOMEM: i32 = 12;
 
 /// How far a change has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -227,9 +224,7 @@ impl Old {
 fn failed(error: BuildError) -> DiskError {
     match error {
         BuildError::Disk(error) => error,
-        BuildError::NoBuffer => {
-            DiskError { kind: DiskErrorKind::Os(ENOMEM), operation: "buffer a write", name: None }
-        }
+        BuildError::NoBuffer => DiskError::no_buffer("buffer a write", None),
     }
 }
 

@@ -383,7 +383,7 @@ async fn write_all<D: Disk>(
     while done < bytes.len() {
         let len = (bytes.len() - done).min(TRANSFER_BYTES);
         let Some(mut buf) = disk.buf(len, Class::Flush) else {
-            return Err(failed("write", name, DiskErrorKind::Os(ENOMEM)));
+            return Err(DiskError::no_buffer("write", Some(name)));
         };
         buf.copy_from_slice(&bytes[done..done + len]);
         let (_, moved) = disk.write(file, at + done as u64, buf, Sync::Data, Class::Flush).await;
@@ -395,9 +395,6 @@ async fn write_all<D: Disk>(
     }
     Ok(())
 }
-
-/// Linux's number for "out of memory": the budget for buffers is spent.
-const ENOMEM: i32 = 12;
 
 #[cfg(test)]
 mod tests;
