@@ -10,6 +10,7 @@ pub mod planted;
 mod read_quorum;
 mod replica_set;
 mod ring;
+mod siblings;
 mod write_quorum;
 
 pub use claim::{Member, claim, reclaim};
@@ -18,4 +19,5 @@ pub use founding::initial_topology;
 pub use read_quorum::{Ask, Asks, ReadAnswer, ReadOutcome, ReadQuorum, ReadStep};
 pub use replica_set::ReplicaSet;
 pub use ring::Ring;
+pub use siblings::{Clock as CausalClock, Context, ContextError, Dot, Full, SetLimits, Sibling, SiblingSet};
 pub use write_quorum::{Unavailable, WriteOutcome, WriteQuorum};

@@ -1,0 +1,232 @@
+//! Sibling sets: all values of a key that no other value has replaced, and the clock of what the set has seen.
+//!
+//! These are the dotted version vectors of Preguiça et al. ("Dotted Version Vectors: Logical Clocks for Optimistic Replication",
+//! 2010), kept for a whole set at once as in Almeida et al. ("Scalable and Accurate Causality Tracking for Eventually
+//! Consistent Stores", DAIS 2014). A write is a *dot*: an actor and a number that the actor never used before. The *clock* has, for each actor, the highest
+//! number seen, and stands for all lower ones of that actor. A dot that the clock covers and that has no sibling was replaced or deleted.
+//!
+//! Invariants:
+//!
+//! 1. Whoever holds dot (a, n) of a key has seen every earlier (a, m) of that key. That is why the set always travels as a whole, never a
+//!    lone dot, and why an actor is never used again by a process that may have forgotten what it minted.
+//! 2. Every sibling's dot is covered by the clock; actors and dots are in strict order and occur once.
+//! 3. A join is commutative, associative and idempotent, whatever was lost, repeated or late in between.
+//!
+//! What it does not do: look at a clock, mint a dot, or decide what has expired.
+
+mod codec;
+mod context;
+#[cfg(test)]
+mod tests;
+
+pub use context::{Context, ContextError};
+
+use ferrite_wire::{Actor, Order, limits};
+
+/// What a write may make of a set. A join is not bounded by it: what several replicas took in apart is kept together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SetLimits {
+    /// Most siblings.
+    pub siblings_max: usize,
+    /// Most actors in the clock. Actors are minted anew at unclean starts only, so a key meets few.
+    pub actors_max: usize,
+    /// Most bytes of the encoded set.
+    pub bytes_max: usize,
+}
+
+impl Default for SetLimits {
+    fn default() -> Self {
+        SetLimits { siblings_max: 100, actors_max: 512, bytes_max: limits::VALUE_BYTES_MAX }
+    }
+}
+
+/// One write: who made it, and which of its writes it is. Numbers begin at 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Dot {
+    /// The actor.
+    pub actor: Actor,
+    /// Its number.
+    pub number: u64,
+}
+
+/// A value that nothing has replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sibling<'a> {
+    /// The write that it comes from.
+    pub dot: Dot,
+    /// Hybrid logical time of that write.
+    pub order: Order,
+    /// Absolute expiry in milliseconds since the Unix epoch; 0 = never.
+    pub expiry_ms: u64,
+    /// The value.
+    pub value: &'a [u8],
+}
+
+impl Sibling<'_> {
+    /// Whether a reader at `now_ms` does not see it any more.
+    pub fn is_expired(&self, now_ms: u64) -> bool {
+        self.expiry_ms != 0 && self.expiry_ms <= now_ms
+    }
+}
+
+/// For each actor, the highest number seen: all up to it have been.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Clock {
+    /// By actor, each once; numbers are not 0.
+    dots: Vec<Dot>,
+}
+
+impl Clock {
+    /// Its entries, by actor.
+    pub fn dots(&self) -> &[Dot] {
+        &self.dots
+    }
+
+    /// The highest number of an actor that was seen; 0 = none.
+    pub fn number_of(&self, actor: Actor) -> u64 {
+        let at = self.dots.binary_search_by_key(&actor, |dot| dot.actor);
+        at.map_or(0, |at| self.dots[at].number)
+    }
+
+    /// Whether a write has been seen.
+    pub fn covers(&self, dot: Dot) -> bool {
+        dot.number <= self.number_of(dot.actor)
+    }
+
+    /// Whether everything that `other` has seen was seen here.
+    pub fn includes(&self, other: &Clock) -> bool {
+        other.dots.iter().all(|dot| self.covers(*dot))
+    }
+
+    /// Takes note of everything that `other` has seen.
+    pub fn merge(&mut self, other: &Clock) {
+        other.dots.iter().for_each(|dot| self.see(*dot));
+    }
+
+    fn see(&mut self, dot: Dot) {
+        match self.dots.binary_search_by_key(&dot.actor, |dot| dot.actor) {
+            Ok(at) => self.dots[at].number = self.dots[at].number.max(dot.number),
+            Err(at) => self.dots.insert(at, dot),
+        }
+    }
+}
+
+/// Why a write was not put into a set. Nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// There would be more siblings than allowed: read, merge, and put with the context of that read.
+    Siblings {
+        /// How many may be.
+        max: usize,
+    },
+    /// The clock would have more actors than allowed.
+    Actors {
+        /// How many may be.
+        max: usize,
+    },
+    /// The set would be longer than allowed: as with siblings, or put less.
+    Bytes {
+        /// How many there may be.
+        max: usize,
+    },
+}
+
+/// The siblings of a key, and what has been seen of it. Values are borrowed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SiblingSet<'a> {
+    clock: Clock,
+    /// By dot.
+    siblings: Vec<Sibling<'a>>,
+}
+
+impl<'a> SiblingSet<'a> {
+    /// What was seen.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// The siblings, expired ones included, by dot.
+    pub fn siblings(&self) -> &[Sibling<'a>] {
+        &self.siblings
+    }
+
+    /// The highest order of a sibling; 0 if there is none.
+    pub fn order_max(&self) -> Order {
+        self.siblings.iter().map(|sibling| sibling.order).max().unwrap_or_default()
+    }
+
+    /// What both sets say together: everything that either has seen, and the siblings that neither has seen replaced.
+    pub fn join(&self, other: &SiblingSet<'a>) -> SiblingSet<'a> {
+        let mut siblings = Vec::with_capacity(self.siblings.len().max(other.siblings.len()));
+        let (mut mine, mut theirs) = (self.siblings.iter().peekable(), other.siblings.iter().peekable());
+        loop {
+            let side = match (mine.peek(), theirs.peek()) {
+                (Some(mine), Some(theirs)) => mine.dot.cmp(&theirs.dot),
+                (Some(_), None) => std::cmp::Ordering::Less,
+                (None, Some(_)) => std::cmp::Ordering::Greater,
+                (None, None) => break,
+            };
+            match side {
+                std::cmp::Ordering::Less => {
+                    siblings.extend(mine.next().filter(|sibling| !other.clock.covers(sibling.dot)));
+                }
+                std::cmp::Ordering::Greater => {
+                    siblings.extend(theirs.next().filter(|sibling| !self.clock.covers(sibling.dot)));
+                }
+                std::cmp::Ordering::Equal => {
+                    siblings.extend(mine.next());
+                    theirs.next();
+                }
+            }
+        }
+        let mut clock = self.clock.clone();
+        clock.merge(&other.clock);
+        SiblingSet { clock, siblings }
+    }
+
+    /// Puts a value in that replaces exactly what `seen` covers. What is not covered stays beside it.
+    ///
+    /// # Panics
+    /// If the dot, or a later one of its actor, has been seen: an actor's number was used twice, and something would be lost.
+    pub fn put(&mut self, seen: &Clock, sibling: Sibling<'a>, limits: &SetLimits) -> Result<(), Full> {
+        let Dot { actor, number } = sibling.dot;
+        assert!(number > self.clock.number_of(actor), "number {number} of actor {:x} is not new", actor.0);
+        assert!(number > seen.number_of(actor), "number {number} of actor {:x} was seen before", actor.0);
+        let mut next = self.without(seen);
+        next.clock.see(sibling.dot);
+        let at = next.siblings.partition_point(|other| other.dot < sibling.dot);
+        next.siblings.insert(at, sibling);
+        next.check(limits)?;
+        *self = next;
+        Ok(())
+    }
+
+    /// Deletes exactly what `seen` covers.
+    pub fn delete(&mut self, seen: &Clock, limits: &SetLimits) -> Result<(), Full> {
+        let next = self.without(seen);
+        next.check(limits)?;
+        *self = next;
+        Ok(())
+    }
+
+    fn without(&self, seen: &Clock) -> SiblingSet<'a> {
+        let mut clock = self.clock.clone();
+        clock.merge(seen);
+        let siblings = self.siblings.iter().filter(|sibling| !seen.covers(sibling.dot)).copied().collect();
+        SiblingSet { clock, siblings }
+    }
+
+    fn check(&self, limits: &SetLimits) -> Result<(), Full> {
+        let SetLimits { siblings_max, actors_max, bytes_max } = *limits;
+        if self.siblings.len() > siblings_max {
+            return Err(Full::Siblings { max: siblings_max });
+        }
+        if self.clock.dots.len() > actors_max {
+            return Err(Full::Actors { max: actors_max });
+        }
+        if self.encoded_bytes() > bytes_max {
+            return Err(Full::Bytes { max: bytes_max });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,290 @@
+//! The algebra against a dumb model: every replica a plain set of all dots ever seen, no maxima, no compression.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ferrite_wire::DecodeError;
+use proptest::prelude::*;
+
+use super::*;
+
+const ROOMY: SetLimits = SetLimits { siblings_max: 1000, actors_max: 1000, bytes_max: 1 << 20 };
+
+fn dot(actor: u64, number: u64) -> Dot {
+    Dot { actor: Actor(actor), number }
+}
+
+fn sibling(actor: u64, number: u64, value: &[u8]) -> Sibling<'_> {
+    Sibling { dot: dot(actor, number), order: Order(number), expiry_ms: 0, value }
+}
+
+fn values<'a>(set: &SiblingSet<'a>) -> Vec<&'a [u8]> {
+    set.siblings().iter().map(|sibling| sibling.value).collect()
+}
+
+#[test]
+fn a_put_replaces_what_it_saw_and_nothing_else() {
+    let mut set = SiblingSet::default();
+    set.put(&Clock::default(), sibling(1, 1, b"apple"), &ROOMY).unwrap();
+    let seen = set.clock().clone();
+    set.put(&Clock::default(), sibling(1, 2, b"pear"), &ROOMY).unwrap();
+    assert_eq!(values(&set), [b"apple" as &[u8], b"pear"], "without a context it is concurrent");
+    set.put(&seen, sibling(1, 3, b"apples"), &ROOMY).unwrap();
+    assert_eq!(values(&set), [b"pear" as &[u8], b"apples"], "it had not seen the pear");
+    let seen = set.clock().clone();
+    set.put(&seen, sibling(2, 1, b"fruit"), &ROOMY).unwrap();
+    assert_eq!(values(&set), [b"fruit"]);
+}
+
+#[test]
+fn a_delete_takes_what_it_saw_and_what_comes_late_stays_deleted() {
+    let mut set = SiblingSet::default();
+    set.put(&Clock::default(), sibling(1, 1, b"old"), &ROOMY).unwrap();
+    let late = set.clone();
+    let seen = set.clock().clone();
+    set.put(&Clock::default(), sibling(2, 1, b"unseen"), &ROOMY).unwrap();
+    set.delete(&seen, &ROOMY).unwrap();
+    assert_eq!(values(&set), [b"unseen"]);
+    assert_eq!(values(&set.join(&late)), [b"unseen"], "a late replica or hint does not bring it back");
+    assert_eq!(set.join(&late), late.join(&set));
+}
+
+/// Two clients read, and write one after the other, again and again, through one coordinator: a clock without dots makes a sibling of each write.
+#[test]
+fn interleaved_clients_do_not_make_an_explosion_of_siblings() {
+    let mut set = SiblingSet::default();
+    let (mut first, mut second) = (Clock::default(), Clock::default());
+    for number in 1..200 {
+        let seen = if number % 2 == 0 { &mut first } else { &mut second };
+        set.put(seen, sibling(1, number, b"v"), &ROOMY).unwrap();
+        *seen = set.clock().clone();
+        assert!(set.siblings().len() <= 2, "{} after {number}", set.siblings().len());
+    }
+}
+
+#[test]
+fn each_limit_is_answered_by_name_and_changes_nothing() {
+    let mut set = SiblingSet::default();
+    let limits = SetLimits { siblings_max: 2, actors_max: 2, bytes_max: 200 };
+    set.put(&Clock::default(), sibling(1, 1, b"a"), &limits).unwrap();
+    set.put(&Clock::default(), sibling(2, 1, b"b"), &limits).unwrap();
+    let before = set.clone();
+    let third = sibling(1, 2, b"c");
+    assert_eq!(set.put(&Clock::default(), third, &limits), Err(Full::Siblings { max: 2 }));
+    let seen = set.clock().clone();
+    assert_eq!(set.put(&seen, sibling(3, 1, b"c"), &limits), Err(Full::Actors { max: 2 }));
+    assert_eq!(set.put(&seen, sibling(1, 2, &[0; 200]), &limits), Err(Full::Bytes { max: 200 }));
+    assert_eq!(set, before);
+    set.put(&seen, sibling(1, 2, b"c"), &limits).expect("merging makes room");
+}
+
+#[test]
+#[should_panic(expected = "is not new")]
+fn a_number_that_is_used_again_is_a_bug() {
+    let mut set = SiblingSet::default();
+    set.put(&Clock::default(), sibling(1, 5, b"a"), &ROOMY).unwrap();
+    let _ = set.put(&Clock::default(), sibling(1, 5, b"b"), &ROOMY);
+}
+
+/// Why an actor must not outlive what its process remembers: the second write bears a dot that others have seen, and is lost in silence. The
+/// set cannot tell; whoever mints must.
+#[test]
+fn an_actor_used_again_after_amnesia_would_lose_a_write() {
+    let mut elsewhere = SiblingSet::default();
+    elsewhere.put(&Clock::default(), sibling(1, 1, b"acknowledged"), &ROOMY).unwrap();
+    let seen = elsewhere.clock().clone();
+    elsewhere.put(&seen, sibling(2, 1, b"merged"), &ROOMY).unwrap();
+    let mut wiped = SiblingSet::default();
+    wiped.put(&Clock::default(), sibling(1, 1, b"new, same dot"), &ROOMY).unwrap();
+    assert_eq!(values(&wiped.join(&elsewhere)), [b"merged"]);
+    let mut anew = SiblingSet::default();
+    anew.put(&Clock::default(), sibling(9, 1, b"new, other actor"), &ROOMY).unwrap();
+    assert_eq!(values(&anew.join(&elsewhere)), [b"merged" as &[u8], b"new, other actor"]);
+}
+
+#[test]
+fn a_context_is_bound_to_its_key() {
+    let mut set = SiblingSet::default();
+    set.put(&Clock::default(), sibling(7, 3, b"a"), &ROOMY).unwrap();
+    let mut bytes = Vec::new();
+    Context { key_hash: 11, clock: set.clock().clone() }.encode(&mut bytes);
+    assert_eq!(Context::decode(&bytes, 11).map(|context| context.clock), Ok(set.clock().clone()));
+    assert_eq!(Context::decode(&bytes, 12), Err(ContextError::OtherKey));
+    assert_eq!(Context::decode(b"", 12).map(|context| context.clock), Ok(Clock::default()));
+    for len in 1..bytes.len() {
+        let cut = Context::decode(&bytes[..len], 11);
+        assert!(matches!(cut, Err(ContextError::Malformed(DecodeError::Short))), "{len}: {cut:?}");
+    }
+    bytes.push(0);
+    assert_eq!(Context::decode(&bytes, 11), Err(ContextError::Malformed(DecodeError::Trailing)));
+}
+
+/// A replica as one would draw it: every dot it has seen, and the values that are alive.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Model {
+    seen: BTreeSet<Dot>,
+    alive: BTreeMap<Dot, u64>,
+}
+
+impl Model {
+    fn join(&self, other: &Model) -> Model {
+        let gone = |dot: &Dot| {
+            self.seen.contains(dot) && !self.alive.contains_key(dot)
+                || other.seen.contains(dot) && !other.alive.contains_key(dot)
+        };
+        let both = self.alive.iter().chain(&other.alive);
+        Model {
+            seen: self.seen.union(&other.seen).copied().collect(),
+            alive: both.filter(|(dot, _)| !gone(dot)).map(|(dot, value)| (*dot, *value)).collect(),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// A put at a replica, with what a client has read, or nothing.
+    Put {
+        replica: usize,
+        client: Option<usize>,
+    },
+    Delete {
+        replica: usize,
+        client: usize,
+    },
+    /// A client reads at a replica, which may be one that lags.
+    Read {
+        replica: usize,
+        client: usize,
+    },
+    /// One replica's set arrives at another: a write, a repair, a hint, maybe for the second time.
+    Ship {
+        from: usize,
+        to: usize,
+    },
+    /// A replica's set as it is now is kept back and arrives later.
+    Keep {
+        from: usize,
+    },
+    Arrive {
+        to: usize,
+    },
+    /// The replica lost everything, and takes another actor.
+    Wipe {
+        replica: usize,
+    },
+}
+
+const REPLICAS: usize = 3;
+const CLIENTS: usize = 3;
+
+fn step() -> impl Strategy<Value = Step> {
+    let (replica, client) = (0..REPLICAS, 0..CLIENTS);
+    prop_oneof![
+        4 => (replica.clone(), proptest::option::weighted(0.7, client.clone()))
+            .prop_map(|(replica, client)| Step::Put { replica, client }),
+        1 => (replica.clone(), client.clone()).prop_map(|(replica, client)| Step::Delete { replica, client }),
+        3 => (replica.clone(), client).prop_map(|(replica, client)| Step::Read { replica, client }),
+        3 => (replica.clone(), replica.clone()).prop_map(|(from, to)| Step::Ship { from, to }),
+        1 => replica.clone().prop_map(|from| Step::Keep { from }),
+        1 => replica.clone().prop_map(|to| Step::Arrive { to }),
+        1 => replica.prop_map(|replica| Step::Wipe { replica }),
+    ]
+}
+
+/// Sets own nothing, so values live here: eight bytes for each number.
+fn bytes_of(value: u64) -> &'static [u8] {
+    const VALUES: usize = 512;
+    static TABLE: std::sync::OnceLock<Vec<[u8; 8]>> = std::sync::OnceLock::new();
+    &TABLE.get_or_init(|| (0..VALUES as u64).map(u64::to_le_bytes).collect())[value as usize]
+}
+
+fn agree(set: &SiblingSet<'_>, model: &Model) -> Result<(), TestCaseError> {
+    let found: Vec<_> = set.siblings().iter().map(|s| (s.dot, s.value.to_vec())).collect();
+    let expected: Vec<_> = model.alive.iter().map(|(dot, value)| (*dot, bytes_of(*value).to_vec())).collect();
+    prop_assert_eq!(found, expected);
+    // The clock stands for exactly what was seen: the gap invariant is what makes that so.
+    for dot in set.clock().dots() {
+        for number in 1..=dot.number {
+            prop_assert!(model.seen.contains(&Dot { number, ..*dot }), "{:?} has a gap at {}", dot, number);
+        }
+    }
+    prop_assert!(model.seen.iter().all(|dot| set.clock().covers(*dot)));
+    let mut bytes = Vec::new();
+    set.encode(&mut bytes);
+    prop_assert_eq!(bytes.len(), set.encoded_bytes());
+    prop_assert_eq!(SiblingSet::decode(&bytes), Ok(set.clone()));
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn sets_agree_with_the_model(steps in proptest::collection::vec(step(), 1..80)) {
+        let mut replicas = vec![(SiblingSet::default(), Model::default()); REPLICAS];
+        let mut clients = vec![(Clock::default(), BTreeSet::new()); CLIENTS];
+        let mut kept: Vec<(SiblingSet<'static>, Model)> = Vec::new();
+        let mut actors: Vec<(u64, u64)> = (0..REPLICAS as u64).map(|actor| (actor + 1, 0)).collect();
+        let mut minted = 0;
+        for step in steps {
+            match step {
+                Step::Put { replica, client } => {
+                    minted += 1;
+                    let (set, model) = &mut replicas[replica];
+                    let (actor, number) = &mut actors[replica];
+                    let (clock, seen) = client.map(|client| clients[client].clone()).unwrap_or_default();
+                    *number += 1;
+                    let sibling = Sibling {
+                        dot: dot(*actor, *number),
+                        order: Order(minted),
+                        expiry_ms: 0,
+                        value: bytes_of(minted),
+                    };
+                    set.put(&clock, sibling, &ROOMY).expect("there is room");
+                    model.alive.retain(|dot, _| !seen.contains(dot));
+                    model.seen.extend(seen);
+                    model.seen.insert(sibling.dot);
+                    model.alive.insert(sibling.dot, minted);
+                }
+                Step::Delete { replica, client } => {
+                    let (set, model) = &mut replicas[replica];
+                    let (clock, seen) = &clients[client];
+                    set.delete(clock, &ROOMY).expect("there is room");
+                    model.alive.retain(|dot, _| !seen.contains(dot));
+                    model.seen.extend(seen);
+                }
+                Step::Read { replica, client } => {
+                    clients[client] = (replicas[replica].0.clock().clone(), replicas[replica].1.seen.clone());
+                }
+                Step::Ship { from, to } => {
+                    let (set, model) = replicas[from].clone();
+                    replicas[to] = (replicas[to].0.join(&set), replicas[to].1.join(&model));
+                }
+                Step::Keep { from } => kept.push(replicas[from].clone()),
+                Step::Arrive { to } => {
+                    if let Some((set, model)) = kept.pop() {
+                        replicas[to] = (replicas[to].0.join(&set), replicas[to].1.join(&model));
+                    }
+                }
+                Step::Wipe { replica } => {
+                    replicas[replica] = Default::default();
+                    actors[replica] = (actors[replica].0 + REPLICAS as u64, 0);
+                }
+            }
+            for (set, model) in &replicas {
+                agree(set, model)?;
+            }
+        }
+        let [a, b, c] = [&replicas[0].0, &replicas[1].0, &replicas[2].0];
+        prop_assert_eq!(a.join(b), b.join(a));
+        prop_assert_eq!(a.join(b).join(c), a.join(&b.join(c)));
+        prop_assert_eq!(a.join(a), a.clone());
+        prop_assert_eq!(a.join(b).join(b), a.join(b));
+    }
+
+    #[test]
+    fn hostile_bytes_are_refused_or_are_a_set(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        if let Ok(set) = SiblingSet::decode(&bytes) {
+            let mut again = Vec::new();
+            set.encode(&mut again);
+            prop_assert_eq!(again, bytes, "one set has one encoding");
+        }
+    }
+}
