@@ -80,34 +80,34 @@ const ENTRY_BYTES: usize = 512;
 const PLAIN_SLOTS: usize = HEADER_BYTES + RUN_BYTES + ACTOR_BYTES;
 
 #[derive(Clone, Copy)]
-struct Header {
+pub(super) struct Header {
     order_base: u64,
-    count: usize,
-    runs: usize,
+    pub(super) count: usize,
+    pub(super) runs: usize,
     actors: usize,
     order_bytes: usize,
 }
 
 #[derive(Clone, Copy)]
-struct Run {
+pub(super) struct Run {
     high: u64,
-    token_base: u64,
-    first: usize,
-    end: usize,
+    pub(super) token_base: u64,
+    pub(super) first: usize,
+    pub(super) end: usize,
     last: u32,
-    shape: u8,
+    pub(super) shape: u8,
 }
 
 impl Run {
     #[inline]
-    fn shift(&self) -> u32 {
+    pub(super) fn shift(&self) -> u32 {
         u32::from(self.shape & !HASHED)
     }
 }
 
-struct Entry<'a> {
+pub(super) struct Entry<'a> {
     token_low: u64,
-    partition: &'a [u8],
+    pub(super) partition: &'a [u8],
     sort: &'a [u8],
     record: Record<'a>,
 }
@@ -343,7 +343,7 @@ pub(super) fn high_of(prefix: &Prefix) -> u64 {
 
 impl Header {
     #[inline]
-    fn of(bytes: &[u8]) -> Header {
+    pub(super) fn of(bytes: &[u8]) -> Header {
         let header: &[u8; HEADER_BYTES] = bytes.first_chunk().expect("a payload has a header");
         Header {
             order_base: read_u64(header, 0),
@@ -360,17 +360,17 @@ impl Header {
     }
 
     #[inline]
-    fn slots(&self) -> usize {
+    pub(super) fn slots(&self) -> usize {
         self.dictionary() + self.actors * ACTOR_BYTES
     }
 
     #[inline]
-    fn entries(&self) -> usize {
+    pub(super) fn entries(&self) -> usize {
         self.slots() + SLOT_BYTES * self.count
     }
 
     #[inline]
-    fn run(&self, bytes: &[u8], number: usize) -> Run {
+    pub(super) fn run(&self, bytes: &[u8], number: usize) -> Run {
         let at = HEADER_BYTES + number * RUN_BYTES;
         let last = number + 1 == self.runs;
         let end = if last { self.count } else { usize::from(read_u16(bytes, at + RUN_BYTES + 16)) };
@@ -385,7 +385,7 @@ impl Header {
     }
 
     #[inline]
-    fn bounds(&self, bytes: &[u8], at: usize) -> (usize, usize) {
+    pub(super) fn bounds(&self, bytes: &[u8], at: usize) -> (usize, usize) {
         self.bounds_in(bytes, self.slots(), at)
     }
 
@@ -402,7 +402,13 @@ impl Header {
 
 /// Takes an entry apart; `None` = malformed.
 #[inline(always)]
-fn decode<'a>(bytes: &'a [u8], header: &Header, shape: u8, start: usize, end: usize) -> Option<Entry<'a>> {
+pub(super) fn decode<'a>(
+    bytes: &'a [u8],
+    header: &Header,
+    shape: u8,
+    start: usize,
+    end: usize,
+) -> Option<Entry<'a>> {
     let mut rest = bytes.get(start..end)?;
     let [flags] = take(&mut rest)?;
     let token_low = take_uint(&mut rest, low_bytes(shape))?;
@@ -421,8 +427,8 @@ fn decode<'a>(bytes: &'a [u8], header: &Header, shape: u8, start: usize, end: us
     Some(Entry { token_low, partition, sort, record: Record { order, actor, flags, expiry_ms, value } })
 }
 
-/// Everything that reading a payload relies on.
-fn check(bytes: &[u8]) -> Result<(), &'static str> {
+/// The header, if everything up to the entries is there.
+pub(super) fn check_head(bytes: &[u8]) -> Result<Header, &'static str> {
     if bytes.len() < HEADER_BYTES {
         return Err("block header");
     }
@@ -431,6 +437,12 @@ fn check(bytes: &[u8]) -> Result<(), &'static str> {
     if !shaped || header.entries() > bytes.len() {
         return Err("block header");
     }
+    Ok(header)
+}
+
+/// Everything that reading a payload relies on.
+fn check(bytes: &[u8]) -> Result<(), &'static str> {
+    let header = check_head(bytes)?;
     let mut before = None;
     for number in 0..header.runs {
         let run = header.run(bytes, number);
@@ -488,7 +500,7 @@ fn take_uint(bytes: &mut &[u8], len: usize) -> Option<u64> {
 }
 
 #[inline]
-fn read_u16(bytes: &[u8], at: usize) -> u16 {
+pub(super) fn read_u16(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes(*bytes[at..].first_chunk().expect("inside the payload"))
 }
 

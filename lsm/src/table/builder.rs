@@ -23,6 +23,7 @@ use super::format::{
     TableName, TableOptions,
 };
 use super::index::{Index, Place};
+use super::packing;
 use super::stored::{self, Compressor, TRAILER_BYTES};
 use super::transfer::{InFlight, Port};
 
@@ -76,6 +77,8 @@ pub struct TableBuilder<D: Disk> {
     shares: BTreeMap<u64, u64>,
     compressor: Compressor,
     payload: Vec<u8>,
+    /// The payload, packed for compression.
+    packed: Vec<u8>,
     raw_before: bool,
     /// What is not handed to the disk yet, and its place in the file, a multiple of a page.
     out: Vec<u8>,
@@ -135,6 +138,7 @@ impl<D: Disk> TableBuilder<D> {
             shares: BTreeMap::new(),
             compressor: Compressor::default(),
             payload: Vec::new(),
+            packed: Vec::new(),
             raw_before: true,
             out: Vec::with_capacity(options.write_bytes + BLOCK_BYTES),
             out_at: 0,
@@ -170,6 +174,7 @@ impl<D: Disk> TableBuilder<D> {
             + 3 * self.index.bytes()
             + self.payload.capacity()
             + self.compressor.memory_bytes()
+            + self.packed.capacity()
             + self.block.memory_bytes()
     }
 
@@ -274,7 +279,14 @@ impl<D: Disk> TableBuilder<D> {
     fn cut_block(&mut self) {
         self.payload.clear();
         self.block.finish(&mut self.payload);
-        let (codec, stored) = self.compressor.choose(&self.payload, self.options.compression);
+        let (codec, stored) = if self.options.compression == Compression::None {
+            stored::raw(&self.payload)
+        } else {
+            self.packed.clone_from(&self.payload);
+            packing::pack(&mut self.packed);
+            let (codec, stored) = self.compressor.choose(&self.packed, self.options.compression);
+            if stored::is_raw(codec) { stored::raw(&self.payload) } else { (codec, stored) }
+        };
         let len = stored.len() + TRAILER_BYTES;
         // Among compressed blocks, a run of raw ones is brought to page boundaries once.
         let position = self.out_at + self.out.len() as u64;

@@ -18,6 +18,7 @@ mod filter;
 mod format;
 mod index;
 mod inspect;
+mod packing;
 mod reader;
 mod share;
 mod stored;

@@ -1,16 +1,17 @@
 //! How a block's payload lies in the file.
 //!
 //! ```text
-//! block   := stored trailer          stored = the payload, or its LZ4 compression
+//! block   := stored trailer          stored = the payload, or the LZ4 compression of what is packed of it
 //! trailer := codec:u8 payload_bytes:u32 checksum:u64
-//! codec   := 0 raw | 1 lz4           2 is kept for zstd
+//! codec   := 0 raw | 1 packed, lz4           2 is kept for zstd
 //! ```
 //!
 //! The checksum covers everything before it, and is seeded with the file's id and the block's offset. It is verified before
-//! anything is decompressed, and that goes into a buffer of the declared length, which is bounded.
+//! anything is decompressed, and that goes into a buffer of the declared length, which is bounded. What is packed: [`super::packing`].
 
 use super::block::Block;
 use super::format::{Compression, FileId, RECORD_BYTES_MAX, take};
+use super::packing;
 use crate::{Damage, FileName};
 
 pub(super) const TRAILER_BYTES: usize = 13;
@@ -48,6 +49,11 @@ impl Compressor {
         }
         (RAW, payload)
     }
+}
+
+/// The codec and the bytes to store for a payload that is not compressed.
+pub(super) fn raw(payload: &[u8]) -> (u8, &[u8]) {
+    (RAW, payload)
 }
 
 /// Whether a codec stores the payload as it is.
@@ -101,7 +107,10 @@ pub(super) fn read(
             }
             let mut payload = vec![0; payload_bytes];
             match lz4_flex::block::decompress_into(stored, &mut payload) {
-                Ok(len) if len == payload_bytes => Block::parse(&payload, token_seed).map_err(malformed),
+                Ok(len) if len == payload_bytes => {
+                    packing::unpack(&mut payload, token_seed).map_err(malformed)?;
+                    Block::parse(&payload, token_seed).map_err(malformed)
+                }
                 Ok(len) => Err(wrong_length(len)),
                 Err(_) => Err(malformed("block compression")),
             }

@@ -138,6 +138,32 @@ fn compression_is_kept_only_where_it_saves_an_eighth() {
     check(&disk_random, &meta, &random, &[]);
 }
 
+/// What a compressor cannot do without: the key, half the value, and three bytes of order. What the table adds to that is told.
+#[test]
+fn small_records_compress_to_little_more_than_is_random_in_them() {
+    const RECORDS: u64 = 20_000;
+    let mut model = Model::new();
+    for n in 0..RECORDS {
+        let random = |salt: u64| xxh3_64_with_seed(&n.to_le_bytes(), salt);
+        let partition = [random(1).to_le_bytes(), random(2).to_le_bytes()].concat();
+        let token = xxh3_64_with_seed(&partition, SEED);
+        let mut value = vec![b'.'; 100];
+        value[..50].chunks_mut(8).zip(3..).for_each(|(part, salt)| {
+            part.copy_from_slice(&random(salt).to_le_bytes()[..part.len()]);
+        });
+        let record = RecordBuf { order: n, actor: 1, value, ..RecordBuf::default() };
+        model.insert(ring((token >> 52) as u16 & 15, 1, token, &partition, b""), record);
+    }
+    let disk = disk();
+    let options =
+        TableOptions { compression: Compression::Lz4, token_seed: Some(SEED), ..TableOptions::default() };
+    let meta = build(&disk, options, &model);
+    let each = meta.bytes as f64 / RECORDS as f64;
+    println!("{each:.2} bytes a record, of which 68 are random");
+    assert!(each < 83.0, "{each:.2} bytes a record");
+    check(&disk, &meta, &model, &[]);
+}
+
 #[test]
 fn a_cursor_seeks_in_both_directions() {
     let key = |n: u64| ring(1, 1, n << 48, &n.to_le_bytes(), b"");
