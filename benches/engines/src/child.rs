@@ -1,6 +1,6 @@
-//! One row of one engine, in a process of its own.
+//! One session of one engine, in a process of its own.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
@@ -11,46 +11,66 @@ use ferrite_node::reactor::{CoreSetup, ReactorOptions, RingEnv, mailboxes, run_c
 use ferrite_node::shard::Shard;
 use ferrite_wire::CoreId;
 
+use crate::contestant::Contestant;
 use crate::db::Setup;
 use crate::device;
 use crate::ferrite::Ferrite;
 use crate::fjall::Fjall;
 use crate::measure::Figures;
+use crate::part::Part;
 use crate::rocks::Rocks;
-use crate::row::{self, Row, Sizes};
-use crate::{Args, Engine};
+use crate::row::{self, Row, Session, Sizes};
 
-pub fn run(row: Row, args: &Args) -> Figures {
+/// The part of the data that the cache may hold of gets from disk.
+const DISK_CACHE_PART: usize = 50;
+/// The part of the memtable that the paced rows have.
+const PACED_MEMTABLE_PART: usize = 8;
+
+/// Runs the rows, and prints the figures of each as soon as they are known, as a line.
+pub fn run(rows: &[Row], part: &Part) {
+    let args = &part.args;
     pin_to(args.cpu);
-    let data = args.keys as usize * (16 + args.value);
+    let (contestant, keys) = (part.contestants[0], part.keys[0]);
+    let session = rows[0].session();
+    let memtable_bytes = args.memtable << 20;
     let setup = Setup {
         directory: args.dir.clone(),
-        cache_bytes: if row == Row::Disk { data / 50 } else { args.cache << 20 },
-        memtable_bytes: args.memtable << 20,
-        lz4: args.lz4 != 0,
+        cache_bytes: match session {
+            Session::Single(Row::Disk) => part.data_bytes() as usize / DISK_CACHE_PART,
+            Session::Single(_) | Session::Cached | Session::Paced => part.cache_mib << 20,
+        },
+        memtable_bytes: match session {
+            Session::Paced => memtable_bytes / PACED_MEMTABLE_PART,
+            Session::Single(_) | Session::Cached => memtable_bytes,
+        },
+        lz4: part.lz4,
         large_value_bytes: (args.large > 0).then_some(args.large),
-        stores: args.stores,
-        value_bytes: args.value,
-        synced: row == Row::Synced,
+        stores: match contestant {
+            Contestant::Ferrite { stores } => stores,
+            Contestant::Rocksdb | Contestant::Fjall => 1,
+        },
+        value_bytes: part.value_bytes,
+        synced: session == Session::Single(Row::Synced),
     };
     let sizes = Sizes {
-        keys: args.keys,
+        keys,
         operations: args.operations,
-        value_bytes: args.value,
+        value_bytes: part.value_bytes,
         batch: args.batch,
         rate: args.rate,
         put_rate: args.put_rate,
         seconds: args.seconds,
     };
-    match args.engines[0] {
-        Engine::Ferrite => on_ring(row, setup, sizes, args.cpu),
-        Engine::Rocksdb => at_once(row::run(row, Rocks::open(&setup), &setup, sizes)),
-        Engine::Fjall => at_once(row::run(row, Fjall::open(&setup), &setup, sizes)),
+    let done = |row: Row, figures: Figures| println!("{} {}", row.name(), figures.to_line());
+    match contestant {
+        Contestant::Ferrite { .. } => on_ring(rows.to_vec(), setup, sizes, args.cpu, done),
+        Contestant::Rocksdb => at_once(row::run(rows, Rocks::open(&setup), &setup, sizes, done)),
+        Contestant::Fjall => at_once(row::run(rows, Fjall::open(&setup), &setup, sizes, done)),
     }
 }
 
 /// On the reactor of a core that serves nobody.
-fn on_ring(row: Row, setup: Setup, sizes: Sizes, cpu: usize) -> Figures {
+fn on_ring(rows: Vec<Row>, setup: Setup, sizes: Sizes, cpu: usize, done: impl FnMut(Row, Figures) + 'static) {
     // As a node does at its start.
     ferrite_node::startup::refuse_huge_pages();
     let (posts, mut mailboxes) = mailboxes(1).expect("an eventfd");
@@ -65,19 +85,19 @@ fn on_ring(row: Row, setup: Setup, sizes: Sizes, cpu: usize) -> Figures {
         mailbox: mailboxes.remove(0),
         posts,
     };
-    let figures = Rc::new(RefCell::new(None));
-    let kept = figures.clone();
+    let finished = Rc::new(Cell::new(false));
+    let says = finished.clone();
     let ended = run_core::<Rc<Shard<RingEnv>>, (), _, _>(core, move |env| async move {
-        let done = if row == Row::Device {
-            device::run(env, sizes.operations).await
+        let mut done = done;
+        if rows == [Row::Device] {
+            done(Row::Device, device::run(env, sizes.operations / row::DISK_PART).await);
         } else {
-            row::run(row, Ferrite::open(env, &setup).await, &setup, sizes).await
-        };
-        *kept.borrow_mut() = Some(done);
+            row::run(&rows, Ferrite::open(env, &setup).await, &setup, sizes, done).await;
+        }
+        says.set(true);
         Err(())
     });
-    let figures = figures.borrow_mut().take();
-    figures.unwrap_or_else(|| panic!("the core ended early: {:?}", ended.err()))
+    assert!(finished.get(), "the core ended early: {:?}", ended.err());
 }
 
 /// Engines that block never wait.

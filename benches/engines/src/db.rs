@@ -52,7 +52,9 @@ pub trait Db {
     ) -> u64;
     /// Walks up to `count` records from the first not before `key`; says how many.
     async fn scan(&mut self, key: &[u8; 16], count: usize) -> usize;
-    /// Waits until background work owes nothing.
+    /// Gets under way at once that are worth trying where reads come from disk.
+    fn depths(&self) -> &'static [usize];
+    /// Writes what is in memtables into tables, and waits until background work owes nothing.
     async fn settle(&mut self);
     /// The next request is due then: background work that shares this thread should have ended its slice.
     fn expect(&mut self, _due: Instant) {}

@@ -46,6 +46,7 @@ impl Pace for DuePace {
 const SEED: u64 = 7;
 const VNODES: u16 = 4096;
 const PAUSE_NS: u64 = 1_000_000;
+const CHECKPOINT: u64 = 1;
 
 pub struct Ferrite {
     env: RingEnv,
@@ -93,6 +94,17 @@ impl Ferrite {
         ferrite
     }
 
+    /// Waits until no job is due.
+    async fn rest(&self) {
+        loop {
+            self.start_job();
+            if !self.job_runs.get() {
+                return;
+            }
+            self.env.sleep_ns(PAUSE_NS).await;
+        }
+    }
+
     fn start_job(&self) {
         if self.job_runs.get() {
             return;
@@ -109,6 +121,10 @@ impl Ferrite {
             runs.set(false);
         });
     }
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / 1_048_576.0
 }
 
 fn of(partition: &[u8; 16]) -> Key<'_> {
@@ -258,14 +274,16 @@ impl Db for Ferrite {
         walked
     }
 
+    fn depths(&self) -> &'static [usize] {
+        &[200]
+    }
+
     async fn settle(&mut self) {
-        loop {
-            self.start_job();
-            if !self.job_runs.get() {
-                return;
-            }
-            self.env.sleep_ns(PAUSE_NS).await;
-        }
+        self.rest().await;
+        // An engine flushes by itself when it must, or for a checkpoint: links to its tables, which go again.
+        self.engine.checkpoint(CHECKPOINT).await.expect("the disk works");
+        self.engine.remove_checkpoint(CHECKPOINT).await.expect("the disk works");
+        self.rest().await;
     }
 
     fn expect(&mut self, due: Instant) {
@@ -281,9 +299,23 @@ impl Db for Ferrite {
 
     fn note(&self) -> String {
         let stats = self.engine.stats();
+        let levels = stats.tables.iter().zip(&stats.table_bytes).enumerate();
+        let levels = levels.filter(|(_, (tables, _))| **tables > 0).map(|(level, (tables, bytes))| {
+            format!("level {level}: {tables} tables, {:.1} MiB", mib(*bytes))
+        });
         format!(
-            "hits: {} memtable, {} cached, {} by read; tables by level {:?}; delay {} us",
-            stats.gets_memtable, stats.gets_cached, stats.gets_disk, stats.tables, stats.write_delay_us
+            "gets: {} memtable, {} cached, {} by read; {}; {} flushes, {} compactions, {} moves; log that counts {:.1} MiB; \
+             values that count {:.1} MiB; delay {} us",
+            stats.gets_memtable,
+            stats.gets_cached,
+            stats.gets_disk,
+            levels.collect::<Vec<_>>().join(", "),
+            stats.flushes,
+            stats.compactions,
+            stats.moves,
+            mib(stats.log_bytes),
+            mib(stats.value_live_bytes),
+            stats.write_delay_us
         )
     }
 

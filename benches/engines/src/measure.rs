@@ -9,11 +9,20 @@ pub struct Mark {
     at: Instant,
     cpu_us: f64,
     written_bytes: u64,
+    cancelled_bytes: u64,
 }
 
 impl Mark {
+    /// Now; the peak of memory counts from here.
     pub fn now() -> Mark {
-        Mark { at: Instant::now(), cpu_us: cpu_us(), written_bytes: written_bytes() }
+        // "5" forgets the peak so far. Where that is refused the peak is the process's: too high, never too low.
+        let _best_effort = std::fs::write("/proc/self/clear_refs", "5");
+        Mark {
+            at: Instant::now(),
+            cpu_us: cpu_us(),
+            written_bytes: written_bytes(),
+            cancelled_bytes: cancelled_bytes(),
+        }
     }
 
     pub fn elapsed_us(&self) -> f64 {
@@ -41,7 +50,8 @@ impl Figures {
         figures.set("p999_us", quantile(0.999));
         figures.set("worst_us", latencies.max() as f64 / 1e3);
         figures.set("written_bytes", (written_bytes() - since.written_bytes) as f64);
-        figures.set("rss_bytes", rss_bytes() as f64);
+        figures.set("cancelled_bytes", (cancelled_bytes() - since.cancelled_bytes) as f64);
+        figures.set("peak_bytes", peak_bytes() as f64);
         figures
     }
 
@@ -87,30 +97,18 @@ fn written_bytes() -> u64 {
     field("/proc/self/io", "write_bytes:").expect("Linux counts I/O")
 }
 
-fn rss_bytes() -> u64 {
-    field("/proc/self/status", "VmRSS:").expect("Linux says") * 1024
+/// Those of them that were in files removed before the kernel got to write them, so far.
+fn cancelled_bytes() -> u64 {
+    field("/proc/self/io", "cancelled_write_bytes:").expect("Linux counts I/O")
+}
+
+/// Most memory that this process had since the peak was last forgotten.
+fn peak_bytes() -> u64 {
+    field("/proc/self/status", "VmHWM:").expect("Linux says") * 1024
 }
 
 fn field(file: &str, name: &str) -> Option<u64> {
     let text = std::fs::read_to_string(file).ok()?;
     let line = text.lines().find(|line| line.starts_with(name))?;
     line[name.len()..].split_whitespace().next()?.parse().ok()
-}
-
-/// Allocated bytes of all files below a directory; names of one file count once.
-pub fn disk_bytes(directory: &std::path::Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    fn walk(directory: &std::path::Path, seen: &mut std::collections::BTreeMap<u64, u64>) {
-        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-            let Ok(meta) = entry.metadata() else { continue };
-            if meta.is_dir() {
-                walk(&entry.path(), seen);
-            } else {
-                seen.insert(meta.ino(), meta.blocks() * 512);
-            }
-        }
-    }
-    let mut seen = std::collections::BTreeMap::new();
-    walk(directory, &mut seen);
-    seen.values().sum()
 }

@@ -15,7 +15,8 @@ const LZ4: c_int = 4;
 
 type Handle = *mut c_void;
 
-// SAFETY: these are the declarations of rocksdb/c.h, version 7.8, with every handle as a pointer to nothing known.
+// SAFETY: these are the declarations of rocksdb/c.h, version 7.8, with every handle as a pointer to nothing
+// known.
 #[link(name = "rocksdb")]
 unsafe extern "C" {
     fn rocksdb_options_create() -> Handle;
@@ -48,6 +49,8 @@ unsafe extern "C" {
     fn rocksdb_writeoptions_create() -> Handle;
     fn rocksdb_writeoptions_set_sync(options: Handle, yes: c_uchar);
     fn rocksdb_readoptions_create() -> Handle;
+    fn rocksdb_flushoptions_create() -> Handle;
+    fn rocksdb_flush(db: Handle, options: Handle, error: *mut *mut c_char);
     fn rocksdb_writebatch_create() -> Handle;
     fn rocksdb_writebatch_clear(batch: Handle);
     fn rocksdb_writebatch_put(
@@ -86,6 +89,8 @@ unsafe extern "C" {
     fn rocksdb_iter_value(iterator: Handle, len: *mut usize) -> *const c_char;
     fn rocksdb_iter_destroy(iterator: Handle);
     fn rocksdb_property_int(db: Handle, name: *const c_char, value: *mut u64) -> c_int;
+    fn rocksdb_property_value(db: Handle, name: *const c_char) -> *mut c_char;
+    fn rocksdb_free(pointer: *mut c_void);
 }
 
 pub struct Rocks {
@@ -93,6 +98,8 @@ pub struct Rocks {
     family: Handle,
     write: Handle,
     read: Handle,
+    /// Waits for the flush, as it comes.
+    flush: Handle,
     batch: Handle,
     value_bytes: usize,
 }
@@ -136,11 +143,13 @@ impl Rocks {
             check(error);
             let write = rocksdb_writeoptions_create();
             rocksdb_writeoptions_set_sync(write, yes(setup.synced));
+            let read = rocksdb_readoptions_create();
             Rocks {
                 db,
                 family,
                 write,
-                read: rocksdb_readoptions_create(),
+                read,
+                flush: rocksdb_flushoptions_create(),
                 batch: rocksdb_writebatch_create(),
                 value_bytes: setup.value_bytes,
             }
@@ -154,6 +163,26 @@ impl Rocks {
         assert_eq!(failed, 0, "{name:?}");
         value
     }
+
+    fn text(&self, name: &CStr) -> String {
+        // SAFETY: the database is open, both strings end with a zero, and RocksDB's is this process's to free.
+        unsafe {
+            let value = rocksdb_property_value(self.db, name.as_ptr());
+            assert!(!value.is_null(), "{name:?}");
+            let text = CStr::from_ptr(value).to_string_lossy().into_owned();
+            rocksdb_free(value.cast());
+            text
+        }
+    }
+}
+
+/// The rings that this process has: RocksDB opens one in a thread when it first reads several blocks at once.
+fn rings() -> usize {
+    let open = std::fs::read_dir("/proc/self/fd").expect("Linux lists them").flatten();
+    open.filter(|entry| {
+        std::fs::read_link(entry.path()).is_ok_and(|to| to.to_string_lossy().contains("[io_uring]"))
+    })
+    .count()
 }
 
 fn check(error: *mut c_char) {
@@ -272,7 +301,15 @@ impl Db for Rocks {
         }
     }
 
+    fn depths(&self) -> &'static [usize] {
+        &[16, 32, 64, 128, 200]
+    }
+
     async fn settle(&mut self) {
+        let mut error = null_mut();
+        // SAFETY: all handles are open.
+        unsafe { rocksdb_flush(self.db, self.flush, &mut error) };
+        check(error);
         let mut quiet = 0;
         while quiet < 3 {
             let busy = self.property(c"rocksdb.mem-table-flush-pending")
@@ -287,7 +324,23 @@ impl Db for Rocks {
     async fn give_way(&mut self) {}
 
     fn note(&self) -> String {
-        format!("version {}", env!("ROCKSDB_VERSION"))
+        let tables = self.text(c"rocksdb.levelstats");
+        let levels = tables.lines().filter_map(|line| {
+            let mut words = line.split_whitespace();
+            let (level, files, mib) = (words.next()?.parse::<u32>().ok()?, words.next()?, words.next()?);
+            (files != "0").then(|| format!("level {level}: {files} tables, {mib} MiB"))
+        });
+        let work = self.text(c"rocksdb.cfstats-no-file-histogram");
+        let work = work.lines().filter(|line| {
+            line.starts_with("Flush(GB): cumulative") || line.starts_with("Cumulative compaction")
+        });
+        format!(
+            "version {}; rings open: {}; {}; {}",
+            env!("ROCKSDB_VERSION"),
+            rings(),
+            levels.collect::<Vec<_>>().join(", "),
+            work.collect::<Vec<_>>().join("; ")
+        )
     }
 
     async fn close(self) {

@@ -8,7 +8,11 @@ use clap::ValueEnum;
 
 use crate::db::{Db, Setup};
 use crate::keys::{self, Random, Values};
-use crate::measure::{Figures, Mark, disk_bytes, histogram};
+use crate::measure::{Figures, Mark, histogram};
+use crate::space::Space;
+
+/// A read from disk costs many cached ones: the row has so many times fewer.
+pub const DISK_PART: u64 = 5;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Row {
@@ -22,19 +26,19 @@ pub enum Row {
     Miss,
     /// Sixteen gets at once, likewise.
     Hit16,
-    /// Gets with 200 under way, with a cache of 2 % of the data at most.
+    /// A fifth of the operations: gets with 200 under way, or fewer if that suits the engine better, and a cache of 2 % of the data.
     Disk,
-    /// The device alone: 4 KiB reads at random places of a file of a GiB, 32 under way. Ferrite's ring does it.
+    /// As many: the device alone, 4 KiB at random places of a file of a GiB, 32 under way. Ferrite's ring does it.
     Device,
-    /// Scans of a hundred records, cached.
+    /// A fiftieth of the operations: scans of a hundred records, cached.
     Scan,
-    /// Gets and puts by turns.
+    /// Gets and puts by turns; until background work owes nothing.
     Mixed,
-    /// Gets at fixed times, at a third of what Hit reached; nothing else happens.
+    /// Gets at fixed times, at 30 % of what Hit reached; nothing else happens. An eighth of the memtable.
     Idle,
     /// The same while records are overwritten, so that flush and compaction run. Worst is the put's.
     Busy,
-    /// Puts, each synced before the next.
+    /// Puts, each synced before the next; five thousand at most.
     Synced,
 }
 
@@ -52,59 +56,82 @@ pub struct Sizes {
     pub seconds: f64,
 }
 
-pub async fn run(row: Row, mut db: impl Db, setup: &Setup, sizes: Sizes) -> Figures {
-    let mut figures = match row {
-        Row::Load => write(&mut db, sizes, sizes.keys, |n| n).await,
-        Row::Overwrite => {
-            let mut random = Random::new(Instant::now().elapsed().as_nanos() as u64 ^ 99);
-            write(&mut db, sizes, sizes.keys, |_| random.below(sizes.keys)).await
+/// Rows that one process runs on one open engine, one after another: those that need the same state of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Session {
+    /// One row, alone.
+    Single(Row),
+    /// Rows that begin with a restart and read everything first.
+    Cached,
+    /// As [`Session::Cached`], with an eighth of the memtable, so that the puts fill it several times.
+    Paced,
+}
+
+impl Row {
+    pub fn session(self) -> Session {
+        match self {
+            Row::Hit | Row::Miss | Row::Hit16 | Row::Scan | Row::Mixed => Session::Cached,
+            Row::Idle | Row::Busy => Session::Paced,
+            Row::Load | Row::Overwrite | Row::Disk | Row::Device | Row::Synced => Session::Single(self),
         }
-        Row::Hit => {
+    }
+
+    pub fn name(self) -> String {
+        let value = self.to_possible_value().expect("no row is hidden");
+        value.get_name().to_owned()
+    }
+}
+
+/// Runs the rows of one session, and hands over the figures of each as soon as they are known.
+pub async fn run(
+    rows: &[Row],
+    mut db: impl Db,
+    setup: &Setup,
+    sizes: Sizes,
+    mut done: impl FnMut(Row, Figures),
+) {
+    match rows[0].session() {
+        Session::Cached | Session::Paced => {
+            db.settle().await;
             warm(&mut db, sizes).await;
-            gets(&mut db, sizes, 0).await
         }
-        Row::Miss => {
-            warm(&mut db, sizes).await;
-            gets(&mut db, sizes, sizes.keys).await
-        }
-        Row::Hit16 => {
-            warm(&mut db, sizes).await;
-            batches(&mut db, sizes).await
-        }
-        Row::Disk => {
-            let mut random = Random::new(5);
-            let mut latencies = histogram();
-            let mark = Mark::now();
-            let found = db.get_deep(|| random.below(sizes.keys), sizes.operations, 200, &mut latencies).await;
-            assert_eq!(found, sizes.operations);
-            Figures::of(&mark, sizes.operations, &latencies)
-        }
-        Row::Device => unreachable!("it needs no engine"),
-        Row::Scan => {
-            warm(&mut db, sizes).await;
-            scans(&mut db, sizes).await
-        }
-        Row::Mixed => {
-            warm(&mut db, sizes).await;
-            mixed(&mut db, sizes).await
-        }
-        Row::Idle => {
-            warm(&mut db, sizes).await;
-            paced(&mut db, sizes, 0.0).await
-        }
-        Row::Busy => {
-            warm(&mut db, sizes).await;
-            paced(&mut db, sizes, sizes.put_rate).await
-        }
-        Row::Synced => write(&mut db, Sizes { batch: 1, ..sizes }, sizes.operations.min(5_000), |n| n).await,
-    };
-    figures.note = db.note();
+        Session::Single(Row::Disk) => db.settle().await,
+        Session::Single(_) => {}
+    }
+    let (&last, others) = rows.split_last().expect("a session has a row");
+    for &row in others {
+        done(row, one(row, &mut db, sizes).await);
+    }
+    let mut figures = one(last, &mut db, sizes).await;
+    // What is on disk is known when the engine has ended.
     db.close().await;
-    figures.set("disk_bytes", disk_bytes(&setup.directory) as f64);
+    Space::of(&setup.directory).add_to(&mut figures);
+    done(last, figures);
+}
+
+async fn one(row: Row, db: &mut impl Db, sizes: Sizes) -> Figures {
+    let mut figures = match row {
+        Row::Load => write(db, sizes, sizes.keys, |n| n).await,
+        Row::Overwrite => {
+            let mut random = Random::new(99);
+            write(db, sizes, sizes.keys, |_| random.below(sizes.keys)).await
+        }
+        Row::Hit => gets(db, sizes, 0).await,
+        Row::Miss => gets(db, sizes, sizes.keys).await,
+        Row::Hit16 => batches(db, sizes).await,
+        Row::Disk => from_disk(db, sizes).await,
+        Row::Device => unreachable!("it needs no engine"),
+        Row::Scan => scans(db, sizes).await,
+        Row::Mixed => mixed(db, sizes).await,
+        Row::Idle => paced(db, sizes, 0.0).await,
+        Row::Busy => paced(db, sizes, sizes.put_rate).await,
+        Row::Synced => synced(db, sizes).await,
+    };
+    figures.note.push_str(&db.note());
     figures
 }
 
-/// Puts in groups, then settling; latencies are those of a group.
+/// Puts in groups, then settling, which is part of what is measured; latencies are those of a group.
 async fn write(db: &mut impl Db, sizes: Sizes, count: u64, mut number: impl FnMut(u64) -> u64) -> Figures {
     let mut values = Values::new(sizes.value_bytes);
     let mut latencies = histogram();
@@ -129,9 +156,50 @@ async fn write(db: &mut impl Db, sizes: Sizes, count: u64, mut number: impl FnMu
     figures
 }
 
+/// Puts of one record each; how they are synced is the engine's setup.
+async fn synced(db: &mut impl Db, sizes: Sizes) -> Figures {
+    const PUTS_MAX: u64 = 5_000;
+    let mut random = Random::new(16);
+    let mut values = Values::new(sizes.value_bytes);
+    let mut latencies = histogram();
+    let count = sizes.operations.min(PUTS_MAX);
+    let mark = Mark::now();
+    for _ in 0..count {
+        let number = random.below(sizes.keys);
+        let start = Instant::now();
+        db.put(&keys::key(number), values.of(number)).await;
+        db.commit().await;
+        latencies.saturating_record(start.elapsed().as_nanos() as u64);
+    }
+    Figures::of(&mark, count, &latencies)
+}
+
+/// Gets with many under way: as many as suit the engine best, up to 200.
+async fn from_disk(db: &mut impl Db, sizes: Sizes) -> Figures {
+    let mut random = Random::new(5);
+    let count = (sizes.operations / DISK_PART).max(1);
+    let depths = db.depths();
+    let mut best = (0.0, depths[0]);
+    for &depth in depths.iter().filter(|_| depths.len() > 1) {
+        let mark = Mark::now();
+        let probes = (count / 10).max(depth as u64);
+        db.get_deep(|| random.below(sizes.keys), probes, depth, &mut histogram()).await;
+        let rate = probes as f64 / mark.elapsed_us();
+        if rate > best.0 {
+            best = (rate, depth);
+        }
+    }
+    let mut latencies = histogram();
+    let mark = Mark::now();
+    let found = db.get_deep(|| random.below(sizes.keys), count, best.1, &mut latencies).await;
+    assert_eq!(found, count);
+    let mut figures = Figures::of(&mark, count, &latencies);
+    figures.note = format!("{} at once; ", best.1);
+    figures
+}
+
 /// Reads every record once, in random order, several at once.
 async fn warm(db: &mut impl Db, sizes: Sizes) {
-    db.settle().await;
     let mut found = 0;
     let mut random = Random::new(3);
     let mut latencies = histogram();

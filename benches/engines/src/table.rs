@@ -1,189 +1,212 @@
-//! The run: rounds of rows of engines by turns, and the table of medians.
+//! Tables of what was measured: medians over rounds, and ratios to RocksDB's.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::process::Command;
+use std::fmt::Write;
 
-use crate::measure::Figures;
-use crate::row::Row;
-use crate::{Args, Engine};
+use crate::record::{Record, median};
 
-type Failure = Box<dyn std::error::Error>;
+const MIB: f64 = 1_048_576.0;
+const BASE: &str = "rocksdb";
 
-pub fn run(args: &Args) -> Result<(), Failure> {
-    std::fs::create_dir_all(&args.dir)?;
-    let directory = args.dir.canonicalize()?.join(format!("run.{}", std::process::id()));
-    std::fs::create_dir(&directory)?;
-    let done = if args.curve { curve(args, &directory) } else { rounds(args, &directory) };
-    std::fs::remove_dir_all(&directory)?;
-    done
+/// One table for each part, of rows or of a curve.
+pub fn all(records: &[Record]) -> String {
+    let mut text = String::new();
+    for part in firsts(records, |record| record.part) {
+        let of: Vec<&Record> = records.iter().filter(|record| record.part == part).collect();
+        let sets = firsts(of.iter().copied(), |record| record.keys);
+        writeln!(text, "\n### Part {part}: {}\n", of[0].title).expect("memory");
+        if sets.len() > 1 {
+            curve(&mut text, &of, &sets);
+        } else {
+            rows(&mut text, &of);
+        }
+    }
+    text
 }
 
-fn rounds(args: &Args, directory: &Path) -> Result<(), Failure> {
-    refuse_short_space(args, directory)?;
-    let mut rows: Vec<Row> = args.rows.iter().copied().filter(|row| *row != Row::Load).collect();
-    rows.insert(0, Row::Load);
-    let mut results: BTreeMap<(usize, &'static str), Vec<Figures>> = BTreeMap::new();
-    for round in 0..args.rounds {
-        let mut hits: BTreeMap<&'static str, f64> = BTreeMap::new();
-        for engine in &args.engines {
-            let _ = std::fs::remove_dir_all(directory.join(engine.name()));
+/// What occurs, in the order of its first time.
+fn firsts<'a, T: PartialEq>(
+    records: impl IntoIterator<Item = &'a Record>,
+    of: impl Fn(&Record) -> T,
+) -> Vec<T> {
+    let mut firsts = Vec::new();
+    for value in records.into_iter().map(of) {
+        if !firsts.contains(&value) {
+            firsts.push(value);
         }
-        for (at, &row) in rows.iter().enumerate() {
-            for &engine in &args.engines {
-                if row == Row::Device && engine != Engine::Ferrite {
-                    continue;
-                }
-                let rate = if args.rate > 0.0 {
-                    args.rate
-                } else {
-                    0.3 * hits.get(engine.name()).copied().unwrap_or(300_000.0)
-                };
-                let figures = one(args, engine, row, args.keys, rate, &directory.join(engine.name()))?;
-                if row == Row::Hit {
-                    hits.insert(engine.name(), figures.get("ops_per_s").unwrap_or_default());
-                }
-                eprintln!("round {} {row:?} {}: {}", round + 1, engine.name(), figures.to_line());
-                results.entry((at, engine.name())).or_default().push(figures);
+    }
+    firsts
+}
+
+fn rows(text: &mut String, records: &[&Record]) {
+    let rounds = records.iter().map(|record| record.round).max().unwrap_or_default();
+    let records_of = |row: &str, contestant: &str| -> Vec<&Record> {
+        records.iter().copied().filter(|r| r.row == row && r.contestant == contestant).collect()
+    };
+    let mut add = |line: std::fmt::Arguments<'_>| writeln!(text, "{line}").expect("memory");
+    add(format_args!(
+        "{} records of 16 bytes of key, {:.0} MiB of keys and values; medians of {rounds} round(s) by turns; ratios to RocksDB.\n",
+        records[0].keys,
+        records[0].data_bytes as f64 / MIB
+    ));
+    add(format_args!(
+        "| row | engine | op/s | ratio | CPU us/op | ratio | p50 us | p99 us | p99.9 us | worst ms | written MiB | written x | ratio | disk MiB | ratio | peak memory MiB |"
+    ));
+    add(format_args!("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"));
+    let (names, contestants) = (
+        firsts(records.iter().copied(), |record| record.row.clone()),
+        firsts(records.iter().copied(), |record| record.contestant.clone()),
+    );
+    for row in &names {
+        let base = records_of(row, BASE);
+        for contestant in &contestants {
+            let these = records_of(row, contestant);
+            if these.is_empty() {
+                continue;
             }
-        }
-    }
-    report(args, &rows, &results);
-    Ok(())
-}
-
-/// What a put and a get cost as the data grows.
-fn curve(args: &Args, directory: &Path) -> Result<(), Failure> {
-    println!("| records | engine | put, settled, CPU us | written x | get hit, CPU us | get miss, CPU us |");
-    println!("|---:|---|---:|---:|---:|---:|");
-    for times in [1, 2, 5, 10] {
-        let keys = args.keys * times;
-        for &engine in &args.engines {
-            let place = directory.join(engine.name());
-            let load = one(args, engine, Row::Load, keys, 0.0, &place)?;
-            let hit = one(args, engine, Row::Hit, keys, 0.0, &place)?;
-            let miss = one(args, engine, Row::Miss, keys, 0.0, &place)?;
-            let of = |figures: &Figures, name| figures.get(name).unwrap_or_default();
-            println!(
-                "| {keys} | {} | {:.2} | {:.2} | {:.2} | {:.2} |",
-                engine.name(),
-                of(&load, "cpu_us_per_op"),
-                of(&load, "written_bytes") / of(&load, "logical_bytes"),
-                of(&hit, "cpu_us_per_op"),
-                of(&miss, "cpu_us_per_op"),
-            );
-            std::fs::remove_dir_all(&place)?;
-        }
-    }
-    Ok(())
-}
-
-fn one(
-    args: &Args,
-    engine: Engine,
-    row: Row,
-    keys: u64,
-    rate: f64,
-    place: &Path,
-) -> Result<Figures, Failure> {
-    std::fs::create_dir_all(place)?;
-    let row_name = clap::ValueEnum::to_possible_value(&row).expect("rows have names");
-    let child = Command::new(std::env::current_exe()?)
-        .args(["--child", row_name.get_name(), "--engines", engine.name()])
-        .args(["--keys", &keys.to_string(), "--operations", &args.operations.to_string()])
-        .args(["--value", &args.value.to_string(), "--batch", &args.batch.to_string()])
-        .args(["--cache", &args.cache.to_string(), "--memtable", &args.memtable.to_string()])
-        .args(["--stores", &args.stores.to_string(), "--lz4", &args.lz4.to_string()])
-        .args(["--large", &args.large.to_string()])
-        .args(["--rate", &rate.to_string(), "--put-rate", &args.put_rate.to_string()])
-        .args(["--seconds", &args.seconds.to_string(), "--cpu", &args.cpu.to_string()])
-        .arg("--dir")
-        .arg(place)
-        .output()?;
-    let printed = String::from_utf8_lossy(&child.stdout).into_owned();
-    printed.lines().find_map(Figures::parse).ok_or_else(|| {
-        format!("{} failed in {row:?}: {}", engine.name(), String::from_utf8_lossy(&child.stderr)).into()
-    })
-}
-
-/// Four times the data of each engine: before compaction has removed anything.
-fn refuse_short_space(args: &Args, directory: &Path) -> Result<(), Failure> {
-    let needed = args.keys * (16 + args.value as u64) * 4 * args.engines.len() as u64;
-    let output = Command::new("df").args(["--output=avail", "-B1"]).arg(directory).output()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let free: u64 = text.lines().nth(1).and_then(|line| line.trim().parse().ok()).ok_or("df says nothing")?;
-    if free < needed {
-        return Err(format!(
-            "{} needs {} MiB free and has {}: name another --dir",
-            directory.display(),
-            needed >> 20,
-            free >> 20
-        )
-        .into());
-    }
-    Ok(())
-}
-
-fn report(args: &Args, rows: &[Row], results: &BTreeMap<(usize, &'static str), Vec<Figures>>) {
-    println!(
-        "{} records, keys of 16 bytes, values of {} bytes, {}; cache {} MiB, memtable {} MiB; groups of {}; medians of {} rounds by turns.",
-        args.keys,
-        args.value,
-        if args.lz4 != 0 { "LZ4" } else { "no compression" },
-        args.cache,
-        args.memtable,
-        args.batch,
-        args.rounds
-    );
-    println!();
-    println!(
-        "| row | engine | op/s | CPU us/op | p50 us | p99 us | p99.9 us | worst ms | written MiB | written x | disk MiB | RSS MiB | op/s ratio | CPU ratio |"
-    );
-    println!("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
-    for (at, row) in rows.iter().enumerate() {
-        let base = results.get(&(at, Engine::Rocksdb.name()));
-        for engine in &args.engines {
-            let Some(figures) = results.get(&(at, engine.name())) else { continue };
-            let of = |name| median(figures, name);
-            let ratio =
-                |name| base.map_or("-".into(), |base| format!("{:.2}", of(name) / median(base, name)));
-            let logical = of("logical_bytes");
-            let times =
-                if logical > 0.0 { format!("{:.2}", of("written_bytes") / logical) } else { "-".into() };
-            println!(
-                "| {row:?} | {} | {:.0} | {:.3} | {:.1} | {:.1} | {:.1} | {:.1} | {:.0} | {times} | {:.0} | {:.0} | {} | {} |",
-                engine.name(),
+            let of = |name| median(these.iter().copied(), name);
+            let base_of = |name| median(base.iter().copied(), name);
+            let ratio = |name| number(of(name) / base_of(name), 2);
+            // Only where there are bytes put is there something to divide by, and only the last row of a process knows its disk.
+            let times = of("written_bytes") / of("logical_bytes");
+            let base_times = base_of("written_bytes") / base_of("logical_bytes");
+            let disk = of("disk_bytes");
+            add(format_args!(
+                "| {row} | {contestant} | {:.0} | {} | {:.3} | {} | {:.1} | {:.1} | {:.1} | {:.1} | {:.0} | {} | {} | {} | {} | {:.0} |",
                 of("ops_per_s"),
+                ratio("ops_per_s"),
                 of("cpu_us_per_op"),
+                ratio("cpu_us_per_op"),
                 of("p50_us"),
                 of("p99_us"),
                 of("p999_us"),
                 of("worst_us") / 1e3,
-                of("written_bytes") / 1048576.0,
-                of("disk_bytes") / 1048576.0,
-                of("rss_bytes") / 1048576.0,
-                ratio("ops_per_s"),
-                ratio("cpu_us_per_op"),
-            );
+                of("written_bytes") / MIB,
+                number(times, 2),
+                number(times / base_times, 2),
+                if disk > 0.0 { number(disk / MIB, 0) } else { "-".into() },
+                if disk > 0.0 { ratio("disk_bytes") } else { "-".into() },
+                of("peak_bytes") / MIB,
+            ));
         }
     }
-    println!();
-    println!(
-        "Ratios are to RocksDB. written x: by the logical bytes put, log included. Latencies of load, overwrite and busy's worst are a group's."
-    );
-    for ((at, engine), figures) in results {
-        if let Some(last) = figures.last() {
-            println!("- {:?}, {engine}: {}", rows[*at], last.note);
+    add(format_args!(
+        "\nLatencies of load and overwrite are a group's, and busy's worst is a put's. What the engines say, and what takes the disk:\n"
+    ));
+    // The last row of a process, and hits: what they say of the rows between them follows.
+    let telling = |record: &Record| record.figures.get("disk_bytes").is_some() || record.row == "hit";
+    for record in records.iter().filter(|record| record.round == rounds && telling(record)) {
+        let of = |name| record.figures.get(name).unwrap_or_default() / MIB;
+        let disk = if of("disk_bytes") > 0.0 {
+            format!(
+                " disk: log {:.1} MiB, tables {:.1}, values {:.1}, other {:.1};",
+                of("disk_log_bytes"),
+                of("disk_table_bytes"),
+                of("disk_value_bytes"),
+                of("disk_other_bytes")
+            )
+        } else {
+            String::new()
+        };
+        let cancelled = match of("cancelled_bytes") {
+            0.0 => String::new(),
+            mib => format!(" cancelled {mib:.0} MiB;"),
+        };
+        let beside = match record.figures.get("puts_per_s") {
+            Some(puts) => format!(" {puts:.0} puts/s beside;"),
+            None => String::new(),
+        };
+        add(format_args!(
+            "- {}, {}:{beside}{disk}{cancelled} {}",
+            record.row, record.contestant, record.figures.note
+        ));
+    }
+}
+
+/// What a put and a get cost as the data grows.
+fn curve(text: &mut String, records: &[&Record], sets: &[u64]) {
+    let mut add = |line: std::fmt::Arguments<'_>| writeln!(text, "{line}").expect("memory");
+    add(format_args!(
+        "| records | engine | put and settle, CPU us | written x | disk MiB | get hit, CPU us | p99 us | get miss, CPU us |"
+    ));
+    add(format_args!("|---:|---|---:|---:|---:|---:|---:|---:|"));
+    for &keys in sets {
+        for contestant in firsts(records.iter().copied(), |record| record.contestant.clone()) {
+            let of = |row: &str, name| {
+                let these = records
+                    .iter()
+                    .copied()
+                    .filter(|r| r.keys == keys && r.contestant == contestant && r.row == row);
+                median(these, name)
+            };
+            add(format_args!(
+                "| {keys} | {contestant} | {} | {} | {} | {} | {} | {} |",
+                number(of("load", "cpu_us_per_op"), 2),
+                number(of("load", "written_bytes") / of("load", "logical_bytes"), 2),
+                number(of("load", "disk_bytes") / MIB, 0),
+                number(of("hit", "cpu_us_per_op"), 2),
+                number(of("hit", "p99_us"), 1),
+                number(of("miss", "cpu_us_per_op"), 2),
+            ));
         }
     }
 }
 
-fn median(figures: &[Figures], name: &str) -> f64 {
-    let mut values: Vec<f64> = figures.iter().filter_map(|figures| figures.get(name)).collect();
-    values.sort_by(f64::total_cmp);
-    match values.len() {
-        0 => 0.0,
-        len if len % 2 == 1 => values[len / 2],
-        len => (values[len / 2 - 1] + values[len / 2]) / 2.0,
+/// With so many digits; a dash where there is none, because something was not measured or is not there.
+pub fn number(value: f64, digits: usize) -> String {
+    if value.is_finite() && value > 0.0 { format!("{value:.digits$}") } else { "-".into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::Figures;
+
+    fn record(contestant: &str, row: &str, keys: u64, figures: &[(&str, f64)]) -> Record {
+        let mut all = Figures::default();
+        figures.iter().for_each(|(name, value)| all.set(name, *value));
+        Record {
+            part: 1,
+            title: "a title".into(),
+            keys,
+            data_bytes: keys * 116,
+            round: 1,
+            contestant: contestant.into(),
+            row: row.into(),
+            figures: all,
+        }
+    }
+
+    #[test]
+    fn ratios_are_to_rocksdbs_row_whichever_comes_first() {
+        let records = [
+            record(
+                "ferrite-16",
+                "load",
+                9,
+                &[("ops_per_s", 30.0), ("written_bytes", 6.0), ("logical_bytes", 2.0)],
+            ),
+            record(
+                "rocksdb",
+                "load",
+                9,
+                &[("ops_per_s", 10.0), ("written_bytes", 4.0), ("logical_bytes", 2.0)],
+            ),
+        ];
+        let text = all(&records);
+        assert!(text.contains("| load | ferrite-16 | 30 | 3.00 |"), "{text}");
+        assert!(text.contains("| 3.00 | 1.50 |"), "written x and its ratio: {text}");
+        assert!(text.contains("| load | rocksdb | 10 | 1.00 |"), "{text}");
+    }
+
+    #[test]
+    fn several_sets_make_a_curve_and_what_is_missing_is_a_dash() {
+        let records = [
+            record("ferrite-16", "load", 9, &[("cpu_us_per_op", 2.5)]),
+            record("ferrite-16", "load", 18, &[("cpu_us_per_op", 3.5)]),
+            record("ferrite-16", "hit", 18, &[("cpu_us_per_op", 0.25)]),
+        ];
+        let text = all(&records);
+        assert!(text.contains("| 9 | ferrite-16 | 2.50 | - | - | - | - | - |"), "{text}");
+        assert!(text.contains("| 18 | ferrite-16 | 3.50 | - | - | 0.25 | - | - |"), "{text}");
     }
 }
