@@ -1,8 +1,16 @@
 //! Which RocksDB is linked, for the report; and a clear word if it is not installed.
 
+use std::path::PathBuf;
+
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    let header = std::fs::read_to_string("/usr/include/rocksdb/version.h").unwrap_or_else(|_| {
+    // What `librocksdb-sys` tells those that depend on it: where its sources are.
+    println!("cargo::rerun-if-env-changed=DEP_ROCKSDB_CARGO_MANIFEST_DIR");
+    let (include, origin) = match std::env::var_os("DEP_ROCKSDB_CARGO_MANIFEST_DIR") {
+        Some(sources) => (PathBuf::from(sources).join("rocksdb/include"), "built with io_uring"),
+        None => (PathBuf::from("/usr/include"), "the system's"),
+    };
+    let header = std::fs::read_to_string(include.join("rocksdb/version.h")).unwrap_or_else(|_| {
         println!("cargo::error=RocksDB is not installed: apt-get install librocksdb-dev");
         std::process::exit(1)
     });
@@ -11,5 +19,5 @@ fn main() {
         line.split_whitespace().next_back().expect("a number").to_owned()
     };
     let version = [part("ROCKSDB_MAJOR"), part("ROCKSDB_MINOR"), part("ROCKSDB_PATCH")].join(".");
-    println!("cargo::rustc-env=ROCKSDB_VERSION={version}");
+    println!("cargo::rustc-env=ROCKSDB_VERSION={version}, {origin}");
 }

@@ -51,8 +51,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// removed before the kernel got to write it, which the figures name as `cancelled`. Memory is the peak of the resident set in
 /// the row; the page cache is not in it.
 ///
-/// RocksDB reads from disk with MultiGet, of as many keys at once as it does best with among several sizes up to 200. Values
-/// of 4 KiB and more Ferrite keeps apart from its tables, as a node does (see --large); the others have that off, as they come.
+/// RocksDB reads from disk with MultiGet, of as many keys at once as it does best with among several sizes up to 200; through io_uring
+/// if it was built so (run.sh --built-rocksdb). Values of 4 KiB and more Ferrite keeps apart from its tables, as a node does (see
+/// --large); the others have that off, as they come.
 #[derive(Parser, Debug, Clone)]
 #[command(name = "run.sh", max_term_width = 120)]
 struct Args {

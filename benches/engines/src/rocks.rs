@@ -1,4 +1,10 @@
-//! RocksDB through its C interface, linked from the system.
+//! RocksDB through its C interface: the system's, or with the feature `built-rocksdb` the one that its crate builds with io_uring.
+//!
+//! Asynchronous reads. RocksDB reads through io_uring only if the program defines a function `RocksDbIOUringEnable` that says so,
+//! which the crate brings along; the note counts the rings that are open, so that a build without them shows. Then the blocks that
+//! one MultiGet needs of one file are read at once. Reads of several files and levels would overlap too if RocksDB were built
+//! with coroutines, which takes the folly library: neither Debian's build nor the crate's has them. MultiGet takes its keys 32
+//! at a time whatever it is given; more keys at once are better sorted, so more of those share a file.
 
 use std::ffi::{CStr, CString, c_char, c_double, c_int, c_uchar, c_void};
 use std::os::unix::ffi::OsStrExt;
@@ -15,9 +21,13 @@ const LZ4: c_int = 4;
 
 type Handle = *mut c_void;
 
-// SAFETY: these are the declarations of rocksdb/c.h, version 7.8, with every handle as a pointer to nothing
+// Linked for the library that it brings; what is called is declared below for both.
+#[cfg(feature = "built-rocksdb")]
+use librocksdb_sys as _;
+
+// SAFETY: these are the declarations of rocksdb/c.h, the same in 7.8 and 11.8 where not marked, with every handle as a pointer to nothing
 // known.
-#[link(name = "rocksdb")]
+#[cfg_attr(not(feature = "built-rocksdb"), link(name = "rocksdb"))]
 unsafe extern "C" {
     fn rocksdb_options_create() -> Handle;
     fn rocksdb_options_set_create_if_missing(options: Handle, yes: c_uchar);
@@ -49,6 +59,8 @@ unsafe extern "C" {
     fn rocksdb_writeoptions_create() -> Handle;
     fn rocksdb_writeoptions_set_sync(options: Handle, yes: c_uchar);
     fn rocksdb_readoptions_create() -> Handle;
+    #[cfg(feature = "built-rocksdb")]
+    fn rocksdb_readoptions_set_async_io(options: Handle, yes: c_uchar);
     fn rocksdb_flushoptions_create() -> Handle;
     fn rocksdb_flush(db: Handle, options: Handle, error: *mut *mut c_char);
     fn rocksdb_writebatch_create() -> Handle;
@@ -144,6 +156,8 @@ impl Rocks {
             let write = rocksdb_writeoptions_create();
             rocksdb_writeoptions_set_sync(write, yes(setup.synced));
             let read = rocksdb_readoptions_create();
+            #[cfg(feature = "built-rocksdb")]
+            rocksdb_readoptions_set_async_io(read, 1);
             Rocks {
                 db,
                 family,
@@ -176,7 +190,7 @@ impl Rocks {
     }
 }
 
-/// The rings that this process has: RocksDB opens one in a thread when it first reads several blocks at once.
+/// The rings that this process has: RocksDB opens one for a thread that reads so.
 fn rings() -> usize {
     let open = std::fs::read_dir("/proc/self/fd").expect("Linux lists them").flatten();
     open.filter(|entry| {
