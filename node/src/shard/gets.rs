@@ -16,9 +16,9 @@ use super::{Next, Route, Shard};
 use crate::env::{Connection, Env, Sent};
 
 /// Most gets looked up together.
-const BATCH_MAX: usize = 16;
+pub(super) const BATCH_MAX: usize = 16;
 /// Bytes of answers after which the rest of a batch is the next one: each is held against the bound of the out-buffer.
-const BATCH_BYTES_MAX: usize = 64 * 1024;
+pub(super) const BATCH_BYTES_MAX: usize = 64 * 1024;
 
 /// A get of a batch.
 #[derive(Clone, Copy)]
@@ -126,8 +126,13 @@ impl<E: Env> Shard<E> {
     #[inline]
     fn key_here<'k>(&self, level: Level, key: &Key<'k>) -> Option<ferrite_lsm::Key<'k>> {
         let route: Route = self.route(key).ok()?;
-        let here = route.hop.is_none() && route.position.is_some() && level.needed(route.replicas) == 1;
-        here.then(|| engine_key(key, route.vnode, route.token))
+        self.answers_alone(&route, level).then(|| engine_key(key, route.vnode, route.token))
+    }
+
+    /// Whether this core's own copy of a key is all that a read of it needs.
+    #[inline]
+    pub(super) fn answers_alone(&self, route: &Route, level: Level) -> bool {
+        route.hop.is_none() && route.position.is_some() && level.needed(route.replicas) == 1
     }
 
     #[inline]

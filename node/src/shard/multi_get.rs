@@ -1,9 +1,14 @@
-//! Multi-gets: one request, many keys, each read on its own, answered together in the order of the keys.
+//! Multi-gets: one request, many keys, those in this core's memory looked up together, answered together in the order of the keys.
 
 use std::rc::Rc;
 
-use ferrite_wire::{ErrorCode, FrameKind, Item, Keys, Level, Order, Reply, RequestId, Version, start_frame};
+use ferrite_wire::{
+    ErrorCode, FrameKind, Item, Key, Keys, Level, Order, Reply, RequestId, Token, Version, VnodeId,
+    start_frame,
+};
 
+use super::gets::BATCH_MAX;
+use super::record::{engine_key, version_of};
 use super::requester::Requester;
 use super::slab::OperationId;
 use super::{Route, Shard};
@@ -60,6 +65,7 @@ impl<E: Env> Shard<E> {
         let state =
             MultiGet { requester, slots: vec![Slot::Waiting; waiting], waiting, bytes: 0, seen: Order(0) };
         let id = MultiGetId(self.multi_gets.borrow_mut().insert(state));
+        let mut here = Vec::new();
         for (index, key) in keys.iter().enumerate() {
             let item = Requester::Item { multi_get: id, index: index as u32 };
             match self.route(&key) {
@@ -87,9 +93,46 @@ impl<E: Env> Shard<E> {
                         self.answer_error(item, ErrorCode::Overloaded);
                     }
                 }
+                Ok(route) if self.answers_alone(&route, level) => here.push((index as u32, route, key)),
                 Ok(route) => self.get(item, route, level, &key, deadline_ns),
                 Err(code) => self.answer_error(item, code),
             }
+        }
+        // Others first: they work while this core looks its own keys up.
+        for together in here.chunks(BATCH_MAX) {
+            self.get_items(id, level, together, deadline_ns);
+        }
+    }
+
+    /// Looks up keys of a multi-get that this core answers alone, together, so that the memory each of them needs is fetched while
+    /// the others are worked on. What is not in memory waits for the disk alone.
+    fn get_items(
+        self: &Rc<Self>,
+        id: MultiGetId,
+        level: Level,
+        items: &[(u32, Route, Key<'_>)],
+        deadline_ns: u64,
+    ) {
+        let mut keys = [engine_key(&Key::plain(b""), VnodeId(0), Token(0)); BATCH_MAX];
+        for (slot, (_, route, key)) in keys.iter_mut().zip(items) {
+            *slot = engine_key(key, route.vnode, route.token);
+        }
+        // One bit for each key that is not in memory.
+        let mut missed = 0u32;
+        self.engine.get_batch(&keys[..items.len()], |at, found| match found {
+            Ok(Some(record)) => {
+                let version = version_of(&record);
+                let reply = self.client_reply(&version, record.value, 1);
+                self.answer_item(id, items[at].0, &reply, version.order);
+            }
+            Ok(None) => self.answer_item(id, items[at].0, &Reply::Absent { answered: 1 }, Order(0)),
+            Err(_) => missed |= 1 << at,
+        });
+        for (index, route, key) in
+            items.iter().zip(0..).filter(|(_, at)| missed & (1 << at) != 0).map(|(item, _)| item)
+        {
+            let item = Requester::Item { multi_get: id, index: *index };
+            self.get(item, *route, level, key, deadline_ns);
         }
     }
 
