@@ -10,7 +10,7 @@ use std::task::Poll;
 
 use ferrite_lsm::mem_disk::MemDisk;
 use ferrite_lsm::mem_disk::run::{block_on, poll_once};
-use ferrite_lsm::{Class, DiskError, Engine, Options, Pace, Refusal, Strategy};
+use ferrite_lsm::{Class, DiskError, Engine, OpenError, Options, Pace, Refusal, Strategy};
 use rig::{Random, VNODES, Write, key, small_options};
 
 const US: u64 = 1_000;
@@ -209,4 +209,57 @@ fn the_delay_rises_with_level_0_of_the_store_that_lags_only() {
     // The other store pays nothing.
     stage(&engine, 1, order).expect("its level 0 is empty");
     assert_eq!(engine.write_delay_us(), 0);
+}
+
+/// More than what two hundred records make the open tables take.
+const TABLES_BYTES: usize = 1 << 20;
+
+/// An engine with a few KiB for memtables answered every write with `Overloaded`, for ever and without a word why.
+#[test]
+fn memory_that_could_take_no_write_is_refused_by_name() {
+    for stores in [1, 2, 7, 40, 700] {
+        let numbers: Vec<u16> = (0..stores).collect();
+        let small = Options { stores: numbers, ..small_options(1) };
+        let memtable_bytes = Options::memtable_bytes_min(usize::from(stores));
+        let least = Options { memtable_bytes, ..small.clone() };
+        let memory_bytes = least.memory_bytes_min();
+        let least = Options { memory_bytes, ..least };
+        // Open tables take more, as the data grows.
+        writes_go_on(Options { memory_bytes: memory_bytes + TABLES_BYTES, ..least.clone() });
+
+        let less = Options { memtable_bytes: memtable_bytes - 1, ..least.clone() };
+        assert_eq!(refused(less), ("memtable_bytes", memtable_bytes as u64 - 1, memtable_bytes as u64));
+        let less = Options { memory_bytes: memory_bytes - 1, ..least };
+        assert_eq!(refused(less), ("memory_bytes", memory_bytes as u64 - 1, memory_bytes as u64));
+    }
+}
+
+fn refused(options: Options) -> (&'static str, u64, u64) {
+    let disk = MemDisk::new();
+    let refused = rig::open(&disk, options).map(|_| ()).expect_err("it could take no write");
+    assert_eq!(disk.steps(), 0, "nothing was touched");
+    let words = refused.to_string();
+    let OpenError::TooLittle { what, bytes, least } = refused else { panic!("{words}") };
+    assert!(words.starts_with(what) && words.contains(&least.to_string()), "{words}");
+    (what, bytes, least)
+}
+
+/// Whatever is refused is taken once the jobs are done.
+fn writes_go_on(options: Options) {
+    let (engine, _) = rig::open(&MemDisk::new(), options.clone()).expect("it is enough");
+    for order in 1..=200 {
+        let write = Write { key: order, order, actor: 1, bytes: 1_000, tombstone: false };
+        let value = write.value();
+        for refusals in 0.. {
+            match engine.stage(key(order).as_key(), write.record(&value), 0) {
+                Ok(_) => break,
+                Err(refusal) => assert_eq!((refusal, refusals), (Refusal::Overloaded, 0), "{options:?}"),
+            }
+            block_on(engine.commit()).expect("no faults");
+            block_on(rig::run_jobs(&engine)).expect("no faults");
+        }
+        if order % 7 == 0 {
+            block_on(engine.commit()).expect("no faults");
+        }
+    }
 }

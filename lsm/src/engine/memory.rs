@@ -23,7 +23,7 @@ pub(super) const MEMTABLES_MAX: usize = 3;
 /// Least memtables that are written to before the largest is frozen, in bytes: with less, level 0 would be dust.
 const MEMTABLE_BYTES_MIN: usize = 256 << 10;
 /// Least cache that memtables leave, as a part of the budget (a divisor).
-const CACHE_PART_MIN: usize = 16;
+pub(super) const CACHE_PART_MIN: usize = 16;
 /// A table ends when building it takes this part of the budget (a divisor), whatever its length.
 const BUILD_PART_MAX: usize = 16;
 /// Bytes of memtables for a byte of a group: the smallest records are a few bytes there, and a node's entry here.
@@ -68,7 +68,7 @@ impl Options {
 
     /// What memtables may grow by between two looks at the budget: the group that is applied and the one that fills, and what
     /// memtables take ahead of need.
-    fn memtable_growth_bytes(&self) -> usize {
+    pub(super) fn memtable_growth_bytes(&self) -> usize {
         let ahead = self.stores.len() * (self.chunk_bytes() + memtable::STEP_BYTES);
         self.applied_bytes_max() + ahead + self.memtable_bytes / SKETCH_PART
     }

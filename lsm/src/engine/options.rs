@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use super::memory::{CACHE_PART_MIN, MEMTABLES_MAX};
+use super::outcome::OpenError;
 use crate::compaction::Strategy;
 use crate::layout::LayoutMark;
 use crate::log::LogOptions;
+use crate::memtable::{CHUNK_BYTES_MIN, Memtable};
 use crate::{JoinByFlag, TableOptions};
 
 /// Options of one core's engine. Sizes are in bytes.
@@ -94,7 +97,50 @@ impl Options {
         }
     }
 
+    /// The least `memtable_bytes` for so many stores. With less, writes would be refused for ever: the memtables that wait for nothing
+    /// but a first record take more than what memtables may have.
+    pub fn memtable_bytes_min(stores: usize) -> usize {
+        least_memtables(stores).div_ceil(MEMTABLES_MAX)
+    }
+
+    /// The least `memory_bytes` with these stores, buffers, memtables and groups, while there are no tables. With less, writes would be
+    /// refused for ever.
+    pub fn memory_bytes_min(&self) -> usize {
+        // Chunks of memtables and the least of the cache are parts of the budget, so a larger one needs more. It settles: chunks
+        // have a greatest length, and from there on sixteen bytes of budget need one more.
+        let mut least = 0;
+        loop {
+            let options = Options { memory_bytes: least, ..self.clone() };
+            let beside = self.buffer_bytes + options.memtable_growth_bytes() + least / CACHE_PART_MIN;
+            let needed = beside + least_memtables(self.stores.len());
+            if needed <= least {
+                return least;
+            }
+            least = needed;
+        }
+    }
+
+    /// Whether an engine with these options could take writes.
+    pub fn check(&self) -> Result<(), OpenError> {
+        let too_little =
+            |what, bytes, least| Err(OpenError::TooLittle { what, bytes: bytes as u64, least: least as u64 });
+        let memtables = Options::memtable_bytes_min(self.stores.len());
+        if self.memtable_bytes < memtables {
+            return too_little("memtable_bytes", self.memtable_bytes, memtables);
+        }
+        let memory = self.memory_bytes_min();
+        if self.memory_bytes < memory {
+            return too_little("memory_bytes", self.memory_bytes, memory);
+        }
+        Ok(())
+    }
+
     pub(super) fn log_bytes_max(&self) -> u64 {
         self.log_bytes_max.unwrap_or((4 * self.memtable_bytes as u64).max(3 * self.log.segment_bytes))
     }
+}
+
+/// What the memtables of so many stores take that hold nothing yet, and one that gets its first record.
+fn least_memtables(stores: usize) -> usize {
+    stores * Memtable::new().bytes() + CHUNK_BYTES_MIN
 }

@@ -110,6 +110,15 @@ pub enum OpenError {
     MovedVnode(u16),
     /// A vnode that was dropped cannot live here again yet: [`AssignError::Taken`].
     TakenVnode(u16),
+    /// An option of the memory is less than the engine works with: it would refuse every write as overloaded, for ever.
+    TooLittle {
+        /// Which: `memory_bytes` or `memtable_bytes` of [`super::Options`].
+        what: &'static str,
+        /// What it says.
+        bytes: u64,
+        /// What it must say at least, with these stores, buffers and groups.
+        least: u64,
+    },
 }
 
 impl std::fmt::Display for OpenError {
@@ -151,6 +160,9 @@ impl std::fmt::Display for OpenError {
                  configuration have changed since the data was written; put the old values back"
             ),
             OpenError::TakenVnode(vnode) => AssignError::Taken { vnode: *vnode }.fmt(f),
+            OpenError::TooLittle { what, bytes, least } => {
+                write!(f, "{what} = {bytes} is too little to take any write: at least {least} are needed")
+            }
         }
     }
 }
