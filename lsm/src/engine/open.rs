@@ -9,7 +9,7 @@
 //! | whole, or its last change cut | all files named, a log that goes back to its floor | opened |
 //! | whole | a named file is missing | refused: it was taken away, and may be put back |
 //! | whole | a named file is damaged, or not the one that was named | opened, its range quarantined (see [`super::quarantine`]) |
-//! | whole | no named file can be read, since the device fails | refused |
+//! | whole | a named file cannot be read, since the device fails, as often as it is tried | refused, by the file's name: nothing says that it is damaged. What can be copied of it counts, with anything in place of the rest: that is damage |
 //! | whole | vnodes that will not be looked for here, or not those that will | refused |
 //! | whole | no log, or one that lacks a part that its floor asks for | refused: it was taken away, and may be put back |
 //! | whole | a log that is damaged in such a part | opened, and what is lost is reported |
@@ -57,6 +57,7 @@ pub(super) async fn open<D: Disk, P: Pace>(
     options: Options,
 ) -> Result<(Engine<D, P>, Recovery), OpenError> {
     assert!(!options.stores.is_empty(), "a core without stores");
+    options.check()?;
     let core = options.core;
     for directory in directories(&options) {
         disk.names(NameOp::CreateDirectory(directory)).await?;
@@ -229,7 +230,7 @@ const OPENS_AT_ONCE_MAX: usize = 16;
 
 /// Opens every table that the manifest names, and says what becomes of those that cannot be.
 async fn open_tables<D: Disk>(disk: &D, catalog: &Catalog) -> Result<(Tables<D>, Vec<Edit>), OpenError> {
-    let (mut tables, mut lost, mut failed) = (BTreeMap::new(), Vec::new(), None);
+    let (mut tables, mut lost) = (BTreeMap::new(), Vec::new());
     let opens = catalog.tables().map(async |meta| {
         let (name, id) = (meta.name, Some(meta.file_id));
         let open = || Table::open(disk.clone(), name, meta.bytes, id, Class::Background);
@@ -243,21 +244,17 @@ async fn open_tables<D: Disk>(disk: &D, catalog: &Catalog) -> Result<(Tables<D>,
                 areas.for_each(|area| table.quarantine(area.block, area.blocks));
                 tables.insert(name.number, table);
             }
-            Err(error) => {
-                failed = failed.take().or(Some(error).filter(|error| matches!(error, ReadError::Disk(_))));
-                lost.extend(quarantine::whole(meta));
-            }
+            Err(_) => lost.extend(quarantine::whole(meta)),
         }
         Ok(())
     })
     .await?;
-    // That nothing can be read says something of the device, not of the tables.
-    failed.filter(|_| tables.is_empty()).map_or(Ok((tables, lost)), |error| Err(OpenError::Read(error)))
+    Ok((tables, lost))
 }
 
 /// Opens every value file that the manifest names, and says what becomes of those that cannot be.
 async fn open_values<D: Disk>(disk: &D, catalog: &Catalog) -> Result<(Values<D>, Vec<Edit>), OpenError> {
-    let (mut values, mut lost, mut failed) = (BTreeMap::new(), Vec::new(), None);
+    let (mut values, mut lost) = (BTreeMap::new(), Vec::new());
     let opens = catalog.stores.values().flat_map(|store| store.values.values()).map(async |meta| {
         let (name, id) = (meta.file(), Some(meta.file_id));
         let open = || ValueFile::open(disk.clone(), name, meta.bytes, id, Class::Background);
@@ -266,22 +263,20 @@ async fn open_values<D: Disk>(disk: &D, catalog: &Catalog) -> Result<(Values<D>,
     in_order(opens, OPENS_AT_ONCE_MAX, |(meta, opened)| {
         match opened {
             Ok(file) => drop(values.insert(meta.number, Rc::new(file))),
-            Err(error) => {
-                failed = failed.take().or(Some(error).filter(|error| matches!(error, ReadError::Disk(_))));
-                lost.push(Edit::DamagedValues { store: meta.store, number: meta.number });
-            }
+            Err(_) => lost.push(Edit::DamagedValues { store: meta.store, number: meta.number }),
         }
         Ok(())
     })
     .await?;
-    failed.filter(|_| values.is_empty()).map_or(Ok((values, lost)), |error| Err(OpenError::Read(error)))
+    Ok((values, lost))
 }
 
-/// Opens a file, or says why it is to be quarantined; fails if the node should not go on.
+/// Opens a file, or says how it is damaged, which quarantines it; fails if the node should not go on. A device that fails says nothing
+/// of the file, and a mark is for good: whether it is whole shows when it can be read.
 async fn open_file<T, F: Future<Output = Result<T, ReadError>>>(
     name: FileName,
     open: impl Fn() -> F,
-) -> Result<Result<T, ReadError>, OpenError> {
+) -> Result<Result<T, Damage>, OpenError> {
     let mut last = open().await;
     for _ in 1..OPENS_MAX {
         if last.is_ok() {
@@ -297,11 +292,11 @@ async fn open_file<T, F: Future<Output = Result<T, ReadError>>>(
         Err(ReadError::Damage(Damage { what: TABLE_FORMAT_FIELD | VALUES_FORMAT_FIELD, found, .. })) => {
             Err(OpenError::Version { file: name, found: u16::try_from(found).unwrap_or(u16::MAX) })
         }
-        Err(error @ ReadError::NoBuffer) => Err(OpenError::Read(error)),
-        Err(error @ ReadError::Disk(DiskError { kind: DiskErrorKind::Os(_), .. })) => {
+        Err(ReadError::Damage(damage)) => Ok(Err(damage)),
+        Err(error @ (ReadError::Disk(_) | ReadError::NoBuffer | ReadError::Quarantined(_))) => {
             Err(OpenError::Read(error))
         }
-        opened => Ok(opened),
+        Ok(file) => Ok(Ok(file)),
     }
 }
 

@@ -11,7 +11,7 @@
 //!   ends at it in any case, for it cannot say which keys there were; its caller may go on behind it;
 //! - the table's file stays on the disk, whatever becomes of the table, until the area is released.
 //!
-//! A table that cannot be opened is such an area as a whole, and goes at once. Of a table of which no block can be read,
+//! A table that is too damaged to be opened is such an area as a whole, and goes at once. Of a table of which no block can be read,
 //! since the device fails each time, nothing is concluded: that says something of the device, not of the table.
 //!
 //! A damaged value file is marked so that nothing is collected from it; each of its values is under a checksum of its own.
