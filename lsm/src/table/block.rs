@@ -29,6 +29,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::format::take;
 use crate::prefetch::prefetch_all;
+use crate::values::Pointer;
 use crate::{Key, Prefix, Record, RecordFlags, varint};
 
 pub(super) const HEADER_BYTES: usize = 16;
@@ -464,8 +465,12 @@ fn check(bytes: &[u8]) -> Result<(), &'static str> {
             if start < header.entries() || start > end {
                 return Err("block entry start");
             }
-            if decode(bytes, &header, run.shape, start, end).is_none() {
+            let Some(Entry { record, .. }) = decode(bytes, &header, run.shape, start, end) else {
                 return Err("block entry");
+            };
+            // Reads and merges follow it, and count on its being one.
+            if record.flags.0 & RecordFlags::SEPARATED != 0 && Pointer::decode(record.value).is_none() {
+                return Err("block pointer");
             }
         }
         if u32::from(print_before) != run.last {
