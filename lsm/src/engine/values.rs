@@ -90,7 +90,8 @@ impl<D: Disk, P: Pace> Core<D, P> {
             store.live_values().into_iter().filter(|(number, _)| !store.damaged_values.contains(number))
         });
         let wasteful = files.filter(|(number, (values, live))| {
-            live * LIVE_SHARE_MIN < values.record_bytes && !suspects.contains(number)
+            // What a table says of its pointers may be anything that bears the right checksum.
+            live.saturating_mul(LIVE_SHARE_MIN) < values.record_bytes && !suspects.contains(number)
         });
         wasteful.map(|(number, _)| number).collect()
     }
