@@ -69,7 +69,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     };
     let place = Place::find(subject, &target.path, &target.names).map_err(Failure::usage)?;
     let _lock = place.lock().map_err(Failure::usage)?;
-    let mut printer = Printer::new(target.json, target.keys);
+    let alone = place.file().map(|name| (name, target.path.display().to_string()));
+    let mut printer = Printer::new(target.json, target.keys, alone);
     if place.is_live() {
         printer.live();
     }

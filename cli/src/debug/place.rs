@@ -2,11 +2,13 @@
 
 use std::fmt::Display;
 use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ferrite_lsm::{Directory, FileName};
+use ferrite_lsm::{Directory, FileName, inspect};
 use ferrite_node::disk::names;
 
 /// What is to be inspected.
@@ -199,7 +201,6 @@ fn file(subject: Subject, path: &Path, given: &Names) -> Result<FileName, String
     });
     let leaf = path.file_name().and_then(|leaf| leaf.to_str()).unwrap_or("");
     let number_after = |kind: &str| leaf.strip_prefix(kind).and_then(|rest| rest.parse::<u64>().ok());
-    let needs = |what: &str| unlike(path, format!("under its own name: give {what}"));
     let other = ["log-", "manifest-", "table-", "values-"]
         .into_iter()
         .any(|kind| number_after(kind).is_some() && kind != prefix_of(subject));
@@ -210,6 +211,39 @@ fn file(subject: Subject, path: &Path, given: &Names) -> Result<FileName, String
         ));
     }
     let number = given.number.or(number_after(prefix_of(subject)));
+    let name = name_of(subject, path, (core, store, number))?;
+    if number.is_none() && !bears_mark(name, path).map_err(|error| format!("{}: {error}", path.display()))? {
+        let kind = prefix_of(subject).trim_end_matches('-');
+        return Err(unlike(
+            path,
+            format!(
+                "a {kind} file: it has neither the name nor the marks of one; if it was one, give --number"
+            ),
+        ));
+    }
+    Ok(name)
+}
+
+/// Whether what a file has at its ends is of the format that it is taken for.
+fn bears_mark(name: FileName, path: &Path) -> io::Result<bool> {
+    let file = File::open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Ok(false);
+    }
+    let len = metadata.len().min(inspect::MARK_BYTES as u64) as usize;
+    let (mut first, mut last) = (vec![0; len], vec![0; len]);
+    file.read_exact_at(&mut first, 0)?;
+    file.read_exact_at(&mut last, metadata.len() - len as u64)?;
+    Ok(inspect::bears_mark(name, &first, &last))
+}
+
+fn name_of(
+    subject: Subject,
+    path: &Path,
+    (core, store, number): (Option<u16>, Option<u16>, Option<u64>),
+) -> Result<FileName, String> {
+    let needs = |what: &str| unlike(path, format!("under its own name: give {what}"));
     match subject {
         Subject::Log => {
             let slot = u32::try_from(number.unwrap_or(0)).map_err(|_| needs("--number"))?;

@@ -16,14 +16,24 @@ pub(crate) struct Printer {
     out: BufWriter<Stdout>,
     json: bool,
     keys: bool,
+    /// A file that is looked at by itself, and what it is called here.
+    alone: Option<(FileName, String)>,
     /// The file of the last line.
     file: Option<FileName>,
     failed: Option<io::Error>,
 }
 
 impl Printer {
-    pub(crate) fn new(json: bool, keys: bool) -> Printer {
-        Printer { out: BufWriter::new(io::stdout()), json, keys, file: None, failed: None }
+    /// `alone`: a file by itself, which is called what its path says, wherever it comes from.
+    pub(crate) fn new(json: bool, keys: bool, alone: Option<(FileName, String)>) -> Printer {
+        Printer { out: BufWriter::new(io::stdout()), json, keys, alone, file: None, failed: None }
+    }
+
+    fn path(&self, file: FileName) -> String {
+        match &self.alone {
+            Some((own, path)) if *own == file => path.clone(),
+            Some(_) | None => path(file),
+        }
     }
 
     /// A node runs on this directory.
@@ -87,7 +97,7 @@ impl Printer {
         if self.json {
             let mut fields = Map::new();
             fields.insert(class.to_owned(), part.kind.into());
-            fields.insert("file".to_owned(), path(part.file).into());
+            fields.insert("file".to_owned(), self.path(part.file).into());
             fields.insert("offset".to_owned(), part.offset.into());
             fields.insert("bytes".to_owned(), part.bytes.into());
             for (name, field) in part.fields {
@@ -98,7 +108,7 @@ impl Printer {
         }
         if self.file != Some(part.file) {
             self.file = Some(part.file);
-            self.line(&path(part.file));
+            self.line(&self.path(part.file));
         }
         let mut text = format!("{:>12}  {}", part.offset, part.kind);
         if part.bytes > 0 {
@@ -116,7 +126,7 @@ impl Printer {
         if self.json {
             let fields = json!({
                 "finding": match weight { Weight::Damage => "damage", Weight::Notice => "notice" },
-                "file": path(damage.file),
+                "file": self.path(damage.file),
                 "offset": damage.offset,
                 "what": damage.what,
                 "expected": format!("{:#x}", damage.expected),
@@ -132,7 +142,7 @@ impl Printer {
             Weight::Damage => "DAMAGED",
             Weight::Notice => "NOTICE",
         };
-        self.line(&format!("{title}  {} at byte {}: {}", path(damage.file), damage.offset, damage.what));
+        self.line(&format!("{title}  {} at byte {}: {}", self.path(damage.file), damage.offset, damage.what));
         self.line(&format!("         expected {:#x}, found {:#x}", damage.expected, damage.found));
         match hides {
             Hides::Nothing => {}

@@ -79,3 +79,64 @@ fn a_nodes_files_are_printed_and_verified() {
     let (code, _, said) = debug(&["log"], &data.join("nothing"));
     assert!(code == 2 && said.contains("nothing"), "{said}");
 }
+
+/// A foreign file was called damaged, under the name of a table that it never was.
+#[test]
+fn what_is_no_file_of_the_engines_is_refused_as_such() {
+    let home = directory();
+    let mut cluster = cluster(home.path(), 1);
+    let data = cluster.node(0).data.clone();
+    let mut writer = client(&cluster);
+    for n in 0..400u64 {
+        let put = writer.put(Key::plain(&n.to_be_bytes()), &[n as u8; 60_000], WriteOptions::default());
+        assert!(put.is_done(), "{put}");
+    }
+    assert_eq!(cluster.stop(0).expect("it stops").code(), Some(0));
+    let own = [("log", "log-"), ("table", "table-"), ("values", "values-"), ("manifest", "manifest-")]
+        .map(|(kind, prefix)| (kind, files(&data, prefix).remove(0)));
+
+    let (empty, text) = (home.path().join("empty"), home.path().join("notes.txt"));
+    fs::write(&empty, b"").expect("it can be written");
+    fs::write(&text, "root:x:0:0:root:/root:/bin/bash\n".repeat(400)).expect("it can be written");
+    let (missing, elsewhere) = (home.path().join("missing"), home.path().join("elsewhere"));
+    fs::create_dir(&elsewhere).expect("it can be made");
+    let debug = |arguments: &[&str], path: &Path| {
+        let path = path.to_str().expect("it is text");
+        let (code, said) = outcome(&ferrite(home.path(), &[&["debug"], arguments, &[path]].concat()));
+        (code, said)
+    };
+    for kind in ["log", "table", "values", "manifest", "store"] {
+        // A log segment or a manifest under another name wants to be told whose it is.
+        let named = ["--core", "0", "--store", "0"];
+        for path in [&empty, &text, &missing, &elsewhere] {
+            for arguments in [vec![kind], [&[kind], &named[..]].concat()] {
+                let (code, said) = debug(&arguments, path);
+                let name = path.file_name().expect("it has a name").to_string_lossy();
+                assert!(code == 2 && said.contains(&*name), "{arguments:?} {path:?}: {code}, {said}");
+                assert!(!said.contains("damaged"), "{said}");
+            }
+        }
+        // Another kind's file, in its place and under a name that says nothing.
+        for (other, path) in own.iter().filter(|(other, _)| *other != kind) {
+            let copy = home.path().join("copy");
+            fs::copy(path, &copy).expect("it can be copied");
+            for path in [path, &copy] {
+                let (code, said) = debug(&[&[kind], &named[..]].concat(), path);
+                assert_eq!(code, 2, "{kind} of a {other} file, {path:?}: {said}");
+            }
+        }
+    }
+    // What is one is taken for one under any name, and called by it.
+    for (kind, path) in own.iter().filter(|(kind, _)| matches!(*kind, "table" | "values")) {
+        let copy = home.path().join("copy of mine");
+        fs::copy(path, &copy).expect("it can be copied");
+        let output = ferrite(home.path(), &["debug", kind, copy.to_str().expect("it is text")]);
+        let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{kind}: {shown}");
+        assert!(shown.contains("copy of mine") && !shown.contains("store-0"), "{shown}");
+        // In its own place an empty table is a damaged one.
+        fs::write(path, b"").expect("it can be written");
+        let (code, said) = debug(&[kind], path);
+        assert_eq!(code, 1, "{kind}: {said}");
+    }
+}

@@ -19,7 +19,9 @@ pub use report::{Event, FINDINGS_MAX, Field, Finding, Hides, Part, Verdict, Weig
 pub(crate) use report::{Report, key_range};
 
 use crate::manifest::{self, list};
-use crate::{Disk, DiskError, DiskErrorKind, FileName, ReadError, TableName, log, table, values};
+use crate::{
+    BLOCK_BYTES, Disk, DiskError, DiskErrorKind, FileName, ReadError, TableName, log, table, values,
+};
 
 /// Inspects the log of a core, or one segment of it by itself. Of one segment it cannot be told what the others knew to be
 /// synced: what is damage by their marks may look like a cut tail.
@@ -81,6 +83,20 @@ pub async fn store<D: Disk>(
     let mut report = Report::new(see);
     store::inspect(disk, only, &mut report).await?;
     Ok(report.verdict())
+}
+
+/// Bytes at either end of a file by which it is told whose it is.
+pub const MARK_BYTES: usize = BLOCK_BYTES;
+
+/// Whether a file of this name could be what its first and last [`MARK_BYTES`] bytes belong to: they bear the mark of that format, sound
+/// or not. For files whose names say nothing; in its place a file is what it is called, and without the mark it is damaged.
+pub fn bears_mark(name: FileName, first: &[u8], last: &[u8]) -> bool {
+    match name {
+        FileName::Segment { .. } => log::format::bears_magic(first),
+        FileName::Manifest { .. } => manifest::bears_magic(first),
+        FileName::Table { .. } => table::bears_magic(last),
+        FileName::Values { .. } => values::bears_magic(first),
+    }
 }
 
 async fn length_of<D: Disk>(disk: &D, name: FileName) -> Result<u64, ReadError> {

@@ -194,6 +194,12 @@ impl SegmentHeader {
     }
 }
 
+/// Whether a segment's first block bears the mark of one, in either copy of its header.
+pub(crate) fn bears_magic(block: &[u8]) -> bool {
+    let magic = HEADER_MAGIC.to_le_bytes();
+    [0, SECOND_COPY_AT].into_iter().any(|at| block.get(at..).is_some_and(|copy| copy.starts_with(&magic)))
+}
+
 /// What a group's header says, its records left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GroupHeader {

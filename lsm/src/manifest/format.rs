@@ -201,6 +201,11 @@ pub(crate) fn decode_group(core: u16, number: u64, bytes: &[u8]) -> Result<Group
     Ok(Group { life, index, edits, bytes: len })
 }
 
+/// Whether a manifest's first block bears the mark of a group.
+pub(crate) fn bears_magic(block: &[u8]) -> bool {
+    block.starts_with(&MAGIC.to_le_bytes())
+}
+
 /// How long the group says it is whose first block this is, if it says so.
 pub(super) fn claimed_bytes(block: &[u8]) -> Option<u64> {
     let mut fields = Reader(block);

@@ -30,6 +30,7 @@ use catalog::Contradiction;
 pub(crate) use catalog::{Catalog, LEVELS, StoreEntry};
 pub(crate) use dropped::{Drops, hides};
 pub(crate) use format::Edit;
+pub(crate) use format::bears_magic;
 use format::{Fault, Identity};
 pub(crate) use inspect::inspect;
 pub(crate) use turn::Turn;

@@ -269,6 +269,11 @@ pub(crate) fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
     Some(*front)
 }
 
+/// Whether a table's last page bears the mark of a footer.
+pub(crate) fn bears_magic(footer: &[u8]) -> bool {
+    footer.starts_with(&MAGIC.to_le_bytes())
+}
+
 /// A part of a table file that is read whole when it is opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Section {

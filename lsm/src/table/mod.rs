@@ -35,7 +35,7 @@ pub use filter::KeyHash;
 pub use format::{
     Compression, FileId, RECORD_BYTES_MAX, TABLE_BYTES_MAX, TABLE_FORMAT, TableMeta, TableName, TableOptions,
 };
-pub(crate) use format::{TABLE_FORMAT_FIELD, encode_key, take, take_key};
+pub(crate) use format::{TABLE_FORMAT_FIELD, bears_magic, encode_key, take, take_key};
 pub use index::BlockHandle;
 pub(crate) use inspect::{Targets, inspect};
 pub use reader::Table;

@@ -104,6 +104,11 @@ impl Pointer {
     }
 }
 
+/// Whether a value file's first page bears the mark of one.
+pub(crate) fn bears_magic(page: &[u8]) -> bool {
+    page.starts_with(&MAGIC.to_le_bytes())
+}
+
 pub(super) fn encode_header(id: FileId) -> [u8; HEADER_BYTES] {
     let mut out = [0; HEADER_BYTES];
     out[..8].copy_from_slice(&MAGIC.to_le_bytes());
