@@ -7,7 +7,7 @@
 use std::rc::Rc;
 
 use super::Core;
-use super::output::Output;
+use super::output::{BUFFER_TRIES_MAX, Output};
 use crate::compaction::{Chain, Plan, Verdict, buried};
 use crate::manifest::Edit;
 use crate::planted::{self, Bug};
@@ -16,8 +16,6 @@ use crate::{
     TableName, cover,
 };
 
-/// Times that a merge asks for a buffer, yielding in between, before it fails.
-const BUFFER_TRIES_MAX: usize = 1000;
 /// Table lengths of the next run below that one output may overlap: so many bytes a later merge of it rewrites at most.
 const OVERLAP_TABLES_MAX: u64 = 10;
 

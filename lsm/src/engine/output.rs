@@ -24,7 +24,7 @@ use crate::{
 /// File numbers carry the core that minted them above this many bits, so that they are unique within the node.
 pub(crate) const NUMBER_BITS: u32 = 48;
 /// Times that background work asks for a buffer, yielding in between, before it fails.
-const BUFFER_TRIES_MAX: usize = 1000;
+pub(super) const BUFFER_TRIES_MAX: usize = 1000;
 
 /// The tables that a flush or a compaction writes.
 pub(super) struct Output<'a, D: Disk, P: Pace> {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::Core;
+use super::output::BUFFER_TRIES_MAX;
 use super::read::is_separated;
 use crate::values::{Pointer, Resolved, StoredValue};
 use crate::{Class, Damage, Disk, DiskError, FileName, Key, Pace, ReadError, Record, ValueFile, cover};
@@ -11,8 +12,6 @@ use crate::{Class, Damage, Disk, DiskError, FileName, Key, Pace, ReadError, Reco
 /// A value file is collected when less than one byte in so many of its records is named by a table. So what is dead and known to be takes at most
 /// as much space as what is live, but for one round of merges.
 const LIVE_SHARE_MIN: u64 = 2;
-/// Times that a merge asks for a buffer, yielding in between, before it fails.
-const BUFFER_TRIES_MAX: usize = 1000;
 
 impl<D: Disk, P: Pace> Core<D, P> {
     /// What the pointer in a record names. Whoever holds the table that the record came from may read it.
