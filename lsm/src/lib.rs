@@ -24,6 +24,7 @@ mod pace;
 pub mod planted;
 mod prefetch;
 mod record;
+mod record_cache;
 mod seq;
 mod table;
 mod values;

@@ -16,6 +16,8 @@ pub enum Bug {
     StopsWithoutMark,
     /// A scan leaves out the last entry of a block.
     ScanSkipsBlockEdge,
+    /// Does not tell the record cache of a write.
+    RecordCacheMissesWrite,
     /// Leaves the block cache as large as it was while the other parts grow.
     CacheKeepsItsShare,
     /// Replays records of the log that were dropped.

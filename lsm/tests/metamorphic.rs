@@ -162,6 +162,11 @@ fn sets() -> Vec<(&'static str, Options)> {
             options.log.segment_bytes = 64 << 10;
             options.manifest_bytes_max = 4 << 10;
         }),
+        set("no record cache", &|options| options.record_cache_bytes = Some(0)),
+        set("all in the record cache", &|options| {
+            options.cache_bytes = 1 << 20;
+            options.record_cache_bytes = Some(512 << 10);
+        }),
         set("all in memory", &|options| options.memtable_bytes = 4 << 20),
     ]
 }
@@ -406,6 +411,19 @@ fn options_do_not_change_answers() {
     }
     println!("{histories} histories, {runs} runs: {total:?}");
     assert!(total.cuts > 100 && total.flushes > 500 && total.merges > 500, "{total:?}");
+}
+
+#[test]
+#[cfg(feature = "planted-bugs")]
+fn a_record_cache_that_is_not_told_of_a_write_is_found() {
+    use ferrite_lsm::planted::{Bug, plant};
+    let caught = std::panic::catch_unwind(|| {
+        plant(Some(Bug::RecordCacheMissesWrite));
+        let mut run = Run::new(small_options(1));
+        history(0).iter().for_each(|step| run.step(step));
+    });
+    plant(None);
+    assert!(caught.is_err());
 }
 
 /// Says where a run was when it failed.

@@ -8,7 +8,7 @@
 //! | buffers of flushes | 1/64 | 2 MiB | 16 MiB |
 //! | buffers of merges | 1/32 | 8 MiB | 32 MiB |
 //! | memtables that are written to | 1/6 | | |
-//! | tables, builds, memtables that wait, block cache | the rest | | |
+//! | tables, builds, memtables that wait, block and record cache | the rest | | |
 //!
 //! All but the reserve is the engine's budget, which it divides further and never exceeds (`ferrite_lsm::Memory`). The reserve is
 //! what the engine cannot see: the node bounds its larger parts by it, and the bytes that each connection may have to send by

@@ -5,7 +5,7 @@
 //! every key takes one step, asks the processor for what its next step reads, and makes room for the next key; by the time a
 //! key's turn comes again its memory is there.
 //!
-//! The steps follow the usual ways only: the active memtable holds the key; or no memtable does, the first table whose filter
+//! The steps follow the usual ways only: the record cache holds the key; the active memtable does; or no memtable does, the first table whose filter
 //! says so does, and its block is in the cache. If then the record dominates, it is the answer. Whatever leaves these
 //! ways is answered by [`Core::get`], from the beginning.
 
@@ -29,6 +29,8 @@ struct Lane<'a, D: Disk> {
 enum Step<'a, D: Disk> {
     /// No source holds the key.
     Absent,
+    /// The record cache may have it.
+    Record,
     /// The usual ways ended.
     Alone,
     /// Where the key is looked for next.
@@ -59,7 +61,20 @@ impl<D: Disk, P: Pace> Core<D, P> {
         for (lane, key) in lanes.iter_mut().zip(keys) {
             let Some(index) = stores.index_of(key) else { continue };
             *lane = Lane { hash: KeyHash::of(key), store: index, step: Step::Store };
-            let store = &stores.stores[index];
+        }
+        let asks = self.records.asks(keys.len() as u32);
+        if asks {
+            let held = self.records.held();
+            lanes.iter().for_each(|lane| held.prefetch(lane.hash));
+            for lane in lanes.iter_mut().filter(|lane| matches!(lane.step, Step::Store)) {
+                if held.approach(lane.hash) {
+                    lane.step = Step::Record;
+                }
+            }
+        }
+        for (lane, key) in lanes.iter().zip(keys) {
+            let Step::Store = lane.step else { continue };
+            let store = &stores.stores[lane.store];
             store.active.prefetch(key.prefix.to_u128());
             store.levels.candidates(key).for_each(|table| table.prefetch_filter(lane.hash));
         }
@@ -113,7 +128,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
                 held.block(place).prefetch_entry(key);
             }
         }
-        let (mut hits, mut memtable_hits) = (0, 0);
+        let (mut hits, mut memtable_hits, mut record_hits) = (0, 0, 0);
         for (at, (lane, key)) in lanes.iter().zip(keys).enumerate() {
             match lane.step {
                 Step::Absent => {
@@ -121,12 +136,25 @@ impl<D: Disk, P: Pace> Core<D, P> {
                     found(at, Ok(None));
                     continue;
                 }
+                Step::Record => {
+                    let held = self.records.held();
+                    if let Some(record) = held.find(lane.hash, key) {
+                        record_hits += 1;
+                        found(at, Ok(Some(record)));
+                        continue;
+                    }
+                }
                 Step::Block(place) => {
                     if let Some(record) = held.block(place).get(key).filter(dominates)
                         && !is_separated(&record)
                     {
                         hits += 1;
-                        found(at, Ok(Some(outside(record))));
+                        let record = outside(record);
+                        if asks {
+                            // No memtable holds the key.
+                            self.records.offer(lane.hash, key, &record);
+                        }
+                        found(at, Ok(Some(record)));
                         continue;
                     }
                 }
@@ -140,9 +168,12 @@ impl<D: Disk, P: Pace> Core<D, P> {
                 }
                 Step::Alone | Step::Store | Step::Table(_) | Step::Cache(..) => {}
             }
-            if let Err(miss) = self.get(*key, |record| found(at, Ok(record))) {
+            if let Err(miss) = self.get_from_store(*key, asks, |record| found(at, Ok(record))) {
                 found(at, Err(miss));
             }
+        }
+        if asks {
+            self.records.count(keys.len() as u32, record_hits);
         }
         held.count_hits(hits);
         self.counters.gets_memtable.add(memtable_hits);

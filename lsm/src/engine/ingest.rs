@@ -201,6 +201,8 @@ impl<D: Disk, P: Pace> Ingest<'_, D, P> {
         let (max_order, records) = (self.max_order, self.records);
         let install = |store: &mut super::store::Store<D>| store.ceiling = store.ceiling.max(max_order);
         self.output.commit(level, &[], edits.into_iter(), install).await?;
+        // No waiting from where the store's tables were changed to here.
+        core.records.forget(self.extent);
         if let Some((vnode, store)) = assign {
             core.stores.borrow_mut().place(vnode, store);
         }

@@ -7,8 +7,9 @@
 //! 3. *Memtables* get at most what those two and the least of the cache leave. A third of it at most is written to before the
 //!    largest is frozen, so that the pressure of [`super::pressure`], which begins at half and ends at all of it, has something to
 //!    work with. What a group may add is set aside. With nothing left at all, writes are refused: reads need no more memory.
-//! 4. *The block cache* has what is left at the moment. It is resized whenever one of the others has changed, and evicts at once,
-//!    so the sum never exceeds the budget; and it is what grows when nothing else needs the memory.
+//! 4. *The record cache* and *the block cache* have what is left at the moment, the former a small part of it. They are resized
+//!    whenever one of the others has changed, and evict at once, so the sum never exceeds the budget; and the block cache is what
+//!    grows when nothing else needs the memory.
 //!
 //! Two things break it, and both show in [`Memory`]: tables that alone are larger than the budget, and a log that is recovered
 //! under a smaller budget than it was written under. Then there is no cache, and no writes are taken until flushes or merges
@@ -24,6 +25,12 @@ pub(super) const MEMTABLES_MAX: usize = 3;
 const MEMTABLE_BYTES_MIN: usize = 256 << 10;
 /// Least cache that memtables leave, as a part of the budget (a divisor).
 pub(super) const CACHE_PART_MIN: usize = 16;
+/// Part of the caches that is the record cache's, without a setting (a divisor).
+const RECORD_CACHE_PART: usize = 64;
+/// And the most that it takes then: what is asked for most, where few keys are, fits; where many are, it is of no use.
+const RECORD_CACHE_BYTES_MAX: usize = 6 << 20;
+/// With a setting, part of the caches that it takes at most (a divisor).
+const RECORD_CACHE_PART_MAX: usize = 2;
 /// A table ends when building it takes this part of the budget (a divisor), whatever its length.
 const BUILD_PART_MAX: usize = 16;
 /// Bytes of memtables for a byte of a group: the smallest records are a few bytes there, and a node's entry here.
@@ -45,6 +52,8 @@ pub struct Memory {
     pub memtable_bytes: u64,
     /// The cache: its blocks and large values, those evicted that a reader still holds, and its own tables.
     pub cache_bytes: u64,
+    /// The record cache: its records, and its own tables.
+    pub record_cache_bytes: u64,
     /// Filters, indexes and descriptions of the open tables.
     pub table_bytes: u64,
     /// Tables and value files under construction: their indexes, filters to be, and what is not written yet.
@@ -56,7 +65,8 @@ pub struct Memory {
 impl Memory {
     /// All parts together, in bytes.
     pub fn used_bytes(&self) -> u64 {
-        self.memtable_bytes + self.cache_bytes + self.table_bytes + self.build_bytes + self.buffer_bytes
+        let caches = self.cache_bytes + self.record_cache_bytes;
+        self.memtable_bytes + caches + self.table_bytes + self.build_bytes + self.buffer_bytes
     }
 }
 
@@ -86,13 +96,14 @@ impl<D: Disk, P: Pace> Core<D, P> {
             budget_bytes: self.options.memory_bytes as u64,
             memtable_bytes: self.stores.borrow().memory_bytes() as u64,
             cache_bytes: self.cache.stats().all_bytes() as u64,
+            record_cache_bytes: self.records.bytes() as u64,
             table_bytes: self.open_bytes.get() as u64,
             build_bytes: self.build_bytes.get() as u64,
             buffer_bytes: self.disk.buffer_bytes() as u64,
         }
     }
 
-    /// What memtables and the cache may have together.
+    /// What memtables and the caches may have together.
     fn shared_bytes(&self) -> usize {
         let buffers = self.options.buffer_bytes.max(self.disk.buffer_bytes());
         let taken = buffers + self.open_bytes.get() + self.build_bytes.get();
@@ -111,11 +122,17 @@ impl<D: Disk, P: Pace> Core<D, P> {
         memtable_bytes > self.shared_bytes()
     }
 
-    /// Gives the cache what the other parts leave. Called after each change of them.
+    /// Gives the caches what the other parts leave. Called after each change of them.
     pub(super) fn share_memory(&self, memtable_bytes: usize) {
         let left = self.shared_bytes().saturating_sub(memtable_bytes);
         let kept = if planted::active(Bug::CacheKeepsItsShare) { self.cache.stats().all_bytes() } else { 0 };
-        self.cache.resize(left.max(kept).min(self.options.cache_bytes));
+        let caches = left.max(kept).min(self.options.cache_bytes);
+        let records = match self.options.record_cache_bytes {
+            Some(bytes) => bytes.min(caches / RECORD_CACHE_PART_MAX),
+            None => (caches / RECORD_CACHE_PART).min(RECORD_CACHE_BYTES_MAX),
+        };
+        self.records.resize(records);
+        self.cache.resize(caches - records);
     }
 
     /// Counts anew what the open tables keep in memory. Called after each change of them.

@@ -72,6 +72,7 @@ pub use vnode_size::Estimate;
 use crate::compaction::Floors;
 use crate::log::{Fenced, Log};
 use crate::manifest::{Catalog, Edit, Manifest, Turn};
+use crate::record_cache::RecordCache;
 use crate::{
     BlockCache, Direction, Disk, DiskError, Extent, Key, KeyRange, Pace, ReadError, Record, Seq, Table,
     TableName, ValueFile,
@@ -93,6 +94,8 @@ struct Core<D: Disk, P: Pace> {
     log: Log<D>,
     manifest: Manifest<D>,
     cache: Rc<BlockCache>,
+    /// The stores have it, too, to tell it what they apply.
+    records: Rc<RecordCache>,
     stores: RefCell<Stores<D>>,
     /// Every open table that the manifest names or is about to name, by number.
     tables: RefCell<BTreeMap<u64, Rc<Table<D>>>>,

@@ -144,6 +144,7 @@ pub(super) async fn open<D: Disk, P: Pace>(
     obsolete.discard(orphans.into_iter());
     let core = Core {
         cache: Rc::new(BlockCache::new(0)),
+        records: Rc::clone(&stores.records),
         disk,
         pace,
         options,
@@ -311,6 +312,7 @@ fn make_stores<D: Disk>(options: &Options, catalog: &Catalog, tables: &Tables<D>
         stores.collect(),
         catalog.home.unwrap_or(options.stores[0]),
         options.join,
+        Rc::default(),
         options.chunk_bytes(),
     );
     for (&vnode, at) in catalog.vnodes.iter() {

@@ -31,8 +31,11 @@ pub struct Options {
     /// Memtables of all stores together that are still being written to, before the largest is flushed; less where the other parts
     /// leave less than three times as much. Default 64 MiB.
     pub memtable_bytes: usize,
-    /// Most bytes of the cache of blocks, for all stores together. Default: what the other parts leave.
+    /// Most bytes of the caches of blocks and records, for all stores together. Default: what the other parts leave.
     pub cache_bytes: usize,
+    /// Most bytes of the record cache, which come out of those of the cache of blocks, at most half of them; `Some(0)` = there is none.
+    /// Default `None`: a 64th of them, and at most 6 MiB.
+    pub record_cache_bytes: Option<usize>,
     /// The log's format and bounds. `life` is derived from `entropy`, and `seq_min` is the engine's own: both are overwritten.
     pub log: LogOptions,
     /// The log's length from which the store that pins its oldest segment is flushed; at twice that, writes are refused. Default
@@ -79,6 +82,7 @@ impl Options {
             buffer_bytes: 64 << 20,
             memtable_bytes: 64 << 20,
             cache_bytes: usize::MAX,
+            record_cache_bytes: None,
             log: LogOptions::new(entropy as u64),
             log_bytes_max: None,
             table: TableOptions::default(),

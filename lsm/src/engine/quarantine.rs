@@ -227,6 +227,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
         };
         if is_hole {
             self.put_tables(table.store, (&[], &[]), &[], vec![Edit::Release { table }], |_| {}).await?;
+            self.records.clear();
             self.obsolete.borrow_mut().discard(std::iter::once(table.file()));
             cover::mark("quarantine released");
         }

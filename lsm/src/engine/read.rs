@@ -1,6 +1,6 @@
 //! Reads: newest source first, last write wins, and a stop at the first record that dominates.
 //!
-//! [`Core::get`] walks the sources as long as everything it needs is in memory. [`read`] does the same walk over a snapshot of
+//! [`Core::get`] asks the record cache, then walks the sources as long as everything it needs is in memory. [`read`] does the same walk over a snapshot of
 //! the tables, and waits for the blocks that are not. Both skip tables whose orders are all below what was found already.
 //!
 //! Where a newer version may have been lost, in a block that cannot be read or with a table that is gone, nothing is answered
@@ -84,6 +84,28 @@ impl<D: Disk, P: Pace> Core<D, P> {
         key: Key<'_>,
         found: impl FnOnce(Option<Record<'_>>) -> R,
     ) -> Result<R, Miss> {
+        if !self.records.asks(1) {
+            return self.get_from_store(key, false, found);
+        }
+        {
+            let held = self.records.held();
+            let record = held.find(KeyHash::of(&key), &key);
+            self.records.count(1, u32::from(record.is_some()));
+            if record.is_some() {
+                return Ok(found(record));
+            }
+        }
+        self.get_from_store(key, true, found)
+    }
+
+    /// The rest of a get that the record cache did not answer; `offers` = it asked, and what it lacked may enter.
+    #[inline]
+    pub(super) fn get_from_store<R>(
+        &self,
+        key: Key<'_>,
+        offers: bool,
+        found: impl FnOnce(Option<Record<'_>>) -> R,
+    ) -> Result<R, Miss> {
         let stores = self.stores.borrow();
         let Some(index) = stores.index_of(&key) else { return Ok(found(None)) };
         let store = &stores.stores[index];
@@ -99,8 +121,9 @@ impl<D: Disk, P: Pace> Core<D, P> {
         if store.levels.lost(&key).is_some() {
             return Err(Miss);
         }
-        let mut best = best.map_or(Best::None, Best::Memory);
         let hash = KeyHash::of(&key);
+        let offered = (offers && best.is_none()).then_some(hash);
+        let mut best = best.map_or(Best::None, Best::Memory);
         for table in store.levels.candidates(&key) {
             if best.version().is_some_and(|(order, _)| order > table.meta().max_order)
                 || !table.may_contain(hash)
@@ -121,7 +144,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
             let last = dominates(&record);
             if best.version().is_none_or(|best| version > best) {
                 if last {
-                    return self.show(record, found);
+                    return self.show(&key, record, offered, found);
                 }
                 best = Best::Block(block, version);
             }
@@ -138,18 +161,46 @@ impl<D: Disk, P: Pace> Core<D, P> {
                 self.counters.gets_memtable.add(1);
                 Ok(found(Some(outside(record))))
             }
-            Best::Block(block, _) => self.show(block.get(&key).expect("it was found there"), found),
+            Best::Block(block, _) => {
+                self.show(&key, block.get(&key).expect("it was found there"), offered, found)
+            }
         }
     }
 
-    /// Shows a record of a table as it is outside, if its value is in memory.
+    /// Shows a record of a table as it is outside, if its value is in memory; `offered` to the record cache, if no memtable holds its key.
     #[inline]
-    fn show<R>(&self, record: Record<'_>, found: impl FnOnce(Option<Record<'_>>) -> R) -> Result<R, Miss> {
+    fn show<R>(
+        &self,
+        key: &Key<'_>,
+        record: Record<'_>,
+        offered: Option<KeyHash>,
+        found: impl FnOnce(Option<Record<'_>>) -> R,
+    ) -> Result<R, Miss> {
         if is_separated(&record) {
             return self.show_separated(record, found);
         }
         self.counters.gets_cached.add(1);
-        Ok(found(Some(outside(record))))
+        let record = outside(record);
+        if let Some(hash) = offered {
+            self.records.offer(hash, key, &record);
+        }
+        Ok(found(Some(record)))
+    }
+
+    /// Keeps what a read had from these tables alone in the record cache, if that is what the store says still: no memtable holds the
+    /// key, and the tables are the same. What was applied meanwhile is in a memtable, or was flushed into another table.
+    fn keep_read(&self, key: &Key<'_>, hash: KeyHash, levels: &Rc<Levels<D>>, record: &Record<'_>) {
+        let stores = self.stores.borrow();
+        let Some(index) = stores.index_of(key) else { return };
+        let store = &stores.stores[index];
+        let prefix = key.prefix.to_u128();
+        let is_unwritten = !store.active.may_contain(prefix)
+            && store.frozen.iter().all(|frozen| !frozen.memtable.may_contain(prefix));
+        if Rc::ptr_eq(&store.levels, levels) && is_unwritten {
+            self.records.keep(hash, key, record);
+        } else {
+            cover::mark("read not kept since the store has changed");
+        }
     }
 
     #[inline(never)]
@@ -282,6 +333,7 @@ pub(super) fn read<D: Disk, P: Pace>(
             return read_joined(&core, joining, &levels, &key).await;
         }
         core.counters.gets_disk.add(1);
+        let is_of_tables = best.is_none();
         let mut pointer = None;
         let hash = KeyHash::of(&key);
         for table in levels.candidates(&key) {
@@ -321,6 +373,8 @@ pub(super) fn read<D: Disk, P: Pace>(
         if let (Some(best), Some((file, pointer))) = (&mut best, pointer) {
             best.value = Value::Shared(core.cache.read_value(&file, &pointer, Class::Read).await?);
             cover::mark("value read from a value file");
+        } else if let Some(best) = best.as_ref().filter(|_| is_of_tables) {
+            core.keep_read(&key, hash, &levels, &best.record());
         }
         Ok(best)
     }

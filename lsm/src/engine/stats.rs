@@ -77,6 +77,14 @@ pub struct Stats {
     pub cached_values: u64,
     /// Bytes of blocks and values in the cache.
     pub cache_bytes: u64,
+    /// Gets answered by the record cache.
+    pub record_cache_hits: u64,
+    /// Gets that asked it in vain; where it is of little use, most gets do not ask.
+    pub record_cache_misses: u64,
+    /// Records that it let go of to make room.
+    pub record_cache_evictions: u64,
+    /// Records in it.
+    pub cached_records: u64,
     /// What is in memory, by part.
     pub memory: Memory,
     /// Bytes that stand above their level's limit: what compaction is behind by.
@@ -229,7 +237,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
             )
         };
         let stores = self.store_stats();
-        let cache = self.cache.stats();
+        let (cache, records) = (self.cache.stats(), self.records.stats());
         let value_files =
             self.manifest.catalog().stores.values().map(|store| store.values.len() as u64).sum();
         Stats {
@@ -267,6 +275,10 @@ impl<D: Disk, P: Pace> Core<D, P> {
             cache_value_misses: cache.value_misses,
             cached_values: cache.values as u64,
             cache_bytes: cache.bytes as u64,
+            record_cache_hits: records.hits,
+            record_cache_misses: records.misses,
+            record_cache_evictions: records.evictions,
+            cached_records: records.records as u64,
             memory: self.memory(),
             debt_bytes: self.debt_bytes.get(),
             damaged_tables: self.damaged_files(),

@@ -18,6 +18,8 @@ use std::rc::{Rc, Weak};
 
 use super::levels::Levels;
 use super::stats::StoreCounts;
+use crate::planted::{self, Bug};
+use crate::record_cache::RecordCache;
 use crate::{Disk, Extent, Join, JoinByFlag, Joined, Key, Memtable, Record, RecordBuf, RecordFlags};
 
 /// All stores of a core.
@@ -27,6 +29,8 @@ pub(super) struct Stores<D: Disk> {
     /// The index of the store of space 0.
     home: usize,
     join: JoinByFlag,
+    /// Told of what is applied.
+    pub(super) records: Rc<RecordCache>,
     pub(super) stores: Vec<Store<D>>,
     /// The highest sequence number applied.
     pub(super) applied: u64,
@@ -116,6 +120,7 @@ impl<D: Disk> Stores<D> {
         mut stores: Vec<Store<D>>,
         home: u16,
         join: JoinByFlag,
+        records: Rc<RecordCache>,
         chunk_bytes: usize,
     ) -> Stores<D> {
         stores.iter_mut().for_each(|store| store.active = Memtable::with_chunks(chunk_bytes));
@@ -125,6 +130,7 @@ impl<D: Disk> Stores<D> {
             places: Vec::new(),
             home,
             join,
+            records,
             stores,
             applied: 0,
             barred: Vec::new(),
@@ -236,6 +242,7 @@ impl<D: Disk> Stores<D> {
         for ((index, key), leaf) in keys.clone().zip(&mut leaves) {
             let active = &self.stores[index].active;
             active.prefetch(key.prefix.to_u128());
+            self.records.prefetch(&key);
             *leaf = Some(active.approach(&key));
         }
         for ((index, key), leaf) in keys.zip(leaves.into_iter().flatten()) {
@@ -252,6 +259,9 @@ impl<D: Disk> Stores<D> {
         let dominates = if record.order > store.ceiling && !is_ingested { RecordFlags::DOMINATES } else { 0 };
         let flags = RecordFlags(record.flags.0 & RecordFlags::OUTSIDE | dominates);
         store.active_first.get_or_insert(seq);
+        if !planted::active(Bug::RecordCacheMissesWrite) {
+            self.records.remove(&key);
+        }
         self.active_bytes += if JoinByFlag::joins(&record) {
             join_into(&mut store.active, self.join, key, record)
         } else {

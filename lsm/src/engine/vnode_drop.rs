@@ -57,6 +57,8 @@ impl<D: Disk, P: Pace> Core<D, P> {
         self.weigh();
         let (removed, edits) = self.dropping(store, extent, seq);
         self.put_tables(store, (&[], &[]), &removed, edits, |_| {}).await?;
+        // No waiting from where the store's tables were changed to here.
+        self.records.forget(extent);
         let mut stores = self.stores.borrow_mut();
         stores.ingests.retain(|(_, other)| !extent.includes(other) && !other.includes(&extent));
         if is_vnode {

@@ -34,6 +34,12 @@ impl KeyHash {
         hash = hash.wrapping_mul(0xd6e8_feb8_6659_fd93);
         KeyHash(hash ^ hash >> 32)
     }
+
+    /// Each of its bits is as good as any other.
+    #[inline]
+    pub(crate) fn bits(self) -> u64 {
+        self.0
+    }
 }
 
 #[derive(Clone, Copy, Default)]

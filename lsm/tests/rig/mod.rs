@@ -41,6 +41,7 @@ pub(crate) fn small_options(entropy: u128) -> Options {
     let mut options = Options::new(0, vec![3, 5], entropy);
     options.memtable_bytes = 96 << 10;
     options.cache_bytes = 128 << 10;
+    options.record_cache_bytes = Some(40 << 10);
     options.log = LogOptions { segment_bytes: 128 << 10, group_bytes: 32 << 10, ..LogOptions::new(1) };
     options.table = TableOptions { write_bytes: 16 << 10, ..TableOptions::default() };
     options.table_bytes = 24 << 10;
@@ -171,8 +172,9 @@ fn check_batches(engine: &TestEngine, keys: u64) {
         });
         assert_eq!(together, alone);
         let after = engine.stats();
-        let answered =
-            |stats: &ferrite_lsm::Stats| stats.gets_memtable + stats.gets_cached + stats.gets_absent;
+        let answered = |stats: &ferrite_lsm::Stats| {
+            stats.gets_memtable + stats.gets_cached + stats.gets_absent + stats.record_cache_hits
+        };
         let known =
             alone.iter().zip(&keys).filter(|(answer, key)| answer.is_ok() && key.prefix.vnode < VNODES);
         assert_eq!(answered(&after) - answered(&before), known.count() as u64);
