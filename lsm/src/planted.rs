@@ -32,6 +32,26 @@ pub enum Bug {
     PurgeIgnoresMemtable,
     /// Purges a tombstone although what is on its way into a memtable may be older.
     PurgeIgnoresPending,
+    /// Purges a tombstone although a table outside the merge may hold its key.
+    PurgeIgnoresTables,
+    /// Records can be read as soon as they are staged, before their group's write is synced.
+    AppliedBeforeSync,
+    /// Looks for the first key of a block in the block before.
+    IndexOffByOne,
+    /// A filter is built without the last key of its table.
+    FilterForgetsKey,
+    /// Takes a block for what it should be without comparing its checksum.
+    BlockNotVerified,
+    /// Names a value file in the manifest without having synced it.
+    ValuesNamedBeforeSync,
+    /// Forgets what was lost with a table's damaged blocks when a merge takes the table.
+    MergeForgetsHole,
+    /// Leaves the newest records of a vnode, which are in memory only, behind when it moves.
+    MoveForgetsMemtable,
+    /// Marks what is written after an ingest as newer than everything, though what was ingested may be newer.
+    IngestKeepsCeiling,
+    /// Takes over an old core's tables in a change of the core count, not what is only in its log.
+    LayoutForgetsLog,
 }
 
 #[cfg(feature = "planted-bugs")]

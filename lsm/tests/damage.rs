@@ -246,3 +246,12 @@ fn cut_lengths_of_tables() {
 fn cut_lengths_of_value_files() {
     cut_every_length("values");
 }
+
+#[cfg(feature = "planted-bugs")]
+#[test]
+fn a_block_that_is_not_compared_with_its_checksum_is_caught() {
+    rig::planted::caught(ferrite_lsm::planted::Bug::BlockNotVerified, 0..1, |_| {
+        flip_every_byte("table");
+        Ok(())
+    });
+}

@@ -211,6 +211,10 @@ fn what_is_written_meanwhile_hides_nothing_newer() {
         assert_eq!(lookup(&engine, wanted[0].key).map(|found| found.0), Some(7));
         block_on(ingest.finish()).expect("no faults");
         assert_eq!(lookup(&engine, wanted[0].key).map(|found| found.0), Some(wanted[0].order));
+        // Newer than everything that was written here, and older than what came.
+        stage(&engine, &old(9)).expect("taken");
+        block_on(engine.commit()).expect("no faults");
+        assert_eq!(lookup(&engine, wanted[0].key).map(|found| found.0), Some(wanted[0].order));
     }
 }
 
@@ -392,14 +396,20 @@ fn a_fault_at_any_step_of_an_ingest_leaves_nothing_of_it() {
 
 #[cfg(feature = "planted-bugs")]
 mod planted {
-    use super::cut_at_every_step;
-    use ferrite_lsm::planted::{Bug, plant};
+    use super::{cut_at_every_step, what_is_written_meanwhile_hides_nothing_newer};
+    use crate::rig::planted::caught;
+    use ferrite_lsm::planted::Bug;
 
     #[test]
     fn a_table_named_before_its_sync_is_caught() {
-        plant(Some(Bug::TableNamedBeforeSync));
-        let caught = (0..4).find_map(|seed| cut_at_every_step(seed, true).err());
-        plant(None);
-        assert!(caught.is_some(), "the same histories are clean without it");
+        caught(Bug::TableNamedBeforeSync, 0..4, |seed| cut_at_every_step(seed, true).map(drop));
+    }
+
+    #[test]
+    fn a_mark_on_what_is_older_than_what_was_ingested_is_caught() {
+        caught(Bug::IngestKeepsCeiling, 0..1, |_| {
+            what_is_written_meanwhile_hides_nothing_newer();
+            Ok(())
+        });
     }
 }

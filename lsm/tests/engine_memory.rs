@@ -274,9 +274,8 @@ fn a_move_among_a_flood_of_writes_stays_within_the_budget() {
 #[test]
 #[cfg(feature = "planted-bugs")]
 fn a_cache_that_does_not_give_way_is_found() {
-    use ferrite_lsm::planted::{Bug, plant};
-    plant(Some(Bug::CacheKeepsItsShare));
-    let caught = std::panic::catch_unwind(|| load(3, 8 * MIB, 8_000));
-    plant(None);
-    assert!(caught.is_err());
+    rig::planted::caught(ferrite_lsm::planted::Bug::CacheKeepsItsShare, 3..4, |seed| {
+        load(seed, 8 * MIB, 8_000);
+        Ok(())
+    });
 }

@@ -275,16 +275,27 @@ fn every_acknowledged_group_has_its_sync() {
 
 #[cfg(feature = "planted-bugs")]
 mod planted {
-    use ferrite_lsm::planted::{Bug, plant};
+    use crate::rig::planted::caught;
+    use ferrite_lsm::planted::Bug;
+
+    fn run(seed: u64) -> Result<(), String> {
+        super::history(seed, 800, &super::small_options);
+        Ok(())
+    }
 
     /// Tables are not in the order of versions: who stops at the first record without its mark finds an old one.
     #[test]
     fn a_read_that_stops_without_the_mark_is_caught() {
-        plant(Some(Bug::StopsWithoutMark));
-        let caught = (0..20).any(|seed| {
-            std::panic::catch_unwind(|| super::history(seed, 800, &super::small_options)).is_err()
-        });
-        plant(None);
-        assert!(caught);
+        caught(Bug::StopsWithoutMark, 0..20, run);
+    }
+
+    #[test]
+    fn an_index_that_is_off_by_one_at_a_blocks_edge_is_caught() {
+        caught(Bug::IndexOffByOne, 0..5, run);
+    }
+
+    #[test]
+    fn a_filter_that_forgets_a_key_is_caught() {
+        caught(Bug::FilterForgetsKey, 0..5, run);
     }
 }

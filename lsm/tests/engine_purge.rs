@@ -283,24 +283,28 @@ fn an_expired_record_that_hides_another_is_not_rewritten_for_ever() {
 
 #[cfg(feature = "planted-bugs")]
 mod planted {
-    use super::run;
-    use ferrite_lsm::planted::{Bug, plant};
+    use super::{run, run_with};
+    use crate::rig::planted::caught;
+    use crate::rig::small_options;
+    use ferrite_lsm::planted::Bug;
 
-    /// Seeds until the bug shows.
-    fn caught(bug: Bug) -> bool {
-        plant(Some(bug));
-        let caught = (0..40).any(|seed| run(seed).is_err());
-        plant(None);
-        caught
+    fn run_one(seed: u64) -> Result<(), String> {
+        run(seed).map(drop)
     }
 
     #[test]
     fn a_purge_that_ignores_the_memtable_is_caught() {
-        assert!(caught(Bug::PurgeIgnoresMemtable));
+        caught(Bug::PurgeIgnoresMemtable, 0..40, run_one);
     }
 
     #[test]
     fn a_purge_that_ignores_what_is_on_its_way_is_caught() {
-        assert!(caught(Bug::PurgeIgnoresPending));
+        caught(Bug::PurgeIgnoresPending, 0..40, run_one);
+    }
+
+    #[test]
+    fn a_purge_that_ignores_tables_outside_the_merge_is_caught() {
+        // Deep stores: what the tombstone hides lies below the level that is merged into.
+        caught(Bug::PurgeIgnoresTables, 0..40, |seed| run_with(seed, small_options).map(drop));
     }
 }

@@ -288,13 +288,20 @@ fn files_of_data_without_a_layout_are_refused() {
 
 #[cfg(feature = "planted-bugs")]
 mod planted {
-    use ferrite_lsm::planted::{Bug, plant};
+    use crate::rig::planted::caught;
+    use ferrite_lsm::planted::Bug;
+
+    fn enumerate(cores: u64) -> Result<(), String> {
+        super::enumerate(cores as u16).map(drop)
+    }
 
     #[test]
     fn a_log_that_goes_before_the_new_layout_is_durable_is_caught() {
-        plant(Some(Bug::LogRetiredBeforeLayout));
-        let caught = super::enumerate(1).is_err();
-        plant(None);
-        assert!(caught);
+        caught(Bug::LogRetiredBeforeLayout, 1..2, enumerate);
+    }
+
+    #[test]
+    fn a_change_of_the_core_count_that_forgets_a_log_is_caught() {
+        caught(Bug::LayoutForgetsLog, 1..2, enumerate);
     }
 }

@@ -213,7 +213,8 @@ impl<D: Disk, P: Pace> Core<D, P> {
         };
         let in_table = || {
             let mut candidates = store.levels.candidates(key);
-            candidates.any(|table| !inputs.contains(&table.meta().name) && table.may_contain(hash))
+            !planted::active(Bug::PurgeIgnoresTables)
+                && candidates.any(|table| !inputs.contains(&table.meta().name) && table.may_contain(hash))
         };
         is_pending || in_memtable() || in_table() || store.levels.lost(key).is_some()
     }

@@ -24,6 +24,7 @@ use super::outcome::AssignError;
 use super::output::Output;
 use super::scan::ScanLimits;
 use crate::manifest::{Edit, StoreEntry};
+use crate::planted::{self, Bug};
 use crate::{Class, Direction, Disk, DiskError, Extent, KeyBuf, Pace, ReadError, TableMeta, cover};
 
 use std::ops::ControlFlow;
@@ -199,6 +200,7 @@ impl<D: Disk, P: Pace> Ingest<'_, D, P> {
             if self.was_empty { core.deepest_level_for(self.store, self.output.finished()) } else { 0 };
         let edits = assign.map(|(vnode, store)| Edit::Assign { vnode, store, epoch: 0 });
         let (max_order, records) = (self.max_order, self.records);
+        let max_order = if planted::active(Bug::IngestKeepsCeiling) { 0 } else { max_order };
         let install = |store: &mut super::store::Store<D>| store.ceiling = store.ceiling.max(max_order);
         self.output.commit(level, &[], edits.into_iter(), install).await?;
         // No waiting from where the store's tables were changed to here.

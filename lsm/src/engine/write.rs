@@ -5,6 +5,7 @@ use super::outcome::{CommitError, Refusal};
 use super::store::APPLIED_TOGETHER;
 use crate::log::{CommitError as LogCommitError, StageError};
 use crate::manifest::Edit;
+use crate::planted::{self, Bug};
 use crate::{Disk, DiskError, DiskErrorKind, Key, Pace, Record, Seq, cover};
 
 impl<D: Disk, P: Pace> Core<D, P> {
@@ -30,6 +31,11 @@ impl<D: Disk, P: Pace> Core<D, P> {
             StageError::Fenced => Refusal::Fenced,
         })?;
         self.pending.staged(seq.0, record.order);
+        if planted::active(Bug::AppliedBeforeSync) {
+            let mut stores = self.stores.borrow_mut();
+            let index = stores.index_of(&key).expect("looked up above");
+            stores.apply(index, seq.0, key, record);
+        }
         self.charge(price_ps, key.partition.len() + key.sort.len() + record.value.len());
         Ok(seq)
     }

@@ -151,7 +151,9 @@ impl Old {
         engine: &Engine<D, P>,
         recovery: &Recovery,
     ) -> Result<(), OpenError> {
-        engine.flush_all().await?;
+        if !planted::active(Bug::LayoutForgetsLog) {
+            engine.flush_all().await?;
+        }
         let mut left = Some(KeyRange::local());
         while let Some(range) = left {
             let keep = |key: crate::Key<'_>, record: crate::Record<'_>| {

@@ -7,6 +7,7 @@ use super::area::{Area, Areas};
 use super::dropped::{Dropped, Drops};
 use super::format::Edit;
 use crate::layout::LayoutMark;
+use crate::planted::{self, Bug};
 use crate::{Extent, TableMeta, ValueShare, ValuesMeta};
 
 /// Most levels of a store: level 0 and fifteen sorted ones. Leveled compaction fills them from the last one upward, tiered
@@ -54,6 +55,9 @@ pub(crate) struct StoreEntry {
 impl StoreEntry {
     /// Says of the areas of a table whether it is gone.
     fn detach(&mut self, number: u64, detached: bool) {
+        if detached && planted::active(Bug::MergeForgetsHole) {
+            self.areas.retain(|area| area.table.number != number);
+        }
         for area in self.areas.iter_mut().filter(|area| area.table.number == number) {
             Rc::make_mut(area).detached = detached;
         }

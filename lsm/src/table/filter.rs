@@ -10,6 +10,7 @@
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::Key;
+use crate::planted::{self, Bug};
 use crate::prefetch::prefetch;
 
 /// Bytes of a line.
@@ -105,7 +106,8 @@ impl Filter {
     pub(super) fn build(hashes: &Hashes, bits_per_key: u32) -> Filter {
         let bits = hashes.len as u64 * u64::from(bits_per_key);
         let mut lines = vec![Line::default(); bits.div_ceil(LINE_BITS) as usize];
-        for &hash in hashes.chunks.iter().flatten() {
+        let known = hashes.len - usize::from(planted::active(Bug::FilterForgetsKey) && hashes.len > 0);
+        for &hash in hashes.chunks.iter().flatten().take(known) {
             if let Some(at) = place(hash, lines.len()) {
                 for (word, bit) in lines[at].0.iter_mut().zip(Line::bits(hash)) {
                     *word |= bit;

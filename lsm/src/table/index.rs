@@ -18,6 +18,7 @@
 use std::cmp::Ordering;
 
 use super::format::take;
+use crate::planted::{self, Bug};
 use crate::prefetch::prefetch;
 use crate::{Key, KeyBuf, Prefix};
 
@@ -115,7 +116,10 @@ impl Index {
         if !(left && right) {
             after = self.firsts.partition_point(|&first| first <= prefix);
         }
-        let at = after.checked_sub(1)?;
+        let mut at = after.checked_sub(1)?;
+        if planted::active(Bug::IndexOffByOne) && self.firsts[at] == prefix {
+            at = at.saturating_sub(1);
+        }
         if self.separators.is_empty() || self.firsts[at] != prefix {
             return Some(BlockHandle(at as u32));
         }

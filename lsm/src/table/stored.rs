@@ -12,6 +12,7 @@
 use super::block::Block;
 use super::format::{Compression, FileId, RECORD_BYTES_MAX, take};
 use super::packing;
+use crate::planted::{self, Bug};
 use crate::{Damage, FileName};
 
 pub(super) const TRAILER_BYTES: usize = 13;
@@ -90,7 +91,7 @@ pub(super) fn read(
     let short = || damage("block length", TRAILER_BYTES as u64, bytes.len() as u64);
     let (covered, checksum) = bytes.split_last_chunk::<8>().ok_or_else(short)?;
     let (checksum, expected) = (u64::from_le_bytes(*checksum), id.checksum(offset, covered));
-    if checksum != expected {
+    if checksum != expected && !planted::active(Bug::BlockNotVerified) {
         return Err(damage("block checksum", expected, checksum));
     }
     let (stored, mut rest) = covered.split_at_checked(covered.len().wrapping_sub(5)).ok_or_else(short)?;

@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+#[cfg(feature = "planted-bugs")]
+pub(crate) mod planted;
+
 use std::collections::BTreeMap;
 
 use ferrite_lsm::log::LogOptions;
