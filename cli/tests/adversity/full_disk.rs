@@ -1,8 +1,9 @@
 //! A disk without space: writes are refused in words, reads go on, and writes work again once there is space.
 //!
-//! The node runs in a mount namespace of its own, where its data lies on a small file system in memory: nothing is mounted for
+//! One node runs in a mount namespace of its own, where its data lies on a small file system in memory: nothing is mounted for
 //! anyone else, no privilege is needed, and all of it is gone with the process. Where the system allows no such namespace, the
-//! test says so and does nothing.
+//! test says so and does nothing. Another has its data on ext4, which sets space aside, delays what it allocates and keeps a
+//! journal; that needs root.
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};
@@ -14,11 +15,14 @@ use std::time::Duration;
 use ferrite_client::{
     BlockingClient, ErrorCode, Key, ReadOptions, UnknownReason, WriteOptions, WriteOutcome,
 };
+use tempfile::TempDir;
 
 use crate::cluster::{Cluster, Wanted, directory, program, wait_for};
+use crate::image::{Image, in_a_namespace};
 
 /// Room for the log's first segments and little more.
 const DISK: &str = "200m";
+const EXT4_BYTES: u64 = 200 << 20;
 const VALUE_BYTES: usize = 100_000;
 const WRITES_BEFORE: u64 = 50;
 /// More than what fits into the space that a full disk has left in files made before.
@@ -92,9 +96,46 @@ fn a_full_disk_refuses_writes_serves_reads_and_recovers() {
         std::io::stderr().write_all(why.as_bytes()).expect("stderr is there");
         return;
     };
-    let wanted = Wanted { nodes: 1, cores: 1, server: "memtable = \"1MiB\"\nstores = 2" };
-    let mut cluster = Cluster::configure(&program, home, wanted);
+    let mut cluster = small_cluster(&program, home);
     cluster.local.start_all().expect("it starts on a small disk");
+    let filler = |pid| PathBuf::from(format!("/proc/{pid}/root{}/filler", data.display()));
+    fill_and_free(&mut cluster, filler);
+    assert_eq!(cluster.local.stop(0).expect("it stops").code(), Some(0));
+}
+
+#[test]
+fn a_full_ext4_refuses_writes_serves_reads_and_recovers() {
+    in_a_namespace("full_disk::a_full_ext4_refuses_writes_serves_reads_and_recovers", || {
+        let home = directory();
+        let (data, image) = (home.path().join("data"), home.path().join("disk.img"));
+        let mut cluster = small_cluster(program(), home);
+        let _mounted = Image::create(&image, EXT4_BYTES).mount(&data);
+        cluster.local.start_all().expect("it starts on a small disk");
+        let acknowledged = fill_and_free(&mut cluster, |_| data.join("filler"));
+        cluster.local.kill(0).expect("it runs");
+        cluster.local.start(0).expect("it recovers");
+        all_are_there(&mut cluster.client(), &acknowledged, "after a kill");
+        // Full while it starts, too: a node that was killed because of that comes back to a full disk.
+        cluster.local.kill(0).expect("it runs");
+        fill(&data.join("filler"));
+        cluster.local.start(0).expect("a full disk is no reason to refuse");
+        all_are_there(&mut cluster.client(), &acknowledged, "started on a full disk");
+        std::fs::remove_file(data.join("filler")).expect("it was made here");
+        assert_eq!(cluster.local.stop(0).expect("it stops").code(), Some(0));
+        cluster.local.start(0).expect("it starts again");
+        all_are_there(&mut cluster.client(), &acknowledged, "after a stop");
+        assert_eq!(cluster.local.stop(0).expect("it stops").code(), Some(0));
+    });
+}
+
+fn small_cluster(program: &Path, home: TempDir) -> Cluster {
+    let wanted = Wanted { nodes: 1, cores: 1, server: "memtable = \"1MiB\"\nstores = 2" };
+    Cluster::configure(program, home, wanted)
+}
+
+/// Writes while there is space, while there is none, and when there is some again. `filler` is where the space can be taken,
+/// by the node's process. What was acknowledged.
+fn fill_and_free(cluster: &mut Cluster, filler: impl FnOnce(u32) -> PathBuf) -> Vec<u64> {
     let mut client = cluster.client();
     let mut acknowledged = Vec::new();
     for number in 0..WRITES_BEFORE {
@@ -102,8 +143,7 @@ fn a_full_disk_refuses_writes_serves_reads_and_recovers() {
         assert!(outcome.is_done(), "{outcome}");
         acknowledged.push(number);
     }
-    let pid = cluster.local.pid(0).expect("it runs");
-    let filler = PathBuf::from(format!("/proc/{pid}/root{}/filler", data.display()));
+    let filler = filler(cluster.local.pid(0).expect("it runs"));
     fill(&filler);
 
     let mut unknown = 0;
@@ -146,5 +186,5 @@ fn a_full_disk_refuses_writes_serves_reads_and_recovers() {
         full - unknown,
         acknowledged.len()
     );
-    assert_eq!(cluster.local.stop(0).expect("it stops").code(), Some(0));
+    acknowledged
 }
