@@ -163,6 +163,7 @@ fn flip_every_byte(kind: &str) {
         }
     }
     assert!(flips.get() >= 4096, "{} flips", flips.get());
+    rig::count("bytes flipped", flips.get());
     println!("{kind}: {} bytes flipped, {} of them needed by no read", flips.get(), silent.get());
 }
 
@@ -186,6 +187,7 @@ fn cut_every_length(kind: &str) {
         left.write_all(file, &[]);
         read_after(&left, &history, early, &|| format!("{file:?} is empty"));
     }
+    rig::count("lengths cut", cuts);
     println!("{kind}: {cuts} lengths cut");
 }
 

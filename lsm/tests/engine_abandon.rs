@@ -127,6 +127,7 @@ fn a_full_disk_at_any_step_of_a_compaction_leaves_the_store_and_no_litter() {
             assert_eq!(litter(&disk, &engine), 0, "step {n}");
             check(&engine, &model, KEYS);
         }
+        rig::count("fail-at-N points", failed);
         assert!(failed > 8, "{strategy:?}: {failed} steps failed");
     }
 }

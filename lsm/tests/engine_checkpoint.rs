@@ -225,6 +225,7 @@ fn no_power_cut_leaves_a_checkpoint_that_counts_and_does_not_open() {
             }
         });
     }
+    rig::count("crash states", images);
     assert!(images > 500 && whole > 20, "{images} images, {whole} with a checkpoint");
 }
 
@@ -249,6 +250,7 @@ fn a_fault_at_any_step_of_a_checkpoint_leaves_the_engine_as_it_was() {
             assert!(made.is_ok() == passed || made.is_ok() && is_fine, "step {n}, {fault:?}: {made:?}");
             check(&engine, &history.model, KEYS);
             if passed {
+                rig::count("fail-at-N points", n);
                 break;
             }
             if made.is_ok() {
@@ -285,6 +287,7 @@ fn removal_fails_and_is_done_again() {
         assert_eq!(checkpoints(&disk), []);
         assert_eq!(disk.checkpoint(9).list(Directory::Store(3)), []);
         if passed {
+            rig::count("fail-at-N points", n);
             break;
         }
     }

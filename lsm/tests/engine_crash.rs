@@ -4,6 +4,8 @@
 //! overlap. Before each completion the test takes an image of what a power cut would leave then, opens it, and compares:
 //! every acknowledged write is there or a newer one is, and whatever is there is a record that was written, whole. What
 //! somebody has read counts as acknowledged: it must not be taken back.
+//!
+//! `FERRITE_CRASH_SEEDS=100 cargo test --release -p ferrite-lsm --test engine_crash no_power_cut -- --nocapture` takes more histories.
 
 mod rig;
 
@@ -242,6 +244,20 @@ impl History {
     }
 }
 
+/// A history that passes for each seed from `first` on: one, or as many as are asked for.
+fn enumerate_all(first: u64, options: fn(u128) -> Options) -> History {
+    let asked = std::env::var("FERRITE_CRASH_SEEDS").ok();
+    let seeds = asked.map_or(1, |text| text.parse().expect("FERRITE_CRASH_SEEDS is a number"));
+    let mut last = None;
+    for seed in first..first + u64::max(seeds, 1) {
+        let history = enumerate_with(seed, options).unwrap_or_else(|error| panic!("{error}"));
+        rig::count("crash states", history.images);
+        last = Some(history);
+    }
+    last.expect("there is at least one seed")
+}
+
+#[cfg(feature = "planted-bugs")]
 fn enumerate(seed: u64) -> Result<History, String> {
     enumerate_with(seed, small_options)
 }
@@ -254,7 +270,7 @@ fn enumerate_with(seed: u64, options: fn(u128) -> Options) -> Result<History, St
 
 #[test]
 fn no_power_cut_loses_an_acknowledged_write() {
-    let history = enumerate(1).unwrap_or_else(|error| panic!("{error}"));
+    let history = enumerate_all(1, small_options);
     let stats = history.engine.stats();
     assert!(stats.flushes > 4 && stats.compactions > 1, "{stats:?}");
     assert!(history.steps > 200 && history.images > 5 * 200, "{} steps", history.steps);
@@ -263,14 +279,14 @@ fn no_power_cut_loses_an_acknowledged_write() {
 #[test]
 fn no_power_cut_loses_an_acknowledged_write_of_tiered_stores() {
     let tiered = |entropy| Options { strategy: Strategy::Tiered, ..small_options(entropy) };
-    let history = enumerate_with(2, tiered).unwrap_or_else(|error| panic!("{error}"));
+    let history = enumerate_all(2, tiered);
     let stats = history.engine.stats();
     assert!(stats.flushes > 4 && stats.compactions > 1, "{stats:?}");
 }
 
 #[test]
 fn no_power_cut_loses_an_acknowledged_write_whose_value_is_apart() {
-    let history = enumerate_with(3, apart_options).unwrap_or_else(|error| panic!("{error}"));
+    let history = enumerate_all(3, apart_options);
     let stats = history.engine.stats();
     assert!(stats.flushes > 4 && stats.compactions > 1, "{stats:?}");
     assert!(stats.value_files > 1 && stats.collected_bytes > 0, "{stats:?}");

@@ -369,6 +369,7 @@ fn cut_at_every_step(seed: u64, options: fn(u128) -> Options) -> (u64, u64) {
 fn no_power_cut_brings_back_what_was_dropped() {
     for (seed, options) in [(1, small_options as fn(u128) -> Options), (2, apart_options)] {
         let (images, drops) = cut_at_every_step(seed, options);
+        rig::count("crash states", images);
         assert!(images > 400 && drops == 4, "{images} images, {drops} drops");
     }
 }
@@ -410,6 +411,7 @@ fn a_fault_at_any_step_of_a_drop_leaves_all_or_nothing() {
                 }
                 check(&engine, &host.model);
                 if passed {
+                    rig::count("fail-at-N points", n);
                     break;
                 }
             }

@@ -112,6 +112,7 @@ fn fails_at_every_step_with(fault: Fault, options: fn(u128) -> Options) {
         assert!(recovery.damage.is_empty(), "step {n}: {:?}", recovery.damage);
         check_with_doubt(&engine, &host);
         if passed {
+            rig::count("fail-at-N points", n);
             break;
         }
     }
@@ -158,6 +159,7 @@ fn a_failure_at_any_step_of_an_open_leaves_an_engine_that_opens() {
             let passed = disk.steps() - before <= n;
             if passed {
                 assert!(opened.is_ok());
+                rig::count("fail-at-N points", n);
                 break;
             }
             let mut model = host.model.clone();
@@ -182,6 +184,7 @@ fn a_failure_at_any_step_of_an_open_leaves_an_engine_that_opens() {
             let passed = disk.reads() - before <= n;
             if passed {
                 assert!(opened.is_ok());
+                rig::count("fail-at-N points", n);
                 break;
             }
             drop(opened);
@@ -299,6 +302,7 @@ fn a_power_cut_while_a_full_start_is_made_good_loses_nothing() {
             }
         }
     }
+    rig::count("crash states", states);
     assert!(states > 20, "{states} states");
 }
 
@@ -334,6 +338,7 @@ fn what_a_failed_change_names_stays_until_a_later_change() {
         check(&engine, &model, KEYS);
         if passed {
             assert!(n > 8, "a flush has more steps");
+            rig::count("fail-at-N points", n);
             break;
         }
     }

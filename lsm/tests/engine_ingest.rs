@@ -333,6 +333,7 @@ fn no_power_cut_leaves_a_part_of_an_ingest() {
     for seed in 0..2 {
         for is_new in [true, false] {
             let images = cut_at_every_step(seed, is_new).unwrap_or_else(|error| panic!("{is_new}, {error}"));
+            rig::count("crash states", images);
             assert!(images > 100, "{images} images");
         }
     }
@@ -388,6 +389,7 @@ fn a_fault_at_any_step_of_an_ingest_leaves_nothing_of_it() {
             }
             check(&side);
             if passed {
+                rig::count("fail-at-N points", n);
                 break;
             }
         }

@@ -196,6 +196,7 @@ fn cut_at_every_step(seed: u64, options: fn(u128) -> Options) -> u64 {
 fn no_power_cut_leaves_a_vnode_in_two_places_or_in_none() {
     for (seed, options) in [(1, small_options as fn(u128) -> Options), (2, apart_options)] {
         let images = cut_at_every_step(seed, options);
+        rig::count("crash states", images);
         assert!(images > 500, "{images} images");
     }
 }
@@ -226,6 +227,7 @@ fn a_fault_at_any_step_of_a_move_leaves_the_vnode_whole() {
             assert!(moved.is_err() || engine.vnode_store(1) == Some(3));
             check(&engine, &host.model, KEYS);
             if passed {
+                rig::count("fail-at-N points", n);
                 break;
             }
         }

@@ -224,6 +224,7 @@ fn a_power_cut_at_any_step_of_a_purge_brings_nothing_back() {
         history.reopen();
         history.check().unwrap_or_else(|error| panic!("{error}"));
     }
+    rig::count("crash states", cuts as u64);
     assert!(cuts > 200, "{cuts} power cuts");
 }
 

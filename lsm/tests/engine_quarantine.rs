@@ -537,6 +537,7 @@ fn a_power_cut_at_any_step_of_a_quarantine_answers_nothing_wrong() {
             }
         }
     }
+    rig::count("crash states", steps);
     assert!(steps > 100, "{steps} states");
 }
 
@@ -556,6 +557,7 @@ fn a_fault_at_any_step_of_a_quarantine_answers_nothing_wrong() {
             let lost = check_what_is_answered(&engine, &model, &format!("step {n}, {fault:?}"));
             assert!(!lost.is_empty());
             if passed {
+                rig::count("fail-at-N points", n);
                 break;
             }
         }
@@ -576,6 +578,7 @@ fn a_failed_read_at_any_step_of_a_quarantine_answers_nothing_wrong() {
         assert!(!check_what_is_answered(&engine, &model, &format!("read {n}")).is_empty());
         assert!(engine.quarantined().len() <= 1, "read {n}: one failure is no verdict");
         if passed {
+            rig::count("fail-at-N points", n);
             break;
         }
     }

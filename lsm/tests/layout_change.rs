@@ -227,6 +227,7 @@ fn enumerate(cores: u16) -> Result<u64, String> {
 fn a_power_cut_at_any_step_leaves_one_layout_whole() {
     for cores in [1, 3] {
         let states = enumerate(cores).unwrap_or_else(|error| panic!("{error}"));
+        rig::count("crash states", states);
         assert!(states > 150, "{states} states");
     }
 }
@@ -242,6 +243,7 @@ fn a_failure_at_any_step_changes_nothing_or_everything() {
             let done = block_on(change(&disk, 1, 5_000)).is_ok();
             if disk.steps() <= failing {
                 assert!(done && step > 20, "{step} steps");
+                rig::count("fail-at-N points", step);
                 break;
             }
             let node = block_on(start(&disk, if step % 2 == 0 { 1 } else { 2 }, 7_000));

@@ -410,6 +410,9 @@ fn options_do_not_change_answers() {
         }
     }
     println!("{histories} histories, {runs} runs: {total:?}");
+    rig::count("histories replayed", runs);
+    rig::count("power cuts in histories", total.cuts);
+    rig::count("answers compared", total.answers);
     assert!(total.cuts > 100 && total.flushes > 500 && total.merges > 500, "{total:?}");
 }
 

@@ -85,6 +85,8 @@ fn kill_in_rounds(wanted: Wanted<'_>, victims: &[&[usize]]) {
          checked; at least {flushes} flushes and {compactions} compactions",
         wanted.nodes, sum.acknowledged, sum.not_applied, sum.unknown
     );
+    println!("counted: kills {kills}");
+    println!("counted: reads checked after kills {read}");
     assert!(flushes > 0 && compactions > 0, "kills met nothing but the log: {flushes}, {compactions}");
 }
 

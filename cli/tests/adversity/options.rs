@@ -72,5 +72,7 @@ fn kills_with_other_options_at_each_start_lose_nothing_acknowledged() {
     println!(
         "{kills} kills with other options at each start: {tally:?}; {read} reads checked; at least {flushes} flushes"
     );
+    println!("counted: kills {kills}");
+    println!("counted: reads checked after kills {read}");
     assert!(flushes > 0, "kills met nothing but the log");
 }

@@ -122,6 +122,7 @@ fn twenty_kills_of_the_only_replica_lose_nothing_acknowledged() {
         round(&mut cluster, &mut ledger, &[0], 100 + at * 37);
         ledger.check(&mut client(&cluster), &format!("after kill {at}"));
     }
+    println!("counted: kills {ROUNDS}");
 }
 
 #[test]

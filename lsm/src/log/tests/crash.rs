@@ -87,6 +87,7 @@ fn nothing_acknowledged_is_lost_at_any_step() {
             check(&left, 2, &history, &format!("step {step}, {mode:?}"));
         }
     }
+    println!("counted: crash states {}", steps * CrashMode::EVERY.len() as u64);
 }
 
 /// Each step fails in each way: the log goes on or is fenced, and what it acknowledged stays.
@@ -105,11 +106,13 @@ fn nothing_acknowledged_is_lost_when_any_step_fails() {
             }
         }
     }
+    println!("counted: fail-at-N points {}", 3 * whole.steps());
 }
 
 /// The recovery is cut too, at each of its steps; the next one must still find everything.
 #[test]
 fn nothing_is_lost_when_recovery_itself_is_cut() {
+    let mut states = 0;
     for seed in 0..20 {
         let mut rng = random(seed);
         let disk = MemDisk::new();
@@ -123,12 +126,14 @@ fn nothing_is_lost_when_recovery_itself_is_cut() {
                 let opened = try_run(Log::recover(again.clone(), 0, options(2), &mut |_, _, _, _| {}));
                 let torn = again.image(mode, &mut rng);
                 check(&torn, 3, &history, &format!("seed {seed}, {mode:?}, recovery step {step}"));
+                states += 1;
                 if opened.is_some() {
                     break;
                 }
             }
         }
     }
+    println!("counted: crash states {states}");
 }
 
 /// Many lives after each other, each ended by a cut somewhere.
