@@ -126,13 +126,13 @@ impl<D: Disk, P: Pace> Core<D, P> {
     pub(super) fn share_memory(&self, memtable_bytes: usize) {
         let left = self.shared_bytes().saturating_sub(memtable_bytes);
         let kept = if planted::active(Bug::CacheKeepsItsShare) { self.cache.stats().all_bytes() } else { 0 };
-        let caches = left.max(kept).min(self.options.cache_bytes);
+        let caches = left.min(self.options.cache_bytes);
         let records = match self.options.record_cache_bytes {
             Some(bytes) => bytes.min(caches / RECORD_CACHE_PART_MAX),
             None => (caches / RECORD_CACHE_PART).min(RECORD_CACHE_BYTES_MAX),
         };
         self.records.resize(records);
-        self.cache.resize(caches - records);
+        self.cache.resize((caches - records).max(kept));
     }
 
     /// Counts anew what the open tables keep in memory. Called after each change of them.
