@@ -164,8 +164,8 @@ fn a_failure_at_any_step_of_an_open_leaves_an_engine_that_opens() {
             }
             let mut model = host.model.clone();
             if let Ok((engine, _)) = opened {
-                // It goes on as soon as there is room again.
-                assert_eq!(fault, Fault::NoSpace, "step {n}");
+                // It goes on as soon as there is room again; and a short write is gone on with.
+                assert_ne!(fault, Fault::Io, "step {n}");
                 block_on(run_jobs(&engine)).unwrap_or_else(|error| panic!("step {n}, {fault:?}: {error}"));
                 for write in drive(&engine, 10, 1 << 20).model.into_values() {
                     apply(&mut model, write);

@@ -18,7 +18,8 @@ pub struct Recovery {
     /// The log ended in something incomplete, which was cut off. It may have been acknowledged (the bytes cannot tell a write
     /// that a power cut interrupted from a last group gone bad): its vnodes ask for repair, and new actors are minted.
     pub cut_tail: Option<CutTail>,
-    /// The last change of the manifest was incomplete, and was cut off. Nobody was told of it.
+    /// The last change of the manifest was incomplete, and was cut off. Nobody was told of it: one that was acknowledged is
+    /// marked, and refuses if it went bad.
     pub cut_manifest: bool,
     /// Damage in the log. What it hid is lost here; everything behind it was recovered.
     pub damage: Vec<LogDamage>,

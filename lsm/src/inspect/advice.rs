@@ -11,6 +11,8 @@ pub(crate) const CUT: Advice = "A write that a power cut interrupted looks like 
 pub(crate) const LOG_FOREIGN: Advice = "Somebody put a file where it does not belong, or another version wrote it. The engine refuses to open: put back what was there.";
 pub(crate) const MANIFEST: Advice = "The engine refuses to open this core, for it cannot know its tables. Keep the directory as it is: \
                                      the tables may all be whole. What they hold is on the other replicas.";
+pub(crate) const MARK: Advice = "A power cut while the mark was written looks like this. The other mark stands in for it until the next change, or the \
+                                 next start, writes one.";
 pub(crate) const TABLE: Advice = "Keep a copy of the file. Nothing can be read from it; what it held is on the other replicas of these keys.";
 pub(crate) const BLOCK: Advice = "Keep a copy of the file. Reads of these keys fail here rather than be wrong; the rest of the table is \
                                   readable. The other replicas have them.";

@@ -3,7 +3,12 @@
 //! All integers are little-endian. A group is what one change of the engine's files takes: it holds as a whole or not at all.
 //!
 //! ```text
-//! manifest  = group*                     ; the first group is a snapshot: every edit that leads to the state
+//! manifest  = mark mark group*           ; the first group is a snapshot: every edit that leads to the state
+//! mark      = magic:u32 version:u16 core:u16
+//!             life:u128                  ; the groups'
+//!             groups:u32                 ; so many are synced: odd numbers in the first mark, even ones in the second
+//!             checksum:u32               ; crc32c of the whole mark, with this field zero, after the file's number
+//!             zero*                      ; to 4 KiB; all zeros = not written yet
 //! group     = header edit* zero*         ; starts and ends on a 4 KiB boundary
 //! header    = magic:u32 version:u16 core:u16
 //!             life:u128                  ; random, the same in every group of the file
@@ -39,7 +44,8 @@
 //! ```
 //!
 //! **Tail rule.** Appends wait for each other's syncs, so a power cut can harm the last group only. A bad group with a good
-//! later one of the same life behind it is damage; a bad group at the end is a change that nobody was told of, and is cut.
+//! later one of the same life behind it is damage, and so is one below a mark (see `mark`); any other is a change that nobody
+//! was told of, and is cut.
 
 use std::rc::Rc;
 
@@ -51,7 +57,7 @@ use crate::{BLOCK_BYTES, Damage, Extent, FileId, FileName, KeyBuf, TableMeta, Ta
 /// The first bytes of each group.
 pub(crate) const MAGIC: u32 = 0x464d_6546;
 /// The version of everything above.
-pub(crate) const VERSION: u16 = 5;
+pub(crate) const VERSION: u16 = 6;
 /// Bytes of a group's header.
 pub(crate) const HEADER_BYTES: usize = 40;
 /// Most bytes of a group: a snapshot of a hundred thousand tables with ordinary keys fits several times over.
@@ -152,7 +158,7 @@ impl Fault {
     }
 }
 
-fn damaged(what: &'static str, expected: u64, found: u64) -> Fault {
+pub(super) fn damaged(what: &'static str, expected: u64, found: u64) -> Fault {
     Fault::Damaged { what, expected, found }
 }
 
@@ -201,11 +207,6 @@ pub(crate) fn decode_group(core: u16, number: u64, bytes: &[u8]) -> Result<Group
     Ok(Group { life, index, edits, bytes: len })
 }
 
-/// Whether a manifest's first block bears the mark of a group.
-pub(crate) fn bears_magic(block: &[u8]) -> bool {
-    block.starts_with(&MAGIC.to_le_bytes())
-}
-
 /// How long the group says it is whose first block this is, if it says so.
 pub(super) fn claimed_bytes(block: &[u8]) -> Option<u64> {
     let mut fields = Reader(block);
@@ -215,12 +216,16 @@ pub(super) fn claimed_bytes(block: &[u8]) -> Option<u64> {
     fits.then(|| ((HEADER_BYTES + edit_bytes) as u64).next_multiple_of(BLOCK))
 }
 
-/// crc32c of the file's number and the group, its checksum field taken as zero.
 fn checksum(number: u64, group: &[u8]) -> u32 {
+    checksum_of(number, group, CHECKSUM_AT)
+}
+
+/// crc32c of the file's number and the bytes, the checksum field at `at` taken as zero.
+pub(super) fn checksum_of(number: u64, bytes: &[u8], at: usize) -> u32 {
     let seed = crc32c::crc32c(&number.to_le_bytes());
-    let seed = crc32c::crc32c_append(seed, &group[..CHECKSUM_AT]);
+    let seed = crc32c::crc32c_append(seed, &bytes[..at]);
     let seed = crc32c::crc32c_append(seed, &[0; 4]);
-    crc32c::crc32c_append(seed, &group[CHECKSUM_AT + 4..])
+    crc32c::crc32c_append(seed, &bytes[at + 4..])
 }
 
 fn encode_edit(edit: &Edit, out: &mut Vec<u8>) {

@@ -3,6 +3,7 @@
 use super::catalog::{Catalog, Contradiction};
 use super::format::{self, BLOCK, Edit, Fault, claimed_bytes};
 use super::list;
+use super::mark::{MARKS_BYTES, Marks};
 use crate::inspect::{
     Field::{self, Flag, Hex, Key, Number},
     Hides, Report, advice,
@@ -53,7 +54,14 @@ async fn inspect_file<D: Disk>(
     let name = FileName::Manifest { core, number };
     let port = Port { disk: disk.clone(), file: disk.open(name, Open::Read).await?, name };
     let mut catalog = Some(Catalog::default());
-    let (mut at, mut index, mut life) = (0, 0, None);
+    let marks = match read_marks(&port, (core, number), bytes, report).await? {
+        Some(marks) => marks,
+        None => {
+            catalog = None;
+            Marks::default()
+        }
+    };
+    let (mut at, mut index, mut life) = (MARKS_BYTES as u64, 0, marks.life());
     // The first bad group since the last good one: damage if a good one follows, else a cut tail.
     let mut bad: Option<(Fault, u64)> = None;
     while at < bytes {
@@ -108,9 +116,52 @@ async fn inspect_file<D: Disk>(
         index += 1;
     }
     if let Some((fault, offset)) = bad {
-        report.notice(fault.at(core, number, offset), Hides::Unknown, advice::CUT);
+        let damage = fault.at(core, number, offset);
+        match index < marks.groups {
+            true => report.damage(damage, Hides::Unknown, advice::MANIFEST),
+            false => report.notice(damage, Hides::Unknown, advice::CUT),
+        }
+    }
+    if let (Some(fault), true) = (marks.judge(index), catalog.is_some()) {
+        report.damage(fault.at(core, number, at), Hides::Unknown, advice::MANIFEST);
+        catalog = None;
     }
     Ok(catalog.filter(|_| index > 0))
+}
+
+/// Its marks; `None` if they refuse the file.
+async fn read_marks<D: Disk>(
+    port: &Port<D>,
+    (core, number): (u16, u64),
+    bytes: u64,
+    report: &mut Report<'_>,
+) -> Result<Option<Marks>, ReadError> {
+    let len = bytes.min(MARKS_BYTES as u64) / BLOCK * BLOCK;
+    let content = match len {
+        0 => Vec::new(),
+        len => match port.read(0, len as usize, Class::Background).await {
+            Ok(content) => content.to_vec(),
+            Err(error) => {
+                report.failure(error, (port.name, 0), Hides::Unknown, advice::MANIFEST)?;
+                return Ok(None);
+            }
+        },
+    };
+    match Marks::read(core, number, &content) {
+        Ok(marks) => {
+            report.part(port.name, "marks", (0, len), &[("groups", Number(marks.groups.into()))]);
+            for (slot, fault) in marks.faults.into_iter().enumerate() {
+                let Some(fault) = fault else { continue };
+                let damage = fault.at(core, number, slot as u64 * BLOCK);
+                report.notice(damage, Hides::Nothing, advice::MARK);
+            }
+            Ok(Some(marks))
+        }
+        Err((fault, offset)) => {
+            report.damage(fault.at(core, number, offset), Hides::Unknown, advice::MISMATCH);
+            Ok(None)
+        }
+    }
 }
 
 /// The group at a place, or its first block where it does not say how long it is.

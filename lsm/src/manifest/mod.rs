@@ -3,7 +3,7 @@
 //! Why: tables are written once and removed whole, so what the engine consists of at any time is a list; a change of that list
 //! (a flush, a compaction, a vnode that arrives) must hold as a whole or not at all, also across a power cut.
 //!
-//! How: each change is one group of [`Edit`]s, written and synced before [`Manifest::commit`] returns. Every open begins a new
+//! How: each change is one group of [`Edit`]s, written, synced and marked as synced before [`Manifest::commit`] returns. Every open begins a new
 //! file with a snapshot, and so does a manifest that has grown long or whose last append failed: what a failed append left
 //! on the disk is unknown, and nothing may be written behind it. The highest numbered file whose first group holds is the
 //! current one.
@@ -12,15 +12,17 @@
 //! 1. The files an edit names, and their directories, are synced before the edit is written. The caller sees to it.
 //! 2. [`Manifest::catalog`] shows durable state only, once the first change was made.
 //! 3. A file is unlinked only after the edit that drops it is durable.
-//! 4. After a change that failed, the files it named stay until a new manifest is durable: the change may be found on the disk.
+//! 4. A change that was acknowledged is never taken back without a word: it is below a mark (see `mark`).
+//! 5. After a change that failed, the files it named stay until a new manifest is durable: the change may be found on the disk.
 //!
-//! It refuses: a bad group with a good one behind it, an unknown version, another core's file, edits that contradict each other.
+//! It refuses: a bad group below a mark or with a good one behind it, a file that lacks groups that were marked, an unknown version, another core's file, edits that contradict each other.
 
 mod area;
 mod catalog;
 mod dropped;
 mod format;
 mod inspect;
+mod mark;
 mod turn;
 
 use std::cell::{Ref, RefCell};
@@ -30,9 +32,10 @@ use catalog::Contradiction;
 pub(crate) use catalog::{Catalog, LEVELS, StoreEntry};
 pub(crate) use dropped::{Drops, hides};
 pub(crate) use format::Edit;
-pub(crate) use format::bears_magic;
 use format::{Fault, Identity};
 pub(crate) use inspect::inspect;
+pub(crate) use mark::bears_magic;
+use mark::{MARKS_BYTES, Marks, encode_mark, mark_offset};
 pub(crate) use turn::Turn;
 
 use crate::planted::{self, Bug};
@@ -145,10 +148,15 @@ enum Replay {
 }
 
 fn replay(core: u16, number: u64, bytes: &[u8]) -> Replay {
+    let marks = match Marks::read(core, number, bytes) {
+        Ok(marks) => marks,
+        Err((fault, offset)) => return Replay::Damaged(fault, offset),
+    };
     let mut catalog = Catalog::default();
-    let mut at = 0;
+    let mut at = MARKS_BYTES;
     let mut index = 0;
-    let mut life = None;
+    let mut life = marks.life();
+    let mut cut_tail = false;
     while at < bytes.len() {
         let group = match format::decode_group(core, number, &bytes[at..]) {
             Ok(group) => group,
@@ -156,10 +164,11 @@ fn replay(core: u16, number: u64, bytes: &[u8]) -> Replay {
                 return Replay::Damaged(fault, at as u64);
             }
             Err(fault @ Fault::Damaged { .. }) => {
-                if later_group(core, number, &bytes[at..], life) {
+                if index < marks.groups || later_group(core, number, &bytes[at..], life) {
                     return Replay::Damaged(fault, at as u64);
                 }
-                return if index == 0 { Replay::Empty } else { Replay::Whole { catalog, cut_tail: true } };
+                cut_tail = true;
+                break;
             }
         };
         if *life.get_or_insert(group.life) != group.life || group.index != index {
@@ -175,7 +184,10 @@ fn replay(core: u16, number: u64, bytes: &[u8]) -> Replay {
         at += group.bytes;
         index += 1;
     }
-    if index == 0 { Replay::Empty } else { Replay::Whole { catalog, cut_tail: false } }
+    if let Some(fault) = marks.judge(index) {
+        return Replay::Damaged(fault, at as u64);
+    }
+    if index == 0 { Replay::Empty } else { Replay::Whole { catalog, cut_tail } }
 }
 
 /// Whether a group of the same life stands anywhere behind the bad one at the start of `bytes`.
@@ -266,10 +278,7 @@ impl<D: Disk> Manifest<D> {
         }
         tail.at += group.len() as u64;
         tail.index += 1;
-        let mut state = self.state.borrow_mut();
-        state.tail = Some(tail);
-        state.catalog = catalog;
-        Ok(())
+        self.mark(tail, number, catalog).await
     }
 
     /// Writes `catalog` as the snapshot of a new file.
@@ -289,12 +298,25 @@ impl<D: Disk> Manifest<D> {
         let doubtful = |error| CommitError { error, in_doubt: true };
         let file = self.disk.open(name, Open::Create).await.map_err(clean)?;
         let group = format::encode_group(self.identity(number), 0, &catalog.to_edits());
-        write_all(&self.disk, &file, name, 0, &group).await.map_err(doubtful)?;
+        // The marks' blocks are written blank, so that a mark needs no space.
+        let content = [&[0; MARKS_BYTES][..], &group].concat();
+        write_all(&self.disk, &file, name, 0, &content).await.map_err(doubtful)?;
         self.disk.sync(&file).await.map_err(doubtful)?;
         self.sync_directory().await.map_err(doubtful)?;
-        let snapshot_bytes = group.len() as u64;
+        let snapshot_bytes = content.len() as u64;
+        self.mark(Tail { file, at: snapshot_bytes, index: 1, snapshot_bytes }, number, catalog).await
+    }
+
+    /// Marks the groups before the tail as synced, which they are. Where that fails, the change is in doubt as after a failed write of
+    /// its own: the device may have failed that one without a word, and a full disk leaves a change that rot could take back.
+    async fn mark(&self, tail: Tail<D>, number: u64, catalog: Catalog) -> Result<(), CommitError> {
+        let mark = encode_mark(self.identity(number), tail.index);
+        let at = mark_offset(tail.index);
+        write_all(&self.disk, &tail.file, self.name(number), at, &mark)
+            .await
+            .map_err(|error| CommitError { error, in_doubt: true })?;
         let mut state = self.state.borrow_mut();
-        state.tail = Some(Tail { file, at: snapshot_bytes, index: 1, snapshot_bytes });
+        state.tail = Some(tail);
         state.catalog = catalog;
         Ok(())
     }

@@ -163,9 +163,20 @@ async fn begin(disk: &MemDisk, edit_bytes_max: u64) -> Result<Manifest<MemDisk>,
     Manifest::begin(disk.clone(), CORE, LIFE, edit_bytes_max, catalog, &found.numbers).await
 }
 
-fn bytes_of(changes: &[Vec<Edit>]) -> Vec<u8> {
+/// A file of these changes, of which so many are marked.
+fn bytes_marked(changes: &[Vec<Edit>], marked: u32) -> Vec<u8> {
     let identity = Identity { core: CORE, number: 1, life: LIFE };
-    (0..).zip(changes).flat_map(|(index, edits)| format::encode_group(identity, index, edits)).collect()
+    let groups = (0..).zip(changes).flat_map(|(index, edits)| format::encode_group(identity, index, edits));
+    let mut bytes: Vec<u8> = vec![0; MARKS_BYTES].into_iter().chain(groups).collect();
+    for groups in 1..=marked {
+        let at = mark_offset(groups) as usize;
+        bytes[at..at + BLOCK_BYTES].copy_from_slice(&encode_mark(identity, groups));
+    }
+    bytes
+}
+
+fn bytes_of(changes: &[Vec<Edit>]) -> Vec<u8> {
+    bytes_marked(changes, changes.len() as u32)
 }
 
 #[test]
@@ -197,20 +208,20 @@ fn a_snapshot_leads_to_the_same_state() {
     }
 }
 
+/// The last group was taken for a cut tail, whatever it said, and its change taken back.
 #[test]
-fn a_flipped_bit_is_found_or_cuts_the_last_change_only() {
+fn a_flipped_bit_is_found_and_takes_no_marked_change_back() {
     let changes = changes();
     let states = states(&changes);
     let bytes = bytes_of(&changes);
-    let last = bytes.len() - BLOCK_BYTES;
     for at in 0..bytes.len() {
         let mut bad = bytes.clone();
         bad[at] ^= 1 << (at % 8);
         match replay(CORE, 1, &bad) {
             Replay::Damaged(_, offset) => assert_eq!(offset as usize, at / BLOCK_BYTES * BLOCK_BYTES),
-            Replay::Whole { catalog, cut_tail: true } => {
-                assert!(at >= last, "byte {at} is in the middle");
-                assert_eq!(catalog, states[states.len() - 2]);
+            Replay::Whole { catalog, cut_tail: false } => {
+                assert!(at < MARKS_BYTES, "byte {at} is no mark's");
+                assert_eq!(Some(&catalog), states.last());
             }
             other => panic!("byte {at} flipped gives {other:?}"),
         }
@@ -218,20 +229,58 @@ fn a_flipped_bit_is_found_or_cuts_the_last_change_only() {
 }
 
 #[test]
-fn every_length_gives_a_state_that_was() {
+fn a_flipped_bit_above_the_mark_cuts_the_last_change_only() {
     let changes = changes();
     let states = states(&changes);
+    let bytes = bytes_marked(&changes, changes.len() as u32 - 1);
+    assert_eq!(
+        replay(CORE, 1, &bytes),
+        Replay::Whole { catalog: states[changes.len()].clone(), cut_tail: false }
+    );
+    for at in bytes.len() - BLOCK_BYTES..bytes.len() {
+        let mut bad = bytes.clone();
+        bad[at] ^= 1 << (at % 8);
+        let catalog = states[changes.len() - 1].clone();
+        assert_eq!(replay(CORE, 1, &bad), Replay::Whole { catalog, cut_tail: true }, "byte {at}");
+    }
+}
+
+#[test]
+fn every_length_gives_the_last_state_or_damage() {
+    let changes = changes();
     let bytes = bytes_of(&changes);
-    for len in 0..=bytes.len() {
-        let groups = len / BLOCK_BYTES;
+    for len in 0..bytes.len() {
         match replay(CORE, 1, &bytes[..len]) {
-            Replay::Empty => assert_eq!(groups, 0),
-            Replay::Whole { catalog, cut_tail } => {
-                assert_eq!(catalog, states[groups]);
-                assert_eq!(cut_tail, !len.is_multiple_of(BLOCK_BYTES));
-            }
-            Replay::Damaged(fault, at) => panic!("{fault:?} at {at} after {len} bytes"),
+            // Not even a mark is whole: an engine that has other files refuses.
+            Replay::Empty => assert!(len < BLOCK_BYTES),
+            Replay::Damaged(Fault::Damaged { .. }, _) => {}
+            other => panic!("{other:?} after {len} bytes"),
         }
+    }
+    // While the file is being made there is no mark.
+    let bytes = bytes_marked(&changes[..1], 0);
+    for len in 0..bytes.len() {
+        assert_eq!(replay(CORE, 1, &bytes[..len]), Replay::Empty, "{len} bytes");
+    }
+}
+
+#[test]
+fn marks_that_no_power_cut_leaves_are_damage() {
+    let changes = changes();
+    let all = changes.len() as u32;
+    for marked in 0..all {
+        let judged = replay(CORE, 1, &bytes_marked(&changes, marked));
+        assert_eq!(matches!(judged, Replay::Whole { .. }), marked + 1 == all, "{marked} of {all} marked");
+    }
+    // Of the newest mark any sector may be torn: the other one is whole.
+    let bytes = bytes_of(&changes);
+    let at = mark_offset(all) as usize;
+    for sector in 0..8 {
+        let mut torn = bytes.clone();
+        torn[at + sector * 512..at + (sector + 1) * 512].fill(0x77);
+        assert!(matches!(replay(CORE, 1, &torn), Replay::Whole { cut_tail: false, .. }), "sector {sector}");
+        torn[BLOCK_BYTES - at..][..BLOCK_BYTES].fill(0x77);
+        assert!(matches!(replay(CORE, 1, &torn), Replay::Damaged(..)), "both");
     }
 }
 
@@ -239,14 +288,17 @@ fn every_length_gives_a_state_that_was() {
 fn foreign_files_and_unknown_versions_are_refused() {
     let bytes = bytes_of(&changes());
     assert!(matches!(replay(CORE + 1, 1, &bytes), Replay::Damaged(Fault::Wrong { .. }, 0)));
-    assert!(matches!(replay(CORE, 2, &bytes), Replay::Empty), "another file's number seeds the checksum");
-    let mut newer = bytes[..BLOCK_BYTES].to_vec();
-    newer[4] += 1;
-    format::seal(1, &mut newer);
-    let Replay::Damaged(Fault::Version { found }, 0) = replay(CORE, 1, &newer) else {
-        panic!("a version that is not known")
-    };
-    assert_eq!(found, format::VERSION + 1);
+    assert!(matches!(replay(CORE, 2, &bytes), Replay::Empty), "another file's number seeds the checksums");
+    assert!(bears_magic(&bytes) && !bears_magic(&[0; MARKS_BYTES]));
+    // Earlier versions have no marks; later ones say so in each part.
+    let group = &bytes[MARKS_BYTES..MARKS_BYTES + BLOCK_BYTES];
+    for (front, version) in [(&[][..], format::VERSION - 1), (&[0; MARKS_BYTES], format::VERSION + 1)] {
+        let mut other = group.to_vec();
+        other[4] = version as u8;
+        format::seal(1, &mut other);
+        let judged = replay(CORE, 1, &[front, &other].concat());
+        assert_eq!(judged, Replay::Damaged(Fault::Version { found: version }, front.len() as u64));
+    }
     let contradiction = bytes_of(&[vec![Edit::Remove { table: TableName { store: 1, number: 1 } }]]);
     assert!(matches!(replay(CORE, 1, &contradiction), Replay::Damaged(..)));
 }

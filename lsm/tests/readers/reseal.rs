@@ -9,6 +9,8 @@ const PAGE: usize = 4096;
 const SEGMENT_COPY_CHECKED_BYTES: usize = 48;
 const SEGMENT_COPIES_AT: [usize; 2] = [0, PAGE - 512];
 const GROUP_MAGIC: &[u8] = b"FGrp";
+const MARK_MAGIC: &[u8] = b"FeMK";
+const MARK_CHECKSUM_AT: usize = 28;
 const MANIFEST_HEADER_BYTES: usize = 40;
 const MANIFEST_CHECKSUM_AT: usize = 32;
 const FOOTER_SEED: u64 = 0x4665_5461_626c_6531;
@@ -49,19 +51,32 @@ pub(crate) fn log(file: &mut [u8]) {
     }
 }
 
-/// A manifest of this number: every group.
+/// A manifest of this number: its marks, and every group. A mark that was never written stays blank.
 pub(crate) fn manifest(file: &mut [u8], number: u64) {
     let mut at = 0;
     while at + PAGE <= file.len() {
+        let page = &file[at..at + PAGE];
+        if at < 2 * PAGE && page.iter().all(|byte| *byte == 0) {
+            at += PAGE;
+            continue;
+        }
+        if at < 2 * PAGE && page.starts_with(MARK_MAGIC) {
+            manifest_piece(&mut file[at..at + PAGE], number, MARK_CHECKSUM_AT);
+            at += PAGE;
+            continue;
+        }
         let edits = u32_at(file, at + 28).unwrap_or(0);
         let len = (MANIFEST_HEADER_BYTES + edits).next_multiple_of(PAGE);
         let len = if len <= file.len() - at { len } else { PAGE };
-        let group = &mut file[at..at + len];
-        group[MANIFEST_CHECKSUM_AT..MANIFEST_CHECKSUM_AT + 4].fill(0);
-        let checksum = crc32c::crc32c_append(crc32c::crc32c(&number.to_le_bytes()), group);
-        group[MANIFEST_CHECKSUM_AT..MANIFEST_CHECKSUM_AT + 4].copy_from_slice(&checksum.to_le_bytes());
+        manifest_piece(&mut file[at..at + len], number, MANIFEST_CHECKSUM_AT);
         at += len;
     }
+}
+
+fn manifest_piece(piece: &mut [u8], number: u64, checksum_at: usize) {
+    piece[checksum_at..checksum_at + 4].fill(0);
+    let checksum = crc32c::crc32c_append(crc32c::crc32c(&number.to_le_bytes()), piece);
+    piece[checksum_at..checksum_at + 4].copy_from_slice(&checksum.to_le_bytes());
 }
 
 /// What stands at a place of a file with this id.
