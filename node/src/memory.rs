@@ -14,10 +14,11 @@
 //! what the engine cannot see: the node bounds its larger parts by it, and the bytes that each connection may have to send by
 //! [`crate::reactor::ReactorOptions`]; many connections that do not read what they asked for can exceed it.
 
-use ferrite_lsm::Options;
+use ferrite_lsm::{OpenError, Options};
 
 use crate::config::{ByteSize, Server};
 use crate::disk::{DiskOptions, ZERO_BYTES_MAX};
+use crate::startup::StartupError;
 
 /// What one core needs to work.
 pub(crate) const CORE_BYTES_MIN: u64 = 32 << 20;
@@ -46,6 +47,40 @@ pub(crate) struct CoreMemory {
 pub(crate) fn default_for(found_bytes: u64, cores: usize) -> ByteSize {
     let least = CORE_BYTES_MIN * cores as u64;
     ByteSize((found_bytes / DEFAULT_PART).min(DEFAULT_BYTES_MAX).max(least))
+}
+
+/// Whether each of `cores` cores could take writes with its share of `memory`, if the node has so many stores. If not, the error
+/// names the setting and the least that works.
+pub(crate) fn check(memory: ByteSize, server: &Server, cores: u16, stores: u16) -> Result<(), StartupError> {
+    // The core with the most stores needs the most.
+    let of_a_core: Vec<u16> = (0..stores.div_ceil(cores)).collect();
+    let try_with = |memory: ByteSize, server: &Server| {
+        let mut engine = Options::new(0, of_a_core.clone(), 0);
+        CoreMemory::of(memory, server, cores).apply(&mut engine);
+        engine.check()
+    };
+    let (all, cores) = (memory, u64::from(cores));
+    let (setting, found, least) = match (try_with(all, server), server.memtable) {
+        (Err(OpenError::TooLittle { what: "memtable_bytes", least, .. }), Some(memtable)) => {
+            // The least is told in whole MiB, as it would be written.
+            ("memtable", memtable, ByteSize::mib((least * cores).div_ceil(1 << 20)))
+        }
+        (Err(OpenError::TooLittle { .. }), _) => {
+            // The parts grow with the whole, by bounds of their own: the least that works is searched.
+            let works = |mib: u64| try_with(ByteSize::mib(mib), server).is_ok();
+            let (mut short, mut enough) = (all.0 >> 20, (all.0 >> 20) + 1);
+            while !works(enough) {
+                (short, enough) = (enough, 2 * enough);
+            }
+            while enough - short > 1 {
+                let middle = short.midpoint(enough);
+                *(if works(middle) { &mut enough } else { &mut short }) = middle;
+            }
+            ("memory", all, ByteSize::mib(enough))
+        }
+        (Ok(()) | Err(_), _) => return Ok(()),
+    };
+    Err(StartupError::EngineMemory { setting, found, least, cores: cores as usize, stores })
 }
 
 impl CoreMemory {
@@ -118,6 +153,30 @@ mod tests {
         let server = server("memory = \"1GiB\"\nmemtable = \"128MiB\"\nblock_cache = \"256MiB\"");
         let memory = CoreMemory::of(ByteSize::mib(1024), &server, 4);
         assert_eq!((memory.memtable_bytes, memory.cache_bytes), (32 << 20, Some(64 << 20)));
+    }
+
+    /// The engine refused it after the node had taken its directory, in the engine's words and as if the machine were at fault.
+    #[test]
+    fn what_could_take_no_write_is_refused_with_the_least_that_works() {
+        let refused = |memory, settings: &str, cores, stores| {
+            let refused = check(memory, &server(settings), cores, stores).expect_err("it is too little");
+            assert_eq!(refused.exit_code(), 2);
+            let words = refused.to_string();
+            let StartupError::EngineMemory { setting, least, .. } = refused else { panic!("{words}") };
+            assert!(words.contains(&format!("set `{setting}` under [server] to {least} or more")), "{words}");
+            (setting, least)
+        };
+        for (memory, cores, stores) in [(32, 1, 1024), (100, 1, 1024), (64, 2, 1024), (260, 8, 801)] {
+            let (setting, least) = refused(ByteSize::mib(memory), "", cores, stores);
+            assert!(setting == "memory" && least > ByteSize::mib(memory), "{setting} {least}");
+            check(least, &server(""), cores, stores).expect("it said so");
+            assert_eq!(refused(ByteSize(least.0 - (1 << 20)), "", cores, stores), ("memory", least));
+        }
+        let memory = ByteSize::mib(1 << 15);
+        let (setting, least) = refused(memory, "memtable = \"1MiB\"", 500, 1000);
+        assert!(setting == "memtable" && least > ByteSize::mib(1), "{setting} {least}");
+        check(memory, &server(&format!("memtable = \"{least}\"")), 500, 1000).expect("it said so");
+        check(ByteSize::mib(32), &server(""), 1, 16).expect("the least of all is enough without a setting");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::Placement;
 use crate::config::{ByteSize, CommitlogSync, Compaction, Config, Node, Spin};
 use crate::identity::DataDirectory;
 use crate::layout;
-use crate::memory::CoreMemory;
+use crate::memory::{self, CoreMemory};
 use crate::reactor::{CoreError, CoreSetup, ReactorOptions, mailboxes, run_core};
 use crate::shard::{Shard, ShardSettings};
 use crate::startup::{self, StartupError};
@@ -57,9 +57,10 @@ impl ServeError {
             ServeError::Startup(error) => error.exit_code(),
             ServeError::TooLarge(_) => startup::EXIT_CONFIGURATION,
             // The data is sound; it is the configuration that has changed.
-            ServeError::Core { error: CoreError::Shard(OpenError::MovedVnode(_)), .. } => {
-                startup::EXIT_CONFIGURATION
-            }
+            ServeError::Core {
+                error: CoreError::Shard(OpenError::MovedVnode(_) | OpenError::TooLittle { .. }),
+                ..
+            } => startup::EXIT_CONFIGURATION,
             ServeError::System(_)
             | ServeError::Core { .. }
             | ServeError::Panicked(_)
@@ -114,6 +115,8 @@ pub fn serve(config: &Config, node: &Node, ready: impl FnOnce(&Started)) -> Resu
     // Before signals are taken: a change that takes long may be ended at any time, and is done again.
     let plan = Plan::new(config, node, (cores, memory), topology);
     let layout = layout::settle(&plan, cpus[0], &directory)?;
+    // Stores are never fewer than there were.
+    memory::check(memory, &config.server, cores, plan.stores.max(layout.stores()))?;
     let plan = plan.placed(node, layout);
     let (posts, boxes) = mailboxes(cpus.len())?;
     // Signals are taken before threads exist, so that no thread is killed by one.

@@ -59,6 +59,24 @@ fn a_mistake_is_one_line_with_its_place() {
     assert!(!home.path().join("data").exists(), "nothing was touched");
 }
 
+/// It said what the engine called it, without the setting, after it had taken its directory; before that it took no write, for ever.
+#[test]
+fn memory_that_could_take_no_write_is_refused_with_the_least_that_works() {
+    let home = directory();
+    assert!(ferrite(home.path(), &["init", "--nodes", "1"]).status.success());
+    let file = home.path().join("ferrite.toml");
+    let good = std::fs::read_to_string(&file).unwrap();
+    let lines: Vec<_> = good.lines().filter(|line| !line.starts_with("memory =")).collect();
+    let small = "[server]\nstores = 1024\nmemory = \"32MiB\"";
+    std::fs::write(&file, lines.join("\n").replacen("[server]", small, 1)).unwrap();
+    let (code, said) = outcome(&ferrite(home.path(), &["serve"]));
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("memory = \"32MiB\" is too little for 1024 stores"), "{said}");
+    assert!(said.contains("set `memory` under [server] to "), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(!home.path().join("data").exists(), "nothing was touched");
+}
+
 #[test]
 fn serve_wants_to_know_which_node() {
     let home = directory();

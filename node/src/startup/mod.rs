@@ -18,6 +18,7 @@ use ferrite_wire::CoreId;
 
 use crate::config::{ByteSize, Config, Node};
 use crate::identity::{DataDirectory, Identity, IdentityError};
+use crate::memory;
 
 pub use host::refuse_huge_pages;
 pub(crate) use patience::{Patience, is_alive};
@@ -101,6 +102,19 @@ pub enum StartupError {
         /// What they need.
         least: ByteSize,
     },
+    /// A core could take no write with its share.
+    EngineMemory {
+        /// `memory` or `memtable`.
+        setting: &'static str,
+        /// What there would be.
+        found: ByteSize,
+        /// What is needed.
+        least: ByteSize,
+        /// For so many cores.
+        cores: usize,
+        /// And so many stores.
+        stores: u16,
+    },
     /// `memory` is more than the machine, or the control group, has.
     Memory {
         /// What was asked for.
@@ -148,6 +162,8 @@ pub fn prepare(config: &Config, node: &Node) -> Result<Ready, StartupError> {
     host::raise_limits()?;
     host::check_uring()?;
     let memory = host::settle_memory(config.server.memory, cpus.len())?;
+    let stores = config.server.stores_for(cpus.len()) as u16;
+    memory::check(memory, &config.server, cpus.len() as u16, stores)?;
     check_port_count(node, cpus.len())?;
     ports::check(&node.address)?;
     for core in 0..cpus.len() {
@@ -201,6 +217,7 @@ impl StartupError {
             | StartupError::PortRange { .. }
             | StartupError::Memory { .. }
             | StartupError::MemoryPerCore { .. }
+            | StartupError::EngineMemory { .. }
             | StartupError::PortInUse { .. }
             | StartupError::CannotListen { .. } => EXIT_CONFIGURATION,
             StartupError::Kernel { .. }
@@ -272,6 +289,11 @@ impl fmt::Display for StartupError {
                 f,
                 "{memory} of memory are too little for {cores} cores: set `memory` under [server] to {least} or more, or \
                  lower `cores`"
+            ),
+            StartupError::EngineMemory { setting, found, least, cores, stores } => write!(
+                f,
+                "{setting} = \"{found}\" is too little for {stores} stores on {cores} cores: set `{setting}` under [server] \
+                 to {least} or more, or lower `stores`"
             ),
             StartupError::Unreadable { what, error } => write!(f, "cannot read {what}: {error}"),
             StartupError::PortInUse { address, holder } => {
