@@ -10,6 +10,9 @@
 //! checkpoint-N/store-S/values-…         links
 //! ```
 //!
+//! A checkpoint is one point in time per core, not across cores: each part holds what was durable when it was called for, and
+//! perhaps later records. Of these it may hold those of one store and lack earlier ones of another, which flush by themselves.
+//!
 //! Each core makes its own part, whose directories no other core touches; with the parts of all cores a checkpoint is a node's
 //! data directory. A part counts once its manifest holds, which comes after the links were made durable; it counts no more
 //! once its manifest is gone for good, after which the links go. So a power cut leaves a part that opens, or one that

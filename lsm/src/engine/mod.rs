@@ -376,8 +376,9 @@ impl<D: Disk, P: Pace> Engine<D, P> {
     }
 
     /// Makes a checkpoint of this core under a number of the caller's, which is the same for all cores of a node: a directory that
-    /// opens as a data directory of its own ([`Disk::checkpoint`]). It holds every record that was durable when this was called, and
-    /// perhaps later ones; it takes no space beside the manifest until compactions replace what it holds. Jobs and writes go on.
+    /// opens as a data directory of its own ([`Disk::checkpoint`]). It is one point in time per core, not across cores: each part holds
+    /// what was durable when it was called for, and perhaps later records, of one store and not of another. It takes no space beside
+    /// the manifest until compactions replace what it holds. Jobs and writes go on.
     ///
     /// [`DiskErrorKind::Exists`](crate::DiskErrorKind::Exists) if there is one with this number. After another error the same
     /// number may be tried again, but for a failed sync: then remove it and take another.
