@@ -1,4 +1,4 @@
-//! Gets of values that lie apart: the device is asked once for each, and what changed since is seen.
+//! Gets of values that lie apart: the device is asked once for each, what changed since is seen, and what is damaged is marked.
 
 mod rig;
 
@@ -7,9 +7,10 @@ use std::ops::ControlFlow;
 use std::pin::Pin;
 
 use ferrite_lsm::mem_disk::run::{block_on, poll_once};
-use ferrite_lsm::mem_disk::{MemDisk, OpKind};
+use ferrite_lsm::mem_disk::{CrashMode, MemDisk, OpKind};
 use ferrite_lsm::{
-    Compression, Direction, Extent, Found, Key, KeyRange, Miss, Options, ReadError, Record, ScanLimits,
+    Compression, Direction, Directory, Extent, FileName, Found, Key, KeyRange, Miss, Options, ReadError,
+    Record, ScanLimits,
 };
 use rig::{TestEngine, VNODES, Write, key, open, run_jobs, small_options, stage};
 
@@ -289,4 +290,44 @@ fn scans_use_what_is_held_and_leave_it_as_it_is() {
     assert_eq!(count, again);
     assert!(cold >= count && warm == 0, "{cold} reads, then {warm}, for {count} values");
     assert_eq!(engine.stats().cache_value_hits, before.cache_value_hits);
+}
+
+/// Whoever read a damaged value was told, and nobody else was: its file went on as a sound one until scrubbing came by.
+#[test]
+fn a_value_file_is_marked_when_a_read_or_a_scan_meets_damage() {
+    let (disk, engine) = filled(options(1));
+    drop(engine);
+    let stores = [Directory::Store(3), Directory::Store(5)];
+    let files = stores.iter().flat_map(|&store| disk.list(store)).map(|(name, _)| name);
+    let files: Vec<_> = files.filter(|name| matches!(name, FileName::Values { .. })).collect();
+    assert!(files.len() > 1, "{files:?}");
+    for file in files {
+        for scans in [false, true] {
+            let disk = disk.image(CrashMode::All, &mut || 0);
+            assert!(disk.corrupt(file, 60, 0x10), "the first value");
+            let (engine, _) = open(&disk, options(2)).expect("the damage lies behind what opening reads");
+            block_on(run_jobs(&engine)).expect("no faults");
+            assert_eq!(engine.quarantined(), [], "nobody has read it");
+            let mut told = 0;
+            if scans {
+                for vnode in 0..VNODES {
+                    let range = KeyRange::vnode(1, vnode);
+                    let limits = ScanLimits::records(1000);
+                    let scan =
+                        engine.scan(&range, Direction::Forward, limits, |_, _| ControlFlow::Continue(()));
+                    told += u64::from(matches!(block_on(scan), Err(ReadError::Damage(_))));
+                }
+            } else {
+                for n in 0..KEYS {
+                    let read = block_on(engine.read(key(n).as_key()));
+                    told += u64::from(matches!(read, Err(ReadError::Damage(_))));
+                }
+            }
+            assert_eq!(told, 1, "{file:?}, scans: {scans}");
+            block_on(run_jobs(&engine)).expect("no faults");
+            let quarantined = engine.quarantined();
+            let [found] = &quarantined[..] else { panic!("{file:?}, scans: {scans}: {quarantined:?}") };
+            assert_eq!(found.file, file);
+        }
+    }
 }

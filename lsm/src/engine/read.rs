@@ -371,7 +371,8 @@ pub(super) fn read<D: Disk, P: Pace>(
         }
         // The levels are held until here, and with them the value file.
         if let (Some(best), Some((file, pointer))) = (&mut best, pointer) {
-            best.value = Value::Shared(core.cache.read_value(&file, &pointer, Class::Read).await?);
+            let value = core.cache.read_value(&file, &pointer, Class::Read).await;
+            best.value = Value::Shared(value.inspect_err(|error| core.suspect(error))?);
             cover::mark("value read from a value file");
         } else if let Some(best) = best.as_ref().filter(|_| is_of_tables) {
             core.keep_read(&key, hash, &levels, &best.record());

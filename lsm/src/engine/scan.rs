@@ -87,7 +87,10 @@ impl<D: Disk, P: Pace> Core<D, P> {
                     return lost.map_or(Ok(None), Err);
                 };
                 let value = match is_separated(&record) {
-                    true => Some(self.value_of(&key, &record).await?),
+                    true => {
+                        let value = self.value_of(&key, &record).await;
+                        Some(value.inspect_err(|error| self.suspect(error))?)
+                    }
                     false => None,
                 };
                 let record = Record { value: value.as_ref().map_or(record.value, Resolved::value), ..record };
