@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | reserve: connections, queues between cores, records that wait for the log | 1/8 | 4 MiB | 128 MiB |
 //! | buffers of the log | 1/16 | 4 MiB | 16 MiB |
-//! | buffers of reads | 1/32 | 4 MiB | 32 MiB |
+//! | buffers of reads | 1/32 | 3 MiB | 32 MiB |
 //! | buffers of flushes | 1/64 | 2 MiB | 16 MiB |
 //! | buffers of merges | 1/32 | 8 MiB | 32 MiB |
 //! | memtables that are written to | 1/6 | | |
@@ -91,7 +91,7 @@ impl CoreMemory {
         let part = |divisor: u64, least: u64, most: u64| (share / divisor).clamp(least << 20, most << 20);
         let disk = DiskOptions {
             log_bytes_max: part(16, 4, 16) as usize,
-            read_bytes_max: part(32, 4, 32) as usize,
+            read_bytes_max: part(32, 3, 32) as usize,
             flush_bytes_max: part(64, 2, 16) as usize,
             background_bytes_max: part(32, 8, 32) as usize,
             ..DiskOptions::default()

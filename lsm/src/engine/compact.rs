@@ -216,6 +216,8 @@ impl<D: Disk, P: Pace> Core<D, P> {
             !planted::active(Bug::PurgeIgnoresTables)
                 && candidates.any(|table| !inputs.contains(&table.meta().name) && table.may_contain(hash))
         };
-        is_pending || in_memtable() || in_table() || store.levels.lost(key).is_some()
+        // What is being taken in was written elsewhere, and may be older than anything here.
+        let is_taken_in = || stores.ingests.iter().any(|(_, extent)| extent.contains(key.prefix));
+        is_pending || in_memtable() || in_table() || is_taken_in() || store.levels.lost(key).is_some()
     }
 }

@@ -9,17 +9,16 @@ use crate::{Class, Disk, DiskError, DiskErrorKind, MemCursor, Pace, Seq, cover};
 impl<D: Disk, P: Pace> Core<D, P> {
     /// Writes everything that is applied into tables, while writes go on.
     pub(super) async fn flush_applied(&self) -> Result<(), DiskError> {
+        // The turn is held from before the freezing on: a move of a vnode that had it in between would carry what is frozen here
+        // into another store's active memtable, and the flush would leave it out.
+        let _turn = self.flush_turn.take().await;
         let through = {
             let mut stores = self.stores.borrow_mut();
             (0..stores.stores.len()).for_each(|index| stores.freeze(index));
             stores.applied
         };
         self.weigh();
-        while self.has_frozen(&self.options.stores, through) {
-            self.flush().await?;
-            self.weigh();
-        }
-        Ok(())
+        self.flush_frozen(&self.options.stores, through).await
     }
 
     /// Writes what these stores froze up to `through` into tables. For whoever has the turn of flushes.

@@ -167,16 +167,23 @@ impl<D: Disk, P: Pace> Engine<D, P> {
 
     /// Puts vnodes into stores of this core: `(vnode, store)`. Durable when it returns. What a vnode has already is kept.
     /// [`AssignError::Taken`] if one was dropped and not all of it is gone yet: none of them was assigned then, and the call may be
-    /// made again.
+    /// made again. What drops, moves or takes in a vnode at the same time comes first.
     ///
     /// # Panics
     /// If a store is not this core's, or a vnode lives in another store: its records would be lost from sight.
     pub async fn assign(&self, vnodes: &[(u16, u16)]) -> Result<(), AssignError> {
-        let mut edits = Vec::new();
         for &(vnode, store) in vnodes {
             assert!(self.0.options.stores.contains(&store), "store {store} is not this core's");
+            let lives_in = self.vnode_store(vnode);
+            assert!(lives_in.is_none_or(|present| present == store), "vnode {vnode} lives in another store");
+        }
+        // Drops, moves and the ends of ingests hold it while a vnode is on its way: where it lives is looked up when none of them is.
+        let _flushing = self.0.flush_turn.take().await;
+        let mut edits = Vec::new();
+        for &(vnode, store) in vnodes {
             match self.vnode_store(vnode) {
-                Some(present) => assert_eq!(present, store, "vnode {vnode} lives in another store"),
+                Some(present) if present == store => {}
+                Some(present) => return Err(AssignError::LivesElsewhere { vnode, store: present }),
                 None => {
                     if self.0.is_taken(vnode, store) {
                         return Err(AssignError::Taken { vnode });

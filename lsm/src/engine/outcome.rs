@@ -42,6 +42,13 @@ pub enum AssignError {
         /// The vnode.
         vnode: u16,
     },
+    /// Something else gave the vnode a store while this waited for its turn: an ingest that ended, say.
+    LivesElsewhere {
+        /// The vnode.
+        vnode: u16,
+        /// Where it lives.
+        store: u16,
+    },
 }
 
 impl std::fmt::Display for AssignError {
@@ -53,6 +60,12 @@ impl std::fmt::Display for AssignError {
                 "vnode {vnode} was dropped, and not all of it is gone yet: assign it again when the jobs that are due are \
                  done and further writes are committed"
             ),
+            AssignError::LivesElsewhere { vnode, store } => {
+                write!(
+                    f,
+                    "vnode {vnode} has come to live in store {store} meanwhile: move it, if it should not"
+                )
+            }
         }
     }
 }
@@ -194,6 +207,7 @@ impl From<AssignError> for OpenError {
         match error {
             AssignError::Disk(error) => error.into(),
             AssignError::Taken { vnode } => OpenError::TakenVnode(vnode),
+            AssignError::LivesElsewhere { .. } => unreachable!("an engine that opens has nobody beside it"),
         }
     }
 }
