@@ -4,13 +4,11 @@
 //! what it found, the engine compared only what was replayed with what it needed, and where nothing was replayed it opened as if
 //! all were well. And a start that had been refused left a new segment behind, which the next start took for the log.
 
-mod rig;
-
 use ferrite_lsm::mem_disk::run::block_on;
 use ferrite_lsm::mem_disk::{CrashMode, MemDisk};
 use ferrite_lsm::{Directory, Disk, FileName, NameOp, OpenError, Options, Recovery};
 
-use rig::{TestEngine, Write, key, open, small_options, stage};
+use crate::rig::{TestEngine, Write, key, open, small_options, stage};
 
 const BLOCK: u64 = 4096;
 /// Keys that each life writes, a group each.

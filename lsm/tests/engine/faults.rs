@@ -1,15 +1,13 @@
 //! Disks that fail: at every I/O step once, full for a while, unreadable or wrong in one place, with files that are gone.
 
-mod rig;
-
+use crate::rig::{
+    self, Model, Random, TestEngine, Write, apart_options, apply, check, key, lookup, open, open_with,
+    run_jobs, small_options, stage,
+};
 use ferrite_lsm::mem_disk::run::{block_on, try_run};
 use ferrite_lsm::mem_disk::{CrashMode, Fault, MemDisk, MemPace, ReadFault};
 use ferrite_lsm::{
     CommitError, Damage, Directory, Disk, FileName, NameOp, OpenError, Options, ReadError, Refusal,
-};
-use rig::{
-    Model, Random, TestEngine, Write, apart_options, apply, check, key, lookup, open, open_with, run_jobs,
-    small_options, stage,
 };
 
 const KEYS: u64 = 80;

@@ -1,19 +1,17 @@
 //! Drops of vnodes and of tables in them: what is seen, what comes back, and what power cuts and faults leave.
 
-mod rig;
-
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::ops::ControlFlow;
 use std::pin::Pin;
 
+use crate::rig::{self, Random, TestEngine, VNODES, apart_options, run_jobs, small_options};
 use ferrite_lsm::mem_disk::run::{block_on, poll_once};
 use ferrite_lsm::mem_disk::{CrashMode, Fault, MemDisk, MemPace};
 use ferrite_lsm::{
     AssignError, CommitError, Direction, DiskError, Engine, Extent, IngestError, Key, KeyBuf, Options,
     Prefix, Record, RecordFlags, Refusal, ScanLimits, Strategy,
 };
-use rig::{Random, TestEngine, VNODES, apart_options, run_jobs, small_options};
 
 const KEYS: u64 = 120;
 const TABLES: u32 = 2;

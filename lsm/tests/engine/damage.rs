@@ -1,8 +1,6 @@
 //! Every byte of a small engine's files flipped, every length cut: what is read afterwards is right, or a typed error, or what
 //! recovery said it left out. And an inspection finds each of them, in the file where it is.
 
-mod rig;
-
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
@@ -13,7 +11,7 @@ use ferrite_lsm::mem_disk::run::block_on;
 use ferrite_lsm::mem_disk::{CrashMode, MemDisk};
 use ferrite_lsm::{Directory, FileName, Options, RecordFlags};
 
-use rig::{Write, apart_options, key, open, run_jobs, stage};
+use crate::rig::{self, Write, apart_options, key, open, run_jobs, stage};
 
 const KEYS: u64 = 24;
 
@@ -252,7 +250,7 @@ fn cut_lengths_of_value_files() {
 #[cfg(feature = "planted-bugs")]
 #[test]
 fn a_block_that_is_not_compared_with_its_checksum_is_caught() {
-    rig::planted::caught(ferrite_lsm::planted::Bug::BlockNotVerified, 0..1, |_| {
+    crate::rig::planted::caught(ferrite_lsm::planted::Bug::BlockNotVerified, 0..1, |_| {
         flip_every_byte("table");
         Ok(())
     });

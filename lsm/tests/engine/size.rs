@@ -1,13 +1,11 @@
 //! Estimates of vnodes and of tables in them, against what is there.
 
-mod rig;
-
 use std::ops::ControlFlow;
 
+use crate::rig::{Random, TestEngine, VNODES, apart_options, open, run_jobs, small_options};
 use ferrite_lsm::mem_disk::MemDisk;
 use ferrite_lsm::mem_disk::run::block_on;
 use ferrite_lsm::{Direction, Extent, Key, KeyBuf, Options, Prefix, Record, RecordFlags, ScanLimits};
-use rig::{Random, TestEngine, VNODES, apart_options, open, run_jobs, small_options};
 
 const TABLES: u32 = 3;
 

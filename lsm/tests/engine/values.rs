@@ -1,18 +1,16 @@
 //! Gets of values that lie apart: the device is asked once for each, what changed since is seen, and what is damaged is marked.
 
-mod rig;
-
 use std::future::Future;
 use std::ops::ControlFlow;
 use std::pin::Pin;
 
+use crate::rig::{TestEngine, VNODES, Write, key, open, run_jobs, small_options, stage};
 use ferrite_lsm::mem_disk::run::{block_on, poll_once};
 use ferrite_lsm::mem_disk::{CrashMode, MemDisk, OpKind};
 use ferrite_lsm::{
     Compression, Direction, Directory, Extent, FileName, Found, Key, KeyRange, Miss, Options, ReadError,
     Record, ScanLimits,
 };
-use rig::{TestEngine, VNODES, Write, key, open, run_jobs, small_options, stage};
 
 const KEYS: u64 = 40;
 /// From here on values lie apart.

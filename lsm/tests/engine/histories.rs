@@ -8,13 +8,12 @@
 //!
 //! `FERRITE_HISTORIES=100` replays as many histories instead of a few; `FERRITE_HISTORIES_FROM` is the first seed.
 
-mod rig;
-
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::ops::ControlFlow;
 use std::pin::Pin;
 
+use crate::rig::{Random, TestEngine, VNODES, small_options};
 use ferrite_lsm::layout;
 use ferrite_lsm::mem_disk::run::{block_on, poll_once, try_run};
 use ferrite_lsm::mem_disk::{CrashMode, MemDisk, MemPace};
@@ -22,7 +21,6 @@ use ferrite_lsm::{
     Compression, Direction, DiskError, Engine, Key, KeyBuf, KeyRange, OpenError, Options, Prefix, Record,
     RecordFlags, Refusal, ScanLimits, Strategy,
 };
-use rig::{Random, TestEngine, VNODES, small_options};
 
 const HISTORIES: u64 = 8;
 const STEPS: usize = 450;

@@ -1,17 +1,15 @@
 //! Sibling sets join wherever two of them meet: in the memtable, in reads of several sources, in merges, after a power cut.
 
-mod rig;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
+use crate::rig::{Random, TestEngine, VNODES, key, open, run_jobs, small_options};
 use ferrite_lsm::mem_disk::run::block_on;
 use ferrite_lsm::mem_disk::{CrashMode, MemDisk};
 use ferrite_lsm::{
     Direction, Extent, JoinByFlag, Joined, Key, KeyBuf, KeyRange, Options, Record, RecordBuf, RecordFlags,
     ScanLimits, Strategy,
 };
-use rig::{Random, TestEngine, VNODES, key, open, run_jobs, small_options};
 
 const KEYS: u64 = 60;
 

@@ -1,17 +1,15 @@
 //! Checkpoints: what they hold, that they open by themselves, and what power cuts and faults leave of them.
 
-mod rig;
-
 use std::future::Future;
 use std::pin::Pin;
 
+use crate::rig::{
+    self, Model, Random, TestEngine, Write, apart_options, apply, check, open, open_with, run_jobs,
+    small_options, stage,
+};
 use ferrite_lsm::mem_disk::run::{block_on, poll_once};
 use ferrite_lsm::mem_disk::{CrashMode, Fault, MemDisk, MemPace};
 use ferrite_lsm::{Directory, Disk, DiskError, DiskErrorKind, NameOp, NameReply, Options};
-use rig::{
-    Model, Random, TestEngine, Write, apart_options, apply, check, open, open_with, run_jobs, small_options,
-    stage,
-};
 
 const KEYS: u64 = 90;
 

@@ -4,20 +4,18 @@
 //! reopenings. Under every set of options each of its questions (gets, batches, walks both ways in pieces) has the answer that
 //! the map gives; so any two sets agree. What is deleted or has expired counts as absent: how soon it is purged is an option's business.
 //!
-//! `FERRITE_HISTORIES=500 cargo test --release -p ferrite-lsm --test metamorphic -- --nocapture` runs more of them.
-
-mod rig;
+//! `FERRITE_HISTORIES=500 cargo test --release -p ferrite-lsm --test engine metamorphic:: -- --nocapture` runs more of them.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
+use crate::rig::{self, Random, TestEngine, VNODES, open, small_options};
 use ferrite_lsm::mem_disk::run::{block_on, poll_once};
 use ferrite_lsm::mem_disk::{CrashMode, MemDisk};
 use ferrite_lsm::{
     Compression, Direction, Key, KeyBuf, KeyRange, Options, Prefix, Record, RecordFlags, Refusal, ScanLimits,
     Strategy,
 };
-use rig::{Random, TestEngine, VNODES, open, small_options};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 const KEYS: u64 = 160;

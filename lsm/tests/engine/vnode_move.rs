@@ -1,20 +1,18 @@
 //! Moves of vnodes between stores: what is seen while they go on, and what power cuts and faults leave.
 
-mod rig;
-
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::ops::ControlFlow;
 use std::pin::Pin;
 
+use crate::rig::{
+    self, Model, Random, TestEngine, VNODES, Write, apart_options, apply, check, key, lookup, open, run_jobs,
+    small_options, stage,
+};
 use ferrite_lsm::mem_disk::run::{block_on, poll_once};
 use ferrite_lsm::mem_disk::{CrashMode, Fault, MemDisk, MemPace};
 use ferrite_lsm::{
     Direction, DiskError, Engine, Extent, KeyBuf, KeyRange, Options, ReadError, Record, ScanLimits, Strategy,
-};
-use rig::{
-    Model, Random, TestEngine, VNODES, Write, apart_options, apply, check, key, lookup, open, run_jobs,
-    small_options, stage,
 };
 
 const KEYS: u64 = 120;
@@ -347,7 +345,7 @@ fn a_scan_follows_its_vnode_wherever_it_moves() {
 #[cfg(feature = "planted-bugs")]
 #[test]
 fn a_move_that_leaves_records_behind_in_memory_is_caught() {
-    rig::planted::caught(ferrite_lsm::planted::Bug::MoveForgetsMemtable, 1..4, |seed| {
+    crate::rig::planted::caught(ferrite_lsm::planted::Bug::MoveForgetsMemtable, 1..4, |seed| {
         cut_at_every_step(seed, small_options);
         Ok(())
     });

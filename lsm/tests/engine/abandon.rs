@@ -1,13 +1,13 @@
 //! Compactions that end without having been: stopped between any two slices, by a full disk, by a host that closes.
 
-mod rig;
-
 use std::pin::Pin;
 
+use crate::rig::{
+    self, Model, Random, TestEngine, Write, apply, check, open_with, run_jobs, small_options, stage,
+};
 use ferrite_lsm::mem_disk::run::{block_on, poll_once};
 use ferrite_lsm::mem_disk::{Fault, MemDisk, MemPace};
 use ferrite_lsm::{Directory, DiskErrorKind, FileName, Options, Strategy};
-use rig::{Model, Random, TestEngine, Write, apply, check, open_with, run_jobs, small_options, stage};
 
 const KEYS: u64 = 200;
 

@@ -1,14 +1,12 @@
 //! Another number of cores: nothing is lost, nothing is rewritten, and a power cut at any step leaves one layout, whole.
 
-mod rig;
-
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::rig::{self, Model, Random, TestEngine, VNODES, Write, apply, key, local_key, small_options};
 use ferrite_lsm::layout::{self, Layout, Progress};
 use ferrite_lsm::mem_disk::run::{block_on, try_run};
 use ferrite_lsm::mem_disk::{CrashMode, Fault, MemDisk, MemPace};
 use ferrite_lsm::{Directory, Engine, FileName, OpenError, Options, Record, RecordFlags};
-use rig::{Model, Random, TestEngine, VNODES, Write, apply, key, local_key, small_options};
 
 const STORES: u16 = 4;
 const KEYS: u64 = 160;

@@ -3,13 +3,11 @@
 //! The story: the last group of a manifest was a cut tail if it did not hold, whatever had made it so. A vnode that had been
 //! dropped, durably and acknowledged, was there again after one flipped bit.
 
-mod rig;
-
 use ferrite_lsm::mem_disk::run::block_on;
 use ferrite_lsm::mem_disk::{CrashMode, MemDisk};
 use ferrite_lsm::{Directory, Extent, FileName};
 
-use rig::{VNODES, Write, key, open, small_options, stage};
+use crate::rig::{VNODES, Write, key, open, small_options, stage};
 
 const KEYS: u64 = 12;
 

@@ -1,14 +1,12 @@
 //! The record cache ahead of the stores: who gets in, and that nothing which changes an answer leaves the old one there.
 
-mod rig;
-
 use std::future::Future;
 use std::pin::Pin;
 
+use crate::rig::{TestEngine, VNODES, Write, key, open, run_jobs, small_options, stage};
 use ferrite_lsm::mem_disk::MemDisk;
 use ferrite_lsm::mem_disk::run::{block_on, poll_once};
 use ferrite_lsm::{Extent, Found, JoinByFlag, JoinSiblings, Miss, Options, ReadError, Record, RecordFlags};
-use rig::{TestEngine, VNODES, Write, key, open, run_jobs, small_options, stage};
 
 const KEYS: u64 = 400;
 

@@ -1,17 +1,17 @@
 //! Damaged tables and value files: what is damaged fails, what is not is right, never is an older version an answer, and
 //! nothing waits for it. Through restarts, merges, power cuts and failing disks.
 
-mod rig;
-
 use std::collections::BTreeSet;
 
+use crate::rig::{
+    self, Model, Random, TestEngine, VNODES, Write, apart_options, apply, key, open, small_options, stage,
+};
 use ferrite_lsm::mem_disk::run::{block_on, try_run};
 use ferrite_lsm::mem_disk::{CrashMode, Fault, MemDisk, MemPace, ReadFault};
 use ferrite_lsm::{
     Direction, Directory, DiskErrorKind, FileName, KeyBuf, KeyRange, OpenError, Options, ReadError,
     ScanLimits, TableName,
 };
-use rig::{Model, Random, TestEngine, VNODES, Write, apart_options, apply, key, open, small_options, stage};
 
 const KEYS: u64 = 80;
 
@@ -680,7 +680,7 @@ fn an_engine_that_answers_around_a_hole_is_caught() {
 #[cfg(feature = "planted-bugs")]
 #[test]
 fn a_merge_that_forgets_what_was_lost_is_caught() {
-    rig::planted::caught(ferrite_lsm::planted::Bug::MergeForgetsHole, 0..1, |_| {
+    crate::rig::planted::caught(ferrite_lsm::planted::Bug::MergeForgetsHole, 0..1, |_| {
         damaged_blocks_are_quarantined_for_good_and_hold_nothing_back();
         Ok(())
     });

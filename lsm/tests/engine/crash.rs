@@ -5,18 +5,16 @@
 //! every acknowledged write is there or a newer one is, and whatever is there is a record that was written, whole. What
 //! somebody has read counts as acknowledged: it must not be taken back.
 //!
-//! `FERRITE_CRASH_SEEDS=100 cargo test --release -p ferrite-lsm --test engine_crash no_power_cut -- --nocapture` takes more histories.
-
-mod rig;
+//! `FERRITE_CRASH_SEEDS=100 cargo test --release -p ferrite-lsm --test engine crash::no_power_cut -- --nocapture` takes more histories.
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 
+use crate::rig::{self, Random, TestEngine, Write, apart_options, key, open_with, small_options, stage};
 use ferrite_lsm::mem_disk::run::{block_on, poll_once, try_run};
 use ferrite_lsm::mem_disk::{CrashMode, MemDisk, MemPace};
 use ferrite_lsm::{CommitError, DiskError, Options, Seq, Strategy};
-use rig::{Random, TestEngine, Write, apart_options, key, open_with, small_options, stage};
 
 const KEYS: u64 = 120;
 const OPERATIONS: usize = 500;

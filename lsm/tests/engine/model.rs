@@ -1,13 +1,11 @@
 //! The engine against a map: random writes, jobs and reopenings.
 
-mod rig;
-
+use crate::rig::{
+    Model, Random, Write, apart_options, apply, check, local_key, open, run_jobs, small_options, stage,
+};
 use ferrite_lsm::mem_disk::MemDisk;
 use ferrite_lsm::mem_disk::run::block_on;
 use ferrite_lsm::{Compression, Directory, FileName, OpenError, Options, Record, RecordFlags, Strategy};
-use rig::{
-    Model, Random, Write, apart_options, apply, check, local_key, open, run_jobs, small_options, stage,
-};
 
 const KEYS: u64 = 300;
 

@@ -1,17 +1,15 @@
 //! Back-pressure in virtual time: writers that wait as they are asked settle at what background work sustains, and are not refused.
 
-mod rig;
-
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 
+use crate::rig::{self, Random, VNODES, Write, key, small_options};
 use ferrite_lsm::mem_disk::MemDisk;
 use ferrite_lsm::mem_disk::run::{block_on, poll_once};
 use ferrite_lsm::{Class, DiskError, Engine, OpenError, Options, Pace, Refusal, Strategy};
-use rig::{Random, VNODES, Write, key, small_options};
 
 const US: u64 = 1_000;
 const SECOND: u64 = 1_000_000_000;

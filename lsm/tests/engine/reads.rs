@@ -1,18 +1,16 @@
 //! What reads ask of the disk: nothing for nearly all keys that are not there, each block once, and many blocks at a time.
 
-mod rig;
-
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 
+use crate::rig::{Random, TestEngine, key, open, open_with, run_jobs, small_options};
 use ferrite_lsm::mem_disk::run::{block_on, poll_once};
 use ferrite_lsm::mem_disk::{CrashMode, MemDisk, MemPace, OpKind};
 use ferrite_lsm::{
     Directory, Disk, FileName, Found, NameOp, OpenError, Options, ReadError, Record, RecordFlags, Refusal,
     Strategy,
 };
-use rig::{Random, TestEngine, key, open, open_with, run_jobs, small_options};
 
 const KEYS: u64 = 20_000;
 

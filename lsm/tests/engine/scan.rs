@@ -1,14 +1,12 @@
 //! Scans against a map: both directions, every kind of range, while the engine goes on underneath.
 
-mod rig;
-
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
+use crate::rig::{Random, TestEngine, VNODES, open, run_jobs, small_options};
 use ferrite_lsm::mem_disk::run::{block_on, poll_once};
 use ferrite_lsm::mem_disk::{MemDisk, ReadFault};
 use ferrite_lsm::{Direction, Key, KeyBuf, KeyRange, Prefix, ReadError, Record, RecordFlags, ScanLimits};
-use rig::{Random, TestEngine, VNODES, open, run_jobs, small_options};
 
 type Model = BTreeMap<KeyBuf, (u64, Vec<u8>)>;
 

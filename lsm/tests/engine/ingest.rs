@@ -1,17 +1,15 @@
 //! Exports and ingests between two engines: what is seen before and after, and what power cuts and faults leave.
 
-mod rig;
-
 use std::future::Future;
 use std::pin::Pin;
 
+use crate::rig::{
+    self, Model, Random, TestEngine, VNODES, Write, apart_options, apply, key, lookup, run_jobs,
+    small_options, stage,
+};
 use ferrite_lsm::mem_disk::run::{block_on, poll_once};
 use ferrite_lsm::mem_disk::{CrashMode, Fault, MemDisk, MemPace};
 use ferrite_lsm::{ChunkError, DiskError, Engine, Extent, IngestError, KeyRange, Options, Refusal, Strategy};
-use rig::{
-    Model, Random, TestEngine, VNODES, Write, apart_options, apply, key, lookup, run_jobs, small_options,
-    stage,
-};
 
 const KEYS: u64 = 160;
 

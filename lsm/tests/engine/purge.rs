@@ -4,14 +4,12 @@
 //! may still be on its way when a compaction runs. Whatever the engine purges, a reader that takes tombstones and expired
 //! records for absence sees what a map says that forgets nothing.
 
-mod rig;
-
 use std::collections::BTreeMap;
 
+use crate::rig::{self, Random, TestEngine, VNODES, key, open, small_options};
 use ferrite_lsm::mem_disk::run::{block_on, poll_once};
 use ferrite_lsm::mem_disk::{CrashMode, MemDisk};
 use ferrite_lsm::{Options, Record, RecordFlags};
-use rig::{Random, TestEngine, VNODES, key, open, small_options};
 
 const KEYS: u64 = 90;
 const TABLE: u32 = 7;
