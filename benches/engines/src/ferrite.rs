@@ -283,6 +283,8 @@ impl Db for Ferrite {
         // An engine flushes by itself when it must, or for a checkpoint: links to its tables, which go again.
         self.engine.checkpoint(CHECKPOINT).await.expect("the disk works");
         self.engine.remove_checkpoint(CHECKPOINT).await.expect("the disk works");
+        // As a node does that has had no writes for a while.
+        self.engine.rest();
         self.rest().await;
     }
 

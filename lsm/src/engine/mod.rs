@@ -366,6 +366,12 @@ impl<D: Disk, P: Pace> Engine<D, P> {
         self.0.mark().await;
     }
 
+    /// Gives back, by [`Engine::next_job`], what the log keeps ready for writes beyond the first. For a host that has seen none for a
+    /// while: files that are made anew at every pause of a moment would cost more than they take.
+    pub fn rest(&self) {
+        self.0.log.rest();
+    }
+
     /// Syncs what was committed, with a periodic log; returns the highest durable number.
     pub async fn sync_now(&self) -> Result<Seq, Fenced> {
         let synced = self.0.log.sync_now().await;

@@ -268,6 +268,9 @@ impl<D: Disk> Log<D> {
             Ok(_) | Err(_) => return Err(CommitError::Fenced),
         }
         let state = &mut *self.state.borrow_mut();
+        if !is_mark {
+            state.segments.set_resting(false);
+        }
         state.groups += 1;
         state.syncs += u64::from(sync == Sync::Data);
         state.written = header.next() - 1;
@@ -382,6 +385,11 @@ impl<D: Disk> Log<D> {
     /// Segments whose records are all below `seq` may be recycled; the current one never is.
     pub fn retire_below(&self, seq: Seq) {
         self.state.borrow_mut().segments.retire_below(seq.0);
+    }
+
+    /// No writes are expected for a while: until the next group only one retired segment is kept for reuse.
+    pub fn rest(&self) {
+        self.state.borrow_mut().segments.set_resting(true);
     }
 
     /// Whether files of retired segments wait that will not be needed soon.

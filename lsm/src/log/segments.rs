@@ -5,6 +5,8 @@
 
 /// Most slots kept for reuse. A life begins in a file of its own, so many short lives leave many behind.
 const RECYCLABLE_MAX: usize = 3;
+/// The same while no writes are expected: what a first burst needs at once.
+const RECYCLABLE_RESTING_MAX: usize = 1;
 
 /// A segment of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +43,8 @@ pub(super) struct Segments {
     recyclable: Vec<Recyclable>,
     /// A slot never used before.
     next_slot: u32,
+    /// No writes are expected for a while.
+    resting: bool,
 }
 
 impl Segments {
@@ -75,9 +79,14 @@ impl Segments {
         (slot, None)
     }
 
+    /// Whether no writes are expected for a while.
+    pub(super) fn set_resting(&mut self, resting: bool) {
+        self.resting = resting;
+    }
+
     /// Whether more slots wait for reuse than will be needed soon.
     pub(super) fn has_surplus(&self) -> bool {
-        self.recyclable.len() > RECYCLABLE_MAX
+        self.recyclable.len() > if self.resting { RECYCLABLE_RESTING_MAX } else { RECYCLABLE_MAX }
     }
 
     /// Takes the oldest slot out if there is a surplus. The oldest, so that what is left on disk has no gap.
@@ -133,6 +142,10 @@ mod tests {
             .for_each(|slot| segments.recycle(Recyclable { id: 20 - u64::from(slot), slot, file_bytes: 9 }));
         assert_eq!(segments.take_surplus().map(|slot| slot.id), Some(12), "the oldest");
         assert_eq!(segments.take_surplus().map(|slot| slot.id), Some(13));
+        assert_eq!(segments.take_surplus(), None);
+        segments.set_resting(true);
+        assert_eq!(segments.take_surplus().map(|slot| slot.id), Some(14), "one is enough at rest");
+        assert_eq!(segments.take_surplus().map(|slot| slot.id), Some(15));
         assert_eq!(segments.take_surplus(), None);
         assert_eq!(segments.bytes(), 4096);
     }

@@ -163,7 +163,9 @@ impl<E: Env> Shard<E> {
                 }
             }
             shard.pump_runs.set(false);
-            shard.wrote_ns.set(Some(shard.env.now_ns()));
+            let now_ns = shard.env.now_ns();
+            shard.wrote_ns.set(Some(now_ns));
+            shard.busy_ns.set(Some(now_ns));
             shard.start_job();
         });
     }

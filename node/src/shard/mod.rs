@@ -59,6 +59,8 @@ use writes::WriteOperation;
 const DEADLINE_GRAIN_NS: u64 = 4_000_000;
 /// How often links and sessions are looked after, in nanoseconds.
 const TEND_INTERVAL_NS: u64 = 20_000_000;
+/// After so long without writes the log gives back the space that it keeps ready for them, in nanoseconds.
+const REST_AFTER_NS: u64 = 10_000_000_000;
 /// Deadlines of operations that have ended, from which they are pruned: 4 MiB of them.
 const DEADLINES_LEFT_MAX: usize = 1 << 18;
 /// Most multi-gets in flight on a core.
@@ -130,6 +132,8 @@ pub struct Shard<E: Env> {
     disk_reads: Cell<usize>,
     /// When the last group became durable, while the log owes a mark.
     wrote_ns: Cell<Option<u64>>,
+    /// The same, while the log keeps space ready.
+    busy_ns: Cell<Option<u64>>,
     /// When links and sessions are looked after next.
     tend_ns: Cell<u64>,
     synced_ns: Cell<u64>,
@@ -178,6 +182,7 @@ impl<E: Env> Shard<E> {
             sync_runs: Cell::new(false),
             disk_reads: Cell::new(0),
             wrote_ns: Cell::new(None),
+            busy_ns: Cell::new(Some(now_ns)),
             tend_ns: Cell::new(now_ns),
             synced_ns: Cell::new(now_ns),
             lease_staged: Cell::new(false),
@@ -337,6 +342,10 @@ impl<E: Env> Shard<E> {
                 shard.engine.sync_now().await.ok();
                 shard.sync_runs.set(false);
             });
+        }
+        if self.busy_ns.get().is_some_and(|at| now_ns.saturating_sub(at) >= REST_AFTER_NS) {
+            self.busy_ns.set(None);
+            self.engine.rest();
         }
         let mark_due = |at| now_ns.saturating_sub(at) >= self.settings.mark_after_ns;
         if self.wrote_ns.get().is_some_and(mark_due) && !self.pump_runs.replace(true) {

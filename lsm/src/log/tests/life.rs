@@ -26,6 +26,32 @@ fn retired_segments_are_reused_and_their_groups_never_replay() {
     assert_eq!(log.next_seq(), Seq(number));
 }
 
+/// Five segments stayed for good however small the data was: forty megabytes beside a small data set.
+#[test]
+fn a_resting_log_keeps_one_segment_ready_and_a_write_ends_its_rest() {
+    let disk = MemDisk::new();
+    let (log, ..) = recover(&disk, options(1));
+    let trim = |log: &Log<MemDisk>| {
+        while log.wants_trim() {
+            block_on(log.trim()).expect("the disk works");
+        }
+        disk.list(Directory::Core(0)).len()
+    };
+    write(&log, 1..120, 3000);
+    log.retire_below(Seq(119));
+    let busy = trim(&log);
+    assert!(busy >= 4, "the current one and three spare, not {busy}");
+    log.rest();
+    assert_eq!(trim(&log), busy - 2, "of three spare one is left");
+    block_on(log.append_mark()).expect("the disk works");
+    write(&log, 120..240, 3000);
+    log.retire_below(Seq(239));
+    assert_eq!(trim(&log), busy, "what comes after a rest is kept ready as before");
+    let (_, recovery, replayed) = recover(&disk.crash(CrashMode::None, &mut random(1)), options(2));
+    assert_eq!((recovery.damage, recovery.cut_tail), (vec![], None), "a gap is not missed");
+    assert_eq!(replayed.last(), Some(&(239, 239)));
+}
+
 #[test]
 fn lives_follow_each_other() {
     let mut disk = MemDisk::new();
