@@ -51,6 +51,7 @@ pub fn run(rows: &[Row], part: &Part) {
         },
         value_bytes: part.value_bytes,
         synced: session == Session::Single(Row::Synced),
+        reads_device: session == Session::Single(Row::Disk),
     };
     let sizes = Sizes {
         keys,

@@ -23,6 +23,8 @@ pub struct Setup {
     pub value_bytes: usize,
     /// Each commit is synced before it returns.
     pub synced: bool,
+    /// Reads come from the device: RocksDB then has several under way at once, which would only cost where all is cached.
+    pub reads_device: bool,
 }
 
 /// An open engine. Called by one thread; what it does beside runs on the same processor.

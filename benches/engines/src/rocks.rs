@@ -157,7 +157,7 @@ impl Rocks {
             rocksdb_writeoptions_set_sync(write, yes(setup.synced));
             let read = rocksdb_readoptions_create();
             #[cfg(feature = "built-rocksdb")]
-            rocksdb_readoptions_set_async_io(read, 1);
+            rocksdb_readoptions_set_async_io(read, yes(setup.reads_device));
             Rocks {
                 db,
                 family,

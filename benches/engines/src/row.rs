@@ -36,7 +36,8 @@ pub enum Row {
     Mixed,
     /// Gets at fixed times, at 30 % of what Hit reached; nothing else happens. An eighth of the memtable.
     Idle,
-    /// The same while records are overwritten, so that flush and compaction run. Worst is the put's.
+    /// The same while records are overwritten, so that flush and compaction run. Worst is the put's. Ferrite's background work
+    /// ends its slice when the next request is due: to a node that would be an event of its ring.
     Busy,
     /// Puts, each synced before the next; five thousand at most.
     Synced,
