@@ -365,6 +365,11 @@ impl Header {
         self.dictionary() + self.actors * ACTOR_BYTES
     }
 
+    /// Bytes of an entry's fields of fixed width, in a run of this shape.
+    pub(super) fn head_bytes(&self, shape: u8) -> usize {
+        1 + low_bytes(shape) + self.order_bytes + actor_bytes(self.actors)
+    }
+
     #[inline]
     pub(super) fn entries(&self) -> usize {
         self.slots() + SLOT_BYTES * self.count

@@ -282,8 +282,7 @@ impl<D: Disk> TableBuilder<D> {
         let (codec, stored) = if self.options.compression == Compression::None {
             stored::raw(&self.payload)
         } else {
-            self.packed.clone_from(&self.payload);
-            packing::pack(&mut self.packed);
+            packing::pack(&self.payload, &mut self.packed);
             let (codec, stored) = self.compressor.choose(&self.packed, self.options.compression);
             if stored::is_raw(codec) { stored::raw(&self.payload) } else { (codec, stored) }
         };

@@ -21,7 +21,7 @@ use crate::{BLOCK_BYTES, Damage, FileName, KeyBuf, Prefix, ValueShare};
 /// First bytes of a footer.
 const MAGIC: u64 = u64::from_le_bytes(*b"FeTable\0");
 /// The format that this build writes, and the only one it reads.
-pub const TABLE_FORMAT: u32 = 4;
+pub const TABLE_FORMAT: u32 = 5;
 /// What is found to differ in a table of another format.
 pub(crate) const TABLE_FORMAT_FIELD: &str = "table format";
 /// Bytes of a share.

@@ -106,10 +106,10 @@ pub(super) fn read(
             if payload_bytes > PAYLOAD_BYTES_MAX.min(stored.len().saturating_mul(LZ4_RATIO_MAX)) {
                 return Err(wrong_length(stored.len()));
             }
-            let mut payload = vec![0; payload_bytes];
-            match lz4_flex::block::decompress_into(stored, &mut payload) {
+            let mut packed = vec![0; payload_bytes];
+            match lz4_flex::block::decompress_into(stored, &mut packed) {
                 Ok(len) if len == payload_bytes => {
-                    packing::unpack(&mut payload, token_seed).map_err(malformed)?;
+                    let payload = packing::unpack(&packed, token_seed).map_err(malformed)?;
                     Block::parse(&payload, token_seed).map_err(malformed)
                 }
                 Ok(len) => Err(wrong_length(len)),
