@@ -22,6 +22,10 @@ pub trait Source {
     /// Gets what comes next into memory, if it is not there and anything comes. After an error nothing has moved, and
     /// it may be called again.
     fn fill(&mut self) -> impl Future<Output = Result<(), ReadError>>;
+    /// Whether what it stands on is read often: the block that it is in was in use in the cache.
+    fn is_in_use(&self) -> bool {
+        false
+    }
 }
 
 impl Source for MemCursor {
@@ -252,6 +256,11 @@ impl<S: Source, J: Join> Merge<S, J> {
             Winner::Joined => self.joined.as_record(),
         };
         Some((key, Record { flags: RecordFlags(record.flags.0 | self.mark), ..record }))
+    }
+
+    /// Whether any source has the current key in use, see [`Source::is_in_use`].
+    pub fn is_in_use(&self) -> bool {
+        self.same.iter().any(|&at| self.sources[at].is_in_use())
     }
 
     /// Sources that hold the current key.

@@ -7,6 +7,8 @@ use std::time::Instant;
 
 use hdrhistogram::Histogram;
 
+use crate::keys;
+
 /// What an engine is opened with; the same for all.
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -42,6 +44,19 @@ pub trait Db {
     }
     /// Looks a key up; `seen` is told its value.
     async fn get<R>(&mut self, key: &[u8; 16], seen: impl FnOnce(&[u8]) -> R) -> Option<R>;
+    /// Looks up a record that is there and was due at `due`. Where it has to be read from the device, what comes next may go on beside it.
+    /// How long it took is recorded when it is there.
+    async fn get_beside(
+        &mut self,
+        number: u64,
+        value_bytes: usize,
+        due: Instant,
+        latencies: &Rc<RefCell<Histogram<u64>>>,
+    ) {
+        let whole = self.get(&keys::key(number), |value| keys::is_of(value, number, value_bytes)).await;
+        assert_eq!(whole, Some(true), "record {number}");
+        latencies.borrow_mut().saturating_record(due.elapsed().as_nanos() as u64);
+    }
     /// Looks up several keys at once; `seen` is told the place and the value of each that is there.
     async fn get_many(&mut self, keys: &[[u8; 16]], seen: impl FnMut(usize, &[u8]));
     /// Looks up `total` keys with `depth` of them under way at any time; says how many were there.
@@ -64,6 +79,8 @@ pub trait Db {
     async fn give_way(&mut self);
     /// Of interest beside the figures: where hits came from.
     fn note(&self) -> String;
+    /// Waits for the reads that [`Db::get_beside`] left under way.
+    async fn end_reads(&mut self) {}
     /// Ends in good order.
     async fn close(self);
 }

@@ -46,6 +46,8 @@ impl Pace for DuePace {
 const SEED: u64 = 7;
 const VNODES: u16 = 4096;
 const PAUSE_NS: u64 = 1_000_000;
+/// Most reads from the device that others go on beside; as many as the row `disk` has under way.
+const READS_MAX: usize = 200;
 const CHECKPOINT: u64 = 1;
 
 pub struct Ferrite {
@@ -56,6 +58,8 @@ pub struct Ferrite {
     /// Groups that are due to be written, since when; and whether a task writes them.
     dues: Rc<RefCell<Vec<Instant>>>,
     pump_runs: Rc<Cell<bool>>,
+    /// Reads from the device that others go on beside.
+    reads: Rc<Cell<usize>>,
     order: u64,
     value_bytes: usize,
 }
@@ -87,6 +91,7 @@ impl Ferrite {
             job_runs,
             dues: Rc::default(),
             pump_runs: Rc::default(),
+            reads: Rc::default(),
             order,
             value_bytes: setup.value_bytes,
         };
@@ -198,6 +203,39 @@ impl Db for Ferrite {
         get(&self.engine, key, seen).await
     }
 
+    /// As a node does: what is in memory is answered at once, and else a task waits for the device.
+    async fn get_beside(
+        &mut self,
+        number: u64,
+        value_bytes: usize,
+        due: Instant,
+        latencies: &Rc<RefCell<Histogram<u64>>>,
+    ) {
+        let key = keys::key(number);
+        let is_whole = move |value: &[u8]| keys::is_of(value, number, value_bytes);
+        let found = self.engine.get(of(&key), |record| record.map(|record| is_whole(record.value)));
+        if let Ok(whole) = found {
+            assert_eq!(whole, Some(true), "record {number}");
+            return latencies.borrow_mut().saturating_record(due.elapsed().as_nanos() as u64);
+        }
+        while self.reads.get() >= READS_MAX {
+            self.pace.yield_now().await;
+        }
+        self.reads.set(self.reads.get() + 1);
+        let (engine, reads, latencies) = (self.engine.clone(), self.reads.clone(), latencies.clone());
+        self.env.spawn(async move {
+            assert_eq!(get(&engine, &key, is_whole).await, Some(true), "record {number}");
+            latencies.borrow_mut().saturating_record(due.elapsed().as_nanos() as u64);
+            reads.set(reads.get() - 1);
+        });
+    }
+
+    async fn end_reads(&mut self) {
+        while self.reads.get() > 0 {
+            self.pace.yield_now().await;
+        }
+    }
+
     async fn get_many(&mut self, keys: &[[u8; 16]], mut seen: impl FnMut(usize, &[u8])) {
         let prefixed: Vec<_> = keys.iter().map(of).collect();
         let mut missed = Vec::new();
@@ -294,7 +332,7 @@ impl Db for Ferrite {
 
     async fn give_way(&mut self) {
         self.start_job();
-        if self.job_runs.get() || self.pump_runs.get() {
+        if self.job_runs.get() || self.pump_runs.get() || self.reads.get() > 0 {
             self.pace.yield_now().await;
         }
     }

@@ -309,7 +309,7 @@ const GETS_BETWEEN: u64 = 1024;
 async fn paced(db: &mut impl Db, sizes: Sizes, put_rate: f64) -> Figures {
     let mut random = Random::new(15);
     let mut values = Values::new(sizes.value_bytes);
-    let (mut latencies, put_latencies) = (histogram(), Rc::new(RefCell::new(histogram())));
+    let [latencies, put_latencies] = [histogram(), histogram()].map(|of| Rc::new(RefCell::new(of)));
     let total = Duration::from_secs_f64(sizes.seconds);
     let get_every = Duration::from_secs_f64(1.0 / sizes.rate);
     let put_every =
@@ -332,11 +332,7 @@ async fn paced(db: &mut impl Db, sizes: Sizes, put_rate: f64) -> Figures {
             put_due += put_every;
         }
         if get_due <= now {
-            let number = random.below(sizes.keys);
-            let whole =
-                db.get(&keys::key(number), |value| keys::is_of(value, number, sizes.value_bytes)).await;
-            assert_eq!(whole, Some(true), "record {number}");
-            latencies.saturating_record(get_due.elapsed().as_nanos() as u64);
+            db.get_beside(random.below(sizes.keys), sizes.value_bytes, get_due, &latencies).await;
             get_due += get_every;
             gets += 1;
             if gets % GETS_BETWEEN == 0 {
@@ -346,7 +342,8 @@ async fn paced(db: &mut impl Db, sizes: Sizes, put_rate: f64) -> Figures {
             db.give_way().await;
         }
     }
-    let mut figures = Figures::of(&mark, gets, &latencies);
+    db.end_reads().await;
+    let mut figures = Figures::of(&mark, gets, &latencies.borrow());
     let put_latencies = put_latencies.borrow();
     if put_rate > 0.0 {
         figures.set("worst_us", put_latencies.max() as f64 / 1e3);

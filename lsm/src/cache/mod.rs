@@ -12,7 +12,8 @@
 //! - Blocks are keyed by table number, which is never used again, and number of the block; values by the number of their file, from
 //!   the same counter, and where they lie. Both are written once, so nothing is ever stale.
 //! - A value that is a large part of the budget is not kept.
-//! - Reads for large scans and compaction do not pass here.
+//! - Reads for large scans and compaction do not pass here. What a flush or a merge writes does where it takes the place of, or comes
+//!   to lie beside, blocks in use: a merge changes no answer, and would otherwise have each of them read from the device again.
 
 mod flight;
 mod item;
@@ -174,6 +175,16 @@ impl BlockCache {
     /// Puts a block in that was come by otherwise.
     pub fn insert(&self, table: u64, handle: BlockHandle, block: Block) {
         self.slots.borrow_mut().insert(ItemKey::block(table, handle), Item::Block(block));
+    }
+
+    /// Whether a block is held and has been asked for since it came, or was so often before that it came to stay.
+    pub(crate) fn is_in_use(&self, table: u64, handle: BlockHandle) -> bool {
+        self.slots.borrow().is_in_use(ItemKey::block(table, handle))
+    }
+
+    /// Puts a block in that takes the place of one in use, and inherits its standing.
+    pub(crate) fn succeed(&self, table: u64, handle: BlockHandle, block: Block) {
+        self.slots.borrow_mut().succeed(ItemKey::block(table, handle), Item::Block(block));
     }
 
     /// Lets go of all blocks of a table that is gone.

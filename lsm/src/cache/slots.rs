@@ -247,7 +247,24 @@ impl Slots {
         prefetch(&self.places[key.hash() as usize & (self.places.len() - 1)]);
     }
 
+    /// Whether an item is held and was hit, or is in the main queue.
+    pub(super) fn is_in_use(&self, key: ItemKey) -> bool {
+        let place = self.find(key).map(|at| &self.places[at]);
+        place.is_some_and(|place| place.hits() > 0 || !place.in_small())
+    }
+
+    /// Puts an item in unless it is there or is too large.
     pub(super) fn insert(&mut self, key: ItemKey, item: Item) {
+        let to_small = !self.ghosts.take(key.hash());
+        self.put_in(key, item, to_small);
+    }
+
+    /// As [`Slots::insert`], past the small queue.
+    pub(super) fn succeed(&mut self, key: ItemKey, item: Item) {
+        self.put_in(key, item, false);
+    }
+
+    fn put_in(&mut self, key: ItemKey, item: Item, small: bool) {
         let bytes = item.cost();
         if bytes > item.cost_max(self.budget) || self.find(key).is_some() {
             return;
@@ -258,7 +275,6 @@ impl Slots {
         if (self.len + 1) * 2 > self.places.len() {
             self.place_anew(self.places.len() * 2);
         }
-        let small = !self.ghosts.take(key.hash());
         self.stamp = (self.stamp + 1) & STAMP_MAX;
         let turn = Turn { key, stamp: self.stamp };
         if small {

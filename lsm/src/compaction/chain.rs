@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use crate::{Class, Disk, Extent, Key, ReadError, Record, Source, Table, TableCursor};
+use crate::{BlockCache, Class, Disk, Extent, Key, ReadError, Record, Source, Table, TableCursor};
 
 /// Walks disjoint tables one behind the other, past the cache. Only the one that is walked holds buffers.
 pub(crate) struct Chain<D: Disk> {
@@ -13,20 +13,26 @@ pub(crate) struct Chain<D: Disk> {
     within: Option<Extent>,
     /// Parts of the table at hand that are passed over.
     dead: Vec<Extent>,
+    cache: Rc<BlockCache>,
 }
 
 impl<D: Disk> Chain<D> {
-    /// Over tables given by key, each with the parts of it that are passed over.
-    pub(crate) fn new(tables: impl Iterator<Item = (Rc<Table<D>>, Vec<Extent>)>) -> Chain<D> {
-        Chain { ahead: tables.collect(), cursor: None, within: None, dead: Vec::new() }
+    /// Over tables given by key, each with the parts of it that are passed over. `cache` is asked what of them is in use.
+    pub(crate) fn new(
+        cache: &Rc<BlockCache>,
+        tables: impl Iterator<Item = (Rc<Table<D>>, Vec<Extent>)>,
+    ) -> Chain<D> {
+        let cache = Rc::clone(cache);
+        Chain { ahead: tables.collect(), cursor: None, within: None, dead: Vec::new(), cache }
     }
 
     /// As [`Chain::new`], over what these tables hold of an extent.
     pub(crate) fn within(
         extent: Extent,
+        cache: &Rc<BlockCache>,
         tables: impl Iterator<Item = (Rc<Table<D>>, Vec<Extent>)>,
     ) -> Chain<D> {
-        Chain { within: Some(extent), ..Chain::new(tables) }
+        Chain { within: Some(extent), ..Chain::new(cache, tables) }
     }
 
     /// Whether the cursor stands on a key that is not asked for: then none behind it in its table is.
@@ -44,6 +50,10 @@ impl<D: Disk> Chain<D> {
 }
 
 impl<D: Disk> Source for Chain<D> {
+    fn is_in_use(&self) -> bool {
+        self.cursor.as_ref().is_some_and(Source::is_in_use)
+    }
+
     #[inline]
     fn current(&self) -> Option<(Key<'_>, Record<'_>)> {
         self.cursor.as_ref().and_then(|cursor| cursor.current())
@@ -77,7 +87,8 @@ impl<D: Disk> Source for Chain<D> {
             let range = self.within.map(|extent| extent.range());
             let low = range.as_ref().map(|range| range.low());
             let low = low.as_ref();
-            self.cursor = Some(TableCursor::streaming(table, Class::Background, low));
+            let cache = Rc::clone(&self.cache);
+            self.cursor = Some(TableCursor::watching(table, cache, Class::Background, low));
         }
     }
 }

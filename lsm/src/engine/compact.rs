@@ -103,6 +103,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
                 Some(record) => {
                     let stored = self.collect(&key, &record, duties.moves_values).await?;
                     output.ready(stored.is_some() || output.is_large(&record)).await?;
+                    output.set_in_use(merge.is_in_use());
                     match stored {
                         Some(stored) => output.add_collected(key, record, &stored),
                         None => output.add(key, record),
@@ -134,7 +135,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
         let tables = self.tables.borrow();
         let table = |name: &TableName| tables.get(&name.number).expect("named tables are open").clone();
         let cut = |name: &TableName| (table(name), self.dead_parts(*name));
-        let sources = plan.runs.iter().map(|run| Chain::new(run.tables.iter().map(cut)));
+        let sources = plan.runs.iter().map(|run| Chain::new(&self.cache, run.tables.iter().map(cut)));
         let max_seq = plan.inputs().map(|name| table(&name).meta().max_seq).max().unwrap_or(0);
         (Merge::new(sources.collect(), self.options.join), max_seq)
     }

@@ -4,7 +4,7 @@ use super::Core;
 use super::output::Output;
 
 use crate::manifest::Edit;
-use crate::{Class, Disk, DiskError, DiskErrorKind, MemCursor, Pace, Seq, cover};
+use crate::{Class, Disk, DiskError, DiskErrorKind, Key, MemCursor, Pace, Seq, cover};
 
 impl<D: Disk, P: Pace> Core<D, P> {
     /// Writes everything that is applied into tables, while writes go on.
@@ -36,6 +36,15 @@ impl<D: Disk, P: Pace> Core<D, P> {
         these.any(|store| store.frozen.iter().any(|frozen| frozen.through <= through))
     }
 
+    /// Whether a block of a store that may hold the key is in use: then what is written of the key is likely to be asked for, too.
+    fn is_near_use(&self, index: usize, key: &Key<'_>) -> bool {
+        let stores = self.stores.borrow();
+        stores.stores[index]
+            .levels
+            .candidates(key)
+            .any(|table| table.locate(key).is_some_and(|block| self.cache.is_in_use(table.number(), block)))
+    }
+
     /// Flushes the frozen memtable that pins most of the log. Nothing has changed after an error.
     pub(super) async fn flush(&self) -> Result<(), DiskError> {
         let _turn = self.flush_turn.take().await;
@@ -57,6 +66,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
                 continue;
             }
             let is_large = output.is_large(&record);
+            output.set_in_use(self.is_near_use(index, &key));
             output.ready(is_large).await?;
             while let Some((key, record)) = cursor.current()
                 && output.takes(&record)

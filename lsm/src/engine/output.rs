@@ -4,7 +4,7 @@
 //! what was written; only then the manifest names it, and only after that reads find it. Until it is named nobody knows it: on
 //! any failure it is litter, to be unlinked, unless the manifest's write is what failed (see [`super::obsolete`]).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use xxhash_rust::xxh3::xxh3_128_with_seed;
@@ -39,6 +39,10 @@ pub(super) struct Output<'a, D: Disk, P: Pace> {
     value_files: Vec<(ValuesMeta, Rc<ValueFile<D>>)>,
     /// Every file begun, finished or not.
     names: Vec<FileName>,
+    /// What is added is in use: reads find it in the cache where it is now.
+    in_use: bool,
+    /// Blocks that were put into the cache for that, by table: behind the last one.
+    cached: BTreeMap<u64, u32>,
     /// Bytes of records worked on since the last pause.
     since_pause: usize,
     /// Ends and lengths of the tables of the run below, by key, and how many of them the table being written has passed.
@@ -67,6 +71,8 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
             values: None,
             value_files: Vec::new(),
             names: Vec::new(),
+            in_use: false,
+            cached: BTreeMap::new(),
             since_pause: 0,
             below: Vec::new(),
             passed: 0,
@@ -129,8 +135,7 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
             let pointer = self.values.as_mut().expect("made ready").add(key.prefix, record.value);
             self.add_pointer(key, record, pointer);
         } else {
-            self.last = Some(key.prefix);
-            self.builder.as_mut().expect("made ready").add(key, record);
+            self.add_to_table(key, record);
         }
     }
 
@@ -143,10 +148,41 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
     }
 
     fn add_pointer(&mut self, key: Key<'_>, record: Record<'_>, pointer: Pointer) {
-        self.last = Some(key.prefix);
         let flags = RecordFlags(record.flags.0 | RecordFlags::SEPARATED);
-        let separated = Record { flags, value: &pointer.encode(), ..record };
-        self.builder.as_mut().expect("made ready").add(key, separated);
+        self.add_to_table(key, Record { flags, value: &pointer.encode(), ..record });
+    }
+
+    #[inline]
+    fn add_to_table(&mut self, key: Key<'_>, record: Record<'_>) {
+        self.last = Some(key.prefix);
+        let builder = self.builder.as_mut().expect("made ready");
+        builder.add(key, record);
+        if self.in_use {
+            builder.mark_in_use();
+        }
+    }
+
+    /// Whether what is added next is in use: blocks of it go into the cache, so that reads which were answered from memory still are
+    /// when this output has taken the place of what answered them.
+    #[inline]
+    pub(super) fn set_in_use(&mut self, in_use: bool) {
+        self.in_use = in_use;
+    }
+
+    /// Puts the blocks that are in use into the cache. Nobody asks for them before the table is named, and if it never is they are
+    /// forgotten.
+    fn cache_used(&mut self, builder: &mut TableBuilder<D>) {
+        let FileName::Table { number, .. } = builder.file() else { unreachable!("a table's") };
+        for (handle, block) in builder.take_used() {
+            self.core.cache.succeed(number, handle, block);
+            self.cached.insert(number, handle.0 + 1);
+        }
+    }
+
+    fn forget_cached(&mut self) {
+        std::mem::take(&mut self.cached)
+            .into_iter()
+            .for_each(|(table, end)| self.core.cache.forget(table, end));
     }
 
     /// Counts `records` like this one as worked on, although none of them stays.
@@ -164,6 +200,10 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
     /// Hands what is full to the disk, and gives way.
     pub(super) async fn pause(&mut self) -> Result<(), DiskError> {
         self.since_pause = 0;
+        if let Some(mut builder) = self.builder.take() {
+            self.cache_used(&mut builder);
+            self.builder = Some(builder);
+        }
         self.charge();
         if let Some(builder) = &mut self.builder
             && builder.wants_flush()
@@ -235,6 +275,7 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
                 Err(error) => self.core.no_buffer(error, &mut tries).await?,
             }
         };
+        self.cache_used(&mut builder);
         self.core.sync_directory(Directory::Store(self.store)).await?;
         let (disk, name, bytes) = (self.core.disk.clone(), meta.name, meta.bytes);
         let opened = Table::open(disk, name, bytes, Some(meta.file_id), self.class).await;
@@ -314,7 +355,11 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
         // From here on the files are the manifest's business.
         self.kept = true;
         let added = (&self.tables[..], &self.value_files[..]);
-        self.core.put_tables(self.store, added, dropped, edits, install).await
+        let put = self.core.put_tables(self.store, added, dropped, edits, install).await;
+        if put.is_err() {
+            self.forget_cached();
+        }
+        put
     }
 }
 
@@ -325,6 +370,7 @@ impl<D: Disk, P: Pace> Drop for Output<'_, D, P> {
     fn drop(&mut self) {
         self.core.count_build(self.charged, 0);
         if !self.kept {
+            self.forget_cached();
             self.core.obsolete.borrow_mut().discard(self.names.drain(..));
         }
     }

@@ -146,7 +146,8 @@ impl<D: Disk, P: Pace> Core<D, P> {
         let merge = {
             let tables = self.tables.borrow();
             let part = |name: &TableName| (Rc::clone(&tables[&name.number]), self.dead_parts(*name));
-            let sources = plan.runs.iter().map(|run| Chain::within(extent, run.tables.iter().map(part)));
+            let sources =
+                plan.runs.iter().map(|run| Chain::within(extent, &self.cache, run.tables.iter().map(part)));
             Merge::new(sources.collect(), self.options.join)
         };
         self.merge_into(output, merge, &inputs, duties).await?;

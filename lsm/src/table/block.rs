@@ -110,17 +110,27 @@ pub(super) struct Entry<'a> {
     token_low: u64,
     pub(super) partition: &'a [u8],
     sort: &'a [u8],
-    record: Record<'a>,
+    pub(super) record: Record<'a>,
 }
 
 impl Block {
     /// Checks a payload and takes a copy. The error names what is wrong.
     pub(super) fn parse(payload: &[u8], token_seed: u64) -> Result<Block, &'static str> {
         check(payload)?;
+        Ok(Block::copied(payload, token_seed))
+    }
+
+    /// A payload that was built here.
+    pub(super) fn built(payload: &[u8], token_seed: u64) -> Block {
+        debug_assert_eq!(check(payload), Ok(()));
+        Block::copied(payload, token_seed)
+    }
+
+    fn copied(payload: &[u8], token_seed: u64) -> Block {
         let mut bytes = Vec::with_capacity(payload.len() + SEED_BYTES);
         bytes.extend_from_slice(payload);
         bytes.extend_from_slice(&token_seed.to_le_bytes());
-        Ok(Block { bytes: bytes.into() })
+        Block { bytes: bytes.into() }
     }
 
     /// Number of entries.

@@ -15,14 +15,14 @@ use crate::{
     ValueShare,
 };
 
-use super::block::MEMORY_OVERHEAD_BYTES;
+use super::block::{Block, Header, MEMORY_OVERHEAD_BYTES};
 use super::block_builder::BlockBuilder;
 use super::filter::{Filter, Hashes, KeyHash};
 use super::format::{
     Compression, FOOTER_BYTES, FileId, Footer, RECORD_BYTES_MAX, Section, TABLE_BYTES_MAX, TableMeta,
     TableName, TableOptions,
 };
-use super::index::{Index, Place};
+use super::index::{BlockHandle, Index, Place};
 use super::packing;
 use super::stored::{self, Compressor, TRAILER_BYTES};
 use super::transfer::{InFlight, Port};
@@ -80,6 +80,10 @@ pub struct TableBuilder<D: Disk> {
     /// The payload, packed for compression.
     packed: Vec<u8>,
     raw_before: bool,
+    /// Entries of the block being gathered that are in use.
+    in_use: usize,
+    /// Blocks of which most is in use, by number.
+    used: Vec<(BlockHandle, Block)>,
     /// What is not handed to the disk yet, and its place in the file, a multiple of a page.
     out: Vec<u8>,
     out_at: u64,
@@ -140,6 +144,8 @@ impl<D: Disk> TableBuilder<D> {
             payload: Vec::new(),
             packed: Vec::new(),
             raw_before: true,
+            in_use: 0,
+            used: Vec::new(),
             out: Vec::with_capacity(options.write_bytes + BLOCK_BYTES),
             out_at: 0,
             in_flight: None,
@@ -175,6 +181,7 @@ impl<D: Disk> TableBuilder<D> {
             + self.payload.capacity()
             + self.compressor.memory_bytes()
             + self.packed.capacity()
+            + self.used.iter().map(|(_, block)| block.bytes()).sum::<usize>()
             + self.block.memory_bytes()
     }
 
@@ -222,6 +229,17 @@ impl<D: Disk> TableBuilder<D> {
         meta.largest.prefix = key.prefix;
         replace(&mut self.last_partition, key.partition);
         replace(&mut self.last_sort, key.sort);
+    }
+
+    /// Says of the key that was just added that it is in use. A block of which at least half is has a place in the cache.
+    #[inline]
+    pub(crate) fn mark_in_use(&mut self) {
+        self.in_use += 1;
+    }
+
+    /// Blocks for the cache, by number, since the last call. For a caller who marks keys, after some of them each time.
+    pub(crate) fn take_used(&mut self) -> Vec<(BlockHandle, Block)> {
+        std::mem::take(&mut self.used)
     }
 
     /// Whether [`TableBuilder::flush`] has a full write to make.
@@ -279,6 +297,10 @@ impl<D: Disk> TableBuilder<D> {
     fn cut_block(&mut self) {
         self.payload.clear();
         self.block.finish(&mut self.payload);
+        if 2 * std::mem::take(&mut self.in_use) >= Header::of(&self.payload).count {
+            let block = Block::built(&self.payload, self.meta.token_seed.unwrap_or(0));
+            self.used.push((BlockHandle(self.index.len() as u32), block));
+        }
         let (codec, stored) = if self.options.compression == Compression::None {
             stored::raw(&self.payload)
         } else {

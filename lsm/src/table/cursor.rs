@@ -28,6 +28,9 @@ pub struct TableCursor<D: Disk> {
     block: Option<Block>,
     at: usize,
     len: usize,
+    /// Where to look whether blocks that are read past the cache are in use in it, and whether the one at hand is.
+    watched: Option<Rc<BlockCache>>,
+    in_use: bool,
 }
 
 enum Feed<D: Disk> {
@@ -62,9 +65,21 @@ impl<D: Disk> TableCursor<D> {
         Self::new(table, Feed::Stream(Stream { run: None, ahead: None }), class, from)
     }
 
+    /// As [`TableCursor::streaming`], and says of each block whether it is in use in `cache`.
+    pub(crate) fn watching(
+        table: Rc<Table<D>>,
+        cache: Rc<BlockCache>,
+        class: Class,
+        from: Option<&Key<'_>>,
+    ) -> Self {
+        TableCursor { watched: Some(cache), ..Self::streaming(table, class, from) }
+    }
+
     fn new(table: Rc<Table<D>>, feed: Feed<D>, class: Class, from: Option<&Key<'_>>) -> Self {
         let next = from.and_then(|key| table.index.locate(key)).map_or(0, |handle| handle.0);
-        TableCursor { table, feed, class, start: from.map(Key::to_buf), next, block: None, at: 0, len: 0 }
+        let start = from.map(Key::to_buf);
+        let (watched, in_use) = (None, false);
+        TableCursor { table, feed, class, start, next, block: None, at: 0, len: 0, watched, in_use }
     }
 
     /// Goes to the first key not before `from`, in either direction. [`Source::fill`] has to follow.
@@ -88,6 +103,10 @@ impl<D: Disk> TableCursor<D> {
 }
 
 impl<D: Disk> Source for TableCursor<D> {
+    fn is_in_use(&self) -> bool {
+        self.in_use
+    }
+
     #[inline]
     fn current(&self) -> Option<(Key<'_>, Record<'_>)> {
         self.block.as_ref().map(|block| block.entry_at(self.at))
@@ -112,6 +131,9 @@ impl<D: Disk> Source for TableCursor<D> {
                 break;
             }
             let block = self.load(self.next).await?;
+            let number = self.table.number();
+            let watched = self.watched.as_ref();
+            self.in_use = watched.is_some_and(|cache| cache.is_in_use(number, BlockHandle(self.next)));
             self.next += 1;
             let at = self.start.take().map_or(0, |key| block.seek(&key.as_key()));
             self.len = block.len();
