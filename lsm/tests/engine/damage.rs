@@ -250,7 +250,7 @@ fn cut_lengths_of_value_files() {
 #[cfg(feature = "planted-bugs")]
 #[test]
 fn a_block_that_is_not_compared_with_its_checksum_is_caught() {
-    crate::rig::planted::caught(ferrite_lsm::planted::Bug::BlockNotVerified, 0..1, |_| {
+    rig::planted::caught(ferrite_lsm::planted::Bug::BlockNotVerified, 0..1, |_| {
         flip_every_byte("table");
         Ok(())
     });

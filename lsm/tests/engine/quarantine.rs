@@ -680,7 +680,7 @@ fn an_engine_that_answers_around_a_hole_is_caught() {
 #[cfg(feature = "planted-bugs")]
 #[test]
 fn a_merge_that_forgets_what_was_lost_is_caught() {
-    crate::rig::planted::caught(ferrite_lsm::planted::Bug::MergeForgetsHole, 0..1, |_| {
+    rig::planted::caught(ferrite_lsm::planted::Bug::MergeForgetsHole, 0..1, |_| {
         damaged_blocks_are_quarantined_for_good_and_hold_nothing_back();
         Ok(())
     });

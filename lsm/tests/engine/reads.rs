@@ -106,6 +106,69 @@ fn read_all(disk: &MemDisk, engine: &TestEngine, keys: &[u64], together: usize) 
     (done, most)
 }
 
+/// Every block that a merge wrote was read from the device once more, a few in a hundred of the reads that had all been answered from memory.
+#[test]
+fn what_is_in_use_is_still_in_memory_after_it_was_merged_and_what_is_not_stays_out() {
+    for in_use in [true, false] {
+        let (engine, _) =
+            open(&filled(Strategy::Leveled), options(2, Strategy::Leveled)).expect("a power cut");
+        // Twice: a block is in use when it is asked for again.
+        for n in (0..KEYS).chain(0..KEYS).filter(|_| in_use) {
+            assert!(is_value_of(n, block_on(start(&engine, n))));
+        }
+        for at in 0..KEYS {
+            let n = at * 7919 % KEYS;
+            let value = value(n);
+            let order = KEYS + at + 1;
+            let record = Record { order, actor: 1, flags: RecordFlags(0), expiry_ms: 0, value: &value };
+            while engine.stage(key(n).as_key(), record, 1).is_err() {
+                block_on(engine.commit()).expect("no faults");
+                block_on(run_jobs(&engine)).expect("no faults");
+            }
+        }
+        block_on(engine.commit()).expect("no faults");
+        block_on(engine.checkpoint(1)).expect("no faults");
+        block_on(run_jobs(&engine)).expect("no faults");
+        let before = engine.stats();
+        assert!(before.flushes > 4 && before.compactions > 2, "{before:?}");
+        if !in_use {
+            assert!(before.cache_bytes < 64 << 10, "{} bytes that nobody asked for", before.cache_bytes);
+            continue;
+        }
+        for n in 0..KEYS {
+            assert!(is_value_of(n, block_on(start(&engine, n))));
+        }
+        let missed = engine.stats().cache_misses - before.cache_misses;
+        assert!(missed * 1000 < KEYS, "{missed} blocks of {KEYS} reads had to be read again");
+    }
+}
+
+/// What was put into the cache for a table that then was not written is let go of.
+#[test]
+fn an_abandoned_output_leaves_nothing_in_the_cache() {
+    let disk = filled(Strategy::Leveled);
+    let (engine, _) = open(&disk, options(2, Strategy::Leveled)).expect("a power cut");
+    for n in (0..KEYS).chain(0..KEYS) {
+        assert!(is_value_of(n, block_on(start(&engine, n))));
+    }
+    let before = engine.stats().cache_bytes;
+    let value = value(1);
+    for n in 0..500 {
+        let record = Record { order: KEYS + 1, actor: 1, flags: RecordFlags(0), expiry_ms: 0, value: &value };
+        engine.stage(key(n).as_key(), record, 1).expect("there is room");
+    }
+    block_on(engine.commit()).expect("no faults");
+    let mut flush = Box::pin(engine.checkpoint(1));
+    // Into the middle of the first table.
+    let mut most = before;
+    while poll_once(flush.as_mut()).is_none() && engine.stats().cache_bytes < before + 8192 {
+        most = most.max(engine.stats().cache_bytes);
+    }
+    assert!(engine.stats().cache_bytes >= before + 8192, "blocks go in while the table is written, {most}");
+    drop(flush);
+    assert_eq!(engine.stats().cache_bytes, before);
+}
+
 #[test]
 fn keys_that_are_not_there_seldom_ask_the_disk() {
     const ABSENT: u64 = 100_000;

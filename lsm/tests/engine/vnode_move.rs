@@ -345,7 +345,7 @@ fn a_scan_follows_its_vnode_wherever_it_moves() {
 #[cfg(feature = "planted-bugs")]
 #[test]
 fn a_move_that_leaves_records_behind_in_memory_is_caught() {
-    crate::rig::planted::caught(ferrite_lsm::planted::Bug::MoveForgetsMemtable, 1..4, |seed| {
+    rig::planted::caught(ferrite_lsm::planted::Bug::MoveForgetsMemtable, 1..4, |seed| {
         cut_at_every_step(seed, small_options);
         Ok(())
     });
