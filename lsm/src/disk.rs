@@ -106,7 +106,8 @@ pub enum Sync {
 pub enum NameOp {
     /// Makes a directory; done already is fine.
     CreateDirectory(Directory),
-    /// Makes a new file of `bytes` written zeros (not a hole), synced.
+    /// Makes a new file of `bytes` written zeros (not a hole), synced. A power cut meanwhile may leave a shorter one, of whole blocks
+    /// of zeros, and never an empty one.
     CreateZeroed {
         /// The file.
         name: FileName,

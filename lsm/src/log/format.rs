@@ -5,7 +5,7 @@
 //! block     := 4096 bytes
 //! header    := copy zeros(3072) copy zeros(448)  ; one block: the first copy in its first sector, the second in its last
 //! copy      := magic:u64 version:u16 core:u16 flags:u32 id:u64 life:u64
-//!              life_first:u64 life_after:u64 checksum:u32 zeros(12)
+//!              life_first:u64 life_after:u64 checksum:u32 zeros(4) file_bytes:u64
 //! group     := magic:u32 checksum:u32 blocks:u32 body:u32 count:u32 zeros(4) id:u64 life:u64
 //!              first:u64 mark:u64 seed:u64 record{count} zeros trailer   ; `blocks` blocks, records take `body` bytes
 //! trailer   := id:u64 life:u64               ; the last bytes of the last block
@@ -21,11 +21,15 @@
 //! - `seed` is that of the hash by which tokens follow from partition keys, for records that leave them out; 0 where none does.
 //! - `life_first` is the first sequence number of the life, `life_after` the last one of earlier lives that counts: what an
 //!   earlier life holds beyond it was cut, and never replays.
+//! - `file_bytes` is the length of the segment's file, which never changes: a file that is shorter was cut by something else.
+//! - A copy's checksum is the CRC-32C of the whole copy except the checksum itself. That of version 2, which had zeros behind it, was of
+//!   what stands before it.
 //! - Flag 1 of a header says that the segment was recycled: its `rest` need not be zeros.
 //! - The header has two copies in different sectors, written at once: one may rot. Copies that are valid but differ were torn
 //!   by a crash while the segment was being recycled; the lower id is what the segment still is.
 //! - Numbers are trusted only if they make sense: ids and sequence numbers from 1 to 2^63, `life_after` below `life_first`, no flag
-//!   that is not known. A header that is valid by its checksum and makes none counts as damaged.
+//!   that is not known, files of whole blocks that hold more than a header. A header that is valid by its checksum and makes none
+//!   counts as damaged.
 //! - The trailer repeats the identity in another sector than the header: the end of the log is told from leftovers by either.
 //!
 //! The record grammar is in `codec`.
@@ -33,7 +37,7 @@
 use crate::BLOCK_BYTES;
 
 /// Version of this format.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// Bytes of a group before its records.
 pub(super) const GROUP_HEADER_BYTES: usize = 64;
@@ -47,7 +51,9 @@ pub const GROUP_BYTES_LIMIT: usize = 16 << 20;
 const HEADER_MAGIC: u64 = u64::from_le_bytes(*b"FerrLog\0");
 const GROUP_MAGIC: u32 = u32::from_le_bytes(*b"FGrp");
 const COPY_BYTES: usize = 64;
-const COPY_CHECKED_BYTES: usize = 48;
+const CHECKSUM_AT: usize = 48;
+/// The last version whose checksums did not cover what stands behind them.
+const VERSION_CHECKED_IN_FRONT: u16 = 2;
 const SECOND_COPY_AT: usize = BLOCK_BYTES - 512;
 const RECYCLED: u32 = 1;
 /// No id and no sequence number is above this: what follows one can always be counted.
@@ -81,6 +87,8 @@ pub struct SegmentHeader {
     pub life_first: u64,
     /// Last sequence number of earlier lives that counts.
     pub life_after: u64,
+    /// Length of its file.
+    pub file_bytes: u64,
 }
 
 /// Why a block is not a header.
@@ -116,19 +124,17 @@ impl SegmentHeader {
         copy[24..32].copy_from_slice(&self.identity.life.to_le_bytes());
         copy[32..40].copy_from_slice(&self.life_first.to_le_bytes());
         copy[40..48].copy_from_slice(&self.life_after.to_le_bytes());
-        let checksum = crc32c::crc32c(&copy[..COPY_CHECKED_BYTES]);
-        copy[48..52].copy_from_slice(&checksum.to_le_bytes());
+        copy[56..].copy_from_slice(&self.file_bytes.to_le_bytes());
+        let checksum = copy_checksum(copy);
+        copy[CHECKSUM_AT..CHECKSUM_AT + 4].copy_from_slice(&checksum.to_le_bytes());
         block.copy_within(..COPY_BYTES, SECOND_COPY_AT);
     }
 
-    /// Reads a header's block.
+    /// Reads a header's block, or what a file that was cut short has of it.
     pub fn decode(block: &[u8]) -> Result<SegmentHeader, HeaderFault> {
-        let Some(block) = block.get(..BLOCK_BYTES) else {
-            return Err(HeaderFault::Blank);
-        };
-        let first = Self::decode_copy(&block[..COPY_BYTES]);
-        let second = Self::decode_copy(&block[SECOND_COPY_AT..SECOND_COPY_AT + COPY_BYTES]);
-        match (first, second) {
+        let block = &block[..block.len().min(BLOCK_BYTES)];
+        let copy_at = |at| block.get(at..at + COPY_BYTES).map_or(Err(HeaderFault::Blank), Self::decode_copy);
+        match (copy_at(0), copy_at(SECOND_COPY_AT)) {
             (Ok(first), Ok(second)) if second.identity.segment < first.identity.segment => Ok(second),
             (Ok(header), _)
             | (Err(HeaderFault::Damaged { .. } | HeaderFault::Blank | HeaderFault::Fields), Ok(header)) => {
@@ -166,12 +172,14 @@ impl SegmentHeader {
         if copy.iter().all(|byte| *byte == 0) {
             return Err(HeaderFault::Blank);
         }
-        let expected = crc32c::crc32c(&copy[..COPY_CHECKED_BYTES]);
-        let found = u32_at(copy, 48);
-        if expected != found || u64_at(copy, 0) != HEADER_MAGIC {
+        let expected = copy_checksum(copy);
+        let found = u32_at(copy, CHECKSUM_AT);
+        let version = u16_at(copy, 8);
+        let is_of_old_version =
+            version <= VERSION_CHECKED_IN_FRONT && found == crc32c::crc32c(&copy[..CHECKSUM_AT]);
+        if expected != found && !is_of_old_version || u64_at(copy, 0) != HEADER_MAGIC {
             return Err(HeaderFault::Damaged { expected, found });
         }
-        let version = u16_at(copy, 8);
         if version != VERSION {
             return Err(HeaderFault::Version(version));
         }
@@ -181,17 +189,25 @@ impl SegmentHeader {
             recycled: u32_at(copy, 12) & RECYCLED != 0,
             life_first: u64_at(copy, 32),
             life_after: u64_at(copy, 40),
+            file_bytes: u64_at(copy, 56),
         };
         let is_known = u32_at(copy, 12) & !RECYCLED == 0;
         if is_known && header.is_sound() { Ok(header) } else { Err(HeaderFault::Fields) }
     }
 
     fn is_sound(&self) -> bool {
-        let SegmentHeader { identity, life_first, life_after, .. } = *self;
+        let SegmentHeader { identity, life_first, life_after, file_bytes, .. } = *self;
         (1..=NUMBER_MAX).contains(&identity.segment)
             && (1..=NUMBER_MAX).contains(&life_first)
             && life_after < life_first
+            && (SEGMENT_HEADER_BYTES + 1..=NUMBER_MAX).contains(&file_bytes)
+            && file_bytes.is_multiple_of(BLOCK_BYTES as u64)
     }
+}
+
+/// Of a copy of a header, its checksum left out.
+fn copy_checksum(copy: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&copy[..CHECKSUM_AT]), &copy[CHECKSUM_AT + 4..COPY_BYTES])
 }
 
 /// Whether a segment's first block bears the mark of one, in either copy of its header.
@@ -360,8 +376,8 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 /// Puts the right checksum into a copy of a header that a test has changed.
 #[cfg(test)]
 pub(super) fn reseal(copy: &mut [u8]) {
-    let checksum = crc32c::crc32c(&copy[..COPY_CHECKED_BYTES]);
-    copy[48..52].copy_from_slice(&checksum.to_le_bytes());
+    let checksum = copy_checksum(copy);
+    copy[CHECKSUM_AT..CHECKSUM_AT + 4].copy_from_slice(&checksum.to_le_bytes());
 }
 
 #[cfg(test)]
@@ -388,6 +404,17 @@ mod tests {
         bytes
     }
 
+    fn header() -> SegmentHeader {
+        SegmentHeader {
+            core: 3,
+            identity: OURS,
+            recycled: true,
+            life_first: 100,
+            life_after: 90,
+            file_bytes: 64 << 10,
+        }
+    }
+
     #[test]
     fn every_flipped_bit_of_a_group_is_found() {
         let good = group(b"some records", 10, 1, 9);
@@ -412,8 +439,7 @@ mod tests {
 
     #[test]
     fn headers_survive_the_loss_of_one_copy_and_a_torn_rewrite_is_the_older() {
-        let header =
-            SegmentHeader { core: 3, identity: OURS, recycled: true, life_first: 100, life_after: 90 };
+        let header = header();
         let mut block = vec![0xA5; BLOCK_BYTES];
         header.encode(&mut block);
         for byte in 0..BLOCK_BYTES {
@@ -435,12 +461,23 @@ mod tests {
 
     #[test]
     fn numbers_that_make_no_sense_are_no_header() {
-        let good =
-            SegmentHeader { core: 3, identity: OURS, recycled: false, life_first: 100, life_after: 90 };
+        let good = header();
         let mut block = vec![0; BLOCK_BYTES];
         good.encode(&mut block);
-        let fields =
-            [(12, 2), (16, 0), (16, u64::MAX), (32, 0), (32, 90), (32, u64::MAX), (40, 100), (40, u64::MAX)];
+        let fields = [
+            (12, 2),
+            (16, 0),
+            (16, u64::MAX),
+            (32, 0),
+            (32, 90),
+            (32, u64::MAX),
+            (40, 100),
+            (40, u64::MAX),
+            (56, 0),
+            (56, 4096),
+            (56, 8193),
+            (56, !4095),
+        ];
         for (at, value) in fields {
             let mut bad = block.clone();
             for copy in [0, SECOND_COPY_AT] {
@@ -453,6 +490,36 @@ mod tests {
             // One copy that makes sense is enough.
             bad[..COPY_BYTES].copy_from_slice(&block[..COPY_BYTES]);
             assert_eq!(SegmentHeader::decode(&bad), Ok(good));
+        }
+    }
+
+    /// Where nothing but its checksum told a header of another version from damage, a log of that version was taken for a damaged one,
+    /// which an engine opens.
+    #[test]
+    fn the_version_before_is_told_by_name() {
+        let mut block = vec![0; BLOCK_BYTES];
+        header().encode(&mut block);
+        for copy in [0, SECOND_COPY_AT] {
+            let copy = &mut block[copy..copy + COPY_BYTES];
+            copy[8..10].copy_from_slice(&2u16.to_le_bytes());
+            copy[CHECKSUM_AT + 4..].fill(0);
+            let checksum = crc32c::crc32c(&copy[..CHECKSUM_AT]);
+            copy[CHECKSUM_AT..CHECKSUM_AT + 4].copy_from_slice(&checksum.to_le_bytes());
+        }
+        assert_eq!(SegmentHeader::decode(&block), Err(HeaderFault::Version(2)));
+    }
+
+    #[test]
+    fn a_header_is_known_as_long_as_its_first_copy_is_there() {
+        let mut block = vec![0; BLOCK_BYTES];
+        header().encode(&mut block);
+        for len in 0..BLOCK_BYTES {
+            let found = SegmentHeader::decode(&block[..len]);
+            match len {
+                0 => assert_eq!(found, Err(HeaderFault::Blank)),
+                1..COPY_BYTES => assert!(matches!(found, Err(HeaderFault::Damaged { .. })), "{len} bytes"),
+                _ => assert_eq!(found, Ok(header()), "{len} bytes"),
+            }
         }
     }
 

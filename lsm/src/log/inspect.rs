@@ -115,6 +115,7 @@ fn show_header<D: Disk>(name: FileName, source: &Source<D>, copies: [bool; 2], r
                 ("life", Hex(header.identity.life.into())),
                 ("life_first", Number(header.life_first)),
                 ("life_after", Number(header.life_after)),
+                ("file_bytes", Number(header.file_bytes)),
                 ("recycled", Flag(header.recycled)),
             ];
             report.part(name, "header", at, &fields);

@@ -38,11 +38,7 @@ pub(super) enum PrepareError {
 }
 
 /// Makes a segment: its file, its name durable, its header synced.
-pub(super) async fn make<D: Disk>(
-    disk: &D,
-    plan: &Plan,
-    segment_bytes: u64,
-) -> Result<Prepared<D>, PrepareError> {
+pub(super) async fn make<D: Disk>(disk: &D, plan: &Plan) -> Result<Prepared<D>, PrepareError> {
     let name = FileName::Segment { core: plan.header.core, slot: plan.slot };
     if plan.remove {
         match disk.names(NameOp::Unlink(name)).await {
@@ -51,7 +47,7 @@ pub(super) async fn make<D: Disk>(
         }
     }
     if !plan.reuse {
-        let created = disk.names(NameOp::CreateZeroed { name, bytes: segment_bytes }).await;
+        let created = disk.names(NameOp::CreateZeroed { name, bytes: plan.header.file_bytes }).await;
         if let Err(error) = created {
             if error.kind != DiskErrorKind::Exists {
                 // A part of it may stand there; if it cannot be removed now, the next recovery removes it.
@@ -96,7 +92,7 @@ impl<D: Disk> Log<D> {
             }
             self.plan_segment(state)
         };
-        let made = make(&self.disk, &plan, self.options.segment_bytes).await;
+        let made = make(&self.disk, &plan).await;
         let state = &mut *self.state.borrow_mut();
         let error = match made {
             Ok(prepared) => {
@@ -141,6 +137,7 @@ impl<D: Disk> Log<D> {
             recycled: reuse,
             life_first: state.life_first,
             life_after: state.life_after,
+            file_bytes: self.options.segment_bytes,
         };
         (Plan { slot, reuse, remove: old.is_some() && !reuse, header }, old)
     }

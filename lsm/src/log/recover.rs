@@ -26,6 +26,10 @@
 //!
 //! So is one whose header is valid by its checksum and makes no sense; that is always reported, since no power cut writes it.
 //!
+//! A segment whose file is *shorter* than its header says was cut by something else than the log and its power cuts: a file has its
+//! length before it has its name, and its header comes last. What it lost shows by the groups behind it, as ever; where none is,
+//! nobody knows, so the file is always reported. So is one without a header that is not even whole blocks, or empty.
+//!
 //! The old segments are never written to. The new life starts in a segment of its own, in a file that held no group. Where the
 //! disk has no room for it, the log opens all the same, for what it says to be read: the segment is made when there is room,
 //! and nothing is committed before.
@@ -113,6 +117,16 @@ impl<D: Disk> Source<D> {
         self.header.is_ok_and(|header| header.recycled)
     }
 
+    /// The length that its file was made with, if it is shorter now. Without a header, no more is known than what every segment has.
+    pub(super) fn cut_from(&self) -> Option<u64> {
+        let block = BLOCK_BYTES as u64;
+        let made = match self.header {
+            Ok(header) => header.file_bytes,
+            Err(_) => self.file_bytes.next_multiple_of(block).max(block),
+        };
+        (self.file_bytes < made).then_some(made)
+    }
+
     pub(super) fn life(&self) -> u64 {
         self.identity.expect("only segments with an identity are replayed").life
     }
@@ -159,7 +173,11 @@ impl<D: Disk> Log<D> {
                 Some((first, next, bytes)) => {
                     segments.open(SegmentInfo { id, slot, first, next, bytes, file_bytes });
                 }
-                None if source.groups == 0 && source.nameless.is_none() && blank.is_none() => {
+                None if source.groups == 0
+                    && source.nameless.is_none()
+                    && source.cut_from().is_none()
+                    && blank.is_none() =>
+                {
                     blank = Some(Recyclable { id, slot, file_bytes });
                 }
                 None => recyclable.push(Recyclable { id, slot, file_bytes }),
@@ -168,10 +186,11 @@ impl<D: Disk> Log<D> {
         // Not in a file that holds groups: should its new header be torn, they would still have to be told from others.
         let reuse = blank.is_some_and(|blank| blank.file_bytes == options.segment_bytes);
         let identity = Identity { segment: next_id, life: options.life };
-        let header = SegmentHeader { core, identity, recycled: reuse, life_first, life_after };
+        let file_bytes = options.segment_bytes;
+        let header = SegmentHeader { core, identity, recycled: reuse, life_first, life_after, file_bytes };
         let slot = blank.map_or(next_slot, |blank| blank.slot);
         let plan = Plan { slot, reuse, remove: blank.is_some() && !reuse, header };
-        let (file, first_slot) = match prepare::make(&disk, &plan, options.segment_bytes).await {
+        let (file, first_slot) = match prepare::make(&disk, &plan).await {
             Ok(made) => {
                 segments.open(SegmentInfo {
                     id: next_id,
@@ -179,7 +198,7 @@ impl<D: Disk> Log<D> {
                     first: life_first,
                     next: life_first,
                     bytes: SEGMENT_HEADER_BYTES,
-                    file_bytes: options.segment_bytes,
+                    file_bytes,
                 });
                 (made.file, None)
             }

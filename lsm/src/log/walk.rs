@@ -108,6 +108,15 @@ impl<'a, D: Disk> Walk<'a, D> {
         if let Some(at) = self.nameless {
             self.damage_header(&sources[at], None);
         }
+        for source in sources.iter() {
+            if let Some(expected) = source.cut_from() {
+                let (file, what, found) = (source.name(self.core), "segment length", source.file_bytes);
+                self.report(LogDamage {
+                    damage: Damage { file, offset: found, what, expected, found },
+                    lost: None,
+                });
+            }
+        }
         if self.trace {
             let (at, offset) = self.after.unwrap_or((start, SEGMENT_HEADER_BYTES));
             let segment = sources[at].identity.map_or(0, |identity| identity.segment);

@@ -378,10 +378,10 @@ fn begun(flight: &InFlight, rng: &mut dyn FnMut() -> u64) -> Option<Begun> {
             Begun::Write { inode: file.inode.id, at: *at, bytes: buf.to_vec() }
         }
         Op::Names(NameOp::CreateZeroed { name, bytes }) => {
-            let blocks = bytes / BLOCK_BYTES as u64;
+            let blocks = (bytes / BLOCK_BYTES as u64).max(1);
             let choice = rng();
             let bytes = if choice.is_multiple_of(2) {
-                choice / 2 % (blocks + 1) * BLOCK_BYTES as u64
+                (1 + choice / 2 % blocks) * BLOCK_BYTES as u64
             } else {
                 *bytes
             };

@@ -6,7 +6,8 @@
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 const PAGE: usize = 4096;
-const SEGMENT_COPY_CHECKED_BYTES: usize = 48;
+const SEGMENT_COPY_BYTES: usize = 64;
+const SEGMENT_CHECKSUM_AT: usize = 48;
 const SEGMENT_COPIES_AT: [usize; 2] = [0, PAGE - 512];
 const GROUP_MAGIC: &[u8] = b"FGrp";
 const MARK_MAGIC: &[u8] = b"FeMK";
@@ -29,10 +30,12 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<usize> {
 /// A log segment: both copies of its header, and every group.
 pub(crate) fn log(file: &mut [u8]) {
     for at in SEGMENT_COPIES_AT {
-        let Some(copy) = file.get_mut(at..at + SEGMENT_COPY_CHECKED_BYTES + 4) else { return };
+        let Some(copy) = file.get_mut(at..at + SEGMENT_COPY_BYTES) else { return };
         if copy.iter().any(|byte| *byte != 0) {
-            let checksum = crc32c::crc32c(&copy[..SEGMENT_COPY_CHECKED_BYTES]);
-            copy[SEGMENT_COPY_CHECKED_BYTES..].copy_from_slice(&checksum.to_le_bytes());
+            let (before, behind) = copy.split_at_mut(SEGMENT_CHECKSUM_AT);
+            let (field, behind) = behind.split_at_mut(4);
+            let checksum = crc32c::crc32c_append(crc32c::crc32c(before), behind);
+            field.copy_from_slice(&checksum.to_le_bytes());
         }
     }
     let mut at = PAGE;

@@ -1,6 +1,7 @@
 //! Damage and cut tails, told apart: every flipped byte, every truncation, every torn sector.
 
 use super::*;
+use crate::Damage;
 use crate::mem_disk::{CrashMode, ReadFault};
 
 const BLOCK: usize = 4096;
@@ -158,8 +159,9 @@ fn every_flipped_byte_is_found_or_unused() {
     }
 }
 
+/// A segment that something else cut short, with nothing behind it, lost what was in it without a word: it did not say how long it was.
 #[test]
-fn every_truncation_leaves_a_prefix() {
+fn every_truncation_leaves_a_prefix_and_is_reported() {
     let good = five_groups(false);
     let bytes = good.read_all(segment(0)).unwrap();
     for len in 0..bytes.len() {
@@ -172,8 +174,54 @@ fn every_truncation_leaves_a_prefix() {
         let whole_groups = (len / BLOCK).saturating_sub(1).min(5) as u64;
         let known = if len < BLOCK { 0 } else { whole_groups };
         assert_eq!(replayed, pairs(1..1 + known), "{len} bytes");
-        assert_eq!(recovery.damage, []);
+        // Of a header so short that it cannot be read, nothing is known but that every segment has more.
+        let made = (if len < 64 { BLOCK } else { bytes.len() }) as u64;
+        let said: Vec<_> = recovery.damage.iter().map(|d| (d.damage, d.lost)).collect();
+        let (file, what, found) = (segment(0), "segment length", len as u64);
+        let expected = Damage { file, offset: found, what, expected: made, found };
+        assert_eq!(said, [(expected, None)], "{len} bytes");
         write(&log, 100..101, 10);
+        // The file is left as it is: whoever looks finds it.
+        let (_, again, replayed) = recover(&disk, small(3));
+        assert_eq!(again.damage, recovery.damage, "{len} bytes");
+        assert_eq!(replayed.last().map(|record| record.1), Some(100), "{len} bytes");
+    }
+}
+
+/// What is behind the cut says what was in it.
+#[test]
+fn a_segment_cut_short_between_others_says_what_it_lost() {
+    let disk = MemDisk::new();
+    let (log, ..) = recover(&disk, options(1));
+    write(&log, 1..50, 3000);
+    let segments = log.segments();
+    let (before, cut) = (segments[0], segments[1]);
+    let bytes = disk.read_all(segment(cut.slot)).unwrap();
+    for len in [0, 100, BLOCK, 2 * BLOCK] {
+        let disk = disk.image(CrashMode::None, &mut random(1));
+        disk.write_all(segment(cut.slot), &bytes[..len]);
+        let (_, recovery, replayed) = recover(&disk, options(2));
+        let kept = (len / BLOCK).saturating_sub(1) as u64;
+        let numbers = Some((before.next + kept, cut.next - 1));
+        assert_eq!(lost(&recovery), [numbers, None], "{len} bytes");
+        assert_eq!(recovery.damage[1].damage.what, "segment length");
+        assert_eq!(replayed.len() as u64, 49 - (cut.next - before.next - kept), "{len} bytes");
+    }
+}
+
+/// A power cut while a segment is made leaves a file that is shorter, or one without a header: neither was cut.
+#[test]
+fn a_segment_that_was_being_made_is_not_cut_short() {
+    let disk = MemDisk::new();
+    let (log, ..) = recover(&disk, options(1));
+    write(&log, 1..5, 10);
+    block_on(log.rotate()).unwrap();
+    for blocks in 1..=SEGMENT / BLOCK as u64 {
+        let left = disk.image(CrashMode::None, &mut random(1));
+        left.write_all(segment(1), &vec![0; (blocks * BLOCK as u64) as usize]);
+        let (_, recovery, replayed) = recover(&left, options(2));
+        assert_eq!((recovery.damage, recovery.cut_tail), (vec![], None), "{blocks} blocks");
+        assert_eq!(replayed, pairs(1..5));
     }
 }
 

@@ -171,8 +171,7 @@ fn files_of_another_version_core_or_log_are_refused() {
     let mut changed = bytes;
     for copy in [0, 4096 - 512] {
         changed[copy + 8] = 99;
-        let checksum = crc32c::crc32c(&changed[copy..copy + 48]);
-        changed[copy + 48..copy + 52].copy_from_slice(&checksum.to_le_bytes());
+        format::reseal(&mut changed[copy..copy + 64]);
     }
     newer.write_all(segment(0), &changed);
     assert_eq!(open(&newer).err(), Some(LogError::Version { slot: 0, found: 99 }));
