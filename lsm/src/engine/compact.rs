@@ -181,7 +181,8 @@ impl<D: Disk, P: Pace> Core<D, P> {
             });
             removed.chain(added).collect()
         };
-        self.put_tables(plan.store, (&[], &[]), &[], edits, |_| {}).await?;
+        let put = self.put_tables(plan.store, (&[], &[]), &[], edits, |_| {}).await;
+        put.map_err(|failed| failed.error)?;
         self.counters.moves.add(1);
         cover::mark("table moved down");
         Ok(())

@@ -30,7 +30,7 @@ impl Job {
 enum Kind {
     /// Removes files that nothing names.
     Sweep,
-    /// Makes the next log segment.
+    /// Makes the next log segment, and the change of the manifest that settles what is in doubt.
     Segment,
     /// Writes a frozen memtable into a table.
     Flush,
@@ -100,7 +100,10 @@ impl<D: Disk, P: Pace> Core<D, P> {
         self.if_due(Kind::Sweep, || self.obsolete.borrow().is_due() || self.log.wants_trim())
             .or_else(|| {
                 self.if_due(Kind::Segment, || {
-                    self.log.wants_segment() || self.is_put_off.get() || self.log_full.get()
+                    self.log.wants_segment()
+                        || self.is_put_off.get()
+                        || self.log_full.get()
+                        || self.is_in_doubt()
                 })
             })
             .or_else(|| self.if_due(Kind::Flush, || self.stores.borrow().next_frozen().is_some()))
@@ -216,12 +219,17 @@ impl<D: Disk, P: Pace> Core<D, P> {
                 }
             })?;
         }
-        if self.is_put_off.get() {
+        if self.is_put_off.get() || self.is_in_doubt() {
             self.change(&[]).await.map_err(|failed| failed.error)?;
         }
         // Where the segment at hand was what had no room, only the next group can tell.
         self.log_full.set(false);
         Ok(())
+    }
+
+    /// Whether something takes no writes until a change of the manifest has settled what the disk says of it.
+    fn is_in_doubt(&self) -> bool {
+        !self.stores.borrow().doubted.is_empty()
     }
 
     fn limits(&self) -> compaction::Limits {

@@ -179,10 +179,12 @@ impl<D: Disk, P: Pace> Engine<D, P> {
         }
         // Drops, moves and the ends of ingests hold it while a vnode is on its way: where it lives is looked up when none of them is.
         let _flushing = self.0.flush_turn.take().await;
-        let mut edits = Vec::new();
+        let (mut edits, mut is_durable) = (Vec::new(), true);
         for &(vnode, store) in vnodes {
             match self.vnode_store(vnode) {
-                Some(present) if present == store => {}
+                Some(present) if present == store => {
+                    is_durable &= !self.0.stores.borrow().doubted.contains(&vnode);
+                }
                 Some(present) => return Err(AssignError::LivesElsewhere { vnode, store: present }),
                 None => {
                     if self.0.is_taken(vnode, store) {
@@ -192,7 +194,7 @@ impl<D: Disk, P: Pace> Engine<D, P> {
                 }
             }
         }
-        if edits.is_empty() {
+        if edits.is_empty() && is_durable {
             return Ok(());
         }
         self.0.change(&edits).await.map_err(|failed| failed.error)?;
@@ -271,7 +273,11 @@ impl<D: Disk, P: Pace> Engine<D, P> {
     /// Drops a vnode of the ring, or a table in it: everything applied up to now, durably when it returns; readers see nothing of it from
     /// then on, and its space comes back with jobs. A vnode lives nowhere after that, until it is assigned again, and takes no writes
     /// meanwhile ([`Refusal::UnknownVnode`]); records of it that are staged and not committed go with it. A table in a vnode takes
-    /// writes all the time: those that are applied later stay. What lives nowhere is dropped already. After an error nothing has changed.
+    /// writes all the time: those that are applied later stay. What lives nowhere is dropped already.
+    ///
+    /// After an error nothing has changed. Where it is [`DiskErrorKind::NoSpace`](crate::DiskErrorKind::NoSpace), the disk may hold the
+    /// drop all the same: a vnode takes no writes then ([`Refusal::DiskFull`]) until a job has settled that it does not, and an open
+    /// before that finds the vnode dropped, or not.
     pub async fn drop_extent(&self, extent: Extent) -> Result<(), DiskError> {
         self.0.drop_extent(extent).await
     }

@@ -359,7 +359,7 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
         if put.is_err() {
             self.forget_cached();
         }
-        put
+        put.map_err(|failed| failed.error)
     }
 }
 
@@ -397,7 +397,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
         dropped: &[TableName],
         mut edits: Vec<Edit>,
         install: impl FnOnce(&mut Store<D>),
-    ) -> Result<(), DiskError> {
+    ) -> Result<(), manifest::CommitError> {
         let dead = self.dead_values(store, &edits);
         edits.extend(dead.iter().map(|&number| Edit::RemoveValues { store, number }));
         edits.extend(self.manifest.catalog().spent_drops());
@@ -419,7 +419,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
             } else {
                 obsolete.discard(names);
             }
-            return Err(failed.error);
+            return Err(failed);
         }
         // A table that only changed its level is among the added ones.
         let is_gone = |name: &&TableName| added.iter().all(|table| table.number() != name.number);

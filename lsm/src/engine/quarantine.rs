@@ -226,7 +226,9 @@ impl<D: Disk, P: Pace> Core<D, P> {
             entry.is_some_and(|entry| entry.areas_of(table.number).any(|area| area.detached))
         };
         if is_hole {
-            self.put_tables(table.store, (&[], &[]), &[], vec![Edit::Release { table }], |_| {}).await?;
+            let edits = vec![Edit::Release { table }];
+            let put = self.put_tables(table.store, (&[], &[]), &[], edits, |_| {}).await;
+            put.map_err(|failed| failed.error)?;
             self.records.clear();
             self.obsolete.borrow_mut().discard(std::iter::once(table.file()));
             cover::mark("quarantine released");

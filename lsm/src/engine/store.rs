@@ -17,6 +17,7 @@
 use std::rc::{Rc, Weak};
 
 use super::levels::Levels;
+use super::outcome::Refusal;
 use super::stats::StoreCounts;
 use crate::planted::{self, Bug};
 use crate::record_cache::RecordCache;
@@ -36,6 +37,8 @@ pub(super) struct Stores<D: Disk> {
     pub(super) applied: u64,
     /// Vnodes that are being dropped, or were, and the number up to which records of them that come back from the log are left out.
     pub(super) barred: Vec<(u16, u64)>,
+    /// Vnodes that live here, and whose drop may be on the disk: it failed, and nothing has settled yet that it is not.
+    pub(super) doubted: Vec<u16>,
     /// Extents that are being ingested, each with a number of its own: no record of them is marked. One for each ingest of the host's.
     pub(super) ingests: Vec<(u64, Extent)>,
     pub(super) ingests_begun: u64,
@@ -134,6 +137,7 @@ impl<D: Disk> Stores<D> {
             stores,
             applied: 0,
             barred: Vec::new(),
+            doubted: Vec::new(),
             ingests: Vec::new(),
             ingests_begun: 0,
             active_bytes,
@@ -188,12 +192,22 @@ impl<D: Disk> Stores<D> {
         }
     }
 
-    /// Whether records of this key may not be staged.
+    /// Why records of this key may not be staged, if they may not.
     #[inline]
-    pub(super) fn is_closed(&self, key: &Key<'_>) -> bool {
-        !self.barred.is_empty()
-            && key.prefix.space > 0
-            && self.barred.iter().any(|(vnode, seq)| *vnode == key.prefix.vnode && *seq == u64::MAX)
+    pub(super) fn closed(&self, key: &Key<'_>) -> Option<Refusal> {
+        if self.barred.is_empty() && self.doubted.is_empty() || key.prefix.space == 0 {
+            return None;
+        }
+        self.closed_vnode(key.prefix.vnode)
+    }
+
+    #[cold]
+    fn closed_vnode(&self, vnode: u16) -> Option<Refusal> {
+        if self.barred.contains(&(vnode, u64::MAX)) {
+            return Some(Refusal::UnknownVnode);
+        }
+        // What settles it is a change of the manifest, for which there is no room.
+        self.doubted.contains(&vnode).then_some(Refusal::DiskFull)
     }
 
     /// Whether a record that comes back from the log was dropped on its way.

@@ -17,6 +17,10 @@
 //!
 //! A whole vnode is taken from its store with it. Records of it that were staged and not applied yet have numbers up to the drop's, and
 //! are left out when their group comes back; none is staged while the drop goes on.
+//!
+//! A drop that failed may be on the disk all the same (a full disk can say so after it has written). Until a later change of the
+//! manifest, which begins a new file, has settled that it is not, the vnode is as it was, but takes no writes: a start would find
+//! them with no vnode to put them into. [`super::job`] makes such a change where nothing else does.
 
 use std::rc::Rc;
 
@@ -28,11 +32,21 @@ use crate::manifest::Edit;
 use crate::{Class, Disk, DiskError, Extent, Key, Pace, TableName, cover};
 
 /// Keeps records of a vnode from being staged, until it is dropped.
-struct Barred<'a, D: Disk, P: Pace>(&'a Core<D, P>, u16);
+struct Barred<'a, D: Disk, P: Pace> {
+    core: &'a Core<D, P>,
+    vnode: u16,
+    /// The drop may be on the disk, and is not in memory: true while it is being written, also if nobody waits for the end of that.
+    is_doubtful: bool,
+}
 
 impl<D: Disk, P: Pace> Drop for Barred<'_, D, P> {
     fn drop(&mut self) {
-        self.0.stores.borrow_mut().barred.retain(|(vnode, seq)| (*vnode, *seq) != (self.1, u64::MAX));
+        let mut stores = self.core.stores.borrow_mut();
+        stores.barred.retain(|(vnode, seq)| (*vnode, *seq) != (self.vnode, u64::MAX));
+        if self.is_doubtful && !stores.doubted.contains(&self.vnode) {
+            cover::mark("drop of a vnode in doubt");
+            stores.doubted.push(self.vnode);
+        }
     }
 }
 
@@ -44,9 +58,9 @@ impl<D: Disk, P: Pace> Core<D, P> {
         let _flushing = self.flush_turn.take().await;
         let Some(index) = self.stores.borrow().index_of(&extent.range().low()) else { return Ok(()) };
         let is_vnode = extent.table.is_none();
-        let _barred = is_vnode.then(|| {
+        let mut barred = is_vnode.then(|| {
             self.stores.borrow_mut().barred.push((extent.vnode, u64::MAX));
-            Barred(self, extent.vnode)
+            Barred { core: self, vnode: extent.vnode, is_doubtful: false }
         });
         let (store, seq) = {
             let mut stores = self.stores.borrow_mut();
@@ -56,7 +70,14 @@ impl<D: Disk, P: Pace> Core<D, P> {
         };
         self.weigh();
         let (removed, edits) = self.dropping(store, extent, seq);
-        self.put_tables(store, (&[], &[]), &removed, edits, |_| {}).await?;
+        if let Some(barred) = &mut barred {
+            barred.is_doubtful = true;
+        }
+        let put = self.put_tables(store, (&[], &[]), &removed, edits, |_| {}).await;
+        if let Some(barred) = &mut barred {
+            barred.is_doubtful = put.is_err_and(|failed| failed.in_doubt);
+        }
+        put.map_err(|failed| failed.error)?;
         // No waiting from where the store's tables were changed to here.
         self.records.forget(extent);
         let mut stores = self.stores.borrow_mut();

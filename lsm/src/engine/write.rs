@@ -16,8 +16,8 @@ impl<D: Disk, P: Pace> Core<D, P> {
         }
         let price_ps = {
             let stores = self.stores.borrow();
-            if stores.is_closed(&key) {
-                return Err(Refusal::UnknownVnode);
+            if let Some(refusal) = stores.closed(&key) {
+                return Err(refusal);
             }
             let store = &stores.stores[stores.index_of(&key).ok_or(Refusal::UnknownVnode)?];
             if store.is_overloaded || self.is_group_dear() {
@@ -112,6 +112,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
                 cover::mark("opening made good when there was room");
             }
             self.obsolete.borrow_mut().settle();
+            self.stores.borrow_mut().doubted.clear();
         }
         changed
     }

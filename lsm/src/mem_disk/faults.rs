@@ -9,6 +9,12 @@ use crate::FileName;
 pub enum Fault {
     /// No space: nothing is done.
     NoSpace,
+    /// No space, found when so many blocks of a write were written already, or all of it if it has no more: they are there, and not
+    /// durable. Of other operations nothing is done.
+    NoSpaceAfter {
+        /// The blocks.
+        blocks: usize,
+    },
     /// The device fails. Of a write, a part may have been done; after a failed sync no later sync covers what this one should have.
     Io,
     /// A write moves only the first half of its blocks. Other operations fail as with [`Fault::Io`].

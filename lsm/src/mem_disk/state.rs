@@ -184,6 +184,11 @@ impl State {
             None => Ok(buf.len()),
             Some(AnyFault::Step(Fault::Short)) => Ok(half(buf.len())),
             Some(fault @ AnyFault::Step(Fault::NoSpace)) => Err(failed(kind_of(fault))),
+            Some(fault @ AnyFault::Step(Fault::NoSpaceAfter { blocks })) => {
+                let bytes = blocks.saturating_mul(BLOCK_BYTES).min(buf.len());
+                content.write(at, &buf[..bytes], false, stamp);
+                Err(failed(kind_of(fault)))
+            }
             Some(fault @ (AnyFault::Step(Fault::Io) | AnyFault::Read(_))) => {
                 content.write(at, &buf[..half(buf.len())], false, stamp);
                 content.doom();
@@ -399,7 +404,7 @@ fn half(bytes: usize) -> usize {
 
 fn kind_of(fault: AnyFault) -> DiskErrorKind {
     match fault {
-        AnyFault::Step(Fault::NoSpace) => DiskErrorKind::NoSpace,
+        AnyFault::Step(Fault::NoSpace | Fault::NoSpaceAfter { .. }) => DiskErrorKind::NoSpace,
         AnyFault::Step(Fault::Io | Fault::Short) | AnyFault::Read(_) => DiskErrorKind::Io,
     }
 }

@@ -210,6 +210,18 @@ fn a_full_disk_refuses_growth_and_nothing_else() {
 }
 
 #[test]
+fn what_was_written_before_space_ran_out_is_seen_and_not_durable() {
+    let (disk, file) = one_file();
+    for (blocks, kept) in [(0, 0), (2, 8192), (usize::MAX, 12288)] {
+        disk.fail_at(0, Fault::NoSpaceAfter { blocks });
+        let failed = write(&disk, &file, 0, 1, 3, Sync::Data).unwrap_err();
+        assert_eq!(failed.kind, DiskErrorKind::NoSpace);
+        assert_eq!(disk.read_all(table(1)).unwrap().len(), kept);
+    }
+    assert_eq!(disk.image(CrashMode::None, &mut random(1)).read_all(table(1)).unwrap().len(), 0);
+}
+
+#[test]
 fn damage_and_replacement_are_durable() {
     let (disk, file) = one_file();
     write(&disk, &file, 0, 1, 1, Sync::Data).unwrap();

@@ -116,7 +116,7 @@ fn fails_at_every_step_with(fault: Fault, options: fn(u128) -> Options) {
     }
     let fences = match fault {
         Fault::NoSpace => fenced == 0,
-        Fault::Io | Fault::Short => fenced > 20,
+        Fault::NoSpaceAfter { .. } | Fault::Io | Fault::Short => fenced > 20,
     };
     assert!(failed > fenced && fences, "{failed} steps failed, {fenced} fenced");
 }
@@ -124,6 +124,11 @@ fn fails_at_every_step_with(fault: Fault, options: fn(u128) -> Options) {
 #[test]
 fn no_space_at_any_step_loses_nothing_and_passes() {
     fails_at_every_step(Fault::NoSpace);
+}
+
+#[test]
+fn no_space_for_the_rest_of_a_write_at_any_step_loses_nothing() {
+    fails_at_every_step(Fault::NoSpaceAfter { blocks: 1 });
 }
 
 #[test]

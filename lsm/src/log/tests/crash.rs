@@ -96,7 +96,7 @@ fn nothing_acknowledged_is_lost_when_any_step_fails() {
     let whole = MemDisk::new();
     live(&whole, 1, 1, 100, &mut random(6));
     for step in 0..whole.steps() {
-        for fault in [Fault::NoSpace, Fault::Io, Fault::Short] {
+        for fault in [Fault::NoSpace, Fault::NoSpaceAfter { blocks: 1 }, Fault::Io, Fault::Short] {
             let disk = MemDisk::new();
             disk.fail_at(step, fault);
             let history = live(&disk, 1, 1, 100, &mut random(6));
@@ -106,7 +106,7 @@ fn nothing_acknowledged_is_lost_when_any_step_fails() {
             }
         }
     }
-    println!("counted: fail-at-N points {}", 3 * whole.steps());
+    println!("counted: fail-at-N points {}", 4 * whole.steps());
 }
 
 /// The recovery is cut too, at each of its steps; the next one must still find everything.
