@@ -125,8 +125,8 @@ impl Stats {
 
     /// Sorted runs that a get may have to ask, on average over the stores by their length.
     pub fn read_amplification(&self) -> f64 {
-        let weighted = self.stores.iter().map(|store| store.runs * store.table_bytes).sum();
-        ratio(weighted, self.stores.iter().map(|store| store.table_bytes).sum())
+        let weighted = self.stores.iter().map(|store| store.runs.saturating_mul(store.table_bytes));
+        ratio(weighted.fold(0, u64::saturating_add), self.stores.iter().map(|store| store.table_bytes).sum())
     }
 }
 

@@ -27,7 +27,7 @@
 //! - Flag 1 of a header says that the segment was recycled: its `rest` need not be zeros.
 //! - The header has two copies in different sectors, written at once: one may rot. Copies that are valid but differ were torn
 //!   by a crash while the segment was being recycled; the lower id is what the segment still is.
-//! - Numbers are trusted only if they make sense: ids and sequence numbers from 1 to 2^63, `life_after` below `life_first`, no flag
+//! - Numbers are trusted only if they make sense: ids and sequence numbers from 1 to 2^62, `life_after` below `life_first`, no flag
 //!   that is not known, files of whole blocks that hold more than a header. A header that is valid by its checksum and makes none
 //!   counts as damaged.
 //! - The trailer repeats the identity in another sector than the header: the end of the log is told from leftovers by either.
@@ -56,8 +56,10 @@ const CHECKSUM_AT: usize = 48;
 const VERSION_CHECKED_IN_FRONT: u16 = 2;
 const SECOND_COPY_AT: usize = BLOCK_BYTES - 512;
 const RECYCLED: u32 = 1;
-/// No id and no sequence number is above this: what follows one can always be counted.
-const NUMBER_MAX: u64 = 1 << 63;
+/// No id and no sequence number that is read is above this: what follows one can always be counted, and written.
+const NUMBER_MAX: u64 = 1 << 62;
+/// What is written may go on beyond that.
+const WRITTEN_MAX: u64 = 1 << 63;
 
 /// Whose a group is: the segment and the opening of the log that wrote it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -112,7 +114,7 @@ pub enum HeaderFault {
 impl SegmentHeader {
     /// Writes the header's block.
     pub(super) fn encode(&self, block: &mut [u8]) {
-        assert!(self.is_sound(), "a header that would not be read: {self:?}");
+        assert!(self.is_sound(WRITTEN_MAX), "a header that makes no sense: {self:?}");
         let block = &mut block[..BLOCK_BYTES];
         block.fill(0);
         let copy = &mut block[..COPY_BYTES];
@@ -192,13 +194,13 @@ impl SegmentHeader {
             file_bytes: u64_at(copy, 56),
         };
         let is_known = u32_at(copy, 12) & !RECYCLED == 0;
-        if is_known && header.is_sound() { Ok(header) } else { Err(HeaderFault::Fields) }
+        if is_known && header.is_sound(NUMBER_MAX) { Ok(header) } else { Err(HeaderFault::Fields) }
     }
 
-    fn is_sound(&self) -> bool {
+    fn is_sound(&self, number_max: u64) -> bool {
         let SegmentHeader { identity, life_first, life_after, file_bytes, .. } = *self;
-        (1..=NUMBER_MAX).contains(&identity.segment)
-            && (1..=NUMBER_MAX).contains(&life_first)
+        (1..=number_max).contains(&identity.segment)
+            && (1..=number_max).contains(&life_first)
             && life_after < life_first
             && (SEGMENT_HEADER_BYTES + 1..=NUMBER_MAX).contains(&file_bytes)
             && file_bytes.is_multiple_of(BLOCK_BYTES as u64)
@@ -468,9 +470,11 @@ mod tests {
             (12, 2),
             (16, 0),
             (16, u64::MAX),
+            (16, 1 << 63),
             (32, 0),
             (32, 90),
             (32, u64::MAX),
+            (32, 1 << 63),
             (40, 100),
             (40, u64::MAX),
             (56, 0),

@@ -43,6 +43,10 @@
 //! key       = prefix:u128 partition_len:u32 sort_len:u32 partition sort
 //! ```
 //!
+//! **Numbers** are trusted only if they can be, checksum or not: what follows one can be counted then, and lengths can be added up.
+//! Incarnations, generations and sequence numbers go up to 2^61, numbers of files to come up to 2^47, stores up to 65,534; a layout
+//! has 1 to 1,024 cores, and its index is one of them; value files are up to 64 GiB long, and of tables see their format.
+//!
 //! **Tail rule.** Appends wait for each other's syncs, so a power cut can harm the last group only. A bad group with a good
 //! later one of the same life behind it is damage, and so is one below a mark (see `mark`); any other is a change that nobody
 //! was told of, and is cut.
@@ -50,8 +54,10 @@
 use std::rc::Rc;
 
 use super::area::Area;
-use crate::layout::LayoutMark;
+use crate::engine::NUMBER_BITS;
+use crate::layout::{CORES_MAX, LayoutMark};
 use crate::table::{encode_key, take_key};
+use crate::values::VALUES_BYTES_MAX;
 use crate::{BLOCK_BYTES, Damage, Extent, FileId, FileName, KeyBuf, TableMeta, TableName, ValuesMeta};
 
 /// The first bytes of each group.
@@ -65,6 +71,11 @@ pub(crate) const GROUP_BYTES_MAX: usize = 256 << 20;
 /// What groups start and end on.
 pub(super) const BLOCK: u64 = BLOCK_BYTES as u64;
 const CHECKSUM_AT: usize = 32;
+/// No incarnation, generation or sequence number is above this; nor is the number of a manifest. That of the log's readers is higher: a
+/// log may go on from any number that a manifest says.
+pub(super) const NUMBER_MAX: u64 = 1 << 61;
+/// No file number to come is above this: half of all are left.
+const FILE_NUMBER_MAX: u64 = 1 << (NUMBER_BITS - 1);
 
 /// One change of the engine's files or of what is in them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -357,8 +368,14 @@ fn decode_extent(from: &mut Reader<'_>) -> Result<Extent, Fault> {
 
 fn decode_edit(from: &mut Reader<'_>) -> Result<Edit, Fault> {
     let edit = match from.u8()? {
-        1 => Edit::Opened { incarnation: from.u64()? },
-        2 => Edit::Store { store: from.u16()? },
+        1 => Edit::Opened { incarnation: from.number("incarnation", NUMBER_MAX)? },
+        2 => {
+            let store = from.u16()?;
+            if store == u16::MAX {
+                return Err(damaged("store", (u16::MAX - 1).into(), store.into()));
+            }
+            Edit::Store { store }
+        }
         3 => Edit::Assign { vnode: from.u16()?, store: from.u16()?, epoch: from.u64()? },
         4 => {
             let level = from.u8()?;
@@ -370,15 +387,24 @@ fn decode_edit(from: &mut Reader<'_>) -> Result<Edit, Fault> {
             Edit::Add { level, table: Rc::new(table) }
         }
         5 => Edit::Remove { table: TableName { store: from.u16()?, number: from.u64()? } },
-        6 => Edit::Flushed { store: from.u16()?, seq: from.u64()? },
-        7 => Edit::NextNumber { number: from.u64()? },
-        8 => Edit::LogFloor { seq: from.u64()? },
-        9 => Edit::Closed { seq: from.u64()? },
+        6 => Edit::Flushed { store: from.u16()?, seq: from.seq()? },
+        7 => Edit::NextNumber { number: from.number("file number", FILE_NUMBER_MAX)? },
+        8 => Edit::LogFloor { seq: from.seq()? },
+        9 => Edit::Closed { seq: from.seq()? },
         10 => Edit::Home { store: from.u16()? },
-        20 => Edit::Layout(LayoutMark { generation: from.u64()?, cores: from.u16()?, index: from.u16()? }),
+        20 => {
+            let generation = from.number("generation", NUMBER_MAX)?;
+            let (cores, index) = (from.u16()?, from.u16()?);
+            if cores > CORES_MAX || index >= cores {
+                return Err(damaged("core of a layout", cores.into(), index.into()));
+            }
+            Edit::Layout(LayoutMark { generation, cores, index })
+        }
         11 => {
-            let (store, number, bytes) = (from.u16()?, from.u64()?, from.u64()?);
-            let (record_bytes, file_id) = (from.u64()?, FileId(from.u128()?));
+            let (store, number) = (from.u16()?, from.u64()?);
+            let bytes = from.number("length of a value file", VALUES_BYTES_MAX)?;
+            let record_bytes = from.number("length of values", VALUES_BYTES_MAX)?;
+            let file_id = FileId(from.u128()?);
             Edit::AddValues { values: ValuesMeta { store, number, bytes, record_bytes, file_id } }
         }
         12 => Edit::RemoveValues { store: from.u16()?, number: from.u64()? },
@@ -386,7 +412,7 @@ fn decode_edit(from: &mut Reader<'_>) -> Result<Edit, Fault> {
         26 => Edit::Release { table: TableName { store: from.u16()?, number: from.u64()? } },
         27 => Edit::DamagedValues { store: from.u16()?, number: from.u64()? },
         15 => {
-            let (store, extent, seq) = (from.u16()?, decode_extent(from)?, from.u64()?);
+            let (store, extent, seq) = (from.u16()?, decode_extent(from)?, from.seq()?);
             let count = from.u32()? as usize;
             if count > from.0.len() / 8 {
                 return Err(damaged("number of dropped tables", (from.0.len() / 8) as u64, count as u64));
@@ -397,7 +423,7 @@ fn decode_edit(from: &mut Reader<'_>) -> Result<Edit, Fault> {
             }
             Edit::Drop { store, extent, seq, tables }
         }
-        16 => Edit::ForgetDrop { store: from.u16()?, extent: decode_extent(from)?, seq: from.u64()? },
+        16 => Edit::ForgetDrop { store: from.u16()?, extent: decode_extent(from)?, seq: from.seq()? },
         17 => Edit::Unassign { vnode: from.u16()? },
         tag => return Err(damaged("edit tag", 27, tag.into())),
     };
@@ -451,6 +477,16 @@ impl<'a> Reader<'a> {
 
     fn u64(&mut self) -> Result<u64, Fault> {
         Ok(u64::from_le_bytes(self.array()?))
+    }
+
+    fn seq(&mut self) -> Result<u64, Fault> {
+        self.number("sequence number", NUMBER_MAX)
+    }
+
+    /// A number that is not above `max`.
+    fn number(&mut self, what: &'static str, max: u64) -> Result<u64, Fault> {
+        let number = self.u64()?;
+        if number > max { Err(damaged(what, max, number)) } else { Ok(number) }
     }
 
     fn u128(&mut self) -> Result<u128, Fault> {

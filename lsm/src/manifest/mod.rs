@@ -32,7 +32,7 @@ use catalog::Contradiction;
 pub(crate) use catalog::{Catalog, LEVELS, StoreEntry};
 pub(crate) use dropped::{Drops, hides};
 pub(crate) use format::Edit;
-use format::{Fault, Identity};
+use format::{Fault, Identity, NUMBER_MAX};
 pub(crate) use inspect::inspect;
 pub(crate) use mark::bears_magic;
 use mark::{MARKS_BYTES, Marks, encode_mark, mark_offset};
@@ -118,6 +118,10 @@ pub(crate) async fn load<D: Disk>(disk: &D, core: u16) -> Result<Found, LoadErro
     files.sort_unstable();
     let numbers = files.iter().map(|(number, _)| *number).collect();
     for &(number, bytes) in files.iter().rev() {
+        if number > NUMBER_MAX {
+            let fault = Fault::Wrong { what: "manifest number", expected: NUMBER_MAX, found: number };
+            return Err(LoadError::Read(fault.at(core, number, 0).into()));
+        }
         let content = read_file(disk, FileName::Manifest { core, number }, bytes).await?;
         match replay(core, number, &content) {
             Replay::Empty => {}

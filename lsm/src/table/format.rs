@@ -13,9 +13,13 @@
 //! Checksums are XXH3. Those of sections and blocks are seeded with the file's id and the offset, so that a block of another
 //! file, of an earlier life of this file's space, or of another place in this file never passes. The footer's covers its page.
 //! Zeros between blocks are read by nobody.
+//!
+//! Numbers of the properties are trusted only if they can be, checksum or not, since those of all tables are added up: lengths up
+//! to the longest files, no more tombstones or records that expire than keys, and of these at most 2^40.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::values::VALUES_BYTES_MAX;
 use crate::{BLOCK_BYTES, Damage, FileName, KeyBuf, Prefix, ValueShare};
 
 /// First bytes of a footer.
@@ -34,6 +38,9 @@ const FOOTER_SEED: u64 = 0x4665_5461_626c_6531;
 pub const RECORD_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Largest table, in bytes: places in it are 32 bits wide. Builders are finished long before.
 pub const TABLE_BYTES_MAX: u64 = u32::MAX as u64;
+
+/// Most keys of a table.
+const ENTRIES_MAX: u64 = 1 << 40;
 
 /// Random name of a file's content, from the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -175,6 +182,16 @@ impl TableMeta {
         }
     }
 
+    /// Whether its numbers can be.
+    fn is_sound(&self) -> bool {
+        // A little more than its blocks take the sections behind them.
+        self.bytes <= 2 * TABLE_BYTES_MAX
+            && self.entries <= ENTRIES_MAX
+            && self.tombstones <= self.entries
+            && self.expiring <= self.entries
+            && self.values.iter().all(|share| share.bytes <= VALUES_BYTES_MAX)
+    }
+
     /// Reads properties from the front of `bytes` and moves past them. `None` = they are cut short or malformed.
     pub fn decode(bytes: &mut &[u8]) -> Option<TableMeta> {
         let store = u16::from_le_bytes(take(bytes)?);
@@ -204,7 +221,7 @@ impl TableMeta {
         let smallest = take_key(bytes)?;
         let largest = take_key(bytes)?;
         let values = take_shares(bytes)?;
-        Some(TableMeta {
+        let meta = TableMeta {
             name: TableName { store, number },
             bytes: file_bytes,
             file_id,
@@ -221,7 +238,8 @@ impl TableMeta {
             smallest,
             largest,
             values,
-        })
+        };
+        meta.is_sound().then_some(meta)
     }
 }
 

@@ -30,6 +30,9 @@ pub(super) const RECORD_HEADER_BYTES: usize = 36;
 pub const POINTER_BYTES: usize = 32;
 /// No LZ4 stream expands more than this many times.
 pub(super) const LZ4_RATIO_MAX: usize = 255;
+/// Longest value file that a manifest or a table may speak of, in bytes: as many of them as a manifest can name add up to no more than
+/// 64 bits hold. Builders end theirs long before.
+pub(crate) const VALUES_BYTES_MAX: u64 = 64 << 30;
 
 /// How much of a value file the pointers of one table name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

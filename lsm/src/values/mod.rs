@@ -29,6 +29,6 @@ pub(crate) use builder::ValueBuilder;
 pub(crate) use file::StoredValue;
 pub use file::ValueFile;
 pub use format::{POINTER_BYTES, VALUES_FORMAT, ValueShare, ValuesMeta};
-pub(crate) use format::{Pointer, VALUES_FORMAT_FIELD, bears_magic};
+pub(crate) use format::{Pointer, VALUES_BYTES_MAX, VALUES_FORMAT_FIELD, bears_magic};
 pub(crate) use inspect::{Target, inspect};
 pub(crate) use resolved::Resolved;

@@ -15,7 +15,7 @@ mod mutate;
 use std::fs;
 use std::path::PathBuf;
 
-use exercise::input::Input;
+use exercise::input::{Input, PAGE};
 use exercise::{Kind, run, sample};
 use ferrite_lsm::FileName;
 use heap::{CountingAllocator, live_bytes, take_peak_bytes};
@@ -60,7 +60,48 @@ fn made(kind: Kind) -> Vec<(String, Vec<u8>)> {
     if kind == Kind::Table {
         inputs.push((NO_POINTER.to_owned(), without_a_pointer(&whole).encode()));
     }
+    if kind == Kind::Manifest {
+        let beyond = beyond_all_numbers(&whole).into_iter();
+        inputs.extend(beyond.map(|(what, input)| (format!("beyond-{what}"), input.encode())));
+    }
     inputs
+}
+
+/// The manifest with one number each that cannot be: so high that nothing follows it, or that it can be added to nothing.
+fn beyond_all_numbers(whole: &Input) -> Vec<(&'static str, Input)> {
+    let manifest = &whole.files[0];
+    // Of the first group: what a snapshot begins with.
+    let edits = 2 * PAGE + 40;
+    assert_eq!([0, 9, 18, 27, 30].map(|edit| manifest[edits + edit]), [1, 7, 8, 2, 6], "its first edits");
+    let find = |bytes: &[u8]| {
+        let found = manifest[edits..].windows(bytes.len()).position(|at| at == bytes);
+        found.map(|found| edits + found)
+    };
+    let layout = find(&[&[20][..], &1u64.to_le_bytes(), &[1, 0, 0, 0]].concat()).expect("it says its layout");
+    let FileName::Values { number, .. } = Kind::Values.places()[0] else { unreachable!("it has its name") };
+    let values = find(&number.to_le_bytes()).expect("it names the file");
+    assert_eq!(manifest[values - 3], 11, "a value file is added before a table names it");
+    // A table's shares begin with their number.
+    let first_of = |count: u32| find(&[&count.to_le_bytes()[..], &number.to_le_bytes()].concat());
+    let share = (1..9).find_map(first_of).expect("a table points into the file");
+    let numbers = [
+        ("incarnation", edits + 1, 8),
+        ("file-number", edits + 10, 8),
+        ("log-floor", edits + 19, 8),
+        ("store", edits + 28, 2),
+        ("flushed", edits + 33, 8),
+        ("generation", layout + 1, 8),
+        ("cores", layout + 9, 2),
+        ("value-bytes", values + 8, 8),
+        ("record-bytes", values + 16, 8),
+        ("share", share + 12, 8),
+    ];
+    let input_of = |(what, at, len): (&'static str, usize, usize)| {
+        let mut input = Input { reseal: true, ..whole.clone() };
+        input.files[0][at..at + len].fill(0xff);
+        (what, input)
+    };
+    numbers.map(input_of).into()
 }
 
 /// The table with its first value that is apart not pointed to: the pointer's lengths say that the value is longer stored than not.
@@ -161,6 +202,16 @@ fn the_corpora_are_of_the_formats_that_are_read() {
 fn a_pointer_that_is_none_is_damage_to_its_block() {
     let input = without_a_pointer(&whole(Kind::Table));
     assert!(!bounded(Kind::Table, &input.encode(), &|| "it is read".into()), "it is found");
+}
+
+/// The numbers of a manifest were trusted behind its checksums: one that was written so made what follows it, or the sum it is part of,
+/// overflow.
+#[test]
+fn numbers_that_cannot_be_are_damage_to_the_manifest() {
+    for (what, input) in beyond_all_numbers(&whole(Kind::Manifest)) {
+        let input = input.encode();
+        assert!(!bounded(Kind::Manifest, &input, &|| what.into()), "{what} is trusted");
+    }
 }
 
 #[test]

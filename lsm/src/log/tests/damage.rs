@@ -125,7 +125,9 @@ fn a_segment_without_its_header_is_known_by_its_groups() {
 /// Its checksum was right, so it was believed: a life that began at 0 made recovery count below nothing.
 #[test]
 fn a_resealed_header_that_makes_no_sense_is_damage_and_hides_no_group() {
-    for (at, value) in [(32, 0), (32, u64::MAX), (40, u64::MAX), (16, u64::MAX)] {
+    // 2^63 was taken for a number after which others can come; the header of the next segment was none then.
+    for (at, value) in [(32, 0), (32, u64::MAX), (40, u64::MAX), (16, u64::MAX), (16, 1 << 63), (32, 1 << 63)]
+    {
         let disk = five_groups(false);
         let mut bytes = disk.read_all(segment(0)).unwrap();
         for copy in [0, BLOCK - 512] {
