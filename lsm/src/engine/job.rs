@@ -213,6 +213,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
         if self.log.wants_segment() {
             self.log.prepare().await.map_err(|error| match error {
                 LogCommitError::NoSpace(error) => error,
+                LogCommitError::NoBuffer => DiskError::no_buffer("prepare a log segment", None),
                 LogCommitError::Fenced => {
                     self.fence();
                     DiskError { kind: DiskErrorKind::Io, operation: "prepare a log segment", name: None }

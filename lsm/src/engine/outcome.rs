@@ -21,7 +21,9 @@ pub struct Recovery {
     /// The last change of the manifest was incomplete, and was cut off. Nobody was told of it: one that was acknowledged is
     /// marked, and refuses if it went bad.
     pub cut_manifest: bool,
-    /// Damage in the log. What it hid is lost here; everything behind it was recovered.
+    /// Damage in the log: what was synced and cannot be read any more, and segments that something cut short. Everything behind it was
+    /// recovered. What it hid was acknowledged, and is lost here: [`LogDamage::lost`] names the records where that is known, and other
+    /// replicas have them. The files stay as they are until the log needs their space, and each open until then says so again.
     pub damage: Vec<LogDamage>,
     /// What is quarantined, known before or found now: tables and value files that could not be opened, and blocks.
     pub quarantined: Vec<Quarantined>,
@@ -263,6 +265,8 @@ pub enum CommitError {
     Fenced,
     /// The disk is full. What was staged was let go of, and will never be found; its numbers are given out again.
     DiskFull,
+    /// The budget for log buffers is spent. What was staged was let go of, as with [`CommitError::DiskFull`].
+    Overloaded,
 }
 
 impl std::fmt::Display for CommitError {
@@ -270,6 +274,7 @@ impl std::fmt::Display for CommitError {
         match self {
             CommitError::Fenced => Refusal::Fenced.fmt(f),
             CommitError::DiskFull => Refusal::DiskFull.fmt(f),
+            CommitError::Overloaded => f.write_str("the budget for log buffers is spent"),
         }
     }
 }

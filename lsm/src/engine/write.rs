@@ -85,6 +85,12 @@ impl<D: Disk, P: Pace> Core<D, P> {
                 self.weigh();
                 return Err(CommitError::DiskFull);
             }
+            Err(LogCommitError::NoBuffer) => {
+                // Whoever waits for it would wait for buffers that nobody may give back.
+                self.log.discard_staged();
+                cover::mark("commit found no log buffer");
+                return Err(CommitError::Overloaded);
+            }
         }
         self.weigh();
         Ok(Seq(self.stores.borrow().applied))

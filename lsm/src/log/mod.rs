@@ -178,7 +178,8 @@ impl<D: Disk> Log<D> {
     }
 
     /// Lets go of what is staged, as if it had never been: its numbers are given out again. For an owner that cannot wait for
-    /// space after [`CommitError::NoSpace`], and after a fence, when none of it can be written any more.
+    /// space after [`CommitError::NoSpace`] or a buffer after [`CommitError::NoBuffer`], and after a fence, when none of it can be
+    /// written any more.
     pub fn discard_staged(&self) {
         let state = &mut *self.state.borrow_mut();
         if let Some(filling) = state.filling.take() {

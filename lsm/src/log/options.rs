@@ -93,6 +93,9 @@ pub enum CommitError {
     /// none for the group in a segment that was there: then it was let go of, with all that was staged behind it, and their
     /// numbers are given out again.
     NoSpace(DiskError),
+    /// The budget for I/O buffers is spent, and another segment needs one: nothing was written, what is staged stays staged, and the
+    /// same call may succeed later.
+    NoBuffer,
 }
 
 impl std::fmt::Display for CommitError {
@@ -100,6 +103,7 @@ impl std::fmt::Display for CommitError {
         match self {
             CommitError::Fenced => write!(f, "{Fenced}"),
             CommitError::NoSpace(error) => write!(f, "the log cannot grow: {error}"),
+            CommitError::NoBuffer => write!(f, "the log cannot grow: the budget for I/O buffers is spent"),
         }
     }
 }

@@ -33,13 +33,15 @@ pub(super) enum PrepareError {
     Create(DiskError),
     /// The header could not be written.
     Header,
-    /// No buffer.
+    /// No buffer; nothing was touched.
     NoBuffer,
 }
 
 /// Makes a segment: its file, its name durable, its header synced.
 pub(super) async fn make<D: Disk>(disk: &D, plan: &Plan) -> Result<Prepared<D>, PrepareError> {
     let name = FileName::Segment { core: plan.header.core, slot: plan.slot };
+    // Before the file is made: without a header it would have been made in vain.
+    let mut block = disk.buf(BLOCK_BYTES, Class::Log).ok_or(PrepareError::NoBuffer)?;
     if plan.remove {
         match disk.names(NameOp::Unlink(name)).await {
             Err(error) if error.kind != DiskErrorKind::NotFound => return Err(PrepareError::Create(error)),
@@ -61,7 +63,6 @@ pub(super) async fn make<D: Disk>(disk: &D, plan: &Plan) -> Result<Prepared<D>, 
         }
     }
     let file = disk.open(name, Open::Write).await.map_err(PrepareError::Create)?;
-    let mut block = disk.buf(BLOCK_BYTES, Class::Log).ok_or(PrepareError::NoBuffer)?;
     plan.header.encode(&mut block);
     let (block, result) = disk.write(&file, 0, block, Sync::Data, Class::Log).await;
     match result {
@@ -103,23 +104,22 @@ impl<D: Disk> Log<D> {
                 state.first_slot = None;
                 return Ok(());
             }
-            Err(PrepareError::Create(error)) if error.kind == DiskErrorKind::NoSpace => error,
-            Err(PrepareError::NoBuffer) => {
-                let name = FileName::Segment { core: self.core, slot: plan.slot };
-                DiskError { kind: DiskErrorKind::NoSpace, operation: "write", name: Some(name) }
+            Err(PrepareError::Create(error)) if error.kind == DiskErrorKind::NoSpace => {
+                CommitError::NoSpace(error)
             }
+            Err(PrepareError::NoBuffer) => CommitError::NoBuffer,
             Err(PrepareError::Create(_) | PrepareError::Header) => {
                 state.fenced = true;
                 return Err(CommitError::Fenced);
             }
         };
         if state.first_slot.is_some() {
-            return Err(CommitError::NoSpace(error));
+            return Err(error);
         }
         // The slot goes back, for the next attempt: its file as it was, or whatever is left of a new one.
         let unknown = Recyclable { id: 0, slot: plan.slot, file_bytes: 0 };
         state.segments.recycle(old.filter(|_| plan.reuse).unwrap_or(unknown));
-        Err(CommitError::NoSpace(error))
+        Err(error)
     }
 
     fn plan_segment(&self, state: &mut State<D>) -> (Plan, Option<Recyclable>) {

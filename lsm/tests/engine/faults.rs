@@ -7,7 +7,8 @@ use crate::rig::{
 use ferrite_lsm::mem_disk::run::{block_on, try_run};
 use ferrite_lsm::mem_disk::{CrashMode, Fault, MemDisk, MemPace, ReadFault};
 use ferrite_lsm::{
-    CommitError, Damage, Directory, Disk, FileName, NameOp, OpenError, Options, ReadError, Refusal,
+    Class, CommitError, Damage, Directory, Disk, DiskErrorKind, FileName, NameOp, OpenError, Options,
+    ReadError, Refusal,
 };
 
 const KEYS: u64 = 80;
@@ -45,7 +46,7 @@ fn drive(engine: &TestEngine, groups: u64, first_order: u64) -> Host {
         }
         match block_on(engine.commit()) {
             Ok(_) => staged.drain(..).for_each(|write| apply(&mut host.model, write)),
-            Err(CommitError::DiskFull) => host.failures += 1,
+            Err(CommitError::DiskFull | CommitError::Overloaded) => host.failures += 1,
             Err(CommitError::Fenced) => {
                 host.failures += 1;
                 assert!(engine.is_fenced());
@@ -98,7 +99,7 @@ fn fails_at_every_step_with(fault: Fault, options: fn(u128) -> Options) {
                 Ok(_) => apply(&mut host.model, late),
                 // This was step n.
                 Err(CommitError::Fenced) => host.in_doubt.push(late),
-                Err(CommitError::DiskFull) => {}
+                Err(CommitError::DiskFull | CommitError::Overloaded) => {}
             }
         }
         fenced += u64::from(engine.is_fenced());
@@ -263,6 +264,40 @@ fn a_full_disk_at_start_serves_reads_and_takes_writes_when_space_returns() {
         let (engine, _) = open(&disk, small_options(7)).expect("no faults");
         check(&engine, &model, KEYS);
     }
+}
+
+/// A spent budget of log buffers was taken for a full disk: the core refused writes as such, and an operator would have added a disk.
+#[test]
+fn a_spent_budget_of_log_buffers_is_overload_and_passes() {
+    let disk = MemDisk::new();
+    let (engine, _) = open(&disk, small_options(1)).expect("a fresh disk");
+    let mut model = Model::new();
+    let mut commit = |order| {
+        let write = Write { key: order % KEYS, order, actor: 1, bytes: 10, tombstone: false };
+        stage(&engine, &write).expect("there is room");
+        let committed = block_on(engine.commit());
+        if committed.is_ok() {
+            apply(&mut model, write);
+        }
+        committed
+    };
+    commit(1).expect("no fault");
+    disk.limit_buffers(Class::Log, disk.buffer_bytes(Class::Log));
+    // A group takes a block: a segment is full after a few.
+    let last = (2..100).find(|&order| commit(order).is_err()).expect("the next segment needs a buffer");
+    for order in last + 1..last + 4 {
+        assert_eq!(commit(order), Err(CommitError::Overloaded));
+        let refused = block_on(run_jobs(&engine)).map_err(|error| error.kind);
+        assert!(matches!(refused, Err(DiskErrorKind::Os(_))), "{refused:?}");
+        assert!(!engine.stats().disk_full && !engine.is_fenced());
+    }
+    disk.limit_buffers(Class::Log, usize::MAX);
+    commit(last + 4).expect("there are buffers");
+    block_on(run_jobs(&engine)).expect("there are buffers");
+    check(&engine, &model, KEYS);
+    drop(engine);
+    let (engine, _) = open(&disk.kill(&mut || 0), small_options(2)).expect("no fault");
+    check(&engine, &model, KEYS);
 }
 
 #[test]

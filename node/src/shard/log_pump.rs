@@ -194,7 +194,7 @@ impl<E: Env> Shard<E> {
     }
 
     /// A commit failed. If a sync did, what was in flight may or may not be found after a restart: nobody is told that it was not
-    /// applied. If there was no space, nothing was written.
+    /// applied. If there was no space or no buffer, nothing was written.
     fn fail_waiting(self: &Rc<Self>, error: CommitError) {
         let code = match error {
             CommitError::Fenced => {
@@ -205,6 +205,7 @@ impl<E: Env> Shard<E> {
                 tracing::warn!(core = self.settings.core.0, "the disk is full: this core refuses writes");
                 ErrorCode::DiskFull
             }
+            CommitError::Overloaded => ErrorCode::Overloaded,
         };
         let waiting = std::mem::take(&mut self.acks.borrow_mut().waiting);
         for (_, ack) in waiting {

@@ -187,6 +187,26 @@ fn a_full_disk_refuses_and_goes_on_when_there_is_space() {
     assert_eq!(recover(&disk.crash(CrashMode::None, &mut random(1)), options(2)).2, pairs(1..7));
 }
 
+/// A budget that was spent refused as a full disk does, to which an operator adds a disk; and left a file that was made for nothing.
+#[test]
+fn a_spent_budget_is_no_full_disk_and_touches_nothing() {
+    let disk = MemDisk::new();
+    let (log, ..) = recover(&disk, options(1));
+    write(&log, 1..6, 12_000);
+    stage(&log, 6, 12_000).unwrap();
+    let steps = disk.steps();
+    disk.limit_buffers(Class::Log, disk.buffer_bytes(Class::Log));
+    for _ in 0..3 {
+        assert_eq!(block_on(log.commit()).unwrap_err(), CommitError::NoBuffer);
+        assert!(log.has_staged() && !log.is_fenced());
+    }
+    assert_eq!(disk.steps(), steps, "the disk was not touched");
+    disk.limit_buffers(Class::Log, usize::MAX);
+    assert_eq!(block_on(log.commit()).unwrap().unwrap().last_seq(), Seq(6));
+    assert_eq!(log.segments().iter().map(|s| s.slot).collect::<Vec<_>>(), [0, 1]);
+    assert_eq!(recover(&disk.crash(CrashMode::None, &mut random(1)), options(2)).2, pairs(1..7));
+}
+
 #[test]
 fn what_is_discarded_never_was() {
     let disk = MemDisk::new();

@@ -49,6 +49,7 @@ fn live(disk: &MemDisk, life: u64, next: u64, operations: u64, rng: &mut dyn FnM
                     Some(Ok(None)) => {}
                     // What was let go of was never staged.
                     Some(Err(CommitError::NoSpace(_))) => history.staged = log.next_seq().0 - 1,
+                    Some(Err(CommitError::NoBuffer)) => panic!("buffers are not bounded here"),
                 }
             }
         }

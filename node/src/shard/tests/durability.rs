@@ -1,8 +1,9 @@
-//! Fences and syncs.
+//! Fences, syncs, and commits that are refused.
 
 use std::cell::Cell;
 use std::rc::Rc;
 
+use ferrite_lsm::Class;
 use ferrite_lsm::mem_disk::{Fault, MemDisk};
 use ferrite_wire::{ErrorCode, Level, Reply};
 
@@ -105,6 +106,26 @@ fn a_periodic_sync_comes_while_the_pump_is_busy() {
         bench.run();
     }
     assert!(syncs() > before, "200 ms under load, and no sync at an interval of 100 ms");
+}
+
+/// It was answered as a full disk is, which an operator cannot mend by waiting, and a client does not try again.
+#[test]
+fn a_spent_budget_of_log_buffers_is_answered_as_overload() {
+    let (bench, shard) = alone();
+    let connection = client(&bench, &shard);
+    let disk = &bench.0.disk;
+    let write = |number| {
+        receive(&shard, connection, &request_frame(number, &put(b"a", &[7; 3000], Level::One)));
+        shard.on_batch_end();
+        bench.run();
+        code_of_last(&bench, connection)
+    };
+    assert_eq!(write(1), None, "acknowledged");
+    disk.limit_buffers(Class::Log, disk.buffer_bytes(Class::Log));
+    // A group takes a block: a segment is full after a few.
+    assert_eq!((2..200).find_map(write), Some(ErrorCode::Overloaded));
+    disk.limit_buffers(Class::Log, usize::MAX);
+    assert_eq!(write(200), None, "acknowledged");
 }
 
 fn code_of(header: &FrameHeader, body: &[u8]) -> Option<ErrorCode> {
