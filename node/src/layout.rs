@@ -13,6 +13,7 @@ use crate::Shard;
 use crate::env::Env;
 use crate::identity::DataDirectory;
 use crate::reactor::{CoreError, CoreSetup, ReactorOptions, RingEnv, mailboxes, run_core};
+use crate::recovered;
 use crate::server::{Plan, ServeError};
 
 /// How the thread ends: it never becomes a core.
@@ -90,15 +91,8 @@ async fn lay_out(
 
 fn tell(progress: Progress) {
     match progress {
-        Progress::Recovered { index, cores, recovery } => {
-            if recovery.cut_tail.is_some() || !recovery.damage.is_empty() {
-                tracing::warn!(
-                    core = index,
-                    cut_tail = ?recovery.cut_tail,
-                    damage = ?recovery.damage,
-                    "the log of this core was not whole: what it lacks is on other replicas, or lost"
-                );
-            }
+        Progress::Recovered { index, cores, core, recovery } => {
+            recovered::tell(CoreId(index), core, &recovery);
             let records = recovery.replayed;
             tracing::info!(core = index, of = cores, records, "recovered the log of an old core");
         }

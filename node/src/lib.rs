@@ -9,6 +9,7 @@ mod memory;
 pub mod null;
 mod placement;
 pub mod reactor;
+mod recovered;
 pub mod ring;
 pub mod server;
 pub mod shard;

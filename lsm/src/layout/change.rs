@@ -26,6 +26,8 @@ pub enum Progress {
         index: u16,
         /// Of how many.
         cores: u16,
+        /// The number that names its directory.
+        core: u16,
         /// What was found.
         recovery: Recovery,
     },
@@ -89,7 +91,8 @@ pub async fn change<D: Disk, P: Pace>(
         let from = &from.layout;
         let options = Options { layout: Some(from.mark(index)), ..options(from.core_number(index), owned) };
         let (engine, recovery) = Engine::open(disk.clone(), pace.clone(), options).await?;
-        progress(Progress::Recovered { index, cores: from.cores(), recovery: recovery.clone() });
+        let (cores, core) = (from.cores(), from.core_number(index));
+        progress(Progress::Recovered { index, cores, core, recovery: recovery.clone() });
         old.take(&engine, &recovery).await?;
         progress(Progress::Flushed { index, cores: from.cores() });
     }

@@ -265,7 +265,7 @@ fn what_happens_is_told_in_order() {
         |progress| told.push(progress),
     ));
     assert_eq!(changed.expect("no faults").tables_written, 1);
-    let recovered = |told: &Progress, at| matches!(told, Progress::Recovered { index, cores: 2, recovery } if *index == at && recovery.replayed > 0);
+    let recovered = |told: &Progress, at| matches!(told, Progress::Recovered { index, cores: 2, recovery, .. } if *index == at && recovery.replayed > 0);
     assert!(recovered(&told[0], 0) && recovered(&told[2], 1), "{told:?}");
     assert_eq!(told[1], Progress::Flushed { index: 0, cores: 2 });
     assert_eq!(told[3], Progress::Flushed { index: 1, cores: 2 });

@@ -42,6 +42,7 @@ use ferrite_wire::{
 pub use settings::ShardSettings;
 
 use crate::env::{Connection, Env, Handler, Hop, Received, Sent};
+use crate::recovered;
 use greeting::GREETING_BODY_BYTES_MAX;
 use link::Links;
 use log_pump::AckQueue;
@@ -156,7 +157,8 @@ impl<E: Env> Shard<E> {
             settings.placement.vnodes_of(settings.core).into_iter().map(|(vnode, _)| vnode).collect();
         let options = ferrite_lsm::Options { vnodes: Some(vnodes), ..settings.engine.clone() };
         let (engine, recovery) = Engine::open(env.disk(), env.pace(), options).await?;
-        status::log_recovery(settings.core, &recovery);
+        status::log_quarantined(settings.core, &recovery.quarantined);
+        recovered::tell(settings.core, settings.engine.core, &recovery);
         settle_vnodes::<E>(&engine, &settings).await?;
         let clock = time::restore(&env, &settings, &engine).await?;
         let ring = Ring::new(settings.topology.clone(), settings.node);

@@ -31,25 +31,6 @@ pub(super) struct Counters {
     cut_tail: bool,
 }
 
-/// Says what recovery found that an operator must know of.
-pub(super) fn log_recovery(core: CoreId, recovery: &Recovery) {
-    log_quarantined(core, &recovery.quarantined);
-    let core = core.0;
-    for lost in &recovery.damage {
-        let (first, last) = lost.lost.map_or((0, 0), |(first, last)| (first.0, last.0));
-        tracing::error!(core, damage = %lost.damage, first, last, "the log is damaged: records that were synced are lost on this replica");
-    }
-    if let Some(cut) = recovery.cut_tail {
-        tracing::warn!(
-            core,
-            segment = cut.segment,
-            slot = cut.slot,
-            offset = cut.offset,
-            "the log ended in an incomplete group, which was cut off"
-        );
-    }
-}
-
 /// Says which keys cannot be read.
 pub(super) fn log_quarantined(core: CoreId, quarantined: &[Quarantined]) {
     let core = core.0;
