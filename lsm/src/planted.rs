@@ -48,6 +48,8 @@ pub enum Bug {
     MergeForgetsHole,
     /// Leaves the newest records of a vnode, which are in memory only, behind when it moves.
     MoveForgetsMemtable,
+    /// Lets the store where a vnode goes freeze what it has in memory before the vnode's records are there.
+    MoveLetsTargetFreeze,
     /// Marks what is written after an ingest as newer than everything, though what was ingested may be newer.
     IngestKeepsCeiling,
     /// Takes over an old core's tables in a change of the core count, not what is only in its log.

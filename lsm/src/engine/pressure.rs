@@ -64,13 +64,14 @@ impl<D: Disk, P: Pace> Core<D, P> {
 
     fn freeze_due(&self, stores: &mut Stores<D>, target: usize) {
         while stores.active_bytes > target {
-            let Some(index) = stores.largest() else { break };
+            let Some(index) = stores.largest().filter(|&index| !stores.is_target(index)) else { break };
             stores.freeze(index);
         }
         // Whatever waits for memory waits for a flush.
         if stores.frozen_bytes == 0
             && self.is_memory_spent(stores.claimed_bytes())
             && let Some(index) = stores.largest()
+            && !stores.is_target(index)
         {
             stores.freeze(index);
         }
@@ -78,6 +79,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
         if self.log.live_file_bytes() > self.options.log_bytes_max()
             && let Some((index, _)) = stores.oldest()
             && stores.stores[index].frozen.is_empty()
+            && !stores.is_target(index)
         {
             stores.freeze(index);
         }

@@ -101,6 +101,8 @@ pub(super) struct Store<D: Disk> {
 pub(super) struct Handover {
     /// The store that has them.
     pub(super) index: usize,
+    /// The store where they go.
+    pub(super) target: usize,
     /// Those with higher sequence numbers than this.
     pub(super) seq: u64,
     /// What a group adds at most.
@@ -167,6 +169,13 @@ impl<D: Disk> Stores<D> {
         let above = store.frozen.iter().filter(|frozen| frozen.through > handover.seq);
         let frozen_bytes: usize = above.map(|frozen| frozen.memtable.bytes()).sum();
         frozen_bytes + store.active.bytes() + handover.group_bytes
+    }
+
+    /// Whether a store is about to get records of a vnode that are older than some in its active memtable. That must not be frozen before
+    /// they are in it: its flush would say that they are in tables ([`Store::flushed_through`]).
+    pub(super) fn is_target(&self, index: usize) -> bool {
+        self.handover.as_ref().is_some_and(|handover| handover.target == index)
+            && !planted::active(Bug::MoveLetsTargetFreeze)
     }
 
     /// A frozen memtable is in a table now.

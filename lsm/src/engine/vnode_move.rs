@@ -7,7 +7,8 @@
 //!    says where it lives. Before it a crash finds the vnode in the old store, after it in the new one; either way log records above s
 //!    are replayed into that store, which has flushed nothing above s.
 //! 4. At the same moment in memory, records above s go from the old store's memtables into the new one's. Copies stay behind in
-//!    memtables that are frozen then; a flush leaves out records of vnodes that do not live in its store.
+//!    memtables that are frozen then; a flush leaves out records of vnodes that do not live in its store. The new store's active memtable is
+//!    not frozen from step 2 on: what comes into it is older than some of what is in it, and both are flushed, or replayed, together.
 //!
 //! What the copies of step 4 may take is known to be at most what the old store's memtables have above s. From step 2 on that counts as
 //! taken: whoever writes beyond it is told to come again, as ever when memory is short.
@@ -33,11 +34,11 @@ use crate::{
 struct HandingOver<'a, D: Disk, P: Pace>(&'a Core<D, P>);
 
 impl<'a, D: Disk, P: Pace> HandingOver<'a, D, P> {
-    fn begin(core: &'a Core<D, P>, index: usize, seq: u64) -> Self {
+    fn begin(core: &'a Core<D, P>, (index, target): (usize, usize), seq: u64) -> Self {
         let group_bytes = core.options.applied_bytes_max();
         let mut stores = core.stores.borrow_mut();
         assert!(stores.handover.is_none(), "one move at a time: it has the turn of merges");
-        stores.handover = Some(Handover { index, seq, group_bytes });
+        stores.handover = Some(Handover { index, target, seq, group_bytes });
         HandingOver(core)
     }
 }
@@ -78,8 +79,8 @@ impl<D: Disk, P: Pace> Core<D, P> {
             }
             stores.applied
         };
-        let index = self.stores.borrow().index_of_store(from);
-        let handing_over = HandingOver::begin(self, index, seq);
+        let indexes = [from, to].map(|store| self.stores.borrow().index_of_store(store));
+        let handing_over = HandingOver::begin(self, indexes.into(), seq);
         self.flush_frozen(&[from, to], seq).await?;
         self.take_over(&mut output, (from, extent), &mut taken, Duties { holds_flushes: true, ..duties })
             .await?;
