@@ -44,6 +44,8 @@ pub enum Bug {
     BlockNotVerified,
     /// Names a value file in the manifest without having synced it.
     ValuesNamedBeforeSync,
+    /// Leaves records that were applied during the drop of their vnode where they are seen when it comes back.
+    DropOverlooksArrivals,
     /// Forgets what was lost with a table's damaged blocks when a merge takes the table.
     MergeForgetsHole,
     /// Leaves the newest records of a vnode, which are in memory only, behind when it moves.

@@ -243,9 +243,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
         let store = &stores.stores[stores.index_of_store(store)];
         let mut shown =
             store.frozen.iter().filter(|frozen| store.levels.shows_frozen(frozen.through, prefix));
-        let holds = |frozen: &super::store::Frozen| {
-            frozen.memtable.iter_from(&range.low()).next().is_some_and(|(key, _)| range.contains(&key))
-        };
-        shown.any(holds) || self.manifest.catalog().is_dropped(prefix, self.log.next_seq().0)
+        shown.any(|frozen| frozen.memtable.holds(&range))
+            || self.manifest.catalog().is_dropped(prefix, self.log.next_seq().0)
     }
 }

@@ -20,7 +20,7 @@ use sketch::Sketch;
 pub(crate) use tree::STEP_BYTES;
 use tree::{Spot, Tree};
 
-use crate::{Key, Record};
+use crate::{Key, KeyRange, Record};
 
 /// See the module.
 pub struct Memtable {
@@ -74,6 +74,11 @@ impl Memtable {
     #[inline]
     pub fn bytes(&self) -> usize {
         self.arena.bytes() + self.tree.bytes() + self.sketch.bytes()
+    }
+
+    /// Whether it has a key of a range.
+    pub(crate) fn holds(&self, range: &KeyRange) -> bool {
+        self.iter_from(&range.low()).next().is_some_and(|(key, _)| range.contains(&key))
     }
 
     /// Highest order ever inserted; 0 when empty.
