@@ -119,6 +119,9 @@ impl<D: Disk, P: Pace> Core<D, P> {
         let lost = removed.iter().filter(|table| entry.areas_of(table.number).next().is_some());
         let mut edits: Vec<Edit> = lost.map(|&table| Edit::Release { table }).collect();
         edits.extend(removed.iter().map(|&table| Edit::Remove { table }));
+        // One that was dropped before with records on their way, and moves before they have arrived: they stay dead in the log.
+        let before = entry.drops.get(&extent).map_or(0, |dropped| dropped.seq);
+        let seq = if planted::active(Bug::MoveForgetsDrop) { seq } else { seq.max(before) };
         edits.push(Edit::Drop { store, extent, seq, tables: named });
         if extent.table.is_none() {
             edits.push(Edit::Unassign { vnode: extent.vnode });
