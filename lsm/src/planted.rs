@@ -44,8 +44,14 @@ pub enum Bug {
     BlockNotVerified,
     /// Names a value file in the manifest without having synced it.
     ValuesNamedBeforeSync,
+    /// Purges a tombstone although an ingest under way may bring an older version of its key.
+    PurgeIgnoresIngest,
     /// Leaves records that were applied during the drop of their vnode where they are seen when it comes back.
     DropOverlooksArrivals,
+    /// An assignment does not wait for what goes on with its vnode.
+    AssignTakesNoTurn,
+    /// A flush of everything freezes the memtables before it has its turn.
+    FreezesBeforeTurn,
     /// Forgets what was lost with a table's damaged blocks when a merge takes the table.
     MergeForgetsHole,
     /// Leaves the newest records of a vnode, which are in memory only, behind when it moves.

@@ -219,7 +219,10 @@ impl<D: Disk, P: Pace> Core<D, P> {
                 && candidates.any(|table| !inputs.contains(&table.meta().name) && table.may_contain(hash))
         };
         // What is being taken in was written elsewhere, and may be older than anything here.
-        let is_taken_in = || stores.ingests.iter().any(|(_, extent)| extent.contains(key.prefix));
+        let is_taken_in = || {
+            stores.ingests.iter().any(|(_, extent)| extent.contains(key.prefix))
+                && !planted::active(Bug::PurgeIgnoresIngest)
+        };
         is_pending || in_memtable() || in_table() || is_taken_in() || store.levels.lost(key).is_some()
     }
 }

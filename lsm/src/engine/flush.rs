@@ -4,19 +4,22 @@ use super::Core;
 use super::output::Output;
 
 use crate::manifest::Edit;
+use crate::planted::{self, Bug};
 use crate::{Class, Disk, DiskError, DiskErrorKind, Key, MemCursor, Pace, Seq, cover};
 
 impl<D: Disk, P: Pace> Core<D, P> {
     /// Writes everything that is applied into tables, while writes go on.
     pub(super) async fn flush_applied(&self) -> Result<(), DiskError> {
-        // The turn is held from before the freezing on: a move of a vnode that had it in between would carry what is frozen here
-        // into another store's active memtable, and the flush would leave it out.
-        let _turn = self.flush_turn.take().await;
-        let through = {
+        let freeze = || {
             let mut stores = self.stores.borrow_mut();
             (0..stores.stores.len()).for_each(|index| stores.freeze(index));
             stores.applied
         };
+        let early = planted::active(Bug::FreezesBeforeTurn).then(freeze);
+        // The turn is held from before the freezing on: a move of a vnode that had it in between would carry what is frozen here
+        // into another store's active memtable, and the flush would leave it out.
+        let _turn = self.flush_turn.take().await;
+        let through = early.unwrap_or_else(freeze);
         self.weigh();
         self.flush_frozen(&self.options.stores, through).await
     }

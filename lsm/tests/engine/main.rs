@@ -17,6 +17,7 @@ mod log_loss;
 mod manifest_rot;
 mod metamorphic;
 mod model;
+mod overlap;
 mod pressure;
 mod purge;
 mod quarantine;
