@@ -22,6 +22,7 @@ mod slots;
 mod tests;
 
 use std::cell::{Cell, Ref, RefCell};
+use std::ops::Range;
 
 use flight::{Flights, Role};
 use item::{Item, ItemKey};
@@ -33,6 +34,8 @@ use crate::{Class, Disk, ReadError, ValueFile};
 
 /// Places that are looked through at once for values of files that are gone: some tens of microseconds' work.
 const PLACES_AT_ONCE: usize = 8192;
+/// Turns in its queues that are looked at in one [`BlockCache::tidy`]: as much.
+const TURNS_AT_ONCE: usize = 1024;
 
 /// What the cache did so far, and holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -187,10 +190,17 @@ impl BlockCache {
         self.slots.borrow_mut().succeed(ItemKey::block(table, handle), Item::Block(block));
     }
 
-    /// Lets go of all blocks of a table that is gone.
-    pub fn forget(&self, table: u64, blocks: u32) {
+    /// Lets go of blocks of a table that is gone, by their numbers. Whoever has many of them gives them a few hundred at a time, lets
+    /// others run in between, and tidies up at last.
+    pub fn forget(&self, table: u64, blocks: Range<u32>) {
         let mut slots = self.slots.borrow_mut();
-        (0..blocks).for_each(|block| slots.remove(ItemKey::block(table, BlockHandle(block))));
+        blocks.for_each(|block| slots.remove(ItemKey::block(table, BlockHandle(block))));
+    }
+
+    /// Clears away a part of what many removals leave behind in the queues, which an eviction would have to pass over at once. Whether
+    /// there is more to do.
+    pub(crate) fn tidy(&self) -> bool {
+        self.slots.borrow_mut().tidy(TURNS_AT_ONCE)
     }
 
     #[inline]

@@ -2,7 +2,8 @@
 //!
 //! A hit touches one place and the item, nothing else. Places move when others are emptied, so queues name items by key,
 //! and by a stamp: what was removed and came back is queued twice, and only its last turn counts. Turns of removed items
-//! are skipped when they come up, and swept when they become many.
+//! are skipped when they come up, and swept when they become many: a few with each removal and insertion, for a queue is as long
+//! as the cache is large. For the same reason an eviction judges a bounded number of items.
 //!
 //! What counts against the budget is all that there is: the items, the table, queues and ghosts, and evicted items as long as a
 //! reader holds them. The last cannot be taken away: if readers hold more than the budget, nothing else is kept.
@@ -23,8 +24,15 @@ const PLACES_MIN: usize = 64;
 const PLACES_PER_ITEM_MAX: usize = 16;
 /// Bytes of a usual block, to size the memory of evicted ones.
 const USUAL_BYTES: usize = 4096;
-/// Turns of removed items that may be queued before a sweep, beside half as many as there are items.
+/// Turns of removed items that may be queued before a sweep begins, beside half as many as there are items.
 const DEAD_MIN: usize = 64;
+/// Turns of removed items that [`Slots::tidy`] leaves alone beside those: such a part of the items (a divisor).
+const UNTIDY_PART: usize = 8;
+/// Turns that a sweep under way looks at with each removal and insertion: it is through before another half of the items is gone.
+const SWEPT_PER_CHANGE: usize = 8;
+/// Items that an eviction gives another round before it takes the next, hit or not. In a cache of which all was hit, it would
+/// otherwise judge everything several times to make room for one.
+const JUDGED_MAX: usize = 256;
 /// Evicted items that readers hold are looked through when there are so many more of them than last time, or a quarter more:
 /// what was let go since is at most that many items and those that were held then.
 const PINNED_UNSWEPT_MIN: usize = 8;
@@ -78,6 +86,16 @@ struct Turn {
     stamp: u32,
 }
 
+/// A sweep under way. Of the queue that it is in, the turns before `kept` stay, those from there to `next` are of removed items, and
+/// those behind were not looked at yet.
+#[derive(Clone, Copy, Default)]
+struct Sweep {
+    /// The small queue is done.
+    in_main: bool,
+    kept: usize,
+    next: usize,
+}
+
 /// See the module.
 pub(super) struct Slots {
     budget: usize,
@@ -93,6 +111,7 @@ pub(super) struct Slots {
     stamp: u32,
     /// Turns whose item was removed.
     dead: usize,
+    sweep: Option<Sweep>,
     ghosts: Ghosts,
     /// Evicted items that readers held then, and their bytes.
     pinned: Vec<Item>,
@@ -100,6 +119,9 @@ pub(super) struct Slots {
     /// As many pinned items make it look which of them were let go.
     pinned_swept_at: usize,
     evictions: u64,
+    /// Turns looked up so far.
+    #[cfg(test)]
+    looks: Cell<usize>,
 }
 
 impl Slots {
@@ -115,11 +137,14 @@ impl Slots {
             main: VecDeque::new(),
             stamp: 0,
             dead: 0,
+            sweep: None,
             ghosts: Ghosts::new(ghosts_for(budget)),
             pinned: Vec::new(),
             pinned_bytes: 0,
             pinned_swept_at: PINNED_UNSWEPT_MIN,
             evictions: 0,
+            #[cfg(test)]
+            looks: Cell::new(0),
         }
     }
 
@@ -157,7 +182,8 @@ impl Slots {
         self.make_room(0);
         if self.places.len() > PLACES_MIN.max(self.len * PLACES_PER_ITEM_MAX) {
             self.place_anew((self.len * 4).next_power_of_two().max(PLACES_MIN));
-            self.sweep();
+            self.sweep = Some(Sweep::default());
+            self.sweep_some(usize::MAX);
             let least = self.len;
             self.small.shrink_to(least);
             self.main.shrink_to(least);
@@ -211,6 +237,11 @@ impl Slots {
     #[cfg(test)]
     pub(super) fn queued(&self) -> usize {
         self.small.len() + self.main.len()
+    }
+
+    #[cfg(test)]
+    pub(super) fn looks(&self) -> usize {
+        self.looks.get()
     }
 
     /// An item; counts the hit.
@@ -275,6 +306,7 @@ impl Slots {
         if (self.len + 1) * 2 > self.places.len() {
             self.place_anew(self.places.len() * 2);
         }
+        self.sweep_some(SWEPT_PER_CHANGE);
         self.stamp = (self.stamp + 1) & STAMP_MAX;
         let turn = Turn { key, stamp: self.stamp };
         if small {
@@ -317,18 +349,57 @@ impl Slots {
     fn remove_at(&mut self, at: usize) {
         self.take(at);
         self.dead += 1;
-        if self.dead > self.len / 2 + DEAD_MIN {
-            self.sweep();
+        if self.sweep.is_none() && self.dead > self.len / 2 + DEAD_MIN {
+            self.sweep = Some(Sweep::default());
         }
+        self.sweep_some(SWEPT_PER_CHANGE);
     }
 
-    /// Drops the turns of removed items, which a cache below its budget would otherwise never come to.
-    fn sweep(&mut self) {
-        let (mut small, mut main) = (std::mem::take(&mut self.small), std::mem::take(&mut self.main));
-        for queue in [&mut small, &mut main] {
-            queue.retain(|&turn| self.find_turn(turn).is_some());
+    /// Looks at the next `turns` turns of a sweep, and begins one if turns of removed items are many. Whether there is more to do.
+    pub(super) fn tidy(&mut self, turns: usize) -> bool {
+        if self.sweep.is_none() && self.dead > self.len / UNTIDY_PART + DEAD_MIN {
+            self.sweep = Some(Sweep::default());
         }
-        (self.small, self.main, self.dead) = (small, main, 0);
+        self.sweep_some(turns);
+        self.sweep.is_some()
+    }
+
+    /// Goes on with the sweep under way, if one is, for so many turns: it drops those of removed items, which a cache below its budget
+    /// would otherwise never come to.
+    fn sweep_some(&mut self, turns: usize) {
+        let Some(mut sweep) = self.sweep else { return };
+        for _ in 0..turns {
+            let queue = if sweep.in_main { &self.main } else { &self.small };
+            let turn = queue.get(sweep.next).copied();
+            let stays = turn.is_some_and(|turn| self.find_turn(turn).is_some());
+            let queue = if sweep.in_main { &mut self.main } else { &mut self.small };
+            if turn.is_none() {
+                self.dead -= queue.len() - sweep.kept;
+                queue.truncate(sweep.kept);
+                if sweep.in_main {
+                    self.sweep = None;
+                    return;
+                }
+                sweep = Sweep { in_main: true, ..Sweep::default() };
+                continue;
+            }
+            if stays {
+                queue.swap(sweep.kept, sweep.next);
+                sweep.kept += 1;
+            }
+            sweep.next += 1;
+        }
+        self.sweep = Some(sweep);
+    }
+
+    /// Takes the next turn of a queue, of which a sweep may be half through.
+    fn pop(&mut self, in_main: bool) -> Option<Turn> {
+        let turn = if in_main { self.main.pop_front() } else { self.small.pop_front() }?;
+        if let Some(sweep) = self.sweep.as_mut().filter(|sweep| sweep.in_main == in_main) {
+            sweep.kept = sweep.kept.saturating_sub(1);
+            sweep.next = sweep.next.saturating_sub(1);
+        }
+        Some(turn)
     }
 
     #[inline]
@@ -348,31 +419,33 @@ impl Slots {
     }
 
     fn find_turn(&self, turn: Turn) -> Option<usize> {
+        #[cfg(test)]
+        self.looks.set(self.looks.get() + 1);
         self.find(turn.key).filter(|&at| self.places[at].stamp() == turn.stamp)
     }
 
     /// Makes room by one item. False = there is nothing to evict.
     fn evict(&mut self) -> bool {
         let before = self.evictions;
+        let mut judged = 0;
         while self.evictions == before {
             let small = self.small_bytes > self.budget / SMALL_PART || self.main.is_empty();
-            let Some(turn) = (if small { self.small.pop_front() } else { self.main.pop_front() }) else {
-                return false;
-            };
-            self.judge(turn);
+            let Some(turn) = self.pop(!small) else { return false };
+            self.judge(turn, judged < JUDGED_MAX);
+            judged += 1;
         }
         true
     }
 
-    /// Decides about the item at the front of a queue.
-    fn judge(&mut self, turn: Turn) {
+    /// Decides about the item at the front of a queue. It is evicted, or gets another round if it was hit and one `may_stay`.
+    fn judge(&mut self, turn: Turn, may_stay: bool) {
         let Some(at) = self.find_turn(turn) else {
             self.dead -= 1;
             return;
         };
         let place = &self.places[at];
         let (small, hits) = (place.in_small(), place.hits());
-        if hits > 0 {
+        if hits > 0 && may_stay {
             place.set_hits(if small { 0 } else { hits - 1 });
             if small {
                 place.state.set(place.state.get() & !4);

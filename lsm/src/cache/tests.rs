@@ -57,7 +57,7 @@ proptest! {
         for (at, action, near) in steps {
             let handle = BlockHandle(if near { at % 20 } else { at });
             match action {
-                0 => cache.forget(NAME.number, handle.0.min(40)),
+                0 => cache.forget(NAME.number, 0..handle.0.min(40)),
                 18 => drop(readers.pop_front()),
                 19 => {
                     budget = at as usize * 700;
@@ -99,7 +99,7 @@ fn what_readers_let_go_of_does_not_stay() {
     let cache = BlockCache::new(64 << 20);
     for block in 0..BLOCKS {
         let held = block_on(cache.read(&table, BlockHandle(block), Class::Read)).unwrap();
-        cache.forget(NAME.number, BLOCKS);
+        cache.forget(NAME.number, 0..BLOCKS);
         drop(held);
         assert!(cache.stats().pinned_bytes <= 8 * 3000, "{:?} after {block}", cache.stats());
     }
@@ -121,7 +121,7 @@ fn everything_that_fits_is_kept() {
     let stats = cache.stats();
     assert_eq!((stats.misses, stats.evictions, stats.blocks), (100, 0, 100));
     let reads = disk.counts().reads;
-    cache.forget(NAME.number, 100);
+    cache.forget(NAME.number, 0..100);
     assert_eq!((cache.stats().bytes, cache.stats().blocks), (0, 0));
     block_on(cache.read(&table, BlockHandle(3), Class::Read)).unwrap();
     assert_eq!(disk.counts().reads, reads + 1);
@@ -153,10 +153,77 @@ fn forgetting_over_and_over_leaves_nothing_behind() {
         for block in 0..50 {
             block_on(cache.read(&table, BlockHandle(block), Class::Read)).unwrap();
         }
-        cache.forget(NAME.number, 50);
+        cache.forget(NAME.number, 0..50);
     }
     assert!(cache.slots.borrow().queued() <= 200, "{} turns are queued", cache.slots.borrow().queued());
     assert_eq!(cache.stats().bytes, 0);
+}
+
+/// Blocks of a table, all in the cache.
+fn filled(blocks: u32, hits: usize) -> BlockCache {
+    let (_, table) = table(3000, 1);
+    let budget = blocks as usize * 3300 + 32 * 1024;
+    // Each its own: what readers hold is another matter.
+    let own = || block_on(table.read_block(BlockHandle(0), Class::Read)).unwrap();
+    let cache = BlockCache::new(budget);
+    for number in 0..blocks {
+        cache.insert(NAME.number, BlockHandle(number), own());
+    }
+    for _ in 0..hits {
+        (0..blocks).for_each(|number| drop(cache.get(NAME.number, BlockHandle(number))));
+    }
+    assert_eq!((cache.stats().blocks, cache.stats().evictions), (blocks as usize, 0));
+    cache
+}
+
+/// The queues were swept as a whole by whichever removal came to the limit: a walk through all that the cache holds.
+#[test]
+fn no_removal_sweeps_all_of_the_queues() {
+    const BLOCKS: u32 = 6000;
+    let cache = filled(BLOCKS, 0);
+    let looks = || cache.slots.borrow().looks();
+    for number in 0..BLOCKS {
+        let before = looks();
+        cache.forget(NAME.number, number..number + 1);
+        assert!(looks() - before <= 8, "{} for block {number}", looks() - before);
+        let (queued, held) = (cache.slots.borrow().queued(), cache.stats().blocks);
+        assert!(queued <= held * 2 + BLOCKS as usize / 4 + 64, "{queued} turns of {held} blocks");
+    }
+    // What is left of turns is cleared away in parts, too.
+    cache.insert(NAME.number, BlockHandle(0), filled(1, 0).get(NAME.number, BlockHandle(0)).unwrap());
+    while {
+        let before = looks();
+        let more = cache.tidy();
+        assert!(looks() - before <= TURNS_AT_ONCE);
+        more
+    } {}
+    assert!(cache.slots.borrow().queued() <= 70, "{}", cache.slots.borrow().queued());
+    assert!(cache.get(NAME.number, BlockHandle(0)).is_some());
+}
+
+/// Where everything had been hit three times, the first eviction judged everything three times.
+#[test]
+fn an_eviction_judges_a_few_items_however_often_they_were_hit() {
+    const BLOCKS: u32 = 6000;
+    let cache = filled(BLOCKS, 4);
+    let looks = || cache.slots.borrow().looks();
+    let more = filled(50, 0);
+    // So that there is no room for one more.
+    cache.resize(cache.stats().all_bytes());
+    for number in 0..50 {
+        let (before, evicted_before) = (looks(), cache.stats().evictions as usize);
+        let block = more.get(NAME.number, BlockHandle(number)).unwrap();
+        cache.insert(NAME.number, BlockHandle(BLOCKS + number), block);
+        let evicted = cache.stats().evictions as usize;
+        // A queue that grows takes the room of some blocks.
+        let evictions = evicted - evicted_before;
+        assert!(evictions <= 100, "{evictions} for insertion {number}");
+        assert!(looks() - before <= 257 * evictions + 8, "{} for {evictions} evictions", looks() - before);
+    }
+    let (evicted, budget) = (cache.stats().evictions, cache.stats().all_bytes() - 200 * 3016);
+    cache.resize(budget);
+    let stats = cache.stats();
+    assert!(stats.evictions - evicted >= 190 && stats.all_bytes() <= budget, "{stats:?}");
 }
 
 #[test]

@@ -189,7 +189,10 @@ impl<D: Disk, P: Pace> Core<D, P> {
         while self.log.wants_trim() {
             self.log.trim().await?;
         }
-        let files = self.obsolete.borrow_mut().take(&self.cache);
+        while self.obsolete.borrow_mut().close_table() {
+            self.give_way().await;
+        }
+        let files = self.obsolete.borrow_mut().take();
         self.count_tables();
         let values = |file: &FileName| match file {
             FileName::Values { number, .. } => Some(*number),
@@ -201,9 +204,15 @@ impl<D: Disk, P: Pace> Core<D, P> {
             self.obsolete.borrow_mut().discard(left.into_iter());
             error
         });
+        while self.obsolete.borrow_mut().forget_some(&self.cache) {
+            self.give_way().await;
+        }
         let mut rest = if values.is_empty() { None } else { Some(0) };
         while let Some(from) = rest {
             rest = self.cache.forget_values(&values, from);
+            self.give_way().await;
+        }
+        while self.cache.tidy() {
             self.give_way().await;
         }
         unlinked

@@ -5,7 +5,12 @@
 //! edit is *in doubt* (the manifest's write failed, and may be found on the disk all the same) stays until a later change of
 //! the manifest, which begins a new file, has settled that it is not named. A table with a quarantined area stays on the disk
 //! when it is dropped: there may be something to save in it.
+//!
+//! What is left of a table in memory, its index, its filter and its blocks in the cache, goes a part at a time, and others run in
+//! between: a merge of many long tables leaves some ten thousands of blocks. How far that is stands here, so that it is gone on with
+//! when whoever does it is dropped half-way.
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use crate::planted::{self, Bug};
@@ -22,7 +27,12 @@ pub(super) struct Obsolete<D: Disk> {
     doubtful: Vec<FileName>,
     /// To be unlinked.
     litter: Vec<FileName>,
+    /// Tables that are gone, and the numbers of their blocks that may be in the cache yet.
+    cached: Vec<(u64, Range<u32>)>,
 }
+
+/// Blocks that the cache is asked to let go of at once: some tens of microseconds' work.
+const BLOCKS_AT_ONCE: u32 = 256;
 
 struct Dropped<D: Disk> {
     table: Rc<Table<D>>,
@@ -37,7 +47,13 @@ impl<D: Disk> Dropped<D> {
 
 impl<D: Disk> Default for Obsolete<D> {
     fn default() -> Self {
-        Obsolete { dropped: Vec::new(), dropped_values: Vec::new(), doubtful: Vec::new(), litter: Vec::new() }
+        Obsolete {
+            dropped: Vec::new(),
+            dropped_values: Vec::new(),
+            doubtful: Vec::new(),
+            litter: Vec::new(),
+            cached: Vec::new(),
+        }
     }
 }
 
@@ -69,21 +85,44 @@ impl<D: Disk> Obsolete<D> {
         self.litter.append(&mut self.doubtful);
     }
 
-    /// Whether [`Obsolete::take`] has something.
+    /// Whether there is something to unlink, or to let go of.
     pub(super) fn is_due(&self) -> bool {
         !self.litter.is_empty()
+            || !self.cached.is_empty()
             || self.dropped.iter().any(Dropped::is_free)
             || self.dropped_values.iter().any(|&file| is_free(&self.dropped, file))
     }
 
-    /// What may be unlinked now.
-    pub(super) fn take(&mut self, cache: &BlockCache) -> Vec<FileName> {
-        for Dropped { table, stays } in self.dropped.extract_if(.., |dropped| dropped.is_free()) {
-            cache.forget(table.number(), table.blocks());
-            if !stays {
-                self.litter.push(table.meta().name.file());
-            }
+    /// Closes a table that nobody reads any more. False if there is none.
+    pub(super) fn close_table(&mut self) -> bool {
+        let Some(at) = self.dropped.iter().position(Dropped::is_free) else { return false };
+        let Dropped { table, stays } = self.dropped.remove(at);
+        self.cached.push((table.number(), 0..table.blocks()));
+        if !stays {
+            self.litter.push(table.meta().name.file());
         }
+        true
+    }
+
+    /// Has the cache let go of blocks of a table that is not there, with the next sweep.
+    pub(super) fn uncache(&mut self, table: u64, blocks: Range<u32>) {
+        self.cached.push((table, blocks));
+    }
+
+    /// Has the cache let go of some blocks of closed tables. False if there are none.
+    pub(super) fn forget_some(&mut self, cache: &BlockCache) -> bool {
+        let Some((table, blocks)) = self.cached.last_mut() else { return false };
+        let end = blocks.end.min(blocks.start.saturating_add(BLOCKS_AT_ONCE));
+        cache.forget(*table, blocks.start..end);
+        blocks.start = end;
+        if end == blocks.end {
+            self.cached.pop();
+        }
+        true
+    }
+
+    /// What may be unlinked now, of closed tables and beside them.
+    pub(super) fn take(&mut self) -> Vec<FileName> {
         let dropped = &self.dropped;
         self.litter.extend(self.dropped_values.extract_if(.., |file| is_free(dropped, *file)));
         std::mem::take(&mut self.litter)

@@ -180,9 +180,8 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
     }
 
     fn forget_cached(&mut self) {
-        std::mem::take(&mut self.cached)
-            .into_iter()
-            .for_each(|(table, end)| self.core.cache.forget(table, end));
+        let mut obsolete = self.core.obsolete.borrow_mut();
+        std::mem::take(&mut self.cached).into_iter().for_each(|(table, end)| obsolete.uncache(table, 0..end));
     }
 
     /// Counts `records` like this one as worked on, although none of them stays.

@@ -1,17 +1,21 @@
 use super::*;
 use crate::compaction::{Plan, Run};
 use crate::manifest::LEVELS;
-use crate::mem_disk::run::block_on;
+use crate::mem_disk::run::{block_on, poll_once};
 use crate::mem_disk::{MemDisk, MemPace};
 use crate::{Prefix, RecordFlags};
 
 type TestEngine = Engine<MemDisk, MemPace>;
 
 fn open() -> TestEngine {
+    open_at(MemPace::new())
+}
+
+fn open_at(pace: MemPace) -> TestEngine {
     let mut options = Options::new(0, vec![1], 7);
     options.log.segment_bytes = 256 << 10;
     options.log.group_bytes = 64 << 10;
-    let (engine, _) = block_on(Engine::open(MemDisk::new(), MemPace::new(), options)).expect("a fresh disk");
+    let (engine, _) = block_on(Engine::open(MemDisk::new(), pace, options)).expect("a fresh disk");
     block_on(engine.assign(&[(0, 1)])).expect("no faults");
     engine
 }
@@ -132,4 +136,69 @@ fn a_dropped_table_is_unlinked_after_its_last_reader() {
     drop(reader);
     block_on(engine.run(engine.next_job().expect("a table to unlink"))).expect("no faults");
     assert_eq!(files(), 1);
+}
+
+/// Records of three kilobytes: one to a block.
+fn put_long(engine: &TestEngine, records: std::ops::Range<u64>, order: u64) {
+    for token in records {
+        let key = long_key(token);
+        let record = Record { order, actor: 1, flags: RecordFlags(0), expiry_ms: 0, value: &[7; 3000] };
+        engine.stage(key, record, 0).expect("taken");
+        block_on(engine.commit()).expect("no faults");
+    }
+}
+
+fn long_key(token: u64) -> Key<'static> {
+    Key { prefix: Prefix { space: 1, vnode: 0, table: 0, token: token << 48 }, partition: b"p", sort: b"" }
+}
+
+/// Everything that the cache held of the tables that a merge replaced went in one go, and what queued for them was swept in another:
+/// nothing else ran for milliseconds, the longest that anything waited. Now others run in between, and a sweep that ends half-way is
+/// gone on with.
+#[test]
+fn what_the_cache_holds_of_replaced_tables_goes_a_part_at_a_time() {
+    const RECORDS: u64 = 900;
+    const AT_ONCE: usize = 256;
+    let engine = open_at(MemPace::yielding(1));
+    for order in 1..=2 {
+        put_long(&engine, 0..RECORDS, order);
+        flush(&engine);
+    }
+    let tables: Vec<_> = engine.0.tables.borrow().values().cloned().collect();
+    for table in tables {
+        for block in 0..table.blocks() {
+            let handle = crate::BlockHandle(block);
+            drop(block_on(engine.0.cache.read(&table, handle, crate::Class::Read)).expect("sound"));
+        }
+    }
+    let held = || engine.0.cache.stats().blocks;
+    let before = held();
+    assert!(before as u64 >= 2 * RECORDS, "{before} blocks");
+    merge_all(&engine);
+    assert_eq!(held(), before, "a merge reads past the cache");
+    let job = engine.next_job().expect("two tables to sweep");
+    let mut polls = 0;
+    let mut run = Box::pin(engine.run(job));
+    while held() > before / 2 {
+        let held_before = held();
+        assert!(poll_once(run.as_mut()).is_none(), "half of it was done in {polls} polls");
+        assert!(held_before - held() <= AT_ONCE, "{} in poll {polls}", held_before - held());
+        polls += 1;
+    }
+    drop(run);
+    let left = held();
+    assert!(left > 0, "the sweep ended half-way");
+    let mut run = Box::pin(engine.run(engine.next_job().expect("the rest")));
+    loop {
+        let held_before = held();
+        let done = poll_once(run.as_mut());
+        assert!(held_before - held() <= AT_ONCE, "{} in poll {polls}", held_before - held());
+        polls += 1;
+        if let Some(done) = done {
+            break done.expect("no faults");
+        }
+    }
+    drop(run);
+    assert_eq!((held(), engine.next_job()), (0, None));
+    assert!(polls > before / AT_ONCE, "{polls}");
 }
