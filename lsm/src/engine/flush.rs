@@ -103,10 +103,12 @@ impl<D: Disk, P: Pace> Core<D, P> {
         };
         output.commit(0, &[], others.into_iter(), install).await?;
         drop(cursor);
-        self.stores.borrow_mut().flushed(&frozen.memtable);
-        drop(frozen);
+        self.stores.borrow_mut().flushed(frozen.memtable);
         let floor = self.manifest.catalog().log_floor;
         self.log.retire_below(Seq(floor));
+        while self.stores.borrow_mut().dissolve_some() {
+            self.give_way().await;
+        }
         self.counters.flush_bytes.add(bytes);
         self.count_of_store(store, |counts| counts.flush_bytes += bytes);
         self.counters.flushes.add(1);

@@ -50,6 +50,8 @@ pub(super) struct Stores<D: Disk> {
     pub(super) handover: Option<Handover>,
     /// Memtables that were flushed; scans may still walk them.
     walked: Vec<Weak<Memtable>>,
+    /// Memtables that were flushed and nobody walks, until their memory is given back.
+    dissolving: Vec<Memtable>,
     /// Largest chunks in which memtables take memory, in bytes.
     chunk_bytes: usize,
 }
@@ -146,6 +148,7 @@ impl<D: Disk> Stores<D> {
             frozen_bytes: 0,
             handover: None,
             walked: Vec::new(),
+            dissolving: Vec::new(),
             chunk_bytes,
         }
     }
@@ -153,7 +156,8 @@ impl<D: Disk> Stores<D> {
     /// Bytes of all memtables, flushed ones included as long as somebody walks them.
     pub(super) fn memory_bytes(&self) -> usize {
         let walked = self.walked.iter().filter_map(Weak::upgrade).map(|memtable| memtable.bytes());
-        self.active_bytes + self.frozen_bytes + walked.sum::<usize>()
+        let dissolving = self.dissolving.iter().map(Memtable::bytes);
+        self.active_bytes + self.frozen_bytes + walked.chain(dissolving).sum::<usize>()
     }
 
     /// The same, with what is set aside.
@@ -179,10 +183,22 @@ impl<D: Disk> Stores<D> {
     }
 
     /// A frozen memtable is in a table now.
-    pub(super) fn flushed(&mut self, memtable: &Rc<Memtable>) {
+    pub(super) fn flushed(&mut self, memtable: Rc<Memtable>) {
         self.frozen_bytes -= memtable.bytes();
         self.walked.retain(|memtable| memtable.strong_count() > 0);
-        self.walked.push(Rc::downgrade(memtable));
+        match Rc::try_unwrap(memtable) {
+            Ok(memtable) => self.dissolving.push(memtable),
+            Err(memtable) => self.walked.push(Rc::downgrade(&memtable)),
+        }
+    }
+
+    /// Gives back a part of the memory of flushed memtables. False if there is none. Others run in between.
+    pub(super) fn dissolve_some(&mut self) -> bool {
+        let Some(memtable) = self.dissolving.last_mut() else { return false };
+        if !memtable.dissolve() {
+            self.dissolving.pop();
+        }
+        true
     }
 
     pub(super) fn place(&mut self, vnode: u16, store: u16) {

@@ -202,3 +202,24 @@ fn what_the_cache_holds_of_replaced_tables_goes_a_part_at_a_time() {
     assert_eq!((held(), engine.next_job()), (0, None));
     assert!(polls > before / AT_ONCE, "{polls}");
 }
+
+/// A memtable's memory was given back in one go at the end of its flush.
+#[test]
+fn the_memory_of_a_flushed_memtable_is_given_back_a_part_at_a_time() {
+    let engine = open_at(MemPace::yielding(1));
+    put_long(&engine, 0..4000, 1);
+    engine.0.stores.borrow_mut().freeze(0);
+    let bytes = || engine.0.stores.borrow().memory_bytes();
+    let before = bytes();
+    assert!(before > 10 << 20, "{before} bytes");
+    let mut flush = Box::pin(engine.0.flush());
+    let (mut parts, mut done) = (0, None);
+    while done.is_none() {
+        let bytes_before = bytes();
+        done = poll_once(flush.as_mut());
+        let freed = bytes_before - bytes();
+        assert!(freed <= 3 << 20, "{freed} bytes of {before} at once");
+        parts += usize::from(freed > 0);
+    }
+    assert!(parts > 5 && bytes() < 1 << 20, "{} of {before} bytes after {parts} parts", bytes());
+}

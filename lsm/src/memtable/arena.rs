@@ -114,6 +114,13 @@ impl Arena {
         entry.partition.cmp(key.partition).then_with(|| entry.sort.cmp(key.sort))
     }
 
+    /// Gives a chunk back to the allocator, with what is in it. False if there is none.
+    pub(super) fn pop(&mut self) -> bool {
+        let chunk = self.chunks.pop();
+        self.bytes -= chunk.as_ref().map_or(0, Vec::capacity);
+        chunk.is_some()
+    }
+
     #[inline]
     fn from(&self, at: EntryRef) -> &[u8] {
         &self.chunks[at.chunk as usize][at.at as usize..]

@@ -22,6 +22,9 @@ use tree::{Spot, Tree};
 
 use crate::{Key, KeyRange, Record};
 
+/// Bytes that are given back to the allocator at once, unless a chunk is longer: some tens of microseconds' work.
+const FREED_AT_ONCE_BYTES: usize = 1 << 20;
+
 /// See the module.
 pub struct Memtable {
     tree: Tree,
@@ -79,6 +82,18 @@ impl Memtable {
     /// Whether it has a key of a range.
     pub(crate) fn holds(&self, range: &KeyRange) -> bool {
         self.iter_from(&range.low()).next().is_some_and(|(key, _)| range.contains(&key))
+    }
+
+    /// Gives a part of its memory back to the allocator, of which it may have so much that it takes milliseconds. Whether there is
+    /// more. Nothing may be asked of it any more but this and [`Memtable::bytes`].
+    pub(crate) fn dissolve(&mut self) -> bool {
+        let left = self.bytes().saturating_sub(FREED_AT_ONCE_BYTES);
+        while self.bytes() > left {
+            if !self.arena.pop() && !self.tree.pop() {
+                return false;
+            }
+        }
+        true
     }
 
     /// Highest order ever inserted; 0 when empty.

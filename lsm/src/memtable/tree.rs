@@ -73,6 +73,11 @@ impl Tree {
         self.leaves.bytes() + self.inners.bytes()
     }
 
+    /// Gives some nodes back to the allocator; it is no tree any more then. False if there are none.
+    pub(super) fn pop(&mut self) -> bool {
+        self.leaves.pop() || self.inners.pop()
+    }
+
     /// Finds the first place whose key is not before the sought one; `compare` says how an arena entry of the same prefix
     /// compares with it.
     #[inline]
@@ -366,6 +371,10 @@ impl<T> Default for Slab<T> {
 impl<T> Slab<T> {
     fn bytes(&self) -> usize {
         self.chunks.len() * SLAB * size_of::<T>()
+    }
+
+    fn pop(&mut self) -> bool {
+        self.chunks.pop().is_some()
     }
 
     fn push(&mut self, node: T) -> u32 {
