@@ -267,6 +267,9 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
         let Some(mut builder) = self.builder.take() else { return Ok(()) };
         self.charge_with(builder.memory_bytes());
         self.overlap = 0;
+        while builder.build_filter() {
+            self.core.give_way().await;
+        }
         let mut tries = BUFFER_TRIES_MAX;
         let meta = loop {
             match builder.finish(self.max_seq).await {

@@ -71,6 +71,8 @@ pub struct TableBuilder<D: Disk> {
     last_sort: Vec<u8>,
     index: Index,
     hashes: Hashes,
+    /// The filter, once it is being built, and the pieces of the hashes that are in it.
+    filter: Option<(Filter, usize)>,
     /// When its records expire that do, in milliseconds since the Unix epoch.
     expiries: Vec<u64>,
     /// Bytes that its pointers name, by value file.
@@ -138,6 +140,7 @@ impl<D: Disk> TableBuilder<D> {
             last_sort: Vec::new(),
             index: Index::default(),
             hashes: Hashes::default(),
+            filter: None,
             expiries: Vec::new(),
             shares: BTreeMap::new(),
             compressor: Compressor::default(),
@@ -191,7 +194,7 @@ impl<D: Disk> TableBuilder<D> {
     /// If the key is not after the last one, the record is larger than [`RECORD_BYTES_MAX`], or the table than
     /// [`TABLE_BYTES_MAX`]: bugs of the caller, who bounds all three.
     pub fn add(&mut self, key: Key<'_>, record: Record<'_>) {
-        assert!(!self.sealed, "nothing is added after finish");
+        assert!(!self.sealed && self.filter.is_none(), "nothing is added once it is being finished");
         let last =
             Key { prefix: self.meta.largest.prefix, partition: &self.last_partition, sort: &self.last_sort };
         assert!(self.meta.entries == 0 || last < key, "keys are added in order");
@@ -254,6 +257,17 @@ impl<D: Disk> TableBuilder<D> {
             self.write(self.options.write_bytes).await?;
         }
         Ok(())
+    }
+
+    /// Builds a part of the filter, which is milliseconds' work in a long table. Whether there is more to build. Called over and over
+    /// before [`TableBuilder::finish`], which otherwise does all of it at once. Nothing can be added after it.
+    pub(crate) fn build_filter(&mut self) -> bool {
+        let bits_per_key = self.options.filter_bits_per_key;
+        let (filter, pieces) =
+            self.filter.get_or_insert_with(|| (Filter::for_keys(self.hashes.len(), bits_per_key), 0));
+        let is_more = filter.add_piece(&self.hashes, *pieces);
+        *pieces += usize::from(is_more);
+        is_more
     }
 
     /// Writes everything out, syncs the file and says what is in it. `max_seq` is the highest log sequence that the table
@@ -346,7 +360,9 @@ impl<D: Disk> TableBuilder<D> {
         self.index.encode(&mut bytes);
         let index = self.push_section(&bytes);
         bytes.clear();
-        Filter::build(&self.hashes, self.options.filter_bits_per_key).encode(&mut bytes);
+        while self.build_filter() {}
+        let (filter, _) = self.filter.take().expect("just built");
+        filter.encode(&mut bytes);
         let filter = self.push_section(&bytes);
         // The length of the file is among the properties, whose own length does not depend on it.
         bytes.clear();
