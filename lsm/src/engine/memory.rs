@@ -43,7 +43,8 @@ const SKETCH_PART: usize = 16;
 /// Bytes that the engine of a core has in memory at the moment, by what they are for, and what they may come to.
 ///
 /// Not in it: the engine's own structures, which have a size that no load changes, what its caller makes of a record, and the
-/// blocks and values in the hands of reads, scans and merges under way, which are bounded by their number.
+/// blocks and values in the hands of reads, scans and merges under way, which are bounded by their number: of a scan, runs of
+/// blocks and of records of memtables, a quarter of a MiB of each source, or one record where that is longer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
     /// What the parts may come to together: [`super::Options::memory_bytes`].

@@ -16,6 +16,8 @@ use crate::{
 const CHUNK_MIN: usize = 4;
 /// And at most.
 const CHUNK_MAX: usize = 64;
+/// Bytes of keys and values from which no more are copied at once, however few they are: about what a walk of a table has at hand.
+const CHUNK_BYTES_MAX: usize = 256 << 10;
 
 /// A source of any kind.
 pub(super) enum ScanSource<'a, D: Disk, P: Pace> {
@@ -109,6 +111,7 @@ impl<'a, D: Disk, P: Pace> MemWalk<'a, D, P> {
     }
 }
 
+/// Copies the next records of a range: at most so many, and none behind the one with which they come to [`CHUNK_BYTES_MAX`].
 fn copy(
     memtable: &Memtable,
     range: &KeyRange,
@@ -120,13 +123,18 @@ fn copy(
         let Record { order, actor, flags, expiry_ms, value } = record;
         (key.to_buf(), RecordBuf { order, actor, flags, expiry_ms, value: value.to_vec() })
     };
-    let inside = |pair: &(Key<'_>, Record<'_>)| range.contains(&pair.0);
+    let mut bytes = 0;
+    let next = |(key, record): &(Key<'_>, Record<'_>)| {
+        let has_room = bytes < CHUNK_BYTES_MAX;
+        bytes += key.partition.len() + key.sort.len() + record.value.len();
+        has_room && range.contains(key)
+    };
     match direction {
         Direction::Forward => {
-            out.extend(memtable.iter_from(&range.low()).take(most).take_while(inside).map(own));
+            out.extend(memtable.iter_from(&range.low()).take(most).take_while(next).map(own));
         }
         Direction::Reverse => {
-            out.extend(memtable.iter_back(&range.high()).take(most).take_while(inside).map(own));
+            out.extend(memtable.iter_back(&range.high()).take(most).take_while(next).map(own));
         }
     }
 }
@@ -193,6 +201,45 @@ impl<D: Disk> RunWalk<D> {
                 next.map(|table| TableWalk::new(table, self.cache.clone(), &self.range, self.direction));
             if self.walk.is_none() {
                 return Ok(());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Prefix, RecordFlags};
+
+    /// Up to 64 records were copied from each memtable however long they are: of the longest ones hundreds of megabytes, beside the
+    /// budget of the core's memory.
+    #[test]
+    fn a_few_long_records_are_copied_at_once_and_many_short_ones() {
+        for (value_bytes, at_once) in [(100, CHUNK_MAX), (64 << 10, 4), (300 << 10, 1)] {
+            let (mut memtable, value) = (Memtable::new(), vec![7; value_bytes]);
+            for n in 0..100u64 {
+                let prefix = Prefix { space: 1, vnode: 0, table: 0, token: n };
+                let record =
+                    Record { order: n, actor: 0, flags: RecordFlags(0), expiry_ms: 0, value: &value };
+                memtable.insert(Key { prefix, partition: b"p", sort: b"" }, record);
+            }
+            for direction in [Direction::Forward, Direction::Reverse] {
+                let (mut left, mut shown) = (KeyRange::vnode(1, 0), Vec::new());
+                loop {
+                    let mut chunk = Vec::new();
+                    copy(&memtable, &left, direction, CHUNK_MAX, &mut chunk);
+                    let Some((last, _)) = chunk.last() else { break };
+                    assert_eq!(chunk.len(), at_once.min(100 - shown.len()), "of {value_bytes} bytes each");
+                    left = match direction {
+                        Direction::Forward => left.after(&last.as_key()),
+                        Direction::Reverse => left.before(&last.as_key()),
+                    };
+                    shown.extend(chunk.iter().map(|(_, record)| record.order));
+                }
+                if direction == Direction::Reverse {
+                    shown.reverse();
+                }
+                assert!(shown.into_iter().eq(0..100), "each once, in order");
             }
         }
     }
