@@ -8,6 +8,8 @@ use crate::disk::names;
 
 /// Damaged places of a log that are told one by one.
 const DAMAGE_SHOWN_MAX: usize = 32;
+/// Tables that could not be opened that are told one by one.
+const UNREADABLE_SHOWN_MAX: usize = 32;
 /// How to get back what this replica has lost.
 const REPAIR: &str = "read its keys at QUORUM, which finds what the other replicas have, and write them again; where there are no \
                       other replicas, restore a backup";
@@ -68,6 +70,16 @@ fn lines(number: u16, recovery: &Recovery) -> Vec<Line> {
              should be: nobody was told that it was made, no record is lost with it, and there is nothing to do. If the power was not \
              cut, look after the device"
         )));
+    }
+    for range in recovery.unreadable.iter().take(UNREADABLE_SHOWN_MAX) {
+        lines.push(Line::Error(format!(
+            "the device failed while a table was opened, {range}. Reads of these keys fail on this replica; nothing was changed, and \
+             each start tries again: look after the device. If it does not recover, put a copy of the file in its place, with \
+             anything where it cannot be read: that is damage, and the table is quarantined"
+        )));
+    }
+    if let Some(more) = recovery.unreadable.len().checked_sub(UNREADABLE_SHOWN_MAX).filter(|more| *more > 0) {
+        lines.push(Line::Error(format!("the device failed while {more} more tables were opened")));
     }
     lines
 }

@@ -67,7 +67,8 @@ impl<D: Disk, P: Pace> Core<D, P> {
         catalog.log_floor = 0;
         catalog.closed = Some(through);
         let tables = self.tables.borrow();
-        let held = catalog.tables().map(|table| Rc::clone(&tables[&table.name.number])).collect();
+        // One that could not be opened is linked as the others. If it is dropped meanwhile, the link fails, and the checkpoint.
+        let held = catalog.tables().filter_map(|table| tables.get(&table.name.number).cloned()).collect();
         (catalog, held)
     }
 

@@ -254,8 +254,8 @@ impl<D: Disk, P: Pace> Core<D, P> {
         }
     }
 
-    /// What the picker sees. A table that may be damaged is left out of every plan: each attempt would meet the damage again, until
-    /// it is known which blocks to pass over.
+    /// What the picker sees. A table that may be damaged is left out of every plan, each attempt would meet the damage again until
+    /// it is known which blocks to pass over; and so is one that could not be opened.
     fn shapes<'a>(
         &'a self,
         catalog: &'a Catalog,
@@ -276,7 +276,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
     }
 
     fn pick(&self) -> Option<Plan> {
-        let (catalog, damaged) = (self.manifest.catalog(), self.suspects.borrow());
+        let (catalog, damaged) = (self.manifest.catalog(), self.avoided());
         let (wasteful, frail) = (self.wasteful.borrow(), self.frail.borrow());
         compaction::pick(
             self.shapes(&catalog, (&damaged, &wasteful, &frail)),
@@ -292,7 +292,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
         self.frail.borrow_mut().retain(|number| self.tables.borrow().contains_key(number));
         *self.wasteful.borrow_mut() = self.wasteful_values();
         self.compaction_due.set(self.pick().is_some() || self.trim_plan().is_some());
-        let (catalog, damaged) = (self.manifest.catalog(), self.suspects.borrow());
+        let (catalog, damaged) = (self.manifest.catalog(), self.avoided());
         let (wasteful, frail) = (self.wasteful.borrow(), self.frail.borrow());
         let shapes = self.shapes(&catalog, (&damaged, &wasteful, &frail));
         let mut debt_bytes = 0;

@@ -2,10 +2,11 @@
 
 use std::rc::Rc;
 
+use super::quarantine::whole_area;
 use crate::manifest::{Area, Drops, LEVELS, StoreEntry, hides};
 use crate::planted::{self, Bug};
 use crate::table::{Table, TableMeta};
-use crate::{Direction, Disk, Key, KeyRange, Prefix};
+use crate::{Direction, Disk, DiskError, DiskErrorKind, Key, KeyRange, Prefix, ReadError};
 
 /// See the module.
 pub(super) struct Levels<D: Disk> {
@@ -13,10 +14,29 @@ pub(super) struct Levels<D: Disk> {
     l0: Vec<Rc<Table<D>>>,
     /// Levels 1 and on, down to the last that has tables.
     runs: Vec<Run<D>>,
-    /// What was lost with tables that are gone.
-    holes: Vec<Rc<Area>>,
+    /// What cannot be asked for.
+    holes: Vec<Hole>,
     /// What was dropped and is still there.
     drops: Drops,
+}
+
+/// Keys of which no table that can be asked says what there is.
+#[derive(Clone)]
+pub(super) struct Hole {
+    pub(super) area: Rc<Area>,
+    /// The table is there and could not be opened, since the device failed; else it is gone, and the area lost with it.
+    is_unreadable: bool,
+}
+
+impl Hole {
+    /// What whoever asks for a key in it is told.
+    pub(super) fn error(&self) -> ReadError {
+        let file = self.area.table.file();
+        match self.is_unreadable {
+            true => DiskError { kind: DiskErrorKind::Io, operation: "open", name: Some(file) }.into(),
+            false => ReadError::Quarantined(file),
+        }
+    }
 }
 
 /// A level whose tables are disjoint, by key.
@@ -27,19 +47,33 @@ struct Run<D: Disk> {
 }
 
 impl<D: Disk> Levels<D> {
-    /// The levels that the manifest names; `open` finds an open table by its number.
-    pub(super) fn of(entry: &StoreEntry, mut open: impl FnMut(&Rc<TableMeta>) -> Rc<Table<D>>) -> Levels<D> {
-        let l0 = entry.levels[0].iter().rev().map(&mut open).collect();
+    /// The levels that the manifest names; `find` finds a table among the open ones, which all are but for those that could not be
+    /// opened: they are holes.
+    pub(super) fn of(
+        entry: &StoreEntry,
+        mut find: impl FnMut(&TableMeta) -> Option<Rc<Table<D>>>,
+    ) -> Levels<D> {
+        let lost = entry.holes().map(|area| Hole { area: Rc::clone(area), is_unreadable: false });
+        let mut holes: Vec<Hole> = lost.collect();
+        let mut open = |meta: &Rc<TableMeta>| {
+            let table = find(meta);
+            if table.is_none() {
+                let parts = shown_of(entry, meta).into_iter();
+                holes.extend(parts.map(|area| Hole { area, is_unreadable: true }));
+            }
+            table
+        };
+        let l0 = entry.levels[0].iter().rev().filter_map(&mut open).collect();
         let depth = (0..LEVELS).rev().find(|&level| !entry.levels[level].is_empty()).unwrap_or(0);
-        let runs = entry.levels[1..=depth.max(1)]
-            .iter()
-            .map(|tables| Run {
-                ends: tables.iter().map(|table| table.largest.prefix.to_u128()).collect(),
-                tables: tables.iter().map(&mut open).collect(),
-            })
-            .filter(|run| !run.tables.is_empty())
-            .collect();
-        Levels { l0, runs, holes: entry.holes().cloned().collect(), drops: entry.drops.clone() }
+        let mut runs = Vec::new();
+        for tables in &entry.levels[1..=depth.max(1)] {
+            let tables: Vec<Rc<Table<D>>> = tables.iter().filter_map(&mut open).collect();
+            if !tables.is_empty() {
+                let ends = tables.iter().map(|table| table.meta().largest.prefix.to_u128()).collect();
+                runs.push(Run { ends, tables });
+            }
+        }
+        Levels { l0, runs, holes, drops: entry.drops.clone() }
     }
 
     /// Tables whose key range may hold the key, in the order in which they are asked.
@@ -111,35 +145,47 @@ impl<D: Disk> Levels<D> {
         self.l0.is_empty() && self.runs.is_empty() && self.holes.is_empty()
     }
 
-    /// What was lost with tables that are gone.
-    pub(super) fn holes(&self) -> &[Rc<Area>] {
+    /// What cannot be asked for.
+    pub(super) fn holes(&self) -> &[Hole] {
         &self.holes
     }
 
-    /// Of the areas in which the key may have been lost, the one that may have held the newest version of it. Only a record
-    /// above its `order_max` is an answer.
+    /// Of the holes in which the key may be, the one that may hold the newest version of it. Only a record above the `order_max` of
+    /// its area is an answer.
     #[inline]
-    pub(super) fn lost(&self, key: &Key<'_>) -> Option<&Rc<Area>> {
+    pub(super) fn lost(&self, key: &Key<'_>) -> Option<&Hole> {
         if self.holes.is_empty() { None } else { self.find_lost(key) }
     }
 
     #[cold]
-    fn find_lost(&self, key: &Key<'_>) -> Option<&Rc<Area>> {
+    fn find_lost(&self, key: &Key<'_>) -> Option<&Hole> {
         if planted::active(Bug::HoleIgnored) {
             return None;
         }
-        self.holes.iter().filter(|area| area.contains(key)).max_by_key(|area| area.order_max)
+        self.holes.iter().filter(|hole| hole.area.contains(key)).max_by_key(|hole| hole.area.order_max)
     }
 
-    /// The first area, in this direction, in which a key of `range` may have been lost.
-    pub(super) fn first_lost(&self, range: &KeyRange, direction: Direction) -> Option<Rc<Area>> {
-        let inside = |area: &&Rc<Area>| area.low.as_key() < range.high() && range.low() < area.high.as_key();
+    /// The first hole, in this direction, in which a key of `range` may be.
+    pub(super) fn first_lost(&self, range: &KeyRange, direction: Direction) -> Option<Hole> {
+        let inside = |hole: &&Hole| hole.area.meets(range);
         let holes = self.holes.iter().filter(inside);
         match direction {
-            Direction::Forward => holes.min_by(|a, b| a.low.cmp(&b.low)).cloned(),
-            Direction::Reverse => holes.max_by(|a, b| a.high.cmp(&b.high)).cloned(),
+            Direction::Forward => holes.min_by(|a, b| a.area.low.cmp(&b.area.low)).cloned(),
+            Direction::Reverse => holes.max_by(|a, b| a.area.high.cmp(&b.area.high)).cloned(),
         }
     }
+}
+
+/// The keys of a table without those that were dropped of it.
+fn shown_of(entry: &StoreEntry, table: &TableMeta) -> Vec<Rc<Area>> {
+    let mut parts = vec![Rc::new(whole_area(table))];
+    for (extent, dropped) in entry.drops.iter() {
+        if dropped.tables.binary_search(&table.name.number).is_ok() {
+            let range = extent.range();
+            parts = parts.into_iter().flat_map(|area| area.without(&range)).collect();
+        }
+    }
+    parts
 }
 
 impl<D: Disk> Run<D> {

@@ -98,7 +98,7 @@ struct Core<D: Disk, P: Pace> {
     /// The stores have it, too, to tell it what they apply.
     records: Rc<RecordCache>,
     stores: RefCell<Stores<D>>,
-    /// Every open table that the manifest names or is about to name, by number.
+    /// Every open table that the manifest names or is about to name, by number. All that it names are, but for `unreadable`.
     tables: RefCell<BTreeMap<u64, Rc<Table<D>>>>,
     /// Every open value file that a table names, dropped or not, by number.
     values: RefCell<BTreeMap<u64, Rc<ValueFile<D>>>>,
@@ -109,6 +109,8 @@ struct Core<D: Disk, P: Pace> {
     obsolete: RefCell<Obsolete<D>>,
     /// Numbers of tables that could not be read somewhere: compactions leave them alone until it is known whether they are damaged.
     suspects: RefCell<BTreeSet<u64>>,
+    /// Numbers of tables that are named and could not be opened, since the device failed.
+    unreadable: RefCell<BTreeSet<u64>>,
     /// Numbers of tables whose index, filter or properties are damaged on the disk, and sound in memory.
     frail: RefCell<BTreeSet<u64>>,
     scrub: Scrub,
@@ -260,7 +262,7 @@ impl<D: Disk, P: Pace> Engine<D, P> {
     /// After an error, what was shown was right: go on with [`KeyRange::after`] (or `before`) the last key shown. What is lost is an
     /// error until it is released ([`ReadError::Quarantined`]), also where all of it was written again and a get finds every
     /// key: which keys there were is lost, too, and to pass over them would say that there were none. The way past it is the
-    /// caller's to choose: [`Engine::quarantined`] names the area; walk what is left before its `low` ([`KeyRange::before`]),
+    /// caller's to choose: [`Engine::quarantined`] (or [`Engine::unreadable`]) names the area; walk what is left before its `low` ([`KeyRange::before`]),
     /// which succeeds, and then what is left from its `high` on ([`KeyRange::from`]); of the keys between, ask for those that are known.
     ///
     /// `visit` may stage, and may not wait for anything.
@@ -327,6 +329,13 @@ impl<D: Disk, P: Pace> Engine<D, P> {
     /// than everything that may have been there.
     pub fn quarantined(&self) -> Vec<Quarantined> {
         self.0.quarantined()
+    }
+
+    /// Tables that could not be opened because the device failed, as ranges: of their keys what [`Engine::quarantined`] says holds, with
+    /// the device's error, until the next start, which tries again. Nothing of them is lost: nothing changes them meanwhile, unless
+    /// what they hold is dropped.
+    pub fn unreadable(&self) -> Vec<Quarantined> {
+        self.0.unreadable_tables()
     }
 
     /// How often something was quarantined since the engine was opened: cheap to ask, to see whether [`Engine::quarantined`] has more.

@@ -9,7 +9,8 @@
 //! | whole, or its last change cut | all files named, a log that goes back to its floor | opened |
 //! | whole | a named file is missing | refused: it was taken away, and may be put back |
 //! | whole | a named file is damaged, or not the one that was named | opened, its range quarantined (see [`super::quarantine`]) |
-//! | whole | a named file cannot be read, since the device fails, as often as it is tried | refused, by the file's name: nothing says that it is damaged. What can be copied of it counts, with anything in place of the rest: that is damage |
+//! | whole | a named table cannot be read, since the device fails, as often as it is tried | opened without it: nothing says that it is damaged, and nothing is written of it. See [`super::quarantine`] |
+//! | whole | so a named value file | opened: each of its values is read by itself |
 //! | whole | vnodes that will not be looked for here, or not those that will | refused |
 //! | whole | no log, or one that lacks a part that its floor asks for | refused: it was taken away, and may be put back |
 //! | whole | a log that is damaged in such a part | opened, and what is lost is reported |
@@ -31,7 +32,7 @@ use super::obsolete::Obsolete;
 use super::outcome::{OpenError, Recovery};
 use super::output::counter_of;
 use super::pending::Pending;
-use super::quarantine::{self, quarantined_in};
+use super::quarantine::{self, quarantined_in, unreadable_in};
 use super::scrub::Scrub;
 use super::stats::Counters;
 use super::store::{Store, Stores};
@@ -86,7 +87,7 @@ pub(super) async fn open<D: Disk, P: Pace>(
         return Err(OpenError::MissingStore(store));
     }
     check_vnodes(&options, &catalog)?;
-    let (tables, lost_tables) = open_tables(&disk, &catalog).await?;
+    let OpenedTables { tables, lost: lost_tables, unreadable } = open_tables(&disk, &catalog).await?;
     let (values, lost_values) = open_values(&disk, &catalog).await?;
     for edit in lost_tables.iter().chain(&lost_values) {
         cover::mark("file quarantined when it could not be opened");
@@ -123,6 +124,7 @@ pub(super) async fn open<D: Disk, P: Pace>(
         cut_manifest: found.cut_tail,
         damage: log_recovery.damage,
         quarantined: quarantined_in(&catalog),
+        unreadable: unreadable_in(&catalog, &unreadable),
         replayed: log_recovery.records,
         vnodes: catalog.vnodes.iter().map(|(&vnode, at)| (vnode, at.store)).collect(),
     };
@@ -157,6 +159,7 @@ pub(super) async fn open<D: Disk, P: Pace>(
         suspect_values: RefCell::new(BTreeSet::new()),
         obsolete: RefCell::new(obsolete),
         suspects: RefCell::new(BTreeSet::new()),
+        unreadable: RefCell::new(unreadable),
         frail: RefCell::new(BTreeSet::new()),
         scrub: Scrub::default(),
         rewritten: RefCell::new(BTreeSet::new()),
@@ -229,9 +232,18 @@ const OPENS_MAX: usize = 3;
 /// within the least budget for background buffers that a node gives a core.
 const OPENS_AT_ONCE_MAX: usize = 16;
 
-/// Opens every table that the manifest names, and says what becomes of those that cannot be.
-async fn open_tables<D: Disk>(disk: &D, catalog: &Catalog) -> Result<(Tables<D>, Vec<Edit>), OpenError> {
-    let (mut tables, mut lost) = (BTreeMap::new(), Vec::new());
+/// The tables that a manifest names.
+struct OpenedTables<D: Disk> {
+    tables: Tables<D>,
+    /// What becomes of those that are damaged.
+    lost: Vec<Edit>,
+    /// Numbers of those that the device did not give.
+    unreadable: BTreeSet<u64>,
+}
+
+/// Opens every table that the manifest names, as far as they can be.
+async fn open_tables<D: Disk>(disk: &D, catalog: &Catalog) -> Result<OpenedTables<D>, OpenError> {
+    let (mut tables, mut lost, mut unreadable) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
     let opens = catalog.tables().map(async |meta| {
         let (name, id) = (meta.name, Some(meta.file_id));
         let open = || Table::open(disk.clone(), name, meta.bytes, id, Class::Background);
@@ -245,12 +257,16 @@ async fn open_tables<D: Disk>(disk: &D, catalog: &Catalog) -> Result<(Tables<D>,
                 areas.for_each(|area| table.quarantine(area.block, area.blocks));
                 tables.insert(name.number, table);
             }
-            Err(_) => lost.extend(quarantine::whole(meta)),
+            Err(Unopened::Damaged) => lost.extend(quarantine::whole(meta)),
+            Err(Unopened::Unreadable) => {
+                cover::mark("table that cannot be read left alone");
+                unreadable.insert(name.number);
+            }
         }
         Ok(())
     })
     .await?;
-    Ok((tables, lost))
+    Ok(OpenedTables { tables, lost, unreadable })
 }
 
 /// Opens every value file that the manifest names, and says what becomes of those that cannot be.
@@ -259,12 +275,21 @@ async fn open_values<D: Disk>(disk: &D, catalog: &Catalog) -> Result<(Values<D>,
     let opens = catalog.stores.values().flat_map(|store| store.values.values()).map(async |meta| {
         let (name, id) = (meta.file(), Some(meta.file_id));
         let open = || ValueFile::open(disk.clone(), name, meta.bytes, id, Class::Background);
-        Ok::<_, OpenError>((meta, open_file(name, open).await?))
+        let opened = match open_file(name, open).await? {
+            Ok(file) => Some(file),
+            Err(Unopened::Damaged) => None,
+            // Its first page or its last: what else is in it is under checksums of its own.
+            Err(Unopened::Unreadable) => {
+                cover::mark("value file opened unread");
+                Some(ValueFile::open_unread(disk.clone(), name, meta.bytes, meta.file_id).await?)
+            }
+        };
+        Ok::<_, OpenError>((meta, opened))
     });
     in_order(opens, OPENS_AT_ONCE_MAX, |(meta, opened)| {
         match opened {
-            Ok(file) => drop(values.insert(meta.number, Rc::new(file))),
-            Err(_) => lost.push(Edit::DamagedValues { store: meta.store, number: meta.number }),
+            Some(file) => drop(values.insert(meta.number, Rc::new(file))),
+            None => lost.push(Edit::DamagedValues { store: meta.store, number: meta.number }),
         }
         Ok(())
     })
@@ -272,12 +297,19 @@ async fn open_values<D: Disk>(disk: &D, catalog: &Catalog) -> Result<(Values<D>,
     Ok((values, lost))
 }
 
-/// Opens a file, or says how it is damaged, which quarantines it; fails if the node should not go on. A device that fails says nothing
-/// of the file, and a mark is for good: whether it is whole shows when it can be read.
+/// Why a file that is there was not opened.
+enum Unopened {
+    /// It is not what was written, which quarantines it.
+    Damaged,
+    /// The device fails. That says nothing of the file, and a mark is for good: whether it is whole shows when it can be read.
+    Unreadable,
+}
+
+/// Opens a file, or says why it cannot be; fails if the node should not go on.
 async fn open_file<T, F: Future<Output = Result<T, ReadError>>>(
     name: FileName,
     open: impl Fn() -> F,
-) -> Result<Result<T, Damage>, OpenError> {
+) -> Result<Result<T, Unopened>, OpenError> {
     let mut last = open().await;
     for _ in 1..OPENS_MAX {
         if last.is_ok() {
@@ -293,7 +325,8 @@ async fn open_file<T, F: Future<Output = Result<T, ReadError>>>(
         Err(ReadError::Damage(Damage { what: TABLE_FORMAT_FIELD | VALUES_FORMAT_FIELD, found, .. })) => {
             Err(OpenError::Version { file: name, found: u16::try_from(found).unwrap_or(u16::MAX) })
         }
-        Err(ReadError::Damage(damage)) => Ok(Err(damage)),
+        Err(ReadError::Damage(_)) => Ok(Err(Unopened::Damaged)),
+        Err(ReadError::Disk(DiskError { kind: DiskErrorKind::Io, .. })) => Ok(Err(Unopened::Unreadable)),
         Err(error @ (ReadError::Disk(_) | ReadError::NoBuffer | ReadError::Quarantined(_))) => {
             Err(OpenError::Read(error))
         }
@@ -305,7 +338,7 @@ fn make_stores<D: Disk>(options: &Options, catalog: &Catalog, tables: &Tables<D>
     let empty = manifest::StoreEntry::default();
     let stores = options.stores.iter().map(|&number| {
         let entry = catalog.stores.get(&number).unwrap_or(&empty);
-        let levels = Levels::of(entry, |meta| Rc::clone(&tables[&meta.name.number]));
+        let levels = Levels::of(entry, |meta| tables.get(&meta.name.number).cloned());
         Store::new(number, levels, entry.flushed_through)
     });
     let mut stores = Stores::new(

@@ -27,6 +27,8 @@ pub struct Recovery {
     pub damage: Vec<LogDamage>,
     /// What is quarantined, known before or found now: tables and value files that could not be opened, and blocks.
     pub quarantined: Vec<Quarantined>,
+    /// Tables that could not be opened because the device failed: see [`super::Engine::unreadable`].
+    pub unreadable: Vec<Quarantined>,
     /// Records that came from the log.
     pub replayed: u64,
     /// `(vnode, store)` of every vnode that lives here, by vnode.

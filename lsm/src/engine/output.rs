@@ -442,20 +442,29 @@ impl<D: Disk, P: Pace> Core<D, P> {
         let mut stores = self.stores.borrow_mut();
         let catalog = self.manifest.catalog();
         let index = stores.index_of_store(store);
+        let mut unreadable = self.unreadable.borrow_mut();
         stores.stores[index].levels = Rc::new(Levels::of(&catalog.stores[&store], |meta| {
-            Rc::clone(tables.get(&meta.name.number).expect("named tables are open"))
+            let table = tables.get(&meta.name.number).cloned();
+            assert!(table.is_some() || unreadable.contains(&meta.name.number), "named tables are open");
+            table
         }));
         let mut obsolete = self.obsolete.borrow_mut();
         for name in gone {
             let stays = catalog.stores[&store].areas_of(name.number).next().is_some();
-            obsolete.drop_table(tables.remove(&name.number).expect("named tables are open"), stays);
+            match tables.remove(&name.number) {
+                Some(table) => obsolete.drop_table(table, stays),
+                None => {
+                    assert!(unreadable.remove(&name.number), "named tables are open");
+                    obsolete.discard((!stays).then(|| name.file()).into_iter());
+                }
+            }
         }
         dead.iter().for_each(|&number| obsolete.drop_values(FileName::Values { store, number }));
         if planted::active(Bug::LiveValuesUnlinked) {
             let early = self.wasteful.borrow();
             early.iter().for_each(|&number| obsolete.drop_values(FileName::Values { store, number }));
         }
-        drop((tables, stores, catalog, obsolete));
+        drop((tables, stores, catalog, obsolete, unreadable));
         self.count_tables();
     }
 

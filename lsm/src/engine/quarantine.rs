@@ -14,8 +14,16 @@
 //! A table that is too damaged to be opened is such an area as a whole, and goes at once. Of a table of which no block can be read,
 //! since the device fails each time, nothing is concluded: that says something of the device, not of the table.
 //!
+//! Nor is anything concluded of a table that the device does not let be opened, for one sector of its footer, index or filter. It is
+//! *unreadable* until the next start, which tries again: a hole in memory that the manifest knows nothing of. Reads of its keys
+//! fail as those of a hole do, with the device's error, and no merge takes it or passes its keys by on the way down, so that
+//! all of it is there when it can be read. What a merge could not do without it waits; a store whose level 0 it holds up
+//! refuses writes in the end. Where the device does not recover, a copy of the file with anything in place of what cannot be
+//! read is a damaged table, as above.
+//!
 //! A damaged value file is marked so that nothing is collected from it; each of its values is under a checksum of its own.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::Core;
@@ -86,9 +94,9 @@ pub(super) fn quarantined_in(catalog: &Catalog) -> Vec<Quarantined> {
     found
 }
 
-/// The edits by which a table that cannot be opened goes, leaving an area.
-pub(super) fn whole(table: &TableMeta) -> [Edit; 2] {
-    let area = Area {
+/// All of a table as an area.
+pub(super) fn whole_area(table: &TableMeta) -> Area {
+    Area {
         table: table.name,
         block: 0,
         blocks: table.blocks,
@@ -96,8 +104,22 @@ pub(super) fn whole(table: &TableMeta) -> [Edit; 2] {
         order_max: table.max_order,
         low: table.smallest.clone(),
         high: table.end(),
+    }
+}
+
+/// The edits by which a table that cannot be opened goes, leaving an area.
+pub(super) fn whole(table: &TableMeta) -> [Edit; 2] {
+    [Edit::Quarantine(Rc::new(whole_area(table))), Edit::Remove { table: table.name }]
+}
+
+/// What the tables of a catalog with these numbers hold.
+pub(super) fn unreadable_in(catalog: &Catalog, numbers: &BTreeSet<u64>) -> Vec<Quarantined> {
+    let tables = catalog.tables().filter(|table| numbers.contains(&table.name.number));
+    let all_of = |table: &Rc<TableMeta>| {
+        let Area { table, block, blocks, order_max, low, high, .. } = whole_area(table);
+        Quarantined { file: table.file(), blocks: Some((block, blocks)), is_used: true, low, high, order_max }
     };
-    [Edit::Quarantine(Rc::new(area)), Edit::Remove { table: table.name }]
+    tables.map(all_of).collect()
 }
 
 impl<D: Disk, P: Pace> Core<D, P> {
@@ -105,12 +127,23 @@ impl<D: Disk, P: Pace> Core<D, P> {
         quarantined_in(&self.manifest.catalog())
     }
 
-    /// Files that are damaged, or suspected to be.
+    /// See [`super::Engine::unreadable`].
+    pub(super) fn unreadable_tables(&self) -> Vec<Quarantined> {
+        unreadable_in(&self.manifest.catalog(), &self.unreadable.borrow())
+    }
+
+    /// Numbers of the tables that no merge may take: what is suspected until it is known which blocks to pass over, and what could
+    /// not be opened.
+    pub(super) fn avoided(&self) -> BTreeSet<u64> {
+        self.suspects.borrow().union(&self.unreadable.borrow()).copied().collect()
+    }
+
+    /// Files that are damaged, or suspected to be, or cannot be read.
     pub(super) fn damaged_files(&self) -> u64 {
         let mut files: Vec<FileName> = self.quarantined().into_iter().map(|found| found.file).collect();
         files.dedup();
         let suspects = self.suspects.borrow().len() + self.suspect_values.borrow().len();
-        (files.len() + suspects + self.frail.borrow().len()) as u64
+        (files.len() + suspects + self.frail.borrow().len() + self.unreadable.borrow().len()) as u64
     }
 
     /// Makes a suspect of a file that could not be read.

@@ -286,8 +286,8 @@ async fn read_joined<D: Disk, P: Pace>(
     levels: &Levels<D>,
     key: &Key<'_>,
 ) -> Result<Option<Found>, ReadError> {
-    if let Some(area) = levels.lost(key) {
-        return Err(ReadError::Quarantined(area.table.file()));
+    if let Some(hole) = levels.lost(key) {
+        return Err(hole.error());
     }
     let hash = KeyHash::of(key);
     for table in levels.candidates(key).filter(|table| table.may_contain(hash)) {
@@ -363,11 +363,11 @@ pub(super) fn read<D: Disk, P: Pace>(
                 break;
             }
         }
-        if let Some(area) = levels.lost(&key)
-            && best.as_ref().is_none_or(|best| best.order <= area.order_max)
+        if let Some(hole) = levels.lost(&key)
+            && best.as_ref().is_none_or(|best| best.order <= hole.area.order_max)
         {
             cover::mark("read of what was lost refused");
-            return Err(ReadError::Quarantined(area.table.file()));
+            return Err(hole.error());
         }
         // The levels are held until here, and with them the value file.
         if let (Some(best), Some((file, pointer))) = (&mut best, pointer) {

@@ -58,8 +58,8 @@ impl<D: Disk, P: Pace> Core<D, P> {
             let is_stale = Rc::new(Cell::new(false));
             let lost = self.stores.borrow().stores[index].levels.first_lost(&left, direction);
             let readable = match (&lost, direction) {
-                (Some(area), Direction::Forward) => left.before(&area.low.as_key()),
-                (Some(area), Direction::Reverse) => left.from(&area.high.as_key()),
+                (Some(hole), Direction::Forward) => left.before(&hole.area.low.as_key()),
+                (Some(hole), Direction::Reverse) => left.from(&hole.area.high.as_key()),
                 (None, _) => left.clone(),
             };
             let piece = self.stores.borrow().stores[index].levels.piece(&readable, direction);
@@ -83,8 +83,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
                         };
                         break;
                     }
-                    let lost = lost.map(|area| ReadError::Quarantined(area.table.file()));
-                    return lost.map_or(Ok(None), Err);
+                    return lost.map_or(Ok(None), |hole| Err(hole.error()));
                 };
                 let value = match is_separated(&record) {
                     true => {

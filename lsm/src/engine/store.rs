@@ -367,8 +367,8 @@ impl<D: Disk> Stores<D> {
 
 impl<D: Disk> Store<D> {
     pub(super) fn new(number: u16, levels: Levels<D>, flushed_through: u64) -> Store<D> {
-        // What was lost counts as there: a record that dominates is newer than that too.
-        let lost = levels.holes().iter().map(|area| area.order_max);
+        // What cannot be asked for counts as there: a record that dominates is newer than that too.
+        let lost = levels.holes().iter().map(|hole| hole.area.order_max);
         let ceiling = levels.tables().map(|table| table.meta().max_order).chain(lost).max().unwrap_or(0);
         Store {
             number,

@@ -136,11 +136,11 @@ impl<D: Disk, P: Pace> Core<D, P> {
 
     /// The next table to be rewritten without what was dropped of it.
     pub(super) fn trim_plan(&self) -> Option<Plan> {
-        let (catalog, suspects) = (self.manifest.catalog(), self.suspects.borrow());
+        let (catalog, avoided) = (self.manifest.catalog(), self.avoided());
         catalog.stores.iter().find_map(|(&store, entry)| {
             let named = |number| {
                 entry.drops.values().any(|dropped| dropped.tables.binary_search(&number).is_ok())
-                    && !suspects.contains(&number)
+                    && !avoided.contains(&number)
             };
             entry.levels.iter().enumerate().find_map(|(level, tables)| {
                 let table = tables.iter().find(|table| named(table.name.number))?;

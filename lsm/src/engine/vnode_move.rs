@@ -111,13 +111,12 @@ impl<D: Disk, P: Pace> Core<D, P> {
 
     /// Whether something of an extent cannot be read.
     fn has_lost(&self, store: u16, extent: Extent) -> bool {
-        let catalog = self.manifest.catalog();
+        let (catalog, unreadable) = (self.manifest.catalog(), self.unreadable.borrow());
         let range = extent.range();
         catalog.stores.get(&store).is_some_and(|entry| {
-            entry
-                .areas
-                .iter()
-                .any(|area| area.low.as_key() < range.high() && range.low() < area.high.as_key())
+            let mut tables = entry.levels.iter().flatten();
+            entry.areas.iter().any(|area| area.meets(&range))
+                || tables.any(|table| unreadable.contains(&table.name.number) && extent.meets(table))
         })
     }
 

@@ -33,6 +33,11 @@ impl Area {
         self.low.as_key() <= *key && *key < self.high.as_key()
     }
 
+    /// Whether a key of a range may have been in it.
+    pub(crate) fn meets(&self, range: &KeyRange) -> bool {
+        self.low.as_key() < range.high() && range.low() < self.high.as_key()
+    }
+
     /// What is left of it outside of a range: one part, or two, or nothing.
     pub(crate) fn without(self: Rc<Area>, range: &KeyRange) -> Vec<Rc<Area>> {
         if range.high() <= self.low.as_key() || self.high.as_key() <= range.low() {

@@ -58,6 +58,18 @@ impl<D: Disk> ValueFile<D> {
         Ok(ValueFile { port, bytes, file_id: found })
     }
 
+    /// As [`ValueFile::open`], without a look into it: for a file that has this id if it is whole, and of which the device does not
+    /// give what would say so. What is read of it is verified as ever.
+    pub(crate) async fn open_unread(
+        disk: D,
+        name: FileName,
+        bytes: u64,
+        file_id: FileId,
+    ) -> Result<ValueFile<D>, ReadError> {
+        let file = disk.open(name, Open::Read).await?;
+        Ok(ValueFile { port: Port { disk, file, name }, bytes, file_id })
+    }
+
     /// Its name.
     pub fn name(&self) -> FileName {
         self.port.name
