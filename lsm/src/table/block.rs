@@ -116,13 +116,13 @@ pub(super) struct Entry<'a> {
 impl Block {
     /// Checks a payload and takes a copy. The error names what is wrong.
     pub(super) fn parse(payload: &[u8], token_seed: u64) -> Result<Block, &'static str> {
-        check(payload)?;
+        check(payload, token_seed)?;
         Ok(Block::copied(payload, token_seed))
     }
 
     /// A payload that was built here.
     pub(super) fn built(payload: &[u8], token_seed: u64) -> Block {
-        debug_assert_eq!(check(payload), Ok(()));
+        debug_assert_eq!(check(payload, token_seed), Ok(()));
         Block::copied(payload, token_seed)
     }
 
@@ -331,11 +331,8 @@ impl Block {
 
     #[inline]
     fn token(&self, header: &Header, run: &Run, at: usize, entry: &Entry<'_>) -> u64 {
-        if run.shape & HASHED != 0 {
-            return xxh3_64_with_seed(entry.partition, read_u64(&self.bytes, self.payload_bytes()));
-        }
-        let print = u64::from(read_u16(&self.bytes, header.slots() + SLOT_BYTES * at));
-        run.token_base.wrapping_add(print << run.shift() | entry.token_low)
+        let print = read_u16(&self.bytes, header.slots() + SLOT_BYTES * at);
+        token_of(run, print, entry, read_u64(&self.bytes, self.payload_bytes()))
     }
 
     #[inline(never)]
@@ -443,6 +440,15 @@ pub(super) fn decode<'a>(
     Some(Entry { token_low, partition, sort, record: Record { order, actor, flags, expiry_ms, value } })
 }
 
+/// The token of an entry with this fingerprint.
+#[inline]
+fn token_of(run: &Run, print: u16, entry: &Entry<'_>, token_seed: u64) -> u64 {
+    if run.shape & HASHED != 0 {
+        return xxh3_64_with_seed(entry.partition, token_seed);
+    }
+    run.token_base.wrapping_add(u64::from(print) << run.shift() | entry.token_low)
+}
+
 /// The header, if everything up to the entries is there.
 pub(super) fn check_head(bytes: &[u8]) -> Result<Header, &'static str> {
     if bytes.len() < HEADER_BYTES {
@@ -456,8 +462,9 @@ pub(super) fn check_head(bytes: &[u8]) -> Result<Header, &'static str> {
     Ok(header)
 }
 
-/// Everything that reading a payload relies on.
-fn check(bytes: &[u8]) -> Result<(), &'static str> {
+/// Everything that reading a payload relies on: that its parts are where they should be, and its keys in order, without which a lookup
+/// passes by what is there, and a merge brings it out of order.
+fn check(bytes: &[u8], token_seed: u64) -> Result<(), &'static str> {
     let header = check_head(bytes)?;
     let mut before = None;
     for number in 0..header.runs {
@@ -470,6 +477,7 @@ fn check(bytes: &[u8]) -> Result<(), &'static str> {
         }
         before = Some(run.high);
         let mut print_before = 0;
+        let mut key_before = None;
         for at in run.first..run.end {
             let print = read_u16(bytes, header.slots() + SLOT_BYTES * at);
             if print < print_before {
@@ -480,9 +488,18 @@ fn check(bytes: &[u8]) -> Result<(), &'static str> {
             if start < header.entries() || start > end {
                 return Err("block entry start");
             }
-            let Some(Entry { record, .. }) = decode(bytes, &header, run.shape, start, end) else {
+            let Some(entry) = decode(bytes, &header, run.shape, start, end) else {
                 return Err("block entry");
             };
+            let token = token_of(&run, print, &entry, token_seed);
+            // Lookups take the fingerprint's word for it.
+            let offset = token.checked_sub(run.token_base).map(|offset| offset >> run.shift());
+            let key = (token, entry.partition, entry.sort);
+            if offset != Some(u64::from(print)) || key_before.is_some_and(|before| before >= key) {
+                return Err("block key order");
+            }
+            key_before = Some(key);
+            let record = entry.record;
             // Reads and merges follow it, and count on its being one.
             if record.flags.0 & RecordFlags::SEPARATED != 0 && Pointer::decode(record.value).is_none() {
                 return Err("block pointer");

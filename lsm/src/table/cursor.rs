@@ -155,7 +155,7 @@ impl<D: Disk> Stream<D> {
             self.advance(table, number, class).await?;
         }
         let (run, bytes) = self.run.as_ref().expect("just read");
-        table.check_block(table.place(BlockHandle(number)), bytes, run.at)
+        table.check_block(BlockHandle(number), bytes, run.at)
     }
 
     /// Makes the run that starts at block `number` the one at hand and begins to read the one after it.

@@ -96,6 +96,18 @@ impl Index {
         KeyBuf { prefix, partition, sort }
     }
 
+    /// Whether a key is not before [`Index::low`] of a block.
+    pub(super) fn is_from(&self, block: BlockHandle, key: &Key<'_>) -> bool {
+        match key.prefix.to_u128().cmp(&self.firsts[block.0 as usize]) {
+            Ordering::Less => false,
+            Ordering::Greater => true,
+            Ordering::Equal => {
+                let separator = self.separators.binary_search_by_key(&block.0, |separator| separator.block);
+                separator.is_err() || separator.is_ok_and(|at| !self.separators[at].is_after(key))
+            }
+        }
+    }
+
     /// Bytes in memory.
     pub(super) fn bytes(&self) -> usize {
         self.firsts.capacity() * size_of::<u128>()

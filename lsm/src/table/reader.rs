@@ -186,15 +186,33 @@ impl<D: Disk> Table<D> {
         let from = u64::from(place.offset) / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
         let len = (place.end().next_multiple_of(BLOCK_BYTES as u64) - from) as usize;
         let buf = self.port.read(from, len, class).await?;
-        self.check_block(place, &buf, from)
+        self.check_block(handle, &buf, from)
     }
 
-    /// Checks the block at `place` in bytes read from `at`.
-    pub(super) fn check_block(&self, place: Place, bytes: &[u8], at: u64) -> Result<Block, ReadError> {
+    /// Checks a block in bytes read from `at`: that it is what was written, and that its keys are those that are looked for in it.
+    pub(super) fn check_block(&self, handle: BlockHandle, bytes: &[u8], at: u64) -> Result<Block, ReadError> {
+        let place = self.place(handle);
         let offset = u64::from(place.offset);
         let stored = &bytes[(offset - at) as usize..][..place.bytes as usize];
         let (id, seed) = (self.meta.file_id, self.meta.token_seed.unwrap_or(0));
-        Ok(stored::read(stored, self.port.name, id, offset, seed)?)
+        let block = stored::read(stored, self.port.name, id, offset, seed)?;
+        if !self.is_in_place(handle, &block) {
+            let (what, expected, found) = ("block key range", 0, 0);
+            return Err(Damage { file: self.port.name, offset, what, expected, found }.into());
+        }
+        Ok(block)
+    }
+
+    /// Whether the keys of a block are not before those that the index says, and before those of the next one. So the keys of all
+    /// blocks are in order if those of each are.
+    fn is_in_place(&self, handle: BlockHandle, block: &Block) -> bool {
+        let (first, _) = block.entry_at(0);
+        let (last, _) = block.entry_at(block.len() - 1);
+        let next = handle.0 + 1;
+        self.index.is_from(handle, &first)
+            && self.meta.smallest.as_key() <= first
+            && (next >= self.blocks() || !self.index.is_from(BlockHandle(next), &last))
+            && last <= self.meta.largest.as_key()
     }
 
     pub(super) fn place(&self, handle: BlockHandle) -> Place {

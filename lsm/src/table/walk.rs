@@ -115,7 +115,7 @@ impl<D: Disk> TableWalk<D> {
             self.run_bytes = (self.run_bytes * 2).min(RUN_BYTES_MAX);
         }
         let run = self.run.as_ref().expect("just read");
-        self.table.check_block(self.table.place(handle), &run.bytes, run.at)
+        self.table.check_block(handle, &run.bytes, run.at)
     }
 
     /// Reads the block and, as far as the run may be long, those behind it in the direction of the walk.

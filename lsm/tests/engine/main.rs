@@ -8,6 +8,7 @@ mod amplification;
 mod checkpoint;
 mod crash;
 mod damage;
+mod disorder;
 mod faults;
 mod histories;
 mod ingest;
