@@ -199,7 +199,10 @@ impl<D: Disk, P: Pace> Core<D, P> {
             FileName::Table { .. } | FileName::Segment { .. } | FileName::Manifest { .. } => None,
         };
         let values: Vec<u64> = files.iter().filter_map(values).collect();
-        values.iter().for_each(|number| drop(self.values.borrow_mut().remove(number)));
+        for number in &values {
+            self.values.borrow_mut().remove(number);
+            self.withheld_values.borrow_mut().remove(number);
+        }
         let unlinked = obsolete::unlink(&self.disk, files).await.map_err(|(left, error)| {
             self.obsolete.borrow_mut().discard(left.into_iter());
             error

@@ -106,6 +106,8 @@ struct Core<D: Disk, P: Pace> {
     wasteful: RefCell<BTreeSet<u64>>,
     /// Numbers of value files from which a value could not be collected: left alone until it is known whether they are damaged.
     suspect_values: RefCell<BTreeSet<u64>>,
+    /// Numbers of value files of which the device does not give something: nothing is collected from them.
+    withheld_values: RefCell<BTreeSet<u64>>,
     obsolete: RefCell<Obsolete<D>>,
     /// Numbers of tables that could not be read somewhere: compactions leave them alone until it is known whether they are damaged.
     suspects: RefCell<BTreeSet<u64>>,

@@ -46,7 +46,7 @@ use crate::table::TABLE_FORMAT_FIELD;
 use crate::values::VALUES_FORMAT_FIELD;
 use crate::{
     BlockCache, Class, Damage, Directory, Disk, DiskError, DiskErrorKind, FileName, Key, NameOp, Pace,
-    ReadError, Record, Seq, Table, ValueFile, cover,
+    ReadError, Record, Seq, Table, TableMeta, ValueFile, cover,
 };
 
 type Tables<D> = BTreeMap<u64, Rc<Table<D>>>;
@@ -88,7 +88,7 @@ pub(super) async fn open<D: Disk, P: Pace>(
     }
     check_vnodes(&options, &catalog)?;
     let OpenedTables { tables, lost: lost_tables, unreadable } = open_tables(&disk, &catalog).await?;
-    let (values, lost_values) = open_values(&disk, &catalog).await?;
+    let OpenedValues { values, lost: lost_values, withheld } = open_values(&disk, &catalog).await?;
     for edit in lost_tables.iter().chain(&lost_values) {
         cover::mark("file quarantined when it could not be opened");
         let applied = catalog.apply(edit);
@@ -157,6 +157,7 @@ pub(super) async fn open<D: Disk, P: Pace>(
         values: RefCell::new(values),
         wasteful: RefCell::new(BTreeSet::new()),
         suspect_values: RefCell::new(BTreeSet::new()),
+        withheld_values: RefCell::new(withheld),
         obsolete: RefCell::new(obsolete),
         suspects: RefCell::new(BTreeSet::new()),
         unreadable: RefCell::new(unreadable),
@@ -252,6 +253,8 @@ async fn open_tables<D: Disk>(disk: &D, catalog: &Catalog) -> Result<OpenedTable
     in_order(opens, OPENS_AT_ONCE_MAX, |(meta, opened)| {
         let name = meta.name;
         match opened {
+            // Merges take the manifest's word for which keys are in it.
+            Ok(table) if !spans_alike(table.meta(), meta) => lost.extend(quarantine::whole(meta)),
             Ok(table) => {
                 let areas = catalog.stores[&name.store].areas_of(name.number);
                 areas.for_each(|area| table.quarantine(area.block, area.blocks));
@@ -269,32 +272,50 @@ async fn open_tables<D: Disk>(disk: &D, catalog: &Catalog) -> Result<OpenedTable
     Ok(OpenedTables { tables, lost, unreadable })
 }
 
-/// Opens every value file that the manifest names, and says what becomes of those that cannot be.
-async fn open_values<D: Disk>(disk: &D, catalog: &Catalog) -> Result<(Values<D>, Vec<Edit>), OpenError> {
-    let (mut values, mut lost) = (BTreeMap::new(), Vec::new());
+/// Whether two descriptions of a table agree about its first and its last key.
+fn spans_alike(left: &TableMeta, right: &TableMeta) -> bool {
+    (&left.smallest, &left.largest) == (&right.smallest, &right.largest)
+}
+
+/// The value files that a manifest names.
+struct OpenedValues<D: Disk> {
+    values: Values<D>,
+    /// What becomes of those that are damaged.
+    lost: Vec<Edit>,
+    /// Numbers of those that were opened unread, since the device did not give what opening reads.
+    withheld: BTreeSet<u64>,
+}
+
+/// Opens every value file that the manifest names, as far as they can be.
+async fn open_values<D: Disk>(disk: &D, catalog: &Catalog) -> Result<OpenedValues<D>, OpenError> {
+    let (mut values, mut lost, mut withheld) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
     let opens = catalog.stores.values().flat_map(|store| store.values.values()).map(async |meta| {
         let (name, id) = (meta.file(), Some(meta.file_id));
         let open = || ValueFile::open(disk.clone(), name, meta.bytes, id, Class::Background);
         let opened = match open_file(name, open).await? {
-            Ok(file) => Some(file),
+            Ok(file) => Some((file, false)),
             Err(Unopened::Damaged) => None,
             // Its first page or its last: what else is in it is under checksums of its own.
             Err(Unopened::Unreadable) => {
                 cover::mark("value file opened unread");
-                Some(ValueFile::open_unread(disk.clone(), name, meta.bytes, meta.file_id).await?)
+                let file = ValueFile::open_unread(disk.clone(), name, meta.bytes, meta.file_id).await?;
+                Some((file, true))
             }
         };
         Ok::<_, OpenError>((meta, opened))
     });
     in_order(opens, OPENS_AT_ONCE_MAX, |(meta, opened)| {
         match opened {
-            Some(file) => drop(values.insert(meta.number, Rc::new(file))),
+            Some((file, is_withheld)) => {
+                values.insert(meta.number, Rc::new(file));
+                withheld.extend(is_withheld.then_some(meta.number));
+            }
             None => lost.push(Edit::DamagedValues { store: meta.store, number: meta.number }),
         }
         Ok(())
     })
     .await?;
-    Ok((values, lost))
+    Ok(OpenedValues { values, lost, withheld })
 }
 
 /// Why a file that is there was not opened.

@@ -21,7 +21,9 @@
 //! refuses writes in the end. Where the device does not recover, a copy of the file with anything in place of what cannot be
 //! read is a damaged table, as above.
 //!
-//! A damaged value file is marked so that nothing is collected from it; each of its values is under a checksum of its own.
+//! A damaged value file is marked so that nothing is collected from it; each of its values is under a checksum of its own. One that the
+//! device does not give somewhere, as often as it is tried, is not: nothing is collected from it until scrubbing comes through it,
+//! or the next start.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -30,9 +32,12 @@ use super::Core;
 use crate::manifest::{Area, Catalog, Edit};
 use crate::table::Table;
 use crate::{
-    Class, Disk, DiskError, DiskErrorKind, FileName, KeyBuf, Pace, ReadError, TableMeta, TableName, cover,
+    Class, Disk, DiskError, DiskErrorKind, FileName, KeyBuf, Pace, ReadError, TableMeta, TableName,
+    ValueFile, cover,
 };
 
+/// Times that a value is read before it is taken for what it seems to be.
+const READS_MAX: usize = 3;
 /// Areas of one table; what is damaged in more places is quarantined from the first of them to the last.
 const AREAS_PER_TABLE_MAX: usize = 256;
 
@@ -143,7 +148,8 @@ impl<D: Disk, P: Pace> Core<D, P> {
         let mut files: Vec<FileName> = self.quarantined().into_iter().map(|found| found.file).collect();
         files.dedup();
         let suspects = self.suspects.borrow().len() + self.suspect_values.borrow().len();
-        (files.len() + suspects + self.frail.borrow().len() + self.unreadable.borrow().len()) as u64
+        let unread = self.unreadable.borrow().len() + self.withheld_values.borrow().len();
+        (files.len() + suspects + self.frail.borrow().len() + unread) as u64
     }
 
     /// Makes a suspect of a file that could not be read.
@@ -159,7 +165,10 @@ impl<D: Disk, P: Pace> Core<D, P> {
                 self.suspects.borrow_mut().insert(number)
             }
             Some(FileName::Values { number, .. }) if self.values.borrow().contains_key(&number) => {
-                self.suspect_values.borrow_mut().insert(number)
+                // What the device does not give is known to be so.
+                let is_known =
+                    matches!(error, ReadError::Disk(_)) && self.withheld_values.borrow().contains(&number);
+                !is_known && self.suspect_values.borrow_mut().insert(number)
             }
             Some(_) | None => false,
         };
@@ -224,13 +233,13 @@ impl<D: Disk, P: Pace> Core<D, P> {
     /// Reads a suspected value file, and marks it if it is damaged.
     pub(super) async fn verify_values(&self, number: u64) -> Result<(), DiskError> {
         let file = self.values.borrow().get(&number).cloned();
+        let mut is_withheld = false;
         if let Some(file) = file {
             let mut at = file.first_record();
             while let Some(from) = at {
-                at = match file.verify_record(from, Class::Background).await {
+                at = match self.verify_value(&file, from).await {
                     Ok(next) => next,
-                    Err(ReadError::Disk(error)) if Some(from) == file.first_record() => return Err(error),
-                    Err(ReadError::Disk(_) | ReadError::Damage(_) | ReadError::Quarantined(_)) => {
+                    Err(ReadError::Damage(_) | ReadError::Quarantined(_)) => {
                         let FileName::Values { store, number } = file.name() else {
                             unreachable!("it is a value file")
                         };
@@ -240,6 +249,12 @@ impl<D: Disk, P: Pace> Core<D, P> {
                         cover::mark("value file marked as damaged");
                         break;
                     }
+                    // Where the next value starts is not known either.
+                    Err(ReadError::Disk(_)) => {
+                        cover::mark("value file withheld by the device");
+                        is_withheld = true;
+                        break;
+                    }
                     Err(error @ ReadError::NoBuffer) => return Err(self.unreadable(error)),
                 };
                 self.give_way().await;
@@ -247,8 +262,30 @@ impl<D: Disk, P: Pace> Core<D, P> {
             }
         }
         self.suspect_values.borrow_mut().remove(&number);
+        self.withhold_values(number, is_withheld);
         self.survey_due.set(true);
         Ok(())
+    }
+
+    /// Reads and verifies the value at `at`, several times if it must; gives where the next one is.
+    pub(super) async fn verify_value(&self, file: &ValueFile<D>, at: u64) -> Result<Option<u64>, ReadError> {
+        let mut last = file.verify_record(at, Class::Background).await;
+        for _ in 1..READS_MAX {
+            if matches!(last, Ok(_) | Err(ReadError::NoBuffer)) {
+                break;
+            }
+            last = file.verify_record(at, Class::Background).await;
+        }
+        last
+    }
+
+    /// Says of a value file whether the device withholds something of it.
+    pub(super) fn withhold_values(&self, number: u64, is_withheld: bool) {
+        let mut withheld = self.withheld_values.borrow_mut();
+        let is_news = if is_withheld { withheld.insert(number) } else { withheld.remove(&number) };
+        if is_news {
+            self.survey_due.set(true);
+        }
     }
 
     /// See [`super::Engine::release_quarantined`].

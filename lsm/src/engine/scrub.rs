@@ -168,9 +168,13 @@ impl<D: Disk, P: Pace> Core<D, P> {
         let Some(start) = start else { return Ok((behind, 0)) };
         let mut at = start;
         while at - start < SLICE_BYTES {
-            match file.verify_record(at, Class::Background).await {
+            match self.verify_value(&file, at).await {
                 Ok(Some(next)) => at = next,
-                Ok(None) => return Ok((behind, at - start)),
+                Ok(None) => {
+                    // The pass has been through all of it.
+                    self.withhold_values(number, false);
+                    return Ok((behind, at - start));
+                }
                 Err(error @ ReadError::NoBuffer) => return Err(self.unreadable(error)),
                 Err(error) => {
                     cover::mark("scrubbing found damage");

@@ -85,12 +85,14 @@ impl<D: Disk, P: Pace> Core<D, P> {
     /// Numbers of the value files that are mostly garbage.
     pub(super) fn wasteful_values(&self) -> BTreeSet<u64> {
         let (catalog, suspects) = (self.manifest.catalog(), self.suspect_values.borrow());
+        let withheld = self.withheld_values.borrow();
         let files = catalog.stores.values().flat_map(|store| {
             store.live_values().into_iter().filter(|(number, _)| !store.damaged_values.contains(number))
         });
         let wasteful = files.filter(|(number, (values, live))| {
             // What a table says of its pointers may be anything that bears the right checksum.
-            live.saturating_mul(LIVE_SHARE_MIN) < values.record_bytes && !suspects.contains(number)
+            let is_garbage = live.saturating_mul(LIVE_SHARE_MIN) < values.record_bytes;
+            is_garbage && !suspects.contains(number) && !withheld.contains(number)
         });
         wasteful.map(|(number, _)| number).collect()
     }

@@ -1,12 +1,12 @@
 //! Tables whose checksums are right and whose keys are not in order: what a bug or a bit that flipped before it was written leaves.
 
-use crate::rig::{TestEngine, open, run_jobs, small_options};
 #[path = "../readers/reseal.rs"]
 #[allow(dead_code, reason = "of tables only here")]
 mod reseal;
 
 use std::ops::ControlFlow;
 
+use crate::rig::{TestEngine, open, run_jobs, small_options};
 use ferrite_lsm::mem_disk::MemDisk;
 use ferrite_lsm::mem_disk::run::block_on;
 use ferrite_lsm::{
@@ -31,7 +31,8 @@ fn options(entropy: u128) -> Options {
 
 fn put_all(engine: &TestEngine, order: u64) {
     for n in 0..KEYS {
-        let record = Record { order, actor: 1, flags: RecordFlags(0), expiry_ms: 0, value: &[order as u8; 200] };
+        let record =
+            Record { order, actor: 1, flags: RecordFlags(0), expiry_ms: 0, value: &[order as u8; 200] };
         while engine.stage(key(n).as_key(), record, 0).is_err() {
             block_on(engine.commit()).expect("no faults");
             block_on(run_jobs(engine)).expect("no faults");
@@ -119,4 +120,26 @@ fn keys_out_of_order_under_right_checksums_are_damage_and_no_merge_panics() {
         let found = block_on(engine.read(key(n).as_key())).expect("it is newer than what was out of order");
         assert_eq!(found.map(|found| found.record().order), Some(7), "key {n}");
     }
+}
+
+/// The keys that a table says to span are those that the manifest says, or it is not the table that was named.
+#[test]
+fn a_table_that_spans_other_keys_than_the_manifest_says_is_damaged() {
+    let disk = MemDisk::new();
+    let (engine, _) = open(&disk, options(1)).expect("a fresh disk");
+    (1..4).for_each(|order| put_all(&engine, order));
+    drop(engine);
+    let (file, bytes) = *tables(&disk).first().expect("there is one");
+    let mut content = disk.read_all(file).expect("it is there");
+    let FileName::Table { store, number } = file else { unreachable!("tables were asked for") };
+    let open_table = Table::open(disk.clone(), TableName { store, number }, bytes, None, Class::Read);
+    let last = block_on(open_table).expect("sound").meta().largest.prefix.token;
+    // Its properties are the last section.
+    let at = content.windows(8).rposition(|window| window == last.to_le_bytes()).expect("its last key");
+    content[at] ^= 1;
+    reseal::table(&mut content);
+    disk.write_all(file, &content);
+    let (_, recovery) = open(&disk, options(2)).expect("the others are sound");
+    let found: Vec<FileName> = recovery.quarantined.iter().map(|found| found.file).collect();
+    assert_eq!(found, [file]);
 }
