@@ -20,18 +20,32 @@ use sketch::Sketch;
 pub(crate) use tree::STEP_BYTES;
 use tree::{Spot, Tree};
 
-use crate::{Key, KeyRange, Record};
+use crate::{Key, KeyRange, Prefix, Record};
 
 /// Bytes that are given back to the allocator at once, unless a chunk is longer: some tens of microseconds' work.
 const FREED_AT_ONCE_BYTES: usize = 1 << 20;
+
+/// Keys that are put into a growing sketch with each that is inserted: it is full long before the next one is due.
+const SKETCHED_AT_ONCE: usize = 32;
+/// Prefixes are below this.
+const PREFIXES_END: u128 = 1 << 120;
 
 /// See the module.
 pub struct Memtable {
     tree: Tree,
     arena: Arena,
     sketch: Sketch,
+    /// The sketch that takes its place once it is filled.
+    growing: Option<Growing>,
     len: usize,
     newest_order: u64,
+}
+
+/// A sketch of twice the size, which is filled while keys are inserted: filling it at once would take milliseconds.
+struct Growing {
+    sketch: Sketch,
+    /// Prefixes below this are in it, and those that were inserted since it was begun.
+    from: u128,
 }
 
 /// A place in a memtable, as long as nothing is inserted.
@@ -56,6 +70,7 @@ impl Memtable {
             tree: Tree::new(),
             arena: Arena::new(chunk_bytes_max),
             sketch: Sketch::default(),
+            growing: None,
             len: 0,
             newest_order: 0,
         }
@@ -73,10 +88,12 @@ impl Memtable {
         self.len == 0
     }
 
-    /// Bytes it has reserved from the allocator, superseded records included.
+    /// Bytes it has reserved from the allocator, superseded records included. Of a sketch that grows the new one counts, and not the old
+    /// one of half its size.
     #[inline]
     pub fn bytes(&self) -> usize {
-        self.arena.bytes() + self.tree.bytes() + self.sketch.bytes()
+        let sketch = self.growing.as_ref().map_or(&self.sketch, |growing| &growing.sketch);
+        self.arena.bytes() + self.tree.bytes() + sketch.bytes()
     }
 
     /// Whether it has a key of a range.
@@ -188,22 +205,38 @@ impl Memtable {
     /// Puts the prefix of a new key into the sketch.
     #[inline]
     fn note(&mut self, prefix: u128) {
-        if self.sketch.has_room(self.len) {
+        if self.growing.is_none() && self.sketch.has_room(self.len) {
             self.sketch.insert(prefix);
         } else {
-            self.sketch_anew();
+            self.note_growing(prefix);
         }
     }
 
+    /// As [`Memtable::note`], in a sketch that is to grow. Until the new one is filled, the old one has a few keys more than its size is for.
     #[cold]
-    fn sketch_anew(&mut self) {
-        let mut sketch = self.sketch.doubled();
-        let mut spot = self.tree.first();
-        while let Some((prefix, _)) = self.tree.at(&mut spot) {
-            sketch.insert(prefix);
+    fn note_growing(&mut self, prefix: u128) {
+        if self.sketch.is_empty() {
+            self.sketch = self.sketch.doubled();
+            self.sketch.insert(prefix);
+            return;
+        }
+        self.sketch.insert(prefix);
+        let begun = self.growing.take();
+        let mut growing = begun.unwrap_or_else(|| Growing { sketch: self.sketch.doubled(), from: 0 });
+        growing.sketch.insert(prefix);
+        let from = Key { prefix: Prefix::from_u128(growing.from), partition: b"", sort: b"" };
+        let mut spot = self.seek(&from);
+        for _ in 0..SKETCHED_AT_ONCE {
+            let next = if growing.from < PREFIXES_END { self.tree.at(&mut spot) } else { None };
+            let Some((prefix, _)) = next else {
+                self.sketch = growing.sketch;
+                return;
+            };
+            growing.sketch.insert(prefix);
+            growing.from = prefix + 1;
             spot = spot.next();
         }
-        self.sketch = sketch;
+        self.growing = Some(growing);
     }
 
     /// All keys and records, in order.
@@ -310,7 +343,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{KeyBuf, Prefix, RecordFlags};
+    use crate::{KeyBuf, RecordFlags};
 
     type Model = BTreeMap<KeyBuf, (u64, u64, u64, Vec<u8>)>;
 
@@ -393,6 +426,39 @@ mod tests {
             let back = memtable.iter_back(&behind.as_key()).map(|(key, _)| key);
             assert!(back.eq(model.keys().rev().map(KeyBuf::as_key)));
         }
+    }
+
+    /// A sketch that was full was filled anew at once, in twice the size: the insertion that it met took milliseconds.
+    #[test]
+    fn a_sketch_grows_by_a_few_keys_at_a_time_and_misses_none() {
+        const KEYS: u64 = 9_000;
+        let mut memtable = Memtable::new();
+        let prefix = |n: u64| {
+            let token = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (n % 3);
+            Prefix { space: 1, vnode: 0, table: 0, token }
+        };
+        let sketched = |memtable: &Memtable| {
+            let from = memtable.growing.as_ref()?.from;
+            Some(memtable.iter().take_while(|(key, _)| key.prefix.to_u128() < from).count())
+        };
+        let (mut steps, mut swaps) = (0, 0);
+        for n in 0..KEYS {
+            let before = sketched(&memtable);
+            let record = Record { order: n, actor: 0, flags: RecordFlags(0), expiry_ms: 0, value: b"" };
+            memtable.insert(Key { prefix: prefix(n), partition: b"p", sort: b"" }, record);
+            let after = sketched(&memtable);
+            // One more if the key itself is among them.
+            let grown = after.map_or(0, |after| after.saturating_sub(before.unwrap_or(0)));
+            assert!(grown <= SKETCHED_AT_ONCE + 1, "{grown} at key {n}");
+            steps += usize::from(after.is_some());
+            swaps += usize::from(before.is_some() && after.is_none());
+            if n % 50 == 0 || before.is_some() != after.is_some() {
+                assert!((0..=n).all(|n| memtable.may_contain(prefix(n).to_u128())), "at key {n}");
+            }
+        }
+        assert!(swaps >= 4 && steps > KEYS as usize / 100, "{swaps} swaps in {steps} steps");
+        let held = (KEYS..11 * KEYS).filter(|&n| memtable.may_contain(prefix(n).to_u128())).count() as u64;
+        assert!(held < KEYS / 3, "{held} of {} that are not there", 10 * KEYS);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! ask of a memtable, reads one word instead of descending the tree.
 //!
 //! A prefix sets three bits of one word. There is a word for every two to four keys: one probe in a hundred or fewer
-//! finds a key that is not there. The sketch doubles as the memtable grows, and is filled anew from the tree then.
+//! finds a key that is not there. The sketch doubles as the memtable grows: the new one is filled from the tree, a few keys at a time.
 
 use crate::prefetch::prefetch;
 
@@ -22,6 +22,11 @@ impl Sketch {
     /// Bytes reserved from the allocator.
     pub(super) fn bytes(&self) -> usize {
         self.words.len() * size_of::<u64>()
+    }
+
+    /// Whether it has no words.
+    pub(super) fn is_empty(&self) -> bool {
+        self.words.is_empty()
     }
 
     /// Whether there is room for `keys` keys.
