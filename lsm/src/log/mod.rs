@@ -388,7 +388,7 @@ impl<D: Disk> Log<D> {
         self.state.borrow_mut().segments.retire_below(seq.0);
     }
 
-    /// No writes are expected for a while: until the next group only one retired segment is kept for reuse.
+    /// No writes are expected for a while: until the next group only one segment is kept ready, prepared or for reuse.
     pub fn rest(&self) {
         self.state.borrow_mut().segments.set_resting(true);
     }
@@ -397,13 +397,19 @@ impl<D: Disk> Log<D> {
     pub fn wants_trim(&self) -> bool {
         let state = self.state.borrow();
         // Until the headers of this life say what counts, everything that was found may be needed to find it again.
-        !state.fenced && state.first_slot.is_none() && state.segments.has_surplus()
+        !state.fenced
+            && state.first_slot.is_none()
+            && state.segments.has_surplus(usize::from(state.prepared.is_some()))
     }
 
     /// Removes one such file, the oldest: its name is gone for good before the next one's, so that a power cut leaves no gap
     /// in what recovery finds. After an error it is asked for again.
     pub async fn trim(&self) -> Result<(), DiskError> {
-        let Some(slot) = self.state.borrow_mut().segments.take_surplus() else { return Ok(()) };
+        let slot = {
+            let state = &mut *self.state.borrow_mut();
+            state.segments.take_surplus(usize::from(state.prepared.is_some()))
+        };
+        let Some(slot) = slot else { return Ok(()) };
         let name = FileName::Segment { core: self.core, slot: slot.slot };
         let removed = match self.disk.names(NameOp::Unlink(name)).await {
             Ok(_) => self.disk.names(NameOp::SyncDirectory(name.directory())).await,

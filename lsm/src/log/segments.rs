@@ -5,7 +5,7 @@
 
 /// Most slots kept for reuse. A life begins in a file of its own, so many short lives leave many behind.
 const RECYCLABLE_MAX: usize = 3;
-/// The same while no writes are expected: what a first burst needs at once.
+/// The same while no writes are expected, where no segment is prepared: what a first burst needs at once.
 const RECYCLABLE_RESTING_MAX: usize = 1;
 
 /// A segment of the log.
@@ -84,14 +84,16 @@ impl Segments {
         self.resting = resting;
     }
 
-    /// Whether more slots wait for reuse than will be needed soon.
-    pub(super) fn has_surplus(&self) -> bool {
-        self.recyclable.len() > if self.resting { RECYCLABLE_RESTING_MAX } else { RECYCLABLE_MAX }
+    /// Whether more slots wait for reuse than will be needed soon; `prepared` of them, or of new ones, are made ready already.
+    pub(super) fn has_surplus(&self, prepared: usize) -> bool {
+        let most =
+            if self.resting { RECYCLABLE_RESTING_MAX.saturating_sub(prepared) } else { RECYCLABLE_MAX };
+        self.recyclable.len() > most
     }
 
     /// Takes the oldest slot out if there is a surplus. The oldest, so that what is left on disk has no gap.
-    pub(super) fn take_surplus(&mut self) -> Option<Recyclable> {
-        self.has_surplus().then(|| self.take_slot().1).flatten()
+    pub(super) fn take_surplus(&mut self, prepared: usize) -> Option<Recyclable> {
+        self.has_surplus(prepared).then(|| self.take_slot().1).flatten()
     }
 
     /// Segments wholly below `seq` become recyclable, the current one never.
@@ -137,16 +139,17 @@ mod tests {
         assert_eq!(segments.take_slot(), (0, Some(Recyclable { id: 1, slot: 0, file_bytes: 9 })));
         assert_eq!(segments.take_slot(), (1, Some(Recyclable { id: 2, slot: 1, file_bytes: 9 })));
         assert_eq!(segments.take_slot(), (3, None));
-        assert!(!segments.has_surplus());
+        assert!(!segments.has_surplus(0));
         (4..9)
             .for_each(|slot| segments.recycle(Recyclable { id: 20 - u64::from(slot), slot, file_bytes: 9 }));
-        assert_eq!(segments.take_surplus().map(|slot| slot.id), Some(12), "the oldest");
-        assert_eq!(segments.take_surplus().map(|slot| slot.id), Some(13));
-        assert_eq!(segments.take_surplus(), None);
+        assert_eq!(segments.take_surplus(0).map(|slot| slot.id), Some(12), "the oldest");
+        assert_eq!(segments.take_surplus(0).map(|slot| slot.id), Some(13));
+        assert_eq!(segments.take_surplus(0), None);
         segments.set_resting(true);
-        assert_eq!(segments.take_surplus().map(|slot| slot.id), Some(14), "one is enough at rest");
-        assert_eq!(segments.take_surplus().map(|slot| slot.id), Some(15));
-        assert_eq!(segments.take_surplus(), None);
+        assert_eq!(segments.take_surplus(0).map(|slot| slot.id), Some(14), "one is enough at rest");
+        assert_eq!(segments.take_surplus(0).map(|slot| slot.id), Some(15));
+        assert_eq!(segments.take_surplus(0), None);
+        assert_eq!(segments.take_surplus(1).map(|slot| slot.id), Some(16), "none beside a prepared one");
         assert_eq!(segments.bytes(), 4096);
     }
 }
