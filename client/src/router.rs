@@ -196,7 +196,7 @@ pub(crate) enum Stop {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ferrite_wire::{ClusterId, CoreId, Epoch, HashSeed, NodeEntry};
+    use ferrite_wire::{ClusterId, CoreId, Epoch, HashSeed, NodeEntry, Tables};
 
     fn node(id: u16, cores: u16, vnodes: usize) -> NodeEntry {
         NodeEntry {
@@ -219,6 +219,7 @@ mod tests {
             cluster: ClusterId([1; 16]),
             hash_seed: HashSeed(9),
             nodes: vec![node(1, 2, 4), node(2, 0, 4), node(3, 2, 4)],
+            tables: Tables::only_default(2),
             replicas: (0..4u16).map(|v| vec![NodeId(v % 3 + 1), NodeId((v + 1) % 3 + 1)]).collect(),
             vnode_epochs: vec![Epoch(1); 4],
         }

@@ -3,25 +3,25 @@
 //! Each node computes it for itself, from the same configuration, to the same bytes. Nothing about a member that only its
 //! own machine knows may enter: endpoints and core maps are empty until the member tells them.
 
-use ferrite_wire::{ClusterId, Epoch, HashSeed, NodeEntry, Topology};
+use ferrite_wire::{ClusterId, Epoch, HashSeed, NodeEntry, Tables, Topology};
 
 use crate::{Member, claim};
 
-/// The topology of a new cluster, at epoch 1. `vnodes` is a power of two; ids are distinct, in any order. With fewer members
-/// than `replication`, each vnode is on all of them.
+/// The topology of a new cluster, at epoch 1. `vnodes` is a power of two; ids are distinct, in any order. Each vnode is on as
+/// many members as the largest replication of any table says; with fewer members, on all of them.
 pub fn initial_topology(
     cluster: ClusterId,
     hash_seed: HashSeed,
     vnodes: u32,
     members: &[Member],
-    replication: usize,
+    tables: Tables,
 ) -> Topology {
     assert!(vnodes.is_power_of_two(), "the number of vnodes is a power of two");
-    let replicas = claim(vnodes, members, replication);
+    let replicas = claim(vnodes, members, tables.replication_max());
     let mut nodes: Vec<NodeEntry> = members.iter().map(entry).collect();
     nodes.sort_by_key(|node| node.id);
     let vnode_epochs = vec![Epoch(1); replicas.len()];
-    Topology { epoch: Epoch(1), cluster, hash_seed, nodes, replicas, vnode_epochs }
+    Topology { epoch: Epoch(1), cluster, hash_seed, nodes, tables, replicas, vnode_epochs }
 }
 
 fn entry(member: &Member) -> NodeEntry {
@@ -40,7 +40,7 @@ fn entry(member: &Member) -> NodeEntry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ferrite_wire::NodeId;
+    use ferrite_wire::{NodeId, Table, TableId};
 
     fn member(id: u16) -> Member {
         Member {
@@ -54,7 +54,8 @@ mod tests {
     }
 
     fn bytes(members: &[Member]) -> Vec<u8> {
-        let topology = initial_topology(ClusterId([1; 16]), HashSeed(7), 64, members, 3);
+        let topology =
+            initial_topology(ClusterId([1; 16]), HashSeed(7), 64, members, Tables::only_default(3));
         let mut bytes = Vec::new();
         topology.encode(&mut bytes);
         bytes
@@ -74,10 +75,25 @@ mod tests {
     fn it_is_whole_and_keeps_every_limit() {
         for count in 0..6 {
             let members: Vec<Member> = (1..=count).map(member).collect();
-            let topology = initial_topology(ClusterId([1; 16]), HashSeed(7), 64, &members, 3);
+            let tables = Tables::only_default(3);
+            let topology = initial_topology(ClusterId([1; 16]), HashSeed(7), 64, &members, tables);
             assert_eq!(topology.check(), Ok(()));
             assert_eq!(Topology::decode(&bytes(&members)), Ok(topology.clone()));
             assert!(topology.replicas.iter().all(|list| list.len() == 3.min(count as usize)));
         }
+    }
+
+    #[test]
+    fn lists_are_as_long_as_the_widest_table_asks_for() {
+        let members: Vec<Member> = (1..=5).map(member).collect();
+        let wide = Table {
+            id: TableId::of("wide"),
+            name: "wide".to_owned(),
+            replication: 4,
+            ..Table::default_of(2)
+        };
+        let tables = Tables::new(vec![Table::default_of(2), wide]).expect("a sound list");
+        let topology = initial_topology(ClusterId([1; 16]), HashSeed(7), 64, &members, tables);
+        assert!(topology.replicas.iter().all(|list| list.len() == 4));
     }
 }

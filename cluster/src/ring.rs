@@ -10,7 +10,9 @@
 
 use std::ops::Range;
 
-use ferrite_wire::{CoreId, Epoch, HashSeed, NodeEntry, NodeId, Token, Topology, VnodeId, limits};
+use ferrite_wire::{
+    CoreId, Epoch, HashSeed, NodeEntry, NodeId, Table, TableId, Tables, Token, Topology, VnodeId, limits,
+};
 
 const NOT_A_REPLICA: u8 = u8::MAX;
 const CORE_NOT_KNOWN: CoreId = CoreId(u16::MAX);
@@ -85,7 +87,24 @@ impl Ring {
         token.vnode(self.vnodes())
     }
 
-    /// A vnode's preference list.
+    /// The tables.
+    pub fn tables(&self) -> &Tables {
+        &self.topology.tables
+    }
+
+    /// A table by its number.
+    #[inline]
+    pub fn table(&self, id: TableId) -> Option<&Table> {
+        self.topology.tables.get(id)
+    }
+
+    /// How many of a vnode's replicas hold a table's records: the first so many of its preference list.
+    #[inline]
+    pub fn replicas_of(&self, table: &Table, vnode: VnodeId) -> usize {
+        self.span(vnode).len().min(usize::from(table.replication))
+    }
+
+    /// A vnode's preference list, for the table with the most replicas.
     #[inline]
     pub fn replicas(&self, vnode: VnodeId) -> &[NodeId] {
         &self.replicas[self.span(vnode)]
@@ -207,6 +226,7 @@ mod tests {
             cluster: ClusterId([7; 16]),
             hash_seed: HashSeed(9),
             nodes: (1..=5).map(entry).collect(),
+            tables: Tables::only_default(3),
             replicas: (0..VNODES).map(|vnode| (vnode..vnode + 3).map(member).collect()).collect(),
             vnode_epochs: (0..VNODES as u64).map(|vnode| Epoch(100 + vnode)).collect(),
         }
@@ -227,6 +247,23 @@ mod tests {
                 assert_eq!(ring.core_of(list[0], vnode), None, "nobody has told");
             }
         }
+    }
+
+    #[test]
+    fn a_table_is_on_the_first_replicas_and_on_no_more_than_there_are() {
+        let named = |name: &str, replication| Table {
+            id: TableId::of(name),
+            name: name.to_owned(),
+            ..Table::default_of(replication)
+        };
+        let list = vec![Table::default_of(3), named("narrow", 2), named("wide", 9)];
+        let tables = Tables::new(list).expect("a sound list");
+        let ring = Ring::new(Topology { tables, ..topology() }, NodeId(1));
+        for vnode in (0..8).map(VnodeId) {
+            let of = |name| ring.replicas_of(ring.table(TableId::of(name)).expect(name), vnode);
+            assert_eq!((of("default"), of("narrow"), of("wide")), (3, 2, 3));
+        }
+        assert!(ring.table(TableId(7)).is_none());
     }
 
     #[test]

@@ -81,6 +81,7 @@ impl Failure {
                 ErrorCode::Stopping => "stopping",
                 ErrorCode::Unsupported => "unsupported",
                 ErrorCode::Expired => "expired",
+                ErrorCode::TablesDiffer => "tables_differ",
             },
             Failure::RespRefused => "resp_refused",
             Failure::RespOther => "resp_error",
@@ -108,7 +109,8 @@ impl Failure {
                 | ErrorCode::ClockDrift
                 | ErrorCode::Stopping
                 | ErrorCode::Unsupported
-                | ErrorCode::Expired => Certainty::NotApplied,
+                | ErrorCode::Expired
+                | ErrorCode::TablesDiffer => Certainty::NotApplied,
             },
             Failure::RespRefused | Failure::NotConnected | Failure::NotSent => Certainty::NotApplied,
             Failure::RespOther | Failure::ConnectionLost | Failure::TimedOut => Certainty::Unknown,

@@ -12,7 +12,7 @@ use std::{
 
 use ferrite_wire::{
     ClusterId, CoreId, Epoch, ErrorCode, Features, FrameHeader, FrameKind, FrameView, HashSeed, Hello,
-    HelloReply, NodeEntry, NodeId, Order, PROTOCOL_MAX, Parsed, Reply, Request, Topology, Version,
+    HelloReply, NodeEntry, NodeId, Order, PROTOCOL_MAX, Parsed, Reply, Request, Tables, Topology, Version,
     finish_frame, limits, parse_frame, start_frame,
 };
 
@@ -307,6 +307,7 @@ fn own_topology(address: &str) -> Topology {
         cluster: ClusterId([0; 16]),
         hash_seed: HashSeed(0),
         nodes: vec![node],
+        tables: Tables::only_default(1),
         replicas: vec![vec![NodeId(1)]],
         vnode_epochs: vec![Epoch(1)],
     }

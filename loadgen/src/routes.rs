@@ -172,7 +172,7 @@ fn parse(bytes: &[u8]) -> Option<(FrameKind, &[u8])> {
 
 #[cfg(test)]
 mod tests {
-    use ferrite_wire::{CoreId, NodeEntry, NodeId};
+    use ferrite_wire::{CoreId, NodeEntry, NodeId, Tables};
 
     use super::*;
 
@@ -199,6 +199,7 @@ mod tests {
                 node(2, &[], &[]),
                 node(7, &["127.0.0.1:701", "127.0.0.1:702"], &[1, 1, 0, 0]),
             ],
+            tables: Tables::only_default(2),
             replicas: [[1, 2], [2, 7], [7, 1], [1, 7]].map(|list| list.map(NodeId).to_vec()).to_vec(),
             vnode_epochs: vec![Epoch(5); 4],
         }

@@ -14,7 +14,7 @@ use ferrite_loadgen::{
     null::{Answers, Constant, serve, serve_as},
     run,
 };
-use ferrite_wire::{ClusterId, CoreId, Epoch, HashSeed, Key, NodeEntry, NodeId, Topology};
+use ferrite_wire::{ClusterId, CoreId, Epoch, HashSeed, Key, NodeEntry, NodeId, Tables, Topology};
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 
 /// A server on a thread of its own; it ends with this value.
@@ -254,6 +254,7 @@ fn topology(addresses: &[SocketAddr], replicas: impl Fn(u16) -> Vec<u16>) -> Top
         cluster: ClusterId([0; 16]),
         hash_seed: HashSeed(5),
         nodes: nodes.collect(),
+        tables: Tables::only_default(3),
         replicas: (0..VNODES).map(|vnode| replicas(vnode).into_iter().map(NodeId).collect()).collect(),
         vnode_epochs: vec![Epoch(1); usize::from(VNODES)],
     }

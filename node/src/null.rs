@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use ferrite_wire::{
     Actor, ClusterId, CoreId, DecodeError, Epoch, ErrorCode, Features, FrameFlags, FrameHeader, FrameKind,
     FrameView, HashSeed, Hello, HelloReply, Item, NodeEntry, NodeId, Order, PROTOCOL_MAX, Parsed, Reply,
-    Request, Topology, Version, VersionFlags, finish_frame, limits, parse_frame, start_frame,
+    Request, Tables, Topology, Version, VersionFlags, finish_frame, limits, parse_frame, start_frame,
 };
 
 use crate::env::{Connection, Env, Handler, Hop, Received};
@@ -65,6 +65,7 @@ impl<E: Env> NullShard<E> {
                 contact,
                 core_of_vnode: vec![CoreId(0); VNODES],
             }],
+            tables: Tables::only_default(1),
             replicas: vec![vec![NodeId(0)]; VNODES],
             vnode_epochs: vec![Epoch(1); VNODES],
         }

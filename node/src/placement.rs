@@ -96,7 +96,7 @@ impl Placement {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ferrite_wire::{ClusterId, Epoch, HashSeed};
+    use ferrite_wire::{ClusterId, Epoch, HashSeed, Tables};
 
     fn topology(vnodes: usize, mine: impl Fn(usize) -> bool) -> Topology {
         let list = |vnode| if mine(vnode) { vec![NodeId(1)] } else { vec![NodeId(2)] };
@@ -105,6 +105,7 @@ mod tests {
             cluster: ClusterId([7; 16]),
             hash_seed: HashSeed(0),
             nodes: Vec::new(),
+            tables: Tables::only_default(1),
             replicas: (0..vnodes).map(list).collect(),
             vnode_epochs: vec![Epoch(1); vnodes],
         }

@@ -118,11 +118,13 @@ pub enum ErrorCode {
     Unsupported = 15,
     /// The client's deadline had passed before work began. Not applied.
     Expired = 16,
+    /// The peer was configured with other tables; the connection closes, and the text names the first difference.
+    TablesDiffer = 17,
 }
 
 impl ErrorCode {
     /// Every code, for tables and tests.
-    pub const ALL: [ErrorCode; 16] = [
+    pub const ALL: [ErrorCode; 17] = [
         ErrorCode::Malformed,
         ErrorCode::Version,
         ErrorCode::ForeignCluster,
@@ -139,6 +141,7 @@ impl ErrorCode {
         ErrorCode::Stopping,
         ErrorCode::Unsupported,
         ErrorCode::Expired,
+        ErrorCode::TablesDiffer,
     ];
 
     /// The code that travels as `value`.
@@ -165,7 +168,8 @@ impl ErrorCode {
             | ErrorCode::ClockDrift
             | ErrorCode::Stopping
             | ErrorCode::Unsupported
-            | ErrorCode::Expired => true,
+            | ErrorCode::Expired
+            | ErrorCode::TablesDiffer => true,
             ErrorCode::Timeout | ErrorCode::Unknown | ErrorCode::Damaged => false,
         }
     }
@@ -189,6 +193,7 @@ impl ErrorCode {
             ErrorCode::Stopping => "stopping",
             ErrorCode::Unsupported => "unsupported",
             ErrorCode::Expired => "expired",
+            ErrorCode::TablesDiffer => "tables differ",
         }
     }
 }

@@ -1,18 +1,23 @@
 //! The first frame in each direction: who is there, which protocol versions, which cluster.
 //!
 //! ```text
-//! hello       := magic:u64 min:u16 max:u16 features:u64 cluster:16 role:u8 node:u16 core:u16 incarnation:u64
+//! hello       := magic:u64 min:u16 max:u16 features:u64 cluster:16 role:u8 node:u16 core:u16 incarnation:u64 [tables]
 //! hello_reply := magic:u64 version:u16 features:u64 cluster:16 node:u16 core:u16 cores:u16 incarnation:u64 epoch:u64 body_max:u32
 //! ```
 //!
+//! A core of another node says which tables it knows (`tables`, see [`crate::Tables`]), so that one that was configured otherwise is
+//! refused before it can write; a client's hello ends without.
+//!
 //! The frame header and the fields up to `features` never change, so that any version can refuse any other in words.
 
-use crate::{ClusterId, CoreId, DecodeError, Epoch, NodeId, Reader};
+use crate::{ClusterId, CoreId, DecodeError, Epoch, NodeId, Reader, TableList};
 
 /// Oldest protocol version spoken.
 pub const PROTOCOL_MIN: u16 = 1;
 /// Newest protocol version spoken.
 pub const PROTOCOL_MAX: u16 = 1;
+/// Bytes of a hello's body up to the list of tables.
+const HELLO_HEAD_BYTES: usize = 49;
 const MAGIC: u64 = u64::from_le_bytes(*b"FERRITE\0");
 
 /// Optional abilities, a bit each; none is defined yet.
@@ -21,7 +26,7 @@ pub struct Features(pub u64);
 
 /// What the connecting side is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub enum Role<'a> {
     /// A client.
     Client,
     /// A core of another node of the cluster.
@@ -32,12 +37,14 @@ pub enum Role {
         core: CoreId,
         /// Random per start of the process.
         incarnation: u64,
+        /// The tables it knows.
+        tables: TableList<'a>,
     },
 }
 
 /// Opens a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hello {
+pub struct Hello<'a> {
     /// Oldest version the sender speaks.
     pub min: u16,
     /// Newest version the sender speaks.
@@ -47,10 +54,13 @@ pub struct Hello {
     /// The cluster the sender expects; all zero (clients only) = whichever.
     pub cluster: ClusterId,
     /// What the sender is.
-    pub role: Role,
+    pub role: Role<'a>,
 }
 
-impl Hello {
+impl<'a> Hello<'a> {
+    /// Bytes of the body up to the list of tables: all of a client's hello.
+    pub const HEAD_BYTES: usize = HELLO_HEAD_BYTES;
+
     /// Appends the body.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&MAGIC.to_le_bytes());
@@ -58,19 +68,20 @@ impl Hello {
         out.extend_from_slice(&self.max.to_le_bytes());
         out.extend_from_slice(&self.features.0.to_le_bytes());
         out.extend_from_slice(&self.cluster.0);
-        let (role, node, core, incarnation) = match self.role {
-            Role::Client => (0u8, NodeId(0), CoreId(0), 0u64),
-            Role::Peer { node, core, incarnation } => (1, node, core, incarnation),
+        let (role, node, core, incarnation, tables): (u8, _, _, u64, &[u8]) = match self.role {
+            Role::Client => (0, NodeId(0), CoreId(0), 0, b""),
+            Role::Peer { node, core, incarnation, tables } => (1, node, core, incarnation, tables.as_bytes()),
         };
         out.push(role);
         out.extend_from_slice(&node.0.to_le_bytes());
         out.extend_from_slice(&core.0.to_le_bytes());
         out.extend_from_slice(&incarnation.to_le_bytes());
+        out.extend_from_slice(tables);
     }
 
     /// Reads the body. Without a version in common nothing after `features` is looked at and the answer is
     /// [`DecodeError::Version`]; bytes after the known fields are left alone when `max` is newer than ours.
-    pub fn decode(body: &[u8]) -> Result<Hello, DecodeError> {
+    pub fn decode(body: &'a [u8]) -> Result<Hello<'a>, DecodeError> {
         let mut reader = Reader::new(body);
         if reader.u64()? != MAGIC {
             return Err(DecodeError::Magic);
@@ -88,13 +99,24 @@ impl Hello {
                 return Err(DecodeError::Unknown { field: "node of a client", value: u64::from(node.0) });
             }
             0 => Role::Client,
-            1 => Role::Peer { node, core, incarnation },
+            1 => Role::Peer { node, core, incarnation, tables: TableList::read(&mut reader)? },
             _ => return Err(DecodeError::Unknown { field: "role", value: u64::from(role) }),
         };
         if max <= PROTOCOL_MAX && !reader.rest().is_empty() {
             return Err(DecodeError::Trailing);
         }
         Ok(Hello { min, max, features, cluster, role })
+    }
+
+    /// Whose hello this is, if it is a core's of another node, by the beginning of its body. Nothing of it has been checked: that
+    /// comes with the whole of it.
+    pub fn peer_of(begun: &[u8; HELLO_HEAD_BYTES]) -> Option<(ClusterId, NodeId)> {
+        const CLUSTER_AT: usize = 20;
+        let mut reader = Reader::new(&begun[CLUSTER_AT..]);
+        let cluster = ClusterId(reader.bytes16().ok()?);
+        let is_peer = reader.u8().ok()? == 1;
+        let node = NodeId(reader.u16().ok()?);
+        is_peer.then_some((cluster, node))
     }
 
     /// The newest version both sides speak.

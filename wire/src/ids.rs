@@ -25,14 +25,9 @@ pub struct NodeId(pub u16);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CoreId(pub u16);
 
-/// A table's number.
+/// A table's number; see [`crate::Table`] for how it comes about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TableId(pub u32);
-
-impl TableId {
-    /// The table that always exists.
-    pub const DEFAULT: TableId = TableId(1);
-}
 
 /// Version of the topology, or of one vnode's replica list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

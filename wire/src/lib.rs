@@ -1,4 +1,4 @@
-//! Ferrite's wire protocol: identifiers, version envelopes, frames, requests, replies and peer messages.
+//! Ferrite's wire protocol: identifiers, tables, version envelopes, frames, requests, replies and peer messages.
 //!
 //! This crate has no I/O and no clock. Decoding borrows keys and values from the receive buffer; encoding appends to a
 //! caller's `Vec<u8>`. Every length read from outside is checked against a [`limits`] constant before it is used.
@@ -15,6 +15,8 @@ pub mod limits;
 mod peer;
 mod reply;
 mod request;
+mod table;
+mod tables;
 mod topology;
 mod version;
 
@@ -30,5 +32,7 @@ pub use key::{HashSeed, Key};
 pub use peer::{PeerMessage, ReadWant, ReplicaAnswer, WriteAnswer};
 pub use reply::{Item, Items, Reply};
 pub use request::{Keys, Level, Request};
+pub use table::{Mode, Table};
+pub use tables::{TableList, Tables};
 pub use topology::{NodeEntry, Topology};
 pub use version::{Version, VersionFlags};

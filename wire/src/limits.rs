@@ -25,3 +25,11 @@ pub const REPLICAS_MAX: usize = 16;
 pub const CORE_MAP_ENTRIES_MAX: usize = 16 * 1024 * 1024;
 /// Longest name (node, rack, datacenter, address), in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
+/// Most tables of a cluster.
+pub const TABLES_MAX: usize = 1024;
+/// Longest name of a table, in bytes.
+pub const TABLE_NAME_BYTES_MAX: usize = 64;
+/// Most siblings that a table may allow a key.
+pub const SIBLINGS_MAX: usize = 1024;
+/// Longest encoded list of tables, in bytes.
+pub const TABLES_BYTES_MAX: usize = 2 + TABLES_MAX * (17 + TABLE_NAME_BYTES_MAX);

@@ -136,7 +136,7 @@ pub enum Request<'a> {
         options: u8,
         /// The key.
         key: Key<'a>,
-        /// Time to live in milliseconds; 0 = for ever.
+        /// Time to live in milliseconds; 0 = the table's default.
         ttl_ms: u64,
         /// Causal context of an earlier get; empty = none. Opaque.
         context: &'a [u8],

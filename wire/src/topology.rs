@@ -1,20 +1,21 @@
-//! The topology as it travels: members, and an explicit replica list per vnode.
+//! The topology as it travels: members, tables, and an explicit replica list per vnode.
 //!
 //! ```text
-//! topology := format:u16(1) epoch:u64 cluster:16 hash_seed:u64 vnodes:u32 node_count:u16 node* vnode*vnodes
+//! topology := format:u16(2) epoch:u64 cluster:16 hash_seed:u64 vnodes:u32 node_count:u16 node* tables vnode*vnodes
 //! node     := id:u16 incarnation:u64 name rack datacenter contact core_count:u16 endpoint*core_count
 //! vnode    := epoch:u64 replica_count:u8 replica*replica_count
 //! replica  := node_id:u16 core:u16          core = 0xffff: not known
 //! name, rack, datacenter, contact, endpoint := len:u8 text
+//! tables   := see [`crate::Tables`]
 //! ```
 //!
 //! A core travels beside each replica and not as a map per node: a map of every vnode for every member would outgrow a
 //! frame's body (300 members of 16,384 vnodes: 9.8 MB; this way 0.1 MB), and nobody asks where a node would keep a vnode
 //! that it does not hold.
 
-use crate::{ClusterId, CoreId, DecodeError, Epoch, HashSeed, NodeId, Reader, VnodeId, limits};
+use crate::{ClusterId, CoreId, DecodeError, Epoch, HashSeed, NodeId, Reader, Tables, VnodeId, limits};
 
-const FORMAT: u16 = 1;
+const FORMAT: u16 = 2;
 const HEAD_BYTES: usize = 40;
 const CORE_NOT_KNOWN: u16 = u16::MAX;
 
@@ -40,7 +41,8 @@ pub struct NodeEntry {
     pub core_of_vnode: Vec<CoreId>,
 }
 
-/// Members and placement. The replica list of a vnode, in order, is its preference list; a smaller N takes a prefix.
+/// Members, tables and placement. The replica list of a vnode, in order, is its preference list, as long as the largest replication
+/// of any table asks for; a table with a smaller one takes a prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topology {
     /// Grows with every change.
@@ -51,6 +53,8 @@ pub struct Topology {
     pub hash_seed: HashSeed,
     /// Members, by ascending id.
     pub nodes: Vec<NodeEntry>,
+    /// The tables.
+    pub tables: Tables,
     /// Preference list per vnode; its length is the number of vnodes, a power of two.
     pub replicas: Vec<Vec<NodeId>>,
     /// Epoch of each vnode's list.
@@ -105,6 +109,7 @@ impl Topology {
         let vnode = |list: &Vec<NodeId>| 9 + 4 * list.len();
         HEAD_BYTES
             + self.nodes.iter().map(node).sum::<usize>()
+            + self.tables.encoded_len()
             + self.replicas.iter().map(vnode).sum::<usize>()
     }
 
@@ -126,6 +131,7 @@ impl Topology {
             node.endpoints.iter().for_each(|text| encode_text(text, out));
             assert!(node.core_of_vnode.is_empty() || node.core_of_vnode.len() == self.replicas.len());
         }
+        self.tables.encode(out);
         assert_eq!(self.replicas.len(), self.vnode_epochs.len());
         for (vnode, (list, epoch)) in self.replicas.iter().zip(&self.vnode_epochs).enumerate() {
             out.extend_from_slice(&epoch.0.to_le_bytes());
@@ -163,6 +169,7 @@ impl Topology {
             }
             nodes.push(node);
         }
+        let tables = Tables::decode(&mut reader)?;
         let (mut replicas, mut vnode_epochs) = (Vec::new(), Vec::new());
         let mut maps = CoreMaps { known: vec![None; node_count], vnodes, entries: 0 };
         for vnode in 0..vnodes {
@@ -183,7 +190,7 @@ impl Topology {
         if !reader.rest().is_empty() {
             return Err(DecodeError::Trailing);
         }
-        Ok(Topology { epoch, cluster, hash_seed, nodes, replicas, vnode_epochs })
+        Ok(Topology { epoch, cluster, hash_seed, nodes, tables, replicas, vnode_epochs })
     }
 }
 

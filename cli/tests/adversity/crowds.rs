@@ -7,7 +7,7 @@ use ferrite_wire::{ErrorCode, FRAME_HEADER_BYTES, FrameKind, Order, RequestId, R
 
 use crate::bystander::Bystander;
 use crate::cluster::{Cluster, Wanted, wait_for};
-use crate::wire::{self, PEER, Raw, frame, frame_of, hello, request};
+use crate::wire::{self, Raw, frame, frame_of, hello, peer, request};
 
 const ONE_NODE: Wanted<'static> = Wanted { nodes: 1, cores: 2, server: "" };
 const SILENT: usize = 200;
@@ -29,7 +29,7 @@ fn what_stays_half_sent_is_closed_with_a_reason_and_holds_nobody_up() {
     let greeting = hello(cluster.local.config().cluster.id, Role::Client);
     let put = request(&wire::put(b"half", &[7; 100_000]));
     let mut waiting = Vec::new();
-    let mut half = |name: &'static str, role: Option<Role>, bytes: &[u8]| {
+    let mut half = |name: &'static str, role: Option<Role<'_>>, bytes: &[u8]| {
         let mut raw = match role {
             Some(role) => Raw::greeted(&cluster, role),
             None => Raw::connect(&cluster),
@@ -44,7 +44,7 @@ fn what_stays_half_sent_is_closed_with_a_reason_and_holds_nobody_up() {
     half("a header without its body", Some(Role::Client), &put[..FRAME_HEADER_BYTES]);
     half("half a body", Some(Role::Client), &put[..put.len() / 2]);
     half("a body less a byte", Some(Role::Client), &put[..put.len() - 1]);
-    half("half a peer's frame", Some(PEER), &frame(FrameKind::ReplicaWrite, &[0; 500])[..100]);
+    half("half a peer's frame", Some(peer()), &frame(FrameKind::ReplicaWrite, &[0; 500])[..100]);
     half(
         "one frame and a half",
         Some(Role::Client),

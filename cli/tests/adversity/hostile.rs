@@ -8,7 +8,7 @@ use ferrite_wire::{
 use crate::bystander::Bystander;
 use crate::cluster::{Cluster, Wanted};
 use crate::random::Random;
-use crate::wire::{self, PEER, Raw, frame, frame_of, hello, request, with_header_byte};
+use crate::wire::{self, Raw, frame, frame_of, hello, peer, request, with_header_byte};
 
 const TWO_CORES: Wanted<'static> = Wanted { nodes: 1, cores: 2, server: "memtable = \"1MiB\"" };
 /// Where flags and reserved bytes are in a header.
@@ -27,7 +27,7 @@ enum Fate {
 use Fate::{Closed, Refused};
 
 /// Sends `bytes` over a connection that has been greeted in `role`, or not at all.
-fn meets(cluster: &Cluster, role: Option<Role>, name: &str, bytes: &[u8], fate: Fate) {
+fn meets(cluster: &Cluster, role: Option<Role<'_>>, name: &str, bytes: &[u8], fate: Fate) {
     let mut raw = match role {
         Some(role) => Raw::greeted(cluster, role),
         None => Raw::connect(cluster),
@@ -102,8 +102,8 @@ fn strange_greetings_are_refused_in_words() {
             ErrorCode::Version,
         ),
         ("another cluster", hello(ClusterId([1; 16]), Role::Client), ErrorCode::ForeignCluster),
-        ("a peer of another cluster", hello(ClusterId([1; 16]), PEER), ErrorCode::ForeignCluster),
-        ("a peer that does not say whose", hello(ClusterId([0; 16]), PEER), ErrorCode::ForeignCluster),
+        ("a peer of another cluster", hello(ClusterId([1; 16]), peer()), ErrorCode::ForeignCluster),
+        ("a peer that does not say whose", hello(ClusterId([0; 16]), peer()), ErrorCode::ForeignCluster),
         ("an unknown role", frame(FrameKind::Hello, &role), ErrorCode::Malformed),
         ("a client with a node", frame(FrameKind::Hello, &node_of_a_client), ErrorCode::Malformed),
         ("another magic", frame(FrameKind::Hello, &magic), ErrorCode::Malformed),
@@ -223,14 +223,14 @@ fn what_a_peer_may_not_say_is_refused_and_hurts_nobody_else() {
         ("a client's put", request(&wire::put(b"k", b"v")), ErrorCode::Unsupported),
         ("a status request", frame(FrameKind::Status, b""), ErrorCode::Unsupported),
         ("an answer nobody waits for", peer_message(&answer), ErrorCode::Unsupported),
-        ("a second hello", hello(ours, PEER), ErrorCode::Unsupported),
+        ("a second hello", hello(ours, peer()), ErrorCode::Unsupported),
         ("a read that is cut", frame(FrameKind::ReplicaRead, &cut), ErrorCode::Malformed),
     ] {
-        meets(&cluster, Some(PEER), name, &bytes, Closed(fate));
+        meets(&cluster, Some(peer()), name, &bytes, Closed(fate));
         bystander.is_served(name);
     }
     // Of an unknown table: refused in the answer, as a coordinator expects it.
-    let mut raw = Raw::greeted(&cluster, PEER);
+    let mut raw = Raw::greeted(&cluster, peer());
     raw.send(&peer_message(&read(Key { table: TableId(9), partition: b"k", sort: b"" })));
     let (said, goes_on) = raw.until_pong_or_closed();
     assert!(goes_on);

@@ -2,17 +2,27 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::LazyLock;
 
 use ferrite_wire::{
     ClusterId, CoreId, ErrorCode, Features, FrameFlags, FrameHeader, FrameKind, Hello, Key, Level, NodeId,
-    Order, PROTOCOL_MAX, PROTOCOL_MIN, Parsed, Reply, Request, RequestId, Role, finish_frame, limits,
-    parse_frame, start_frame,
+    Order, PROTOCOL_MAX, PROTOCOL_MIN, Parsed, Reply, Request, RequestId, Role, TableList, Tables,
+    finish_frame, limits, parse_frame, start_frame,
 };
 
 use crate::cluster::{Cluster, WITHIN};
 
-/// A peer that says it is another core of the first node, and so is a member.
-pub(crate) const PEER: Role = Role::Peer { node: NodeId(1), core: CoreId(0), incarnation: 7 };
+/// A peer that says it is another core of the first node, and so is a member; of a cluster of one node, whose tables it knows.
+pub(crate) fn peer() -> Role<'static> {
+    static TABLES: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let mut list = Vec::new();
+        Tables::only_default(1).encode(&mut list);
+        list
+    });
+    let tables = TableList::new(&TABLES).expect("it was encoded");
+    Role::Peer { node: NodeId(1), core: CoreId(0), incarnation: 7, tables }
+}
+
 /// The number of every request made here but the last one.
 pub(crate) const REQUEST: RequestId = RequestId(17);
 const LAST_REQUEST: RequestId = RequestId(u64::MAX);
@@ -58,7 +68,7 @@ pub(crate) fn get(key: &[u8]) -> Request<'_> {
 }
 
 /// The first frame of a connection.
-pub(crate) fn hello(cluster: ClusterId, role: Role) -> Vec<u8> {
+pub(crate) fn hello(cluster: ClusterId, role: Role<'_>) -> Vec<u8> {
     let hello = Hello { min: PROTOCOL_MIN, max: PROTOCOL_MAX, features: Features(0), cluster, role };
     let mut body = Vec::new();
     hello.encode(&mut body);
@@ -90,7 +100,7 @@ impl Raw {
     }
 
     /// The same, greeted.
-    pub(crate) fn greeted(cluster: &Cluster, role: Role) -> Raw {
+    pub(crate) fn greeted(cluster: &Cluster, role: Role<'_>) -> Raw {
         let mut raw = Raw::connect(cluster);
         raw.send(&hello(cluster.local.config().cluster.id, role));
         assert_eq!(raw.next().map(|said| said.kind), Some(FrameKind::HelloReply));

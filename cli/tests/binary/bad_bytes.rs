@@ -8,8 +8,8 @@ use ferrite_cli::local::LocalCluster;
 use ferrite_client::{BlockingClient, Key, ReadOptions, WriteOptions};
 use ferrite_wire::{
     ClusterId, CoreId, ErrorCode, FRAME_HEADER_BYTES, Features, FrameFlags, FrameHeader, FrameKind, Hello,
-    NodeId, Order, PROTOCOL_MAX, PROTOCOL_MIN, Parsed, Reply, RequestId, Role, finish_frame, limits,
-    parse_frame, start_frame,
+    NodeId, Order, PROTOCOL_MAX, PROTOCOL_MIN, Parsed, Reply, RequestId, Role, TableList, Tables,
+    finish_frame, limits, parse_frame, start_frame,
 };
 
 use crate::{client, cluster, directory};
@@ -27,7 +27,7 @@ fn frame(kind: FrameKind, body: &[u8]) -> Vec<u8> {
     out
 }
 
-fn hello(cluster: ClusterId, role: Role) -> Vec<u8> {
+fn hello(cluster: ClusterId, role: Role<'_>) -> Vec<u8> {
     let hello = Hello { min: PROTOCOL_MIN, max: PROTOCOL_MAX, features: Features(0), cluster, role };
     let mut body = Vec::new();
     hello.encode(&mut body);
@@ -93,7 +93,10 @@ fn bad_bytes_close_their_own_connection_only() {
     unknown_kind[8] = 0xee;
     let mut future = Vec::new();
     Hello { min: 900, max: 901, features: Features(0), cluster: any, role: Role::Client }.encode(&mut future);
-    let stranger = Role::Peer { node: NodeId(77), core: CoreId(0), incarnation: 1 };
+    let mut list = Vec::new();
+    Tables::only_default(1).encode(&mut list);
+    let tables = TableList::new(&list).expect("it was encoded");
+    let stranger = Role::Peer { node: NodeId(77), core: CoreId(0), incarnation: 1, tables };
     let after_hello = |bytes: Vec<u8>| [hello(ours, Role::Client), bytes].concat();
     let mut long = frame(FrameKind::Get, b"");
     long[4..8].copy_from_slice(&(limits::BODY_BYTES_MAX as u32 + 1).to_le_bytes());

@@ -2,8 +2,8 @@
 
 use ferrite_wire::{
     ClusterId, CoreId, Epoch, ErrorCode, Features, FrameFlags, FrameHeader, FrameKind, HashSeed, HelloReply,
-    NodeEntry, NodeId, Order, PROTOCOL_MAX, Reply, RequestId, Topology, Version, finish_frame, limits,
-    start_frame,
+    NodeEntry, NodeId, Order, PROTOCOL_MAX, Reply, RequestId, Tables, Topology, Version, finish_frame,
+    limits, start_frame,
 };
 
 pub(crate) const CLUSTER: ClusterId = ClusterId([7; 16]);
@@ -75,12 +75,14 @@ pub(crate) fn topology(epoch: u64, nodes: &[(String, Vec<String>)]) -> Topology 
         },
     };
     let count = nodes.len();
+    let tables = Tables::only_default(count.clamp(1, 16) as u8);
     let list = |vnode| (0..count).map(|step| NodeId(((vnode + step) % count) as u16 + 1)).collect();
     Topology {
         epoch: Epoch(epoch),
         cluster: CLUSTER,
         hash_seed: HashSeed(1),
         nodes: nodes.iter().enumerate().map(entry).collect(),
+        tables,
         replicas: (0..VNODES).map(list).collect(),
         vnode_epochs: vec![Epoch(1); VNODES],
     }

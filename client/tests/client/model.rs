@@ -30,7 +30,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<u8>().prop_map(Step::Get),
         3 => Just(Step::Connect),
         1 => Just(Step::Refuse),
-        4 => (index(), prop::option::of(0u8..16)).prop_map(|(at, code)| Step::Answer(at, code)),
+        4 => (index(), prop::option::of(0u8..ErrorCode::ALL.len() as u8)).prop_map(|(at, code)| Step::Answer(at, code)),
         1 => index().prop_map(Step::Lose),
         2 => (0u16..3000).prop_map(Step::Wait),
     ]

@@ -115,6 +115,8 @@ pub struct Shard<E: Env> {
     actor: Actor,
     clock: RefCell<Clock>,
     ring: RefCell<Ring>,
+    /// The tables, encoded: every peer has the same.
+    tables: Vec<u8>,
     sessions: RefCell<Sessions>,
     links: RefCell<Links>,
     acks: RefCell<AckQueue>,
@@ -162,6 +164,8 @@ impl<E: Env> Shard<E> {
         settle_vnodes::<E>(&engine, &settings).await?;
         let clock = time::restore(&env, &settings, &engine).await?;
         let ring = Ring::new(settings.topology.clone(), settings.node);
+        let mut tables = Vec::with_capacity(ring.tables().encoded_len());
+        ring.tables().encode(&mut tables);
         let now_ns = env.now_ns();
         let shard = Rc::new_cyclic(|me| Shard {
             actor: Actor(env.random()),
@@ -169,6 +173,7 @@ impl<E: Env> Shard<E> {
             me: me.clone(),
             clock: RefCell::new(clock),
             ring: RefCell::new(ring),
+            tables,
             sessions: RefCell::default(),
             links: RefCell::default(),
             acks: RefCell::default(),

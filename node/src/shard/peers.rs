@@ -4,7 +4,8 @@ use std::rc::Rc;
 
 use ferrite_wire::{
     CoreId, Epoch, Features, FrameFlags, FrameHeader, FrameKind, FrameView, Hello, HelloReply, PROTOCOL_MAX,
-    PROTOCOL_MIN, PeerMessage, Reply, Request, RequestId, Role, Topology, finish_frame, start_frame,
+    PROTOCOL_MIN, PeerMessage, Reply, Request, RequestId, Role, TableList, Topology, finish_frame,
+    start_frame,
 };
 
 use super::Shard;
@@ -65,7 +66,12 @@ impl<E: Env> Shard<E> {
     /// An outgoing connection stands: say who we are.
     pub(super) fn hello(&self, connection: Connection) {
         let settings = &self.settings;
-        let role = Role::Peer { node: settings.node, core: settings.core, incarnation: settings.incarnation };
+        let role = Role::Peer {
+            node: settings.node,
+            core: settings.core,
+            incarnation: settings.incarnation,
+            tables: TableList::new(&self.tables).expect("this node encoded them"),
+        };
         let hello = Hello {
             min: PROTOCOL_MIN,
             max: PROTOCOL_MAX,

@@ -26,7 +26,7 @@ use ferrite_cluster::{Member, initial_topology};
 use ferrite_lsm::Strategy;
 use ferrite_lsm::mem_disk::CrashMode;
 use ferrite_node::{Placement, ShardSettings};
-use ferrite_wire::{ClusterId, CoreId, HashSeed, Level, NodeId, Topology};
+use ferrite_wire::{ClusterId, CoreId, HashSeed, Level, NodeId, Tables, Topology};
 
 use self::clients::Client;
 use self::plan::{FaultKind, Plan};
@@ -154,7 +154,13 @@ impl Scenario {
         let members: Vec<Member> = (0..NODES).map(member).collect();
         let seed = HashSeed(random.bits());
         Scenario {
-            topology: initial_topology(ClusterId([9; 16]), seed, VNODES, &members, NODES),
+            topology: initial_topology(
+                ClusterId([9; 16]),
+                seed,
+                VNODES,
+                &members,
+                Tables::only_default(NODES as u8),
+            ),
             clients: RefCell::new((0..plan.clients).map(|_| Client::default()).collect()),
             plan,
             random: RefCell::new(random),

@@ -2,12 +2,13 @@
 
 use ferrite_wire::{
     Actor, ClusterId, CoreId, Epoch, ErrorCode, Features, FrameFlags, FrameHeader, FrameKind, HashSeed,
-    Hello, HelloReply, Item, Key, Level, NodeEntry, NodeId, Order, PROTOCOL_MAX, PeerMessage, ReadWant,
-    ReplicaAnswer, Reply, Request, RequestId, Role, TableId, Topology, Version, VersionFlags, WriteAnswer,
-    finish_frame, start_frame,
+    Hello, HelloReply, Item, Key, Level, Mode, NodeEntry, NodeId, Order, PROTOCOL_MAX, PeerMessage, ReadWant,
+    ReplicaAnswer, Reply, Request, RequestId, Role, Table, TableId, TableList, Tables, Topology, Version,
+    VersionFlags, WriteAnswer, finish_frame, start_frame,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
+use std::collections::BTreeMap;
 
 /// A key that owns its bytes.
 #[derive(Clone, Debug)]
@@ -170,24 +171,67 @@ pub(crate) fn peer() -> impl Strategy<Value = Body> {
     ]
 }
 
-pub(crate) fn hello() -> impl Strategy<Value = Hello> {
-    let role = prop_oneof![
-        Just(Role::Client),
-        (any::<u16>(), any::<u16>(), any::<u64>()).prop_map(|(node, core, incarnation)| Role::Peer {
-            node: NodeId(node),
-            core: CoreId(core),
-            incarnation
-        }),
-    ];
-    (0u16..=1, PROTOCOL_MAX..9, any::<u64>(), any::<[u8; 16]>(), role).prop_map(
-        |(min, max, features, cluster, role)| Hello {
-            min,
-            max,
-            features: Features(features),
-            cluster: ClusterId(cluster),
-            role,
-        },
-    )
+/// A table without its name.
+fn table() -> impl Strategy<Value = (bool, u8, u64, u16)> {
+    (any::<bool>(), 1u8..=16, any::<u64>(), 1u16..=1024)
+}
+
+pub(crate) fn tables() -> impl Strategy<Value = Tables> {
+    let named = proptest::collection::btree_map("[a-z0-9_-]{1,12}", table(), 0..5);
+    (table(), named).prop_map(|((_, replication, ttl_ms, _), named)| {
+        let default = Table { ttl_ms, ..Table::default_of(replication) };
+        // By number: the last of two names that meet stays, if any ever do.
+        let mut list = BTreeMap::from([(default.id, default)]);
+        for (name, (keeps_siblings, replication, ttl_ms, most)) in named {
+            let (mode, max_siblings) = if keeps_siblings { (Mode::Siblings, most) } else { (Mode::Lww, 0) };
+            let id = TableId::of(&name);
+            if id != TableId::DEFAULT {
+                list.insert(id, Table { id, name, mode, replication, ttl_ms, max_siblings });
+            }
+        }
+        Tables::new(list.into_values().collect()).expect("a sound list")
+    })
+}
+
+/// A hello that owns its list of tables.
+#[derive(Clone, Debug)]
+pub(crate) struct OwnedHello {
+    max: u16,
+    min: u16,
+    features: u64,
+    cluster: [u8; 16],
+    peer: Option<(u16, u16, u64, Vec<u8>)>,
+}
+
+impl OwnedHello {
+    pub(crate) fn view(&self) -> Hello<'_> {
+        Hello {
+            min: self.min,
+            max: self.max,
+            features: Features(self.features),
+            cluster: ClusterId(self.cluster),
+            role: match &self.peer {
+                None => Role::Client,
+                Some((node, core, incarnation, tables)) => Role::Peer {
+                    node: NodeId(*node),
+                    core: CoreId(*core),
+                    incarnation: *incarnation,
+                    tables: TableList::new(tables).expect("a list that was encoded"),
+                },
+            },
+        }
+    }
+}
+
+pub(crate) fn hello() -> impl Strategy<Value = OwnedHello> {
+    let tables = tables().prop_map(|tables| {
+        let mut bytes = Vec::new();
+        tables.encode(&mut bytes);
+        bytes
+    });
+    let peer = prop::option::of((any::<u16>(), any::<u16>(), any::<u64>(), tables));
+    (0u16..=1, PROTOCOL_MAX..9, any::<u64>(), any::<[u8; 16]>(), peer)
+        .prop_map(|(min, max, features, cluster, peer)| OwnedHello { min, max, features, cluster, peer })
 }
 
 pub(crate) fn hello_reply() -> impl Strategy<Value = HelloReply> {
@@ -210,7 +254,7 @@ fn handshake() -> impl Strategy<Value = Body> {
     prop_oneof![
         hello().prop_map(|hello| {
             let mut out = Vec::new();
-            hello.encode(&mut out);
+            hello.view().encode(&mut out);
             (FrameKind::Hello, out)
         }),
         hello_reply().prop_map(|reply| {
@@ -254,9 +298,10 @@ pub(crate) fn topology() -> impl Strategy<Value = Topology> {
         any::<[u64; 2]>(),
         any::<[u8; 16]>(),
         vec((1u16..9, node), 0..5),
+        tables(),
         (0u32..7).prop_flat_map(move |bits| vec(list.clone(), 1usize << bits)),
     )
-        .prop_map(|([epoch, seed], cluster, members, lists)| {
+        .prop_map(|([epoch, seed], cluster, members, tables, lists)| {
             let mut nodes: Vec<NodeEntry> = Vec::new();
             for (step, (name, rack, datacenter, contact, incarnation, cores, mapped)) in members {
                 let id = NodeId(nodes.last().map_or(0, |last| last.id.0) + step);
@@ -302,7 +347,7 @@ pub(crate) fn topology() -> impl Strategy<Value = Topology> {
                 }
             }
             let (epoch, cluster, hash_seed) = (Epoch(epoch), ClusterId(cluster), HashSeed(seed));
-            Topology { epoch, cluster, hash_seed, nodes, replicas, vnode_epochs }
+            Topology { epoch, cluster, hash_seed, nodes, tables, replicas, vnode_epochs }
         })
 }
 

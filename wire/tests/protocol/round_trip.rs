@@ -1,10 +1,11 @@
 //! Whatever is encoded is decoded to the same, for every message; and what every bound refuses.
 
 use crate::exercise::recode;
-use crate::messages::{any_body, frame, header, hello, hello_reply, key, topology, version};
+use crate::messages::{any_body, frame, header, hello, hello_reply, key, tables, topology, version};
 use ferrite_wire::{
     ClusterId, DecodeError, Epoch, ErrorCode, Features, FrameKind, Hello, HelloReply, Item, Key, Level,
-    PROTOCOL_MAX, Parsed, Reply, Request, Role, Topology, Version, limits, parse_frame,
+    PROTOCOL_MAX, Parsed, Reader, Reply, Request, Role, TableList, Tables, Topology, Version, limits,
+    parse_frame,
 };
 use proptest::prelude::*;
 
@@ -35,11 +36,31 @@ proptest! {
     #[test]
     fn handshakes_survive(hello in hello(), reply in hello_reply()) {
         let mut out = Vec::new();
-        hello.encode(&mut out);
-        prop_assert_eq!(Hello::decode(&out), Ok(hello));
+        hello.view().encode(&mut out);
+        prop_assert_eq!(Hello::decode(&out), Ok(hello.view()));
         out.clear();
         reply.encode(&mut out);
         prop_assert_eq!(HelloReply::decode(&out), Ok(reply));
+    }
+
+    #[test]
+    fn tables_survive_and_are_equal_where_their_bytes_are(tables in tables(), other in tables()) {
+        let encoded = |tables: &Tables| {
+            let mut out = Vec::new();
+            tables.encode(&mut out);
+            out
+        };
+        let bytes = encoded(&tables);
+        prop_assert_eq!(bytes.len(), tables.encoded_len());
+        prop_assert!(bytes.len() <= limits::TABLES_BYTES_MAX);
+        let mut reader = Reader::new(&bytes);
+        prop_assert_eq!(Tables::decode(&mut reader), Ok(tables.clone()));
+        prop_assert!(reader.rest().is_empty());
+        let list = TableList::new(&bytes).unwrap();
+        prop_assert_eq!((list.as_bytes(), list.tables()), (&bytes[..], tables.clone()));
+        let differ = tables.difference("here", &other, "there").is_some();
+        prop_assert_eq!(differ, bytes != encoded(&other));
+        prop_assert_eq!(tables.difference("here", &tables, "there"), None);
     }
 
     #[test]
@@ -142,6 +163,7 @@ fn a_topology_past_its_limits_is_refused_where_it_is_made() {
         cluster: ClusterId([1; 16]),
         hash_seed: ferrite_wire::HashSeed(0),
         nodes: Vec::new(),
+        tables: Tables::only_default(16),
         replicas: vec![Vec::new(); 3],
         vnode_epochs: vec![Epoch(1); 3],
     };

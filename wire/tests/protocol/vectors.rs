@@ -5,9 +5,9 @@
 
 use ferrite_wire::{
     Actor, ClusterId, CoreId, Epoch, ErrorCode, Features, FrameFlags, FrameHeader, FrameKind, FrameView,
-    HashSeed, Hello, HelloReply, Item, Key, Level, NodeEntry, NodeId, Order, Parsed, PeerMessage, ReadWant,
-    ReplicaAnswer, Reply, Request, RequestId, Role, TableId, Topology, Version, VersionFlags, WriteAnswer,
-    finish_frame, limits, parse_frame, start_frame,
+    HashSeed, Hello, HelloReply, Item, Key, Level, Mode, NodeEntry, NodeId, Order, Parsed, PeerMessage,
+    ReadWant, ReplicaAnswer, Reply, Request, RequestId, Role, Table, TableId, TableList, Tables, Topology,
+    Version, VersionFlags, WriteAnswer, finish_frame, limits, parse_frame, start_frame,
 };
 use std::fmt::Write;
 
@@ -17,7 +17,8 @@ const HEAD: &str = "\
 #
 # A block is a name, the bytes in hex, and their meaning: the header's fields, then the body's. Texts and keys are
 # quoted; bytes outside printable ASCII are written \\xNN. \"refused\" blocks are bytes that must be refused, with why.
-# Token blocks give the partition key in hex, the seed of the hash, the token, and its vnode of 4096.
+# Token blocks give the partition key in hex, the seed of the hash, the token, and its vnode of 4096; table blocks a
+# table's name and its number.
 ";
 
 const VERSION: Version = Version {
@@ -56,6 +57,18 @@ fn peer(message: &PeerMessage<'_>) -> Vec<u8> {
     frame(message.kind(), |out| message.encode(out))
 }
 
+fn tables() -> Tables {
+    let carts = Table {
+        id: TableId::of("carts"),
+        name: "carts".to_owned(),
+        mode: Mode::Siblings,
+        replication: 1,
+        ttl_ms: 2_592_000_000,
+        max_siblings: 32,
+    };
+    Tables::new(vec![carts, Table::default_of(2)]).unwrap()
+}
+
 fn topology() -> Topology {
     let node = |id: u16, cores: u16| NodeEntry {
         id: NodeId(id),
@@ -72,6 +85,7 @@ fn topology() -> Topology {
         cluster: ClusterId(*b"0123456789abcdef"),
         hash_seed: HashSeed(42),
         nodes: vec![node(1, 2), node(2, 0)],
+        tables: tables(),
         replicas: vec![vec![NodeId(1), NodeId(2)], vec![NodeId(2), NodeId(1)]],
         vnode_epochs: vec![Epoch(5), Epoch(4)],
     }
@@ -87,7 +101,14 @@ fn frames() -> Vec<(&'static str, Vec<u8>)> {
         cluster: ClusterId(*b"0123456789abcdef"),
         role: Role::Client,
     };
-    let role = Role::Peer { node: NodeId(2), core: CoreId(1), incarnation: 0x2222 };
+    let mut list = Vec::new();
+    tables().encode(&mut list);
+    let role = Role::Peer {
+        node: NodeId(2),
+        core: CoreId(1),
+        incarnation: 0x2222,
+        tables: TableList::new(&list).unwrap(),
+    };
     let hello_reply = HelloReply {
         version: 1,
         features: Features(0),
@@ -146,6 +167,13 @@ fn frames() -> Vec<(&'static str, Vec<u8>)> {
         ("done", reply(&Reply::Done { version: VERSION, answered: 3 })),
         ("values", frame(FrameKind::Values, |out| Reply::encode_values(items.into_iter(), out))),
         ("error", reply(&Reply::Error { code: ErrorCode::Unavailable, text: "1 of 2 replicas" })),
+        (
+            "refusal of a peer",
+            reply(&Reply::Error {
+                code: ErrorCode::TablesDiffer,
+                text: "table carts: mode siblings on n1, lww on n2",
+            }),
+        ),
         (
             "replica write",
             peer(&PeerMessage::ReplicaWrite {
@@ -284,8 +312,17 @@ fn reply_words(reply: &Reply<'_>) -> String {
     }
 }
 
+fn tables_words(tables: &Tables) -> String {
+    let mut words = String::new();
+    for Table { id, name, mode, replication, ttl_ms, max_siblings } in tables.as_slice() {
+        write!(words, " [table id={} name={name:?} mode={mode} replication={replication}", id.0).unwrap();
+        write!(words, " ttl_ms={ttl_ms} max_siblings={max_siblings}]").unwrap();
+    }
+    words
+}
+
 fn topology_words(topology: &Topology) -> String {
-    let Topology { epoch, cluster, hash_seed, nodes, replicas, vnode_epochs } = topology;
+    let Topology { epoch, cluster, hash_seed, nodes, tables, replicas, vnode_epochs } = topology;
     let mut words =
         format!("epoch={} cluster={cluster} hash_seed={} vnodes={}", epoch.0, hash_seed.0, replicas.len());
     for node in nodes {
@@ -293,6 +330,7 @@ fn topology_words(topology: &Topology) -> String {
         write!(words, " [node id={} incarnation={incarnation:#x} name={name:?} rack={rack:?}", id.0).unwrap();
         write!(words, " datacenter={datacenter:?} contact={contact:?} endpoints={endpoints:?}]").unwrap();
     }
+    words.push_str(&tables_words(tables));
     for (vnode, (list, epoch)) in replicas.iter().zip(vnode_epochs).enumerate() {
         write!(words, " [vnode epoch={}", epoch.0).unwrap();
         for id in list {
@@ -330,12 +368,13 @@ fn peer_words(message: &PeerMessage<'_>) -> String {
     }
 }
 
-fn hello_words(hello: &Hello) -> String {
+fn hello_words(hello: &Hello<'_>) -> String {
     let Hello { min, max, features, cluster, role } = hello;
     let role = match role {
         Role::Client => "client".to_owned(),
-        Role::Peer { node, core, incarnation } => {
-            format!("peer node={} core={} incarnation={incarnation:#x}", node.0, core.0)
+        Role::Peer { node, core, incarnation, tables } => {
+            let tables = tables_words(&tables.tables());
+            format!("peer node={} core={} incarnation={incarnation:#x}{tables}", node.0, core.0)
         }
     };
     format!("min={min} max={max} features={} cluster={cluster} role={role}", features.0)
@@ -410,6 +449,11 @@ fn tokens() -> Vec<String> {
         .collect()
 }
 
+fn table_numbers() -> Vec<String> {
+    let line = |name: &&str| format!("table name={name} id={:#010x}", TableId::of(name).0);
+    ["default", "carts", "a", "device-state_2"].iter().map(line).collect()
+}
+
 #[test]
 fn encoding_gives_the_files_bytes() {
     let mut file = HEAD.to_owned();
@@ -417,7 +461,7 @@ fn encoding_gives_the_files_bytes() {
         write!(file, "\n[{name}]\nhex   {}\nmeans {}\n", hex(&bytes), words(&bytes)).unwrap();
     }
     file.push('\n');
-    tokens().iter().for_each(|line| writeln!(file, "{line}").unwrap());
+    tokens().iter().chain(&table_numbers()).for_each(|line| writeln!(file, "{line}").unwrap());
     assert!(file == FILE, "vectors.txt should be:\n{file}");
 }
 
@@ -462,6 +506,10 @@ fn the_page_says_what_the_code_does() {
     {
         let token = Key::plain(partition.as_bytes()).token(HashSeed(seed));
         let row = format!("| `{partition}` | {seed} | {:#018x} | {} |", token.0, token.vnode(4096).0);
+        assert!(page.contains(&row), "{row}");
+    }
+    for name in ["default", "carts"] {
+        let row = format!("| `{name}` | {:#010x} |", TableId::of(name).0);
         assert!(page.contains(&row), "{row}");
     }
 }

@@ -23,8 +23,8 @@ use ferrite_lsm::mem_disk::{MemDisk, MemPace};
 use ferrite_lsm::{OpenError, Options};
 use ferrite_wire::{
     ClusterId, CoreId, Epoch, Features, FrameFlags, FrameHeader, FrameKind, HashSeed, Hello, Key, Level,
-    NodeId, Order, PROTOCOL_MAX, PROTOCOL_MIN, Parsed, PeerMessage, Request, RequestId, Role, finish_frame,
-    limits, parse_frame, start_frame,
+    NodeId, Order, PROTOCOL_MAX, PROTOCOL_MIN, Parsed, PeerMessage, Request, RequestId, Role, TableList,
+    Tables, finish_frame, limits, parse_frame, start_frame,
 };
 
 use super::{Shard, ShardSettings};
@@ -188,7 +188,7 @@ fn settings(nodes: u16, cores: u16, stores: u16) -> ShardSettings {
         weight: 1,
     };
     let members: Vec<Member> = (1..=nodes).map(member).collect();
-    let topology = initial_topology(CLUSTER, HashSeed(7), 16, &members, 3);
+    let topology = initial_topology(CLUSTER, HashSeed(7), 16, &members, Tables::only_default(3));
     let placement = Placement::deal(&topology, NodeId(1), stores, cores);
     let mut engine = Options::new(0, placement.stores_of(CoreId(0)), 11);
     engine.log.segment_bytes = 256 * 1024;
@@ -239,7 +239,7 @@ fn get(key: &[u8], level: Level) -> Request<'_> {
 }
 
 /// A connection that has shaken hands.
-fn greeted(bench: &Bench, shard: &Shard<Bench>, role: Role) -> Connection {
+fn greeted(bench: &Bench, shard: &Shard<Bench>, role: Role<'_>) -> Connection {
     let connection = bench.new_connection();
     shard.on_accepted(connection);
     let (min, max, features) = (PROTOCOL_MIN, PROTOCOL_MAX, Features(0));
@@ -255,7 +255,13 @@ fn client(bench: &Bench, shard: &Shard<Bench>) -> Connection {
 }
 
 fn peer(bench: &Bench, shard: &Shard<Bench>) -> Connection {
-    greeted(bench, shard, Role::Peer { node: NodeId(2), core: CoreId(0), incarnation: 1 })
+    peer_of(bench, shard, NodeId(2))
+}
+
+/// A core of a member, with the tables that the shard has.
+fn peer_of(bench: &Bench, shard: &Shard<Bench>, node: NodeId) -> Connection {
+    let tables = TableList::new(&shard.tables).expect("the shard encoded them");
+    greeted(bench, shard, Role::Peer { node, core: CoreId(0), incarnation: 1, tables })
 }
 
 /// Shows the shard bytes that it takes in whole.

@@ -114,7 +114,7 @@ fn a_replica_whose_answer_finds_no_room_refuses_the_read() {
     receive(&shard, connection, &request_frame(1, &put(b"key", &[7; 1000], Level::One)));
     shard.on_batch_end();
     bench.run();
-    let bench_peer = greeted(&bench, &shard, Role::Peer { node: NodeId(1), core: CoreId(0), incarnation: 1 });
+    let bench_peer = peer_of(&bench, &shard, NodeId(1));
     bench.0.out_nearly_full.set(true);
     let read =
         PeerMessage::ReplicaRead { vnode_epoch: Epoch(1), want: ReadWant::Full, key: Key::plain(b"key") };
