@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use ferrite_cluster::Member;
 use ferrite_lsm::OpenError;
 use ferrite_lsm::layout::Layout;
-use ferrite_wire::{CoreId, DecodeError, Tables, Topology};
+use ferrite_wire::{CoreId, DecodeError, Topology};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -362,7 +362,7 @@ pub fn initial_topology(config: &Config) -> Topology {
         cluster.hash_seed,
         cluster.vnodes,
         &members,
-        Tables::only_default(cluster.replication as u8),
+        config.tables.clone(),
     )
 }
 

@@ -96,7 +96,14 @@ impl Birth {
              # scrub_rate = \"1MiB\"  # read and verified in a second by each core that has nothing else to do; \"0MiB\" for never\n\
              # max_value_size = \"1MiB\"\n\
              # max_clock_drift = \"500ms\"\n\
-             # spin = \"auto\"  # or \"off\", or a time like \"50us\"\n",
+             # spin = \"auto\"  # or \"off\", or a time like \"50us\"\n\
+             \n\
+             # Tables beside \"default\", which always exists. Every node must declare the same.\n\
+             # [[table]]\n\
+             # name = \"carts\"\n\
+             # mode = \"lww\"  # or \"siblings\": concurrent writes are all kept; cannot be read or written yet\n\
+             # replication = {replication}  # the cluster's, where a table does not say\n\
+             # ttl = \"30d\"  # of writes that name none; without it records live for ever\n",
             name = self.name,
             id = self.id,
             seed = self.hash_seed.0,

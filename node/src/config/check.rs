@@ -12,6 +12,7 @@ use toml::Spanned;
 use super::choice::{CommitlogSync, Compaction, Cores, Spin};
 use super::error::{ConfigError, Problem};
 use super::raw::{RawCluster, RawConfig, RawNode, RawServer};
+use super::table::tables;
 use super::units::{ByteSize, Interval};
 use super::{Cluster, Config, Node, Server};
 
@@ -49,22 +50,23 @@ pub(super) fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
     };
     let nodes = nodes(&raw.nodes, &server_cores, &server, &place)?;
     let cluster = cluster(raw.cluster, nodes.len(), &place)?;
-    Ok(Config { cluster, nodes, server })
+    let tables = tables(&raw.table, &cluster, nodes.len(), &place)?;
+    Ok(Config { cluster, nodes, tables, server })
 }
 
 /// The file, for turning a span into a line.
-struct Place<'a> {
+pub(super) struct Place<'a> {
     text: &'a str,
     file: &'a Path,
 }
 
 impl Place<'_> {
-    fn line(&self, span: &Range<usize>) -> usize {
+    pub(super) fn line(&self, span: &Range<usize>) -> usize {
         let start = span.start.min(self.text.len());
         1 + self.text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count()
     }
 
-    fn fail(&self, span: &Range<usize>, problem: Problem) -> ConfigError {
+    pub(super) fn fail(&self, span: &Range<usize>, problem: Problem) -> ConfigError {
         ConfigError { file: self.file.to_owned(), line: self.line(span), problem }
     }
 
@@ -77,7 +79,7 @@ impl Place<'_> {
         Ok(text.clone())
     }
 
-    fn within<T: PartialOrd + Copy + ToString>(
+    pub(super) fn within<T: PartialOrd + Copy + ToString>(
         &self,
         key: &'static str,
         value: &Spanned<T>,
@@ -92,6 +94,15 @@ impl Place<'_> {
         }
         Ok(found)
     }
+
+    /// A number of replicas, for which there are nodes.
+    pub(super) fn replication(&self, value: &Spanned<u32>, nodes: usize) -> Result<usize, ConfigError> {
+        let replication = self.within("replication", value, 1, REPLICAS_MAX as u32)?;
+        if replication as usize > nodes {
+            return Err(self.fail(&value.span(), Problem::Replication { replication, nodes }));
+        }
+        Ok(replication as usize)
+    }
 }
 
 fn cluster(raw: RawCluster, nodes: usize, place: &Place<'_>) -> Result<Cluster, ConfigError> {
@@ -99,16 +110,13 @@ fn cluster(raw: RawCluster, nodes: usize, place: &Place<'_>) -> Result<Cluster, 
     if !vnodes.is_power_of_two() {
         return Err(place.fail(&raw.vnodes.span(), Problem::NotPowerOfTwo { vnodes }));
     }
-    let replication = place.within("replication", &raw.replication, 1, REPLICAS_MAX as u32)?;
-    if replication as usize > nodes {
-        return Err(place.fail(&raw.replication.span(), Problem::Replication { replication, nodes }));
-    }
+    let replication = place.replication(&raw.replication, nodes)?;
     Ok(Cluster {
         name: place.name("cluster name", &raw.name)?,
         id: raw.id,
         hash_seed: HashSeed(raw.hash_seed),
         vnodes,
-        replication: replication as usize,
+        replication,
     })
 }
 

@@ -63,6 +63,36 @@ pub enum Problem {
         /// Nodes there are.
         nodes: usize,
     },
+    /// A table's name is empty, too long or has odd characters.
+    BadTableName {
+        /// The name.
+        name: String,
+    },
+    /// A table is declared twice.
+    TableTwice {
+        /// Its name.
+        name: String,
+        /// The line of the first declaration.
+        first_line: usize,
+    },
+    /// The names of two tables come to the same number.
+    TableNumbers {
+        /// The name of the second.
+        name: String,
+        /// The name of the first.
+        first: String,
+        /// Its line.
+        first_line: usize,
+    },
+    /// There are more tables than a cluster can have.
+    TooManyTables {
+        /// The most allowed, the default table included.
+        max: usize,
+    },
+    /// The default table is declared with another mode than `lww`.
+    DefaultMode,
+    /// `max_siblings` of a table that keeps none.
+    NoSiblings,
     /// Two nodes share a name, id or data directory.
     Duplicate {
         /// Which key.
@@ -148,6 +178,29 @@ impl fmt::Display for Problem {
                 f,
                 "replication = {replication} needs as many nodes, and there are {nodes}: lower it or add [[nodes]]"
             ),
+            Problem::BadTableName { name } => {
+                write!(f, "table name = \"{name}\": use 1 to 64 of a-z, 0-9, '-' and '_'")
+            }
+            Problem::TableTwice { name, first_line } => {
+                write!(f, "table {name} is already declared on line {first_line}: declare each table once")
+            }
+            Problem::TableNumbers { name, first, first_line } => write!(
+                f,
+                "table {name} comes to the same number as table {first} on line {first_line}: rename one of them"
+            ),
+            Problem::TooManyTables { max } => {
+                write!(
+                    f,
+                    "this is one table more than a cluster can have ({max}, default included): declare fewer"
+                )
+            }
+            Problem::DefaultMode => write!(
+                f,
+                "the default table keeps the last write: write mode = \"lww\", or declare a table of another name"
+            ),
+            Problem::NoSiblings => {
+                write!(f, "max_siblings goes with mode = \"siblings\": remove it, or set the mode")
+            }
             Problem::Duplicate { key, value, first_line } => {
                 write!(f, "{key} {value} is already used on line {first_line}: give each node its own")
             }

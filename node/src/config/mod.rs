@@ -22,6 +22,10 @@
 //! id = 1
 //! address = "127.0.0.1:7100"      # cores listen on 7101, 7102, ...
 //! data = "data/n1"                # relative to this file
+//!
+//! [[table]]                       # beside "default", which always exists
+//! name = "carts"
+//! ttl = "30d"
 //! ```
 
 mod address;
@@ -30,12 +34,13 @@ mod check;
 mod choice;
 mod error;
 mod raw;
+mod table;
 mod units;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ferrite_wire::{ClusterId, CoreId, HashSeed, NodeId};
+use ferrite_wire::{ClusterId, CoreId, HashSeed, NodeId, Tables};
 
 pub use address::Address;
 pub use birth::{Birth, VNODES_DEFAULT};
@@ -50,6 +55,8 @@ pub struct Config {
     pub cluster: Cluster,
     /// Its members, by ascending id.
     pub nodes: Vec<Node>,
+    /// Its tables.
+    pub tables: Tables,
     /// How a server uses its machine; the same for all nodes but where a node says otherwise.
     pub server: Server,
 }
@@ -65,7 +72,7 @@ pub struct Cluster {
     pub hash_seed: HashSeed,
     /// How many vnodes: a power of two.
     pub vnodes: u32,
-    /// How many replicas of each record; at most the number of nodes.
+    /// How many replicas of each record of a table that does not say; at most the number of nodes.
     pub replication: usize,
 }
 

@@ -10,6 +10,7 @@ use toml::Spanned;
 
 use super::address::Address;
 use super::choice::{CommitlogSync, Compaction, Cores, Spin};
+use super::table::RawTable;
 use super::units::{ByteSize, Interval};
 
 #[derive(Deserialize)]
@@ -17,6 +18,8 @@ use super::units::{ByteSize, Interval};
 pub(super) struct RawConfig {
     pub(super) cluster: RawCluster,
     pub(super) nodes: Vec<RawNode>,
+    #[serde(default)]
+    pub(super) table: Vec<RawTable>,
     #[serde(default)]
     pub(super) server: RawServer,
 }

@@ -1,9 +1,10 @@
 //! One line per mistake, and a cluster from birth to configuration.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use ferrite_wire::{ClusterId, CoreId, HashSeed, NodeId};
+use ferrite_wire::{ClusterId, CoreId, HashSeed, Mode, NodeId, Table, TableId, limits};
 
 use super::*;
 
@@ -156,6 +157,111 @@ fn every_mistake_is_one_line_with_its_place_and_a_remedy() {
     assert!(parse(no_nodes).unwrap_err().to_string().contains("missing field `nodes`"));
     let empty = format!("nodes = []\n{no_nodes}");
     assert!(parse(&empty).unwrap_err().to_string().contains("there are no nodes"));
+}
+
+fn with_tables(declared: &str) -> String {
+    format!("{GOOD}\n{declared}")
+}
+
+#[test]
+fn tables_get_what_they_say_and_defaults_for_the_rest() {
+    let config = parse(GOOD).unwrap();
+    assert_eq!(config.tables.as_slice(), [Table::default_of(2)], "the default table is always there");
+
+    let carts = "[[table]]\nname = \"carts\"\nmode = \"siblings\"\nreplication = 1\nttl = \"30d\"\n";
+    let flags = "[[table]]\nname = \"flags\"\n";
+    let default = "[[table]]\nname = \"default\"\nmode = \"lww\"\nttl = \"90s\"\nreplication = 1\n";
+    let most = "[[table]]\nname = \"a\"\nmode = \"siblings\"\nmax_siblings = 1024\n";
+    let config = parse(&with_tables(&[carts, flags, default, most].concat())).unwrap();
+    let named = |name| config.tables.named(name).unwrap();
+    let expected = Table {
+        id: TableId::of("carts"),
+        name: "carts".to_owned(),
+        mode: Mode::Siblings,
+        replication: 1,
+        ttl_ms: 2_592_000_000,
+        max_siblings: 32,
+    };
+    assert_eq!(*named("carts"), expected);
+    let expected = Table { id: TableId::of("flags"), name: "flags".to_owned(), ..Table::default_of(2) };
+    assert_eq!(*named("flags"), expected, "the cluster's replication, the last write, for ever");
+    assert_eq!(*named("default"), Table { ttl_ms: 90_000, ..Table::default_of(1) });
+    assert_eq!(named("a").max_siblings, 1024);
+
+    let turned = parse(&with_tables(&[most, default, flags, carts].concat())).unwrap();
+    assert_eq!(turned.tables, config.tables, "their order means nothing");
+}
+
+#[test]
+fn every_mistake_in_a_table_is_one_line_with_its_place_and_a_remedy() {
+    let long = format!("name = \"{}\"", "x".repeat(65));
+    for (lines, line, part) in [
+        ("", 24, "missing field `name`"),
+        ("name = \"carts\"\ncolour = 1", 26, "unknown field `colour`, expected one of"),
+        ("name = \"Carts\"", 25, "table name = \"Carts\": use 1 to 64 of a-z, 0-9, '-' and '_'"),
+        ("name = \"\"", 25, "use 1 to 64 of a-z"),
+        (long.as_str(), 25, "use 1 to 64 of a-z"),
+        ("name = \"a\"\nmode = \"last\"", 26, "mode = \"last\": write \"lww\" or \"siblings\""),
+        (
+            "name = \"a\"\nmode = \"linearizable\"",
+            26,
+            "\"linearizable\" is not there yet: write \"lww\" or \"siblings\"",
+        ),
+        ("name = \"a\"\nreplication = 3", 26, "needs as many nodes, and there are 2"),
+        ("name = \"a\"\nreplication = 0", 26, "replication = 0: write something from 1 to 16"),
+        ("name = \"a\"\nttl = \"30\"", 26, "has no unit"),
+        ("name = \"a\"\nttl = \"0s\"", 26, "write something from 1ms to 36500d"),
+        ("name = \"a\"\nmax_siblings = 3", 26, "goes with mode = \"siblings\": remove it, or set the mode"),
+        ("name = \"a\"\nmode = \"lww\"\nmax_siblings = 3", 27, "goes with mode = \"siblings\""),
+        (
+            "name = \"a\"\nmode = \"siblings\"\nmax_siblings = 0",
+            27,
+            "max_siblings = 0: write something from 1 to 1024",
+        ),
+        ("name = \"default\"\nmode = \"siblings\"", 26, "the default table keeps the last write"),
+        (
+            "name = \"a\"\n[[table]]\nname = \"b\"\n[[table]]\nname = \"a\"",
+            29,
+            "table a is already declared on line 25: declare each table once",
+        ),
+        (
+            "name = \"default\"\n[[table]]\nname = \"default\"",
+            27,
+            "table default is already declared on line 25",
+        ),
+    ] {
+        let error = parse(&with_tables(&format!("[[table]]\n{lines}\n"))).expect_err(lines);
+        let text = error.to_string();
+        assert!(text.starts_with(&format!("/etc/ferrite/ferrite.toml:{line}: ")), "{lines}: {text}");
+        assert!(text.contains(part), "{lines}: {text}");
+        assert!(!text.contains('\n'), "{lines}: {text}");
+    }
+}
+
+#[test]
+fn two_names_of_one_number_are_refused() {
+    let mut names: BTreeMap<TableId, String> = BTreeMap::new();
+    let twins = (0u32..).find_map(|number| {
+        let name = format!("t{number}");
+        names.insert(TableId::of(&name), name.clone()).map(|first| [first, name])
+    });
+    let [first, second] = twins.expect("some names meet");
+    let declared = format!("[[table]]\nname = \"{first}\"\n[[table]]\nname = \"{second}\"\n");
+    let text = parse(&with_tables(&declared)).unwrap_err().to_string();
+    let expected =
+        format!("table {second} comes to the same number as table {first} on line 25: rename one of them");
+    assert_eq!(text, format!("/etc/ferrite/ferrite.toml:27: {expected}"));
+}
+
+#[test]
+fn there_are_as_many_tables_as_are_allowed_and_no_more() {
+    let declared = |count: usize| -> String {
+        (1..count).map(|number| format!("[[table]]\nname = \"t{number}\"\n")).collect()
+    };
+    let most = parse(&with_tables(&declared(limits::TABLES_MAX))).unwrap();
+    assert_eq!(most.tables.as_slice().len(), limits::TABLES_MAX);
+    let text = parse(&with_tables(&declared(limits::TABLES_MAX + 1))).unwrap_err().to_string();
+    assert!(text.contains("one table more than a cluster can have (1024, default included)"), "{text}");
 }
 
 #[test]
