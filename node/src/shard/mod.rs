@@ -23,6 +23,7 @@ mod session;
 mod settings;
 mod slab;
 mod status;
+mod tables;
 mod time;
 mod waiting;
 mod wheel;
@@ -73,9 +74,9 @@ struct Route {
     token: Token,
     vnode: VnodeId,
     vnode_epoch: Epoch,
-    /// This node's place in the preference list, if it is a replica.
+    /// This node's place among the replicas of the key's table, if it is one.
     position: Option<usize>,
-    /// Length of the preference list.
+    /// How many replicas the key's table has: the first so many of the preference list.
     replicas: usize,
     /// The core of this node that owns the vnode, if it is not this one.
     hop: Option<CoreId>,

@@ -95,7 +95,7 @@ impl<E: Env> Shard<E> {
                 }
                 Ok(route) if self.answers_alone(&route, level) => here.push((index as u32, route, key)),
                 Ok(route) => self.get(item, route, level, &key, deadline_ns),
-                Err(code) => self.answer_error(item, code),
+                Err(refusal) => self.answer_table_refusal(item, refusal),
             }
         }
         // Others first: they work while this core looks its own keys up.

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use ferrite_lsm::Record;
 use ferrite_wire::{
-    ErrorCode, FrameView, Key, PeerMessage, ReadWant, ReplicaAnswer, Reply, TableId, Version, WriteAnswer,
+    ErrorCode, FrameView, Key, PeerMessage, ReadWant, ReplicaAnswer, Reply, Version, WriteAnswer,
 };
 
 use super::log_pump::Ack;
@@ -33,7 +33,7 @@ impl<E: Env> Shard<E> {
                         self.stage(key, record_of(version, value), vnode_epoch.0, Ack::Peer(requester)).err()
                     }
                     Ok(_) => Some(ErrorCode::Unavailable),
-                    Err(code) => Some(code),
+                    Err(refusal) => Some(refusal.code()),
                 };
                 if let Some(code) = refused {
                     self.answer_peer(requester, &PeerMessage::ReplicaWriteAnswer(WriteAnswer::Refused(code)));
@@ -44,7 +44,7 @@ impl<E: Env> Shard<E> {
                     self.replica_read(requester, route, *want, key);
                 }
                 Ok(_) => self.refuse_read(requester, ErrorCode::Unavailable),
-                Err(code) => self.refuse_read(requester, code),
+                Err(refusal) => self.refuse_read(requester, refusal.code()),
             },
             PeerMessage::ReplicaWriteAnswer(_) | PeerMessage::ReplicaReadAnswer(_) => {
                 unreachable!("answers come over links and are taken there")
@@ -136,10 +136,5 @@ impl<E: Env> Shard<E> {
         } else {
             Reply::Absent { answered }
         }
-    }
-
-    /// Whether a table exists.
-    pub(super) fn check_table(&self, table: TableId) -> Result<(), ErrorCode> {
-        if table == TableId::DEFAULT { Ok(()) } else { Err(ErrorCode::NoTable) }
     }
 }

@@ -10,6 +10,7 @@ use ferrite_wire::{
 use super::log_pump::Ack;
 use super::record::{engine_key, record_of, version_of};
 use super::requester::Requester;
+use super::tables::{TableRefusal, usable};
 use super::{Next, Route, Shard};
 use crate::env::{Connection, Env, Hop};
 
@@ -108,13 +109,13 @@ impl<E: Env> Shard<E> {
         requester: Requester,
         time: Order,
         request: &Request<'_>,
-        route: Option<Result<Route, ErrorCode>>,
+        route: Option<Result<Route, TableRefusal>>,
         deadline_ns: u64,
     ) {
         let route = match route {
             None => None,
             Some(Ok(route)) => Some(route),
-            Some(Err(code)) => return self.answer_error(requester, code),
+            Some(Err(refusal)) => return self.answer_table_refusal(requester, refusal),
         };
         let routed = || route.expect("a request of one key has a route");
         match *request {
@@ -134,6 +135,7 @@ impl<E: Env> Shard<E> {
             Request::Put { level, key, ttl_ms, value, .. } => {
                 self.counters.puts.set(self.counters.puts.get() + 1);
                 let mut version = Version::default();
+                let ttl_ms = self.ttl_ms(key.table, ttl_ms);
                 if ttl_ms > 0 {
                     version.flags.0 |= VersionFlags::EXPIRES;
                     version.expiry_ms = self.env.wall_ms().saturating_add(ttl_ms);
@@ -214,15 +216,15 @@ impl<E: Env> Shard<E> {
 
     /// Where a key belongs.
     #[inline]
-    pub(super) fn route(&self, key: &Key<'_>) -> Result<Route, ErrorCode> {
-        self.check_table(key.table)?;
+    pub(super) fn route(&self, key: &Key<'_>) -> Result<Route, TableRefusal> {
         let ring = self.ring.borrow();
+        let table = usable(&ring, key.table)?;
         let token: Token = key.token(ring.hash_seed());
         let vnode = token.vnode(ring.vnodes());
-        let position = ring.position_of_me(vnode);
+        let replicas = ring.replicas_of(table, vnode);
+        let position = ring.position_of_me(vnode).filter(|position| *position < replicas);
         let owner = self.settings.placement.core(vnode);
         let hop = (position.is_some() && owner != self.settings.core).then_some(owner);
-        let replicas = ring.replicas(vnode).len();
         Ok(Route { token, vnode, vnode_epoch: ring.vnode_epoch(vnode), position, replicas, hop })
     }
 }

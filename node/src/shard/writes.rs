@@ -34,7 +34,7 @@ impl<E: Env> Shard<E> {
         let links = self.links.borrow();
         let mut live = ReplicaSet::default();
         let mut connections = [None; ferrite_wire::limits::REPLICAS_MAX];
-        for (at, node) in ring.replicas(route.vnode).iter().enumerate() {
+        for (at, node) in ring.replicas(route.vnode)[..route.replicas].iter().enumerate() {
             if Some(at) == route.position {
                 live.insert(at as u8);
             } else if let Some(connection) = links.route(*node, ring.core_of(*node, route.vnode)) {

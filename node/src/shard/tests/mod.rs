@@ -10,6 +10,7 @@ mod multi_get;
 mod opening;
 mod pressure;
 mod replies;
+mod tables;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -179,6 +180,11 @@ const CLUSTER: ClusterId = ClusterId([9; 16]);
 
 /// Core 0 of node 1 of a cluster of so many nodes, with so many cores and stores.
 fn settings(nodes: u16, cores: u16, stores: u16) -> ShardSettings {
+    settings_with(nodes, cores, stores, Tables::only_default(3))
+}
+
+/// The same with these tables.
+fn settings_with(nodes: u16, cores: u16, stores: u16, tables: Tables) -> ShardSettings {
     let member = |id: u16| Member {
         id: NodeId(id),
         name: format!("n{id}"),
@@ -188,7 +194,7 @@ fn settings(nodes: u16, cores: u16, stores: u16) -> ShardSettings {
         weight: 1,
     };
     let members: Vec<Member> = (1..=nodes).map(member).collect();
-    let topology = initial_topology(CLUSTER, HashSeed(7), 16, &members, Tables::only_default(3));
+    let topology = initial_topology(CLUSTER, HashSeed(7), 16, &members, tables);
     let placement = Placement::deal(&topology, NodeId(1), stores, cores);
     let mut engine = Options::new(0, placement.stores_of(CoreId(0)), 11);
     engine.log.segment_bytes = 256 * 1024;

@@ -1,0 +1,63 @@
+//! Which tables there are, and what a key's table says of it.
+
+use ferrite_cluster::Ring;
+use ferrite_wire::{ErrorCode, Mode, Reply, Table, TableId};
+
+use super::Shard;
+use super::requester::Requester;
+use crate::env::Env;
+
+/// Why a key cannot be read or written, whichever it is, in its table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TableRefusal {
+    /// There is no such table.
+    Unknown,
+    /// It keeps siblings, and this version can neither read nor write them.
+    Siblings,
+}
+
+impl TableRefusal {
+    /// The code that answers it.
+    pub(super) fn code(self) -> ErrorCode {
+        match self {
+            TableRefusal::Unknown => ErrorCode::NoTable,
+            TableRefusal::Siblings => ErrorCode::Unsupported,
+        }
+    }
+
+    /// The same in words.
+    fn text(self) -> &'static str {
+        match self {
+            TableRefusal::Unknown => "this node knows no table of that number",
+            TableRefusal::Siblings => {
+                "tables with mode = \"siblings\" can be declared, and not yet read or written"
+            }
+        }
+    }
+}
+
+/// The table of a number, if its keys can be read and written.
+#[inline]
+pub(super) fn usable(ring: &Ring, id: TableId) -> Result<&Table, TableRefusal> {
+    let table = ring.table(id).ok_or(TableRefusal::Unknown)?;
+    match table.mode {
+        Mode::Lww => Ok(table),
+        Mode::Siblings => Err(TableRefusal::Siblings),
+    }
+}
+
+impl<E: Env> Shard<E> {
+    /// The time to live of a put that asked for `ttl_ms`, 0 = what its table says; 0 = for ever.
+    pub(super) fn ttl_ms(&self, table: TableId, ttl_ms: u64) -> u64 {
+        match ttl_ms {
+            0 => self.ring.borrow().table(table).map_or(0, |table| table.ttl_ms),
+            asked => asked,
+        }
+    }
+
+    /// Answers that a key's table refuses it.
+    pub(super) fn answer_table_refusal(&self, requester: Requester, refusal: TableRefusal) {
+        self.counters.count_error(refusal.code());
+        self.answer(requester, &Reply::Error { code: refusal.code(), text: refusal.text() });
+    }
+}
