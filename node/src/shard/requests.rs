@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use ferrite_wire::{
-    DecodeError, Epoch, ErrorCode, FrameView, Key, Level, Order, Reply, Request, RequestId, Token, Version,
-    VersionFlags,
+    CoreId, DecodeError, Epoch, ErrorCode, FrameView, Key, Level, Order, Reply, Request, RequestId, Token,
+    Version, VersionFlags,
 };
 
 use super::log_pump::Ack;
@@ -67,7 +67,11 @@ impl<E: Env> Shard<E> {
             return;
         };
         let route = single_key(request).map(|key| self.route(key));
-        if let Some(Ok(Route { hop: Some(core), .. })) = route {
+        let elsewhere = match route {
+            Some(Ok(route)) => route.hop.or_else(|| self.minting_core(request, route)),
+            Some(Err(_)) | None => None,
+        };
+        if let Some(core) = elsewhere {
             let hop = Hop::Request { connection, from_peer: false, deadline_ns, frame: raw.to_vec() };
             ferrite_lsm::cover::mark("client's request hopped");
             self.counters.hops.set(self.counters.hops.get() + 1);
@@ -77,6 +81,14 @@ impl<E: Env> Shard<E> {
             return;
         }
         self.execute_at(requester, frame.header.time, request, route, deadline_ns);
+    }
+
+    /// The core whose clock mints this node's versions of a key that the node is no replica of, if it is not this one. With a clock for
+    /// each core that a client happens to reach, a later write through the same node could get the lower order.
+    fn minting_core(&self, request: &Request<'_>, route: Route) -> Option<CoreId> {
+        let is_write = matches!(request, Request::Put { .. } | Request::Delete { .. });
+        let core = self.settings.placement.core(route.vnode);
+        (is_write && route.position.is_none() && core != self.settings.core).then_some(core)
     }
 
     /// Counts a request against its connection's bound. `None` = over it.
