@@ -3,8 +3,9 @@
 use std::rc::Rc;
 
 use ferrite_wire::{
-    ClusterId, DecodeError, ErrorCode, Features, FrameFlags, FrameHeader, FrameKind, FrameView, Hello,
-    HelloReply, Order, Reply, RequestId, Role, finish_frame, limits, start_frame,
+    ClusterId, DecodeError, ErrorCode, FRAME_HEADER_BYTES, Features, FrameFlags, FrameHeader, FrameKind,
+    FrameView, Hello, HelloReply, Order, Parsed, Reply, RequestId, Role, finish_frame, limits, parse_frame,
+    start_frame,
 };
 
 use super::Shard;
@@ -13,9 +14,35 @@ use super::session::SessionKind;
 use crate::env::{Connection, Env};
 
 /// Longest body of a frame from a connection that has not said who it is, in bytes.
-pub(super) const GREETING_BODY_BYTES_MAX: usize = 1024;
+const GREETING_BODY_BYTES_MAX: usize = 1024;
+/// Longest body of the hello of a member of this cluster: it tells all tables.
+const PEER_GREETING_BODY_BYTES_MAX: usize = Hello::HEAD_BYTES + limits::TABLES_BYTES_MAX;
 
 impl<E: Env> Shard<E> {
+    /// Looks for the first frame of an accepted connection. More than [`GREETING_BODY_BYTES_MAX`] is waited for only once its
+    /// beginning names a member of this cluster.
+    pub(super) fn parse_greeting<'b>(&self, bytes: &'b [u8]) -> Result<Parsed<'b>, DecodeError> {
+        let mut body_bytes_max = GREETING_BODY_BYTES_MAX;
+        let may_be_longer = bytes.first_chunk::<FRAME_HEADER_BYTES>().is_some_and(|head| {
+            let len = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
+            let longer = GREETING_BODY_BYTES_MAX + 1..=PEER_GREETING_BODY_BYTES_MAX;
+            head[8] == FrameKind::Hello as u8 && longer.contains(&len)
+        });
+        if may_be_longer {
+            let Some(begun) = bytes[FRAME_HEADER_BYTES..].first_chunk() else {
+                return Ok(Parsed::Need { bytes: FRAME_HEADER_BYTES + Hello::HEAD_BYTES });
+            };
+            let topology = &self.settings.topology;
+            if let Some((cluster, node)) = Hello::peer_of(begun)
+                && cluster == topology.cluster
+                && topology.node(node).is_some()
+            {
+                body_bytes_max = PEER_GREETING_BODY_BYTES_MAX;
+            }
+        }
+        parse_frame(bytes, body_bytes_max)
+    }
+
     /// The first frame of an accepted connection. False = the connection closes.
     pub(super) fn greet(self: &Rc<Self>, connection: Connection, frame: &FrameView<'_>) -> bool {
         if frame.header.kind != FrameKind::Hello {
@@ -38,10 +65,15 @@ impl<E: Env> Shard<E> {
         }
         let kind = match hello.role {
             Role::Client => SessionKind::Client,
-            Role::Peer { node, .. } if self.settings.topology.node(node).is_some() => SessionKind::Peer,
-            Role::Peer { node, .. } => {
-                let text = format!("node {} is not a member of this cluster", node.0);
-                return self.refuse(connection, frame.header.request, ErrorCode::ForeignCluster, &text);
+            Role::Peer { node, tables, .. } => {
+                let Some(entry) = self.settings.topology.node(node) else {
+                    let text = format!("node {} is not a member of this cluster", node.0);
+                    return self.refuse(connection, frame.header.request, ErrorCode::ForeignCluster, &text);
+                };
+                if let Some(text) = self.tables_difference(entry, tables) {
+                    return self.refuse(connection, frame.header.request, ErrorCode::TablesDiffer, &text);
+                }
+                SessionKind::Peer
             }
         };
         if let Some(session) = self.sessions.borrow_mut().get_mut(connection) {

@@ -4,7 +4,7 @@
 //! The first link to a node goes to its contact address, which its core 0 serves; the topology fetched over it names the
 //! endpoints of the other cores. Requests for a core whose own link is not up go over link 0 and hop on the other side.
 
-use ferrite_wire::{CoreId, NodeId};
+use ferrite_wire::{CoreId, Fault, NodeId};
 
 use crate::env::Connection;
 
@@ -38,6 +38,8 @@ pub(super) struct Link {
     pub(super) pause_ns: u64,
     /// Since when the link has been up or down, in nanoseconds.
     pub(super) since_ns: u64,
+    /// Why the other side refused this node last, until it accepts.
+    pub(super) refusal: Option<Fault>,
 }
 
 const PAUSE_FIRST_NS: u64 = 20_000_000;
@@ -53,6 +55,7 @@ impl Link {
             pinged_ns: now_ns,
             pause_ns: PAUSE_FIRST_NS,
             since_ns: now_ns,
+            refusal: None,
         }
     }
 
@@ -76,6 +79,7 @@ impl Link {
     pub(super) fn greeted(&mut self, connection: Connection, now_ns: u64) {
         self.state = LinkState::Up(connection);
         (self.heard_ns, self.since_ns, self.pause_ns) = (now_ns, now_ns, PAUSE_FIRST_NS);
+        self.refusal = None;
     }
 
     /// The connection is gone: rest, longer each time. `jitter` is random and keeps nodes from retrying in step.

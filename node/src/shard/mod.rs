@@ -30,13 +30,13 @@ mod wheel;
 mod writes;
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::{Rc, Weak};
 
 use ferrite_cluster::{Clock, Ring};
 use ferrite_lsm::{Engine, OpenError};
 use ferrite_wire::{
-    Actor, CoreId, Epoch, FrameKind, FrameView, Parsed, PeerMessage, Request, Token, VnodeId, limits,
+    Actor, CoreId, Epoch, FrameKind, FrameView, NodeId, Parsed, PeerMessage, Request, Token, VnodeId, limits,
     parse_frame,
 };
 
@@ -44,7 +44,6 @@ pub use settings::ShardSettings;
 
 use crate::env::{Connection, Env, Handler, Hop, Received, Sent};
 use crate::recovered;
-use greeting::GREETING_BODY_BYTES_MAX;
 use link::Links;
 use log_pump::AckQueue;
 use multi_get::MultiGet;
@@ -118,6 +117,8 @@ pub struct Shard<E: Env> {
     ring: RefCell<Ring>,
     /// The tables, encoded: every peer has the same.
     tables: Vec<u8>,
+    /// How the tables of members that were refused for it differ, at most one for each member.
+    differing: RefCell<BTreeMap<NodeId, String>>,
     sessions: RefCell<Sessions>,
     links: RefCell<Links>,
     acks: RefCell<AckQueue>,
@@ -175,6 +176,7 @@ impl<E: Env> Shard<E> {
             clock: RefCell::new(clock),
             ring: RefCell::new(ring),
             tables,
+            differing: RefCell::default(),
             sessions: RefCell::default(),
             links: RefCell::default(),
             acks: RefCell::default(),
@@ -405,9 +407,13 @@ impl<E: Env> Handler for Shard<E> {
                     continue;
                 }
             }
-            let body_bytes_max =
-                if kind == SessionKind::New { GREETING_BODY_BYTES_MAX } else { limits::BODY_BYTES_MAX };
-            match parse_frame(&bytes[used..], body_bytes_max) {
+            let parsed = match kind {
+                SessionKind::New => self.parse_greeting(&bytes[used..]),
+                SessionKind::Client | SessionKind::Peer | SessionKind::Link(_) => {
+                    parse_frame(&bytes[used..], limits::BODY_BYTES_MAX)
+                }
+            };
+            match parsed {
                 Ok(Parsed::Frame { frame, bytes: len }) => {
                     match shard.on_frame(connection, kind, &frame, &bytes[used..used + len]) {
                         Next::Frame => used += len,

@@ -3,9 +3,9 @@
 use std::rc::Rc;
 
 use ferrite_wire::{
-    CoreId, Epoch, Features, FrameFlags, FrameHeader, FrameKind, FrameView, Hello, HelloReply, PROTOCOL_MAX,
-    PROTOCOL_MIN, PeerMessage, Reply, Request, RequestId, Role, TableList, Topology, finish_frame,
-    start_frame,
+    CoreId, Epoch, Fault, Features, FrameFlags, FrameHeader, FrameKind, FrameView, Hello, HelloReply,
+    PROTOCOL_MAX, PROTOCOL_MIN, PeerMessage, Reply, Request, RequestId, Role, TableList, Topology,
+    finish_frame, start_frame,
 };
 
 use super::Shard;
@@ -173,10 +173,14 @@ impl<E: Env> Shard<E> {
                 true
             }
             FrameKind::Error => {
-                let (node, address) = (link.node.0, link.address.clone());
-                drop(links);
                 if let Ok(Reply::Error { code, text }) = Reply::decode(frame.header.kind, frame.body) {
-                    tracing::warn!(peer_node = node, address, ?code, text, "a peer refused this node");
+                    let refusal = Fault { code, text: text.to_owned() };
+                    // Tried again and again, it is told once.
+                    if link.refusal.as_ref() != Some(&refusal) {
+                        let (core, node, address) = (self.settings.core.0, link.node.0, &link.address);
+                        tracing::warn!(core, peer_node = node, address, %refusal, "a peer refused this node");
+                        link.refusal = Some(refusal);
+                    }
                 }
                 false
             }

@@ -103,9 +103,11 @@ impl<E: Env> Shard<E> {
         for link in self.links.borrow().iter() {
             let state = if link.up().is_some() { "up" } else { "down" };
             let age_s = now_ns.saturating_sub(link.since_ns) / 1_000_000_000;
+            let why =
+                link.refusal.as_ref().map_or_else(String::new, |refusal| format!(", refused: {refusal}"));
             line(
                 &format!("peer.{}.{}", link.node.0, link.core.0),
-                &format!("{state} {age_s}s {}", link.address),
+                &format!("{state} {age_s}s {}{why}", link.address),
             );
         }
         let stats = self.engine.stats();

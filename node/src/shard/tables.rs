@@ -1,7 +1,7 @@
 //! Which tables there are, and what a key's table says of it.
 
 use ferrite_cluster::Ring;
-use ferrite_wire::{ErrorCode, Mode, Reply, Table, TableId};
+use ferrite_wire::{ErrorCode, Mode, NodeEntry, Reply, Table, TableId, TableList};
 
 use super::Shard;
 use super::requester::Requester;
@@ -47,6 +47,32 @@ pub(super) fn usable(ring: &Ring, id: TableId) -> Result<&Table, TableRefusal> {
 }
 
 impl<E: Env> Shard<E> {
+    /// How a peer's tables differ from this node's, in words that are right on both. The log is told when it is news, however often the
+    /// peer tries again.
+    pub(super) fn tables_difference(&self, peer: &NodeEntry, theirs: TableList<'_>) -> Option<String> {
+        let mut differing = self.differing.borrow_mut();
+        if theirs.as_bytes() == self.tables {
+            differing.remove(&peer.id);
+            return None;
+        }
+        let here =
+            self.settings.topology.node(self.settings.node).map_or("this node", |entry| entry.name.as_str());
+        let ring = self.ring.borrow();
+        let difference = ring.tables().difference(here, &theirs.tables(), &peer.name);
+        let text = difference.expect("lists of other bytes are other lists");
+        if differing.get(&peer.id) != Some(&text) {
+            let (core, peer_node) = (self.settings.core.0, peer.id.0);
+            tracing::error!(
+                core,
+                peer_node,
+                difference = text,
+                "a peer with other tables is refused: all nodes must declare the same"
+            );
+            differing.insert(peer.id, text.clone());
+        }
+        Some(text)
+    }
+
     /// The time to live of a put that asked for `ttl_ms`, 0 = what its table says; 0 = for ever.
     pub(super) fn ttl_ms(&self, table: TableId, ttl_ms: u64) -> u64 {
         match ttl_ms {

@@ -1,4 +1,4 @@
-//! What a key's table makes of a request.
+//! What a key's table makes of a request, and peers that were told of other tables.
 
 use ferrite_wire::{ErrorCode, Item, Mode, ReplicaAnswer, Reply, Table, TableId, WriteAnswer};
 
@@ -21,6 +21,12 @@ fn open_with(nodes: u16, tables: Tables) -> (Bench, Rc<Shard<Bench>>) {
     let bench = Bench::new(MemDisk::new());
     let shard = open(&bench, settings_with(nodes, 1, 2, tables)).expect("an empty disk opens");
     (bench, shard)
+}
+
+fn encoded(tables: &Tables) -> Vec<u8> {
+    let mut out = Vec::new();
+    tables.encode(&mut out);
+    out
 }
 
 /// The only answer on a connection: its code and text.
@@ -235,4 +241,133 @@ fn tables_with_siblings_and_unknown_ones_are_refused_in_words() {
     let Ok(Reply::Values(items)) = Reply::decode(header.kind, &body) else { panic!("{:?}", header.kind) };
     let expected = [Item::Absent, Item::Error(ErrorCode::Unsupported), Item::Error(ErrorCode::NoTable)];
     assert_eq!(items.iter().collect::<Vec<_>>(), expected);
+}
+
+fn hello_frame(role: Role<'_>) -> Vec<u8> {
+    let (min, max, features) = (PROTOCOL_MIN, PROTOCOL_MAX, Features(0));
+    let hello = Hello { min, max, features, cluster: CLUSTER, role };
+    frame_of(FrameKind::Hello, 0, 0, |out| hello.encode(out))
+}
+
+fn peer_with(tables: &[u8], node: u16) -> Role<'_> {
+    let tables = TableList::new(tables).expect("a sound list");
+    Role::Peer { node: NodeId(node), core: CoreId(0), incarnation: 1, tables }
+}
+
+#[test]
+fn a_peer_with_other_tables_is_refused_by_the_first_difference() {
+    let (bench, shard) = open_with(2, tables(&[named("flags", 3)]));
+    let greet = |theirs: &Tables| {
+        let list = encoded(theirs);
+        let connection = bench.new_connection();
+        shard.on_accepted(connection);
+        (connection, shard.on_received(connection, &hello_frame(peer_with(&list, 2))))
+    };
+    for (theirs, words) in [
+        (tables(&[]), "table flags is not known on n2"),
+        (tables(&[named("flags", 2)]), "table flags: replication 3 on n1, 2 on n2"),
+        (tables(&[siblings("flags")]), "table flags: mode lww on n1, siblings on n2"),
+        (tables(&[named("flags", 3), named("more", 3)]), "table more is not known on n1"),
+        (
+            Tables::new(vec![Table::default_of(1), named("flags", 3)]).unwrap(),
+            "table default: replication 3 on n1, 1 on n2",
+        ),
+    ] {
+        // However often it tries, it is told each time, and the log only once.
+        for _ in 0..3 {
+            let (connection, received) = greet(&theirs);
+            assert_eq!(received, Received::Close, "{words}");
+            assert_eq!(refusal(&bench, connection), (ErrorCode::TablesDiffer, words.to_owned()));
+        }
+        assert_eq!(shard.differing.borrow().get(&NodeId(2)).map(String::as_str), Some(words));
+    }
+    let (connection, received) = greet(&tables(&[named("flags", 3)]));
+    assert!(matches!(received, Received::Consumed { need: 0, .. }), "{received:?}");
+    assert_eq!(bench.frames(connection)[0].0.kind, FrameKind::HelloReply);
+    assert!(shard.differing.borrow().is_empty(), "its next difference is news again");
+}
+
+/// All tables that there can be are far more than a stranger may send before he has said who he is.
+#[test]
+fn only_a_member_is_listened_to_for_longer_than_a_strangers_hello() {
+    let long = |number: usize| named(&format!("{number:0>width$}", width = limits::TABLE_NAME_BYTES_MAX), 3);
+    let most = tables(&(1..limits::TABLES_MAX).map(long).collect::<Vec<_>>());
+    let list = encoded(&most);
+    let (bench, shard) = open_with(2, most);
+    let whole = hello_frame(peer_with(&list, 2));
+    let head = ferrite_wire::FRAME_HEADER_BYTES + Hello::HEAD_BYTES;
+    let connection = bench.new_connection();
+    shard.on_accepted(connection);
+    for (shown, need) in
+        [(20, 32), (32, head), (head - 1, head), (head, whole.len()), (whole.len() - 1, whole.len())]
+    {
+        let received = shard.on_received(connection, &whole[..shown]);
+        assert_eq!(received, Received::Consumed { used: 0, need }, "{shown} bytes shown");
+    }
+    receive(&shard, connection, &whole);
+    assert_eq!(bench.frames(connection)[0].0.kind, FrameKind::HelloReply);
+
+    let mut foreign = whole.clone();
+    foreign[ferrite_wire::FRAME_HEADER_BYTES + 20] ^= 1;
+    let mut of_a_client = whole.clone();
+    of_a_client[ferrite_wire::FRAME_HEADER_BYTES + 36] = 0;
+    let mut too_long = whole.clone();
+    let body = (Hello::HEAD_BYTES + limits::TABLES_BYTES_MAX + 1) as u32;
+    too_long[4..8].copy_from_slice(&body.to_le_bytes());
+    let mut no_hello = whole.clone();
+    no_hello[8] = FrameKind::Put as u8;
+    let no_member = hello_frame(peer_with(&list, 7));
+    for (what, bytes) in [
+        ("a foreign cluster", foreign),
+        ("a client", of_a_client),
+        ("more than all tables", too_long),
+        ("a put", no_hello),
+        ("no member", no_member),
+    ] {
+        let connection = bench.new_connection();
+        shard.on_accepted(connection);
+        assert_eq!(shard.on_received(connection, &bytes[..head]), Received::Close, "{what}");
+        let (code, text) = refusal(&bench, connection);
+        assert_eq!(code, ErrorCode::TooLarge, "{what}: {text}");
+        assert!(text.ends_with("more than 1024"), "{what}: {text}");
+    }
+}
+
+#[test]
+fn a_link_that_is_refused_says_why_until_it_is_accepted() {
+    let (bench, shard) = open_with(2, tables(&[]));
+    let asked = |shard: &Shard<Bench>| {
+        let tries = || {
+            pass(&bench, shard, 1);
+            shard.links.borrow().iter().next().expect("the other node").connection()
+        };
+        let connection = (0..5_000).find_map(|_| tries()).expect("it tries again and again");
+        shard.on_connected(connection);
+        let frames = bench.frames(connection);
+        let Ok(Hello { role: Role::Peer { tables, .. }, .. }) = Hello::decode(&frames[0].1) else {
+            panic!("not a peer's hello")
+        };
+        assert_eq!(tables.as_bytes(), shard.tables);
+        connection
+    };
+    let line = |shard: &Shard<Bench>| {
+        let status = shard.status();
+        status.lines().find(|line| line.starts_with("peer.2.0 ")).expect("its line").to_owned()
+    };
+    for _ in 0..2 {
+        let connection = asked(&shard);
+        let text = "table flags is not known on n1";
+        let refused = Reply::Error { code: ErrorCode::TablesDiffer, text };
+        let frame = frame_of(refused.kind(), u64::MAX, 0, |out| refused.encode(out));
+        assert_eq!(shard.on_received(connection, &frame), Received::Close);
+        assert!(line(&shard).starts_with("peer.2.0 down "), "{}", line(&shard));
+        assert!(line(&shard).ends_with(", refused: tables differ: table flags is not known on n1"));
+    }
+    let connection = asked(&shard);
+    receive(&shard, connection, &accepted_by(NodeId(2), CoreId(0)));
+    assert!(
+        line(&shard).starts_with("peer.2.0 up ") && !line(&shard).contains("refused"),
+        "{}",
+        line(&shard)
+    );
 }
