@@ -18,6 +18,11 @@
 //! assert!(outcome.is_done(), "{outcome}");
 //! let value = client.get(Key::plain(b"greeting"), ReadOptions::default())?;
 //! assert_eq!(value.unwrap().bytes, b"hello");
+//!
+//! // A key of another table than the default one; the name is looked up once.
+//! let carts = client.table("carts")?;
+//! let outcome = client.put(carts.key(b"user:7"), b"3 apples", WriteOptions::default());
+//! assert!(outcome.is_done(), "{outcome}");
 //! # Ok(())
 //! # }
 //! ```
@@ -35,7 +40,7 @@ mod session;
 
 pub use asynchronous::Client;
 pub use blocking::{BatchSummary, BlockingClient};
-pub use ferrite_wire::{ClusterId, ErrorCode, Fault, Key, Level, TableId, Topology, Version};
+pub use ferrite_wire::{ClusterId, ErrorCode, Fault, Key, Level, Mode, Table, TableId, Topology, Version};
 pub use options::{Builder, CONNECTIONS_PER_CORE_MAX, IN_FLIGHT_MAX, Options, ReadOptions, WriteOptions};
 pub use outcome::{ReadError, ReadResult, Record, UnknownReason, Value, WriteOutcome};
 pub use pipeline::{Action, Completion, ConnectionId, Operation, Pipeline};

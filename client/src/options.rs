@@ -70,7 +70,7 @@ pub struct WriteOptions {
     pub level: Option<Level>,
     /// Time until the answer; `None` = the client's timeout.
     pub timeout: Option<Duration>,
-    /// Time to live of a put, in whole milliseconds; `None` = for ever.
+    /// Time to live of a put, in whole milliseconds; `None` = the table's, which may be for ever.
     pub ttl: Option<Duration>,
 }
 

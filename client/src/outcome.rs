@@ -3,7 +3,7 @@
 //! A write has three outcomes, and the type does not let the third be overlooked: it was done; it certainly was not
 //! applied, and may be sent again; or nobody can say. A read has an answer or an error and can always be repeated.
 
-use ferrite_wire::{Fault, TableId, Version};
+use ferrite_wire::{ErrorCode, Fault, Table, TableId, Topology, Version};
 use std::time::Duration;
 
 /// A value that was read.
@@ -94,6 +94,14 @@ impl std::fmt::Display for ReadError {
 
 impl std::error::Error for ReadError {}
 
+/// The table of a name in a topology that was fetched just now.
+pub(crate) fn table_in(topology: &Topology, name: &str) -> Result<Table, ReadError> {
+    topology.tables.named(name).cloned().ok_or_else(|| {
+        let text = format!("there is no table \"{name}\"");
+        ReadError::Refused(Fault { code: ErrorCode::NoTable, text })
+    })
+}
+
 /// What a read ends in; `None` = the key has no value.
 pub type ReadResult = Result<Option<Value>, ReadError>;
 
@@ -108,7 +116,7 @@ pub struct Record {
     pub sort: Vec<u8>,
     /// The value.
     pub value: Vec<u8>,
-    /// Time to live; `None` = for ever.
+    /// Time to live; `None` = that of the batch, else the table's.
     pub ttl: Option<Duration>,
 }
 

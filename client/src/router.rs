@@ -4,7 +4,7 @@
 //! nodes' contact addresses, which serve everything where the network lets only one port through; then the seeds, which
 //! may know a newer topology. Without a topology there are only the seeds.
 
-use ferrite_wire::{Fault, Key, NodeId, Token, Topology};
+use ferrite_wire::{Fault, Key, NodeId, Token, Topology, limits};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -35,8 +35,8 @@ pub(crate) struct Endpoint {
 /// What a call is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
-    /// A replica of this token.
-    Token(Token),
+    /// One of the first so many replicas of this token: its table has no more.
+    Token(Token, usize),
     /// Any member.
     Anyone,
     /// This address.
@@ -102,7 +102,14 @@ impl Router {
 
     pub(crate) fn target(&self, key: &Key<'_>) -> Target {
         match &self.topology {
-            Some(topology) => Target::Token(key.token(topology.hash_seed)),
+            Some(topology) => {
+                // Whoever is asked for a table that is not known here may know it.
+                let replicas = topology
+                    .tables
+                    .get(key.table)
+                    .map_or(limits::REPLICAS_MAX, |table| usize::from(table.replication));
+                Target::Token(key.token(topology.hash_seed), replicas)
+            }
             None => Target::Anyone,
         }
     }
@@ -144,10 +151,10 @@ impl Router {
             visit(endpoint);
             return;
         }
-        if let (Target::Token(token), Some(topology)) = (target, &self.topology) {
+        if let (Target::Token(token, count), Some(topology)) = (target, &self.topology) {
             let vnode = token.vnode(topology.vnodes());
             let replicas = || {
-                topology.preference_list(vnode).iter().filter_map(|id| {
+                topology.preference_list(vnode).iter().take(count).filter_map(|id| {
                     let at = topology.nodes.binary_search_by_key(id, |node| node.id).ok()?;
                     Some((&topology.nodes[at], &self.members[at]))
                 })
@@ -196,7 +203,7 @@ pub(crate) enum Stop {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ferrite_wire::{ClusterId, CoreId, Epoch, HashSeed, NodeEntry, Tables};
+    use ferrite_wire::{ClusterId, CoreId, Epoch, HashSeed, NodeEntry, Table, TableId, Tables};
 
     fn node(id: u16, cores: u16, vnodes: usize) -> NodeEntry {
         NodeEntry {
@@ -240,12 +247,30 @@ mod tests {
         assert_eq!(order(&router, Target::Anyone), ["seed:1"]);
         assert!(router.install(Arc::new(topology(2))));
         // Vnode 3 of 4: nodes 1 and 2; node 2's cores are not known.
-        let token = Target::Token(Token(3 << 62));
+        let token = Target::Token(Token(3 << 62), 2);
         assert_eq!(order(&router, token), ["n1:7102", "n1:7100", "n2:7100", "seed:1"]);
         // Vnode 2: nodes 3 and 1, core 0 of each.
-        let token = Target::Token(Token(2 << 62));
+        let token = Target::Token(Token(2 << 62), 2);
         assert_eq!(order(&router, token), ["n3:7101", "n1:7101", "n3:7100", "n1:7100", "seed:1"]);
         assert_eq!(order(&router, Target::Anyone), ["seed:1", "n1:7100", "n2:7100", "n3:7100"]);
+    }
+
+    #[test]
+    fn a_table_with_fewer_replicas_has_the_first_of_them() {
+        let mut router = Router::new(&["seed:1".to_owned()]);
+        let single = Table { id: TableId::of("single"), name: "single".to_owned(), ..Table::default_of(1) };
+        let tables = Tables::new(vec![Table::default_of(2), single.clone()]).unwrap();
+        assert!(router.install(Arc::new(Topology { tables, ..topology(2) })));
+        let partition = (0u64..)
+            .map(u64::to_le_bytes)
+            .find(|key| Key::plain(key).token(HashSeed(9)).vnode(4).0 == 2)
+            .unwrap();
+        let of = |key| order(&router, router.target(&key));
+        assert_eq!(of(single.key(&partition)), ["n3:7101", "n3:7100", "seed:1"]);
+        let both = ["n3:7101", "n1:7101", "n3:7100", "n1:7100", "seed:1"];
+        assert_eq!(of(Key::plain(&partition)), both);
+        let unknown = Key { table: TableId(77), partition: &partition, sort: b"" };
+        assert_eq!(of(unknown), both, "whoever it is asked of may know it");
     }
 
     #[test]

@@ -8,10 +8,10 @@ mod driver;
 mod socket;
 
 use crate::options::Builder;
-use crate::outcome::{ReadError, ReadResult, WriteOutcome};
+use crate::outcome::{ReadError, ReadResult, WriteOutcome, table_in};
 use crate::pipeline::{Completion, Operation, Pipeline};
 use crate::{ReadOptions, WriteOptions};
-use ferrite_wire::{ErrorCode, Key, Topology};
+use ferrite_wire::{ErrorCode, Key, Table, Topology};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 use tokio::sync::{Notify, oneshot};
@@ -157,6 +157,18 @@ impl Client {
             Completion::Topology(result) => result,
             other => unreachable!("a topology request ends as a topology, not {other:?}"),
         }
+    }
+
+    /// The table of a name, as the cluster declares it: its [`Table::key`] and [`Table::item`] make keys. A name that the topology at
+    /// hand does not have is looked for once more in a new one; one that is not there either is refused with
+    /// [`ErrorCode::NoTable`].
+    pub async fn table(&self, name: &str) -> Result<Table, ReadError> {
+        let known = self.known_topology();
+        if let Some(known) = known.as_ref().and_then(|topology| topology.tables.named(name)) {
+            return Ok(known.clone());
+        }
+        let fetched = self.topology().await?;
+        table_in(&fetched, name)
     }
 
     /// The topology in use, without asking anyone; `None` = not learned yet.

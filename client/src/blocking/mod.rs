@@ -8,11 +8,11 @@ mod batch;
 mod socket;
 
 use crate::options::Builder;
-use crate::outcome::{ReadError, ReadResult, WriteOutcome};
+use crate::outcome::{ReadError, ReadResult, WriteOutcome, table_in};
 use crate::pipeline::{Action, Completion, ConnectionId, Operation, Pipeline};
 use crate::{ReadOptions, WriteOptions};
 pub use batch::BatchSummary;
-use ferrite_wire::{ErrorCode, Key, Topology};
+use ferrite_wire::{ErrorCode, Key, Table, Topology};
 use socket::{Event, What};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -148,6 +148,17 @@ impl BlockingClient {
             Completion::Topology(result) => result,
             other => unreachable!("a topology request ends as a topology, not {other:?}"),
         }
+    }
+
+    /// The table of a name, as the cluster declares it: its [`Table::key`] and [`Table::item`] make keys. A name that the topology at
+    /// hand does not have is looked for once more in a new one; one that is not there either is refused with
+    /// [`ErrorCode::NoTable`].
+    pub fn table(&mut self, name: &str) -> Result<Table, ReadError> {
+        if let Some(known) = self.known_topology().and_then(|topology| topology.tables.named(name)) {
+            return Ok(known.clone());
+        }
+        let fetched = self.topology()?;
+        table_in(&fetched, name)
     }
 
     /// The topology in use, without asking anyone; `None` = not learned yet.

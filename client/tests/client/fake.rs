@@ -2,7 +2,8 @@
 
 use crate::frames::{CLUSTER, encoded, hello_reply_frame, reply_to, topology, version};
 use ferrite_wire::{
-    ClusterId, FrameHeader, FrameKind, Item, Parsed, Reply, Request, RequestId, Topology, limits, parse_frame,
+    ClusterId, FrameHeader, FrameKind, Item, Key, Parsed, Reply, Request, RequestId, TableId, Topology,
+    limits, parse_frame,
 };
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -167,10 +168,13 @@ fn serve(mut stream: TcpStream, state: &State) {
     }
 }
 
-/// Values by key, shared by the servers of one cluster.
+/// What a value is kept under: its table and partition key.
+type Place = (TableId, Vec<u8>);
+
+/// Values by table and key, shared by the servers of one cluster.
 #[derive(Clone, Default)]
 pub(crate) struct Shelf {
-    values: Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>,
+    values: Arc<Mutex<BTreeMap<Place, Vec<u8>>>>,
     topology: Arc<Mutex<Option<Topology>>>,
 }
 
@@ -186,6 +190,7 @@ impl Shelf {
     /// What a server that keeps its values here answers.
     pub(crate) fn answer(&self, header: &FrameHeader, request: &Request<'_>) -> Answer {
         let id = header.request;
+        let place = |key: &Key<'_>| -> Place { (key.table, key.partition.to_vec()) };
         let mut values = self.values.lock().unwrap();
         match request {
             Request::Ping => Answer::reply(id, &Reply::Pong),
@@ -194,22 +199,22 @@ impl Shelf {
                 Some(topology) => Answer::reply(id, &Reply::Topology(&encoded(topology))),
                 None => Answer::reply(id, &crate::frames::error(ferrite_wire::ErrorCode::Unsupported)),
             },
-            Request::Get { key, .. } => match values.get(key.partition) {
+            Request::Get { key, .. } => match values.get(&place(key)) {
                 Some(value) => Answer::reply(id, &Reply::Value { version: version(1), answered: 2, value }),
                 None => Answer::reply(id, &Reply::Absent { answered: 2 }),
             },
             Request::Put { key, value, .. } => {
-                values.insert(key.partition.to_vec(), value.to_vec());
+                values.insert(place(key), value.to_vec());
                 Answer::reply(id, &crate::frames::done())
             }
             Request::Delete { key, .. } => {
-                values.remove(key.partition);
+                values.remove(&place(key));
                 Answer::reply(id, &crate::frames::done())
             }
             Request::MultiGet { keys, .. } => {
                 let items: Vec<_> = keys
                     .iter()
-                    .map(|key| match values.get(key.partition) {
+                    .map(|key| match values.get(&place(&key)) {
                         Some(value) => Item::Value { version: version(1), value },
                         None => Item::Absent,
                     })

@@ -8,3 +8,4 @@ mod model;
 mod pipeline;
 mod script;
 mod session;
+mod tables;
