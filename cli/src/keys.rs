@@ -10,6 +10,7 @@ use ferrite_wire::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
 use crate::connection::{ClusterArgs, LevelArgs};
 use crate::outcome::Failure;
+use crate::tables::TableArgs;
 
 /// Exit code of a write that may or may not have been applied.
 const EXIT_UNKNOWN: u8 = 3;
@@ -19,6 +20,8 @@ const EXIT_UNKNOWN: u8 = 3;
 pub(crate) struct GetArgs {
     /// The key
     key: String,
+    #[command(flatten)]
+    table: TableArgs,
     #[command(flatten)]
     level: LevelArgs,
     #[command(flatten)]
@@ -33,9 +36,11 @@ pub(crate) struct PutArgs {
     /// The value; "-" reads it from stdin
     #[arg(allow_hyphen_values = true)]
     value: String,
-    /// Let the record expire after this time, like 3h
+    /// Let the record expire after this time, like 3h, instead of the table's own
     #[arg(long, value_name = "TIME")]
     ttl: Option<Interval>,
+    #[command(flatten)]
+    table: TableArgs,
     #[command(flatten)]
     level: LevelArgs,
     #[command(flatten)]
@@ -48,22 +53,26 @@ pub(crate) struct DelArgs {
     /// The key
     key: String,
     #[command(flatten)]
+    table: TableArgs,
+    #[command(flatten)]
     level: LevelArgs,
     #[command(flatten)]
     cluster: ClusterArgs,
 }
 
 pub(crate) fn get(args: &GetArgs) -> Result<(), Failure> {
-    let key = key(&args.key)?;
+    let partition = partition(&args.key)?;
     let options = ReadOptions { level: Some(args.level.level), timeout: None };
-    let value = args.cluster.connect()?.get(key, options).map_err(Failure::failed)?;
+    let mut client = args.cluster.connect()?;
+    let key = Key { table: args.table.find(&mut client)?, partition, sort: b"" };
+    let value = client.get(key, options).map_err(Failure::failed)?;
     let value = value.ok_or_else(|| Failure::failed(format!("\"{}\" has no value", args.key)))?;
     let mut out = io::stdout().lock();
     out.write_all(&value.bytes).and_then(|()| out.flush()).map_err(Failure::failed)
 }
 
 pub(crate) fn put(args: &PutArgs) -> Result<(), Failure> {
-    let key = key(&args.key)?;
+    let partition = partition(&args.key)?;
     let value = match args.value.as_str() {
         "-" => from_stdin()?,
         text => text.as_bytes().to_vec(),
@@ -73,19 +82,23 @@ pub(crate) fn put(args: &PutArgs) -> Result<(), Failure> {
     }
     let ttl = args.ttl.map(|ttl| ttl.0);
     let options = WriteOptions { level: Some(args.level.level), timeout: None, ttl };
-    written(args.cluster.connect()?.put(key, &value, options))
+    let mut client = args.cluster.connect()?;
+    let key = Key { table: args.table.find(&mut client)?, partition, sort: b"" };
+    written(client.put(key, &value, options))
 }
 
 pub(crate) fn del(args: &DelArgs) -> Result<(), Failure> {
-    let key = key(&args.key)?;
+    let partition = partition(&args.key)?;
     let options = WriteOptions { level: Some(args.level.level), ..WriteOptions::default() };
-    written(args.cluster.connect()?.delete(key, options))
+    let mut client = args.cluster.connect()?;
+    let key = Key { table: args.table.find(&mut client)?, partition, sort: b"" };
+    written(client.delete(key, options))
 }
 
-fn key(text: &str) -> Result<Key<'_>, Failure> {
+fn partition(text: &str) -> Result<&[u8], Failure> {
     match text.len() {
         0 => Err(Failure::usage("the key is empty")),
-        1..=KEY_BYTES_MAX => Ok(Key::plain(text.as_bytes())),
+        1..=KEY_BYTES_MAX => Ok(text.as_bytes()),
         _ => Err(Failure::usage(format!("the key is longer than {KEY_BYTES_MAX} bytes"))),
     }
 }

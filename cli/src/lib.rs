@@ -16,6 +16,7 @@ pub mod local;
 mod outcome;
 mod serve;
 mod status;
+mod tables;
 
 use std::process::ExitCode;
 
@@ -49,6 +50,7 @@ enum Command {
     Put(keys::PutArgs),
     Del(keys::DelArgs),
     Status(status::Args),
+    Tables(tables::Args),
     Import(import::Args),
     Demo(demo::Args),
     Debug(debug::Args),
@@ -65,6 +67,7 @@ pub fn run() -> ExitCode {
         Command::Put(args) => keys::put(&args),
         Command::Del(args) => keys::del(&args),
         Command::Status(args) => status::run(&args),
+        Command::Tables(args) => tables::run(&args),
         Command::Import(args) => import::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Debug(args) => debug::run(&args),

@@ -79,7 +79,8 @@ fn columns(text: &str) -> [String; COLUMNS.len()] {
     COLUMNS.map(|(_, name)| lines.get(name).map_or("-", |value| value).to_owned())
 }
 
-fn print_table(rows: &[Vec<String>]) {
+/// Prints rows as columns, the first row being their titles.
+pub(crate) fn print_table(rows: &[Vec<String>]) {
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
     for row in rows {

@@ -2,7 +2,7 @@
 
 use std::{io::IsTerminal, net::TcpListener, path::PathBuf, process::ExitCode, time::Duration};
 
-use ferrite_wire::Level;
+use ferrite_wire::{Level, Table};
 
 use crate::{
     null,
@@ -75,6 +75,9 @@ pub struct Args {
     /// How due times are spaced in open loop
     #[arg(long, value_enum, default_value = "even")]
     pub arrivals: Arrivals,
+    /// The table that keys are of
+    #[arg(long, default_value = Table::DEFAULT_NAME)]
+    pub table: String,
     /// How many replicas must answer: one, two, quorum, all, local_one, local_quorum, each_quorum, or a number
     #[arg(long, default_value = "quorum", value_parser = level)]
     pub level: Level,
@@ -138,6 +141,7 @@ impl Args {
             warmup: args.warmup,
             rate: args.rate,
             arrivals: args.arrivals,
+            table: args.table,
             level: args.level,
             timeout: args.timeout,
             seed: args.seed,

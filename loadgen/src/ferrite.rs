@@ -2,8 +2,8 @@
 
 use ferrite_wire::{
     ClusterId, Epoch, Features, FrameFlags, FrameHeader, FrameKind, Hello, HelloReply, Key, Level, Order,
-    PROTOCOL_MAX, PROTOCOL_MIN, Parsed, Reply, Request, RequestId, Role, finish_frame, limits, parse_frame,
-    start_frame,
+    PROTOCOL_MAX, PROTOCOL_MIN, Parsed, Reply, Request, RequestId, Role, TableId, finish_frame, limits,
+    parse_frame, start_frame,
 };
 
 use crate::{
@@ -19,6 +19,8 @@ pub(crate) struct Ferrite {
     pub(crate) deadline_us: u32,
     /// All zero = whichever cluster answers.
     pub(crate) cluster: ClusterId,
+    /// The table that keys are of.
+    table: TableId,
     /// The highest hybrid logical time seen in a reply: every request carries it, so that a write is ordered after
     /// whatever this thread has seen, also when another node coordinates it.
     time: Order,
@@ -26,7 +28,17 @@ pub(crate) struct Ferrite {
 
 impl Ferrite {
     pub(crate) fn new(level: Level, epoch: Epoch, deadline_us: u32, cluster: ClusterId) -> Ferrite {
-        Ferrite { level, epoch, deadline_us, cluster, time: Order(0) }
+        Ferrite { level, epoch, deadline_us, cluster, table: TableId::DEFAULT, time: Order(0) }
+    }
+
+    /// The same, with keys of another table.
+    pub(crate) fn of_table(self, table: TableId) -> Ferrite {
+        Ferrite { table, ..self }
+    }
+
+    #[inline]
+    fn key<'k>(&self, partition: &'k [u8]) -> Key<'k> {
+        Key { table: self.table, partition, sort: b"" }
     }
 
     #[inline]
@@ -73,7 +85,7 @@ impl Protocol for Ferrite {
 
     #[inline]
     fn get(&mut self, request: u64, key: &[u8], out: &mut Vec<u8>) {
-        let body = Request::Get { epoch: self.epoch, level: self.level, options: 0, key: Key::plain(key) };
+        let body = Request::Get { epoch: self.epoch, level: self.level, options: 0, key: self.key(key) };
         self.request(request, &body, out);
     }
 
@@ -83,7 +95,7 @@ impl Protocol for Ferrite {
             epoch: self.epoch,
             level: self.level,
             options: 0,
-            key: Key::plain(key),
+            key: self.key(key),
             ttl_ms: 0,
             context: b"",
             value,
@@ -137,7 +149,7 @@ mod tests {
 
     #[test]
     fn replies_are_found_only_when_whole_and_their_time_is_carried_on() {
-        let mut protocol = Ferrite::new(Level::One, Epoch(4), 1000, ClusterId([0; 16]));
+        let mut protocol = Ferrite::new(Level::One, Epoch(4), 1000, ClusterId([0; 16])).of_table(TableId(77));
         let mut bytes = Vec::new();
         reply(9, 77, &Reply::Value { version: Version::default(), answered: 1, value: b"abc" }, &mut bytes);
         for cut in 0..bytes.len() {
@@ -154,7 +166,10 @@ mod tests {
         };
         assert_eq!((frame.header.time, frame.header.deadline_us), (Order(77), 1000));
         let decoded = Request::decode(frame.header.kind, frame.body).expect("a request");
-        assert!(matches!(decoded, Request::Put { epoch: Epoch(4), level: Level::One, value: b"value", .. }));
+        let Request::Put { epoch: Epoch(4), level: Level::One, key, value: b"value", .. } = decoded else {
+            panic!("{decoded:?}")
+        };
+        assert_eq!(key, Key { table: TableId(77), partition: b"key", sort: b"" });
     }
 
     #[test]

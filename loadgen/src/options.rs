@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use ferrite_wire::{Level, limits};
+use ferrite_wire::{Level, Table, limits};
 
 use crate::{
     record::{KEY_PREFIX_BYTES_MAX, RECORDS_MAX, VALUE_BYTES_MIN},
@@ -70,6 +70,8 @@ pub struct Options {
     pub rate: Option<f64>,
     /// How due times are spaced in open loop.
     pub arrivals: Arrivals,
+    /// The table that keys are of; Ferrite's only.
+    pub table: String,
     /// How many replicas must answer.
     pub level: Level,
     /// Deadline of each operation.
@@ -111,6 +113,7 @@ impl Options {
             warmup: Duration::ZERO,
             rate: None,
             arrivals: Arrivals::Even,
+            table: Table::DEFAULT_NAME.to_owned(),
             level: Level::Quorum,
             timeout: Duration::from_secs(2),
             seed: 1,

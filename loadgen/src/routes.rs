@@ -8,7 +8,7 @@ use std::{
 
 use ferrite_wire::{
     ClusterId, Epoch, FrameFlags, FrameHeader, FrameKind, HashSeed, HelloReply, Key, Order, Parsed, Reply,
-    Request, RequestId, Topology, VnodeId, finish_frame, limits, parse_frame, start_frame,
+    Request, RequestId, TableId, Topology, VnodeId, finish_frame, limits, parse_frame, start_frame,
 };
 
 use crate::{ferrite::encode_hello, target::resolve};
@@ -22,6 +22,8 @@ pub(crate) struct Routes {
     pub cluster: ClusterId,
     /// The topology's epoch; 0 when it was not asked.
     pub epoch: Epoch,
+    /// The table that keys are of.
+    pub table: TableId,
     /// Replicas of a key; 1 when it was not asked.
     pub replicas: usize,
     seed: HashSeed,
@@ -37,6 +39,7 @@ impl Routes {
             endpoints: vec![address],
             cluster: ClusterId([0; 16]),
             epoch: Epoch(0),
+            table: TableId::DEFAULT,
             replicas: 1,
             seed: HashSeed(0),
             vnodes: 1,
@@ -44,8 +47,10 @@ impl Routes {
         }
     }
 
-    /// Reads a topology.
-    pub(crate) fn new(topology: &Topology) -> Result<Routes, String> {
+    /// Reads a topology, for keys of a table.
+    pub(crate) fn new(topology: &Topology, table: &str) -> Result<Routes, String> {
+        let table = topology.tables.named(table).ok_or_else(|| format!("there is no table \"{table}\""))?;
+        let replication = usize::from(table.replication);
         let mut endpoints = Vec::new();
         let mut first_of_node = Vec::new();
         for node in &topology.nodes {
@@ -59,10 +64,10 @@ impl Routes {
             }
         }
         u16::try_from(endpoints.len()).map_err(|_| format!("{} endpoints are too many", endpoints.len()))?;
-        let replicas = topology.replicas.iter().map(Vec::len).max().unwrap_or(0);
+        let replicas = topology.replicas.iter().map(Vec::len).max().unwrap_or(0).min(replication);
         let mut owners = Vec::with_capacity(topology.replicas.len() * replicas);
         for (vnode, list) in topology.replicas.iter().enumerate() {
-            let mut endpoint_of = list.iter().map(|id| {
+            let mut endpoint_of = list.iter().take(replication).map(|id| {
                 let at = topology.nodes.binary_search_by_key(id, |node| node.id);
                 let at = at.expect("a decoded topology's replicas are members");
                 let core = topology.nodes[at].core_of_vnode.get(vnode).map_or(0, |core| usize::from(core.0));
@@ -76,6 +81,7 @@ impl Routes {
             endpoints,
             cluster: topology.cluster,
             epoch: topology.epoch,
+            table: table.id,
             replicas,
             seed: topology.hash_seed,
             vnodes: topology.vnodes(),
@@ -85,7 +91,7 @@ impl Routes {
 
     /// Asks a member for the topology, and every member that it has not heard from for that member's own endpoints. One
     /// that does not answer keeps its contact address.
-    pub(crate) fn learn(address: SocketAddr, timeout: Duration) -> Result<Routes, String> {
+    pub(crate) fn learn(address: SocketAddr, table: &str, timeout: Duration) -> Result<Routes, String> {
         let mut topology = ask(address, timeout)?;
         for node in &mut topology.nodes {
             if !node.core_of_vnode.is_empty() {
@@ -99,7 +105,7 @@ impl Routes {
         if topology.nodes.iter().any(|node| node.core_of_vnode.len() > topology.replicas.len()) {
             return Err(format!("{address}: members disagree about the number of vnodes"));
         }
-        Routes::new(&topology).map_err(|error| format!("{address}: {error}"))
+        Routes::new(&topology, table).map_err(|error| format!("{address}: {error}"))
     }
 
     /// The endpoints of a key's replicas, the preferred one first; some may repeat.
@@ -172,7 +178,7 @@ fn parse(bytes: &[u8]) -> Option<(FrameKind, &[u8])> {
 
 #[cfg(test)]
 mod tests {
-    use ferrite_wire::{CoreId, NodeEntry, NodeId, Tables};
+    use ferrite_wire::{CoreId, NodeEntry, NodeId, Table, Tables};
 
     use super::*;
 
@@ -207,7 +213,7 @@ mod tests {
 
     #[test]
     fn keys_go_to_the_owning_cores_of_their_replicas() {
-        let routes = Routes::new(&topology()).expect("a whole topology");
+        let routes = Routes::new(&topology(), "default").expect("a whole topology");
         let ports: Vec<u16> = routes.endpoints.iter().map(SocketAddr::port).collect();
         assert_eq!(ports, [101, 102, 2, 701, 702]);
         let expected: [[u16; 2]; 4] = [[101, 2], [2, 702], [701, 101], [102, 701]];
@@ -226,6 +232,19 @@ mod tests {
     fn a_vnode_without_replicas_is_refused() {
         let mut topology = topology();
         topology.replicas[2].clear();
-        assert!(Routes::new(&topology).is_err());
+        assert!(Routes::new(&topology, "default").is_err());
+    }
+
+    #[test]
+    fn a_table_with_fewer_replicas_has_the_first_of_them() {
+        let single = Table { id: TableId::of("single"), name: "single".to_owned(), ..Table::default_of(1) };
+        let tables = Tables::new(vec![Table::default_of(2), single]).expect("a sound list");
+        let topology = Topology { tables, ..topology() };
+        let routes = Routes::new(&topology, "single").expect("a whole topology");
+        assert_eq!((routes.replicas, routes.table), (1, TableId::of("single")));
+        let ports: Vec<u16> = routes.endpoints.iter().map(SocketAddr::port).collect();
+        let owners: Vec<u16> = routes.owners.iter().map(|at| ports[usize::from(*at)]).collect();
+        assert_eq!(owners, [101, 2, 701, 102]);
+        assert_eq!(Routes::new(&topology, "double").unwrap_err(), "there is no table \"double\"");
     }
 }

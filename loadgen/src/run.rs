@@ -52,8 +52,9 @@ pub fn run(options: &Options) -> Result<Summary, String> {
     let deadline_us = u32::try_from(options.timeout.as_micros()).unwrap_or(u32::MAX);
     match options.target.scheme {
         Scheme::Ferrite => {
-            let routes = Routes::learn(address, options.timeout)?;
+            let routes = Routes::learn(address, &options.table, options.timeout)?;
             let protocol = Ferrite::new(options.level, routes.epoch, deadline_us, routes.cluster);
+            let protocol = protocol.of_table(routes.table);
             Crew::start(options, protocol, routes)?.run()
         }
         Scheme::Null => {

@@ -19,11 +19,12 @@ use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use ferrite_client::{BlockingClient, Level, Record, WriteOptions, WriteOutcome};
+use ferrite_client::{BlockingClient, Level, Record, Table, TableId, WriteOptions, WriteOutcome};
 use ferrite_node::config::Interval;
 
 use crate::connection::{ClusterArgs, LevelArgs};
 use crate::outcome::Failure;
+use crate::tables::TableArgs;
 use fields::{Field, Pair};
 use lines::Place;
 use progress::Progress;
@@ -70,9 +71,11 @@ pub(crate) struct Args {
     /// Records under way at any time
     #[arg(long, default_value_t = WINDOW_DEFAULT, value_name = "RECORDS", value_parser = clap::value_parser!(u16).range(1..=16384))]
     window: u16,
-    /// Let the records expire after this time, like 3h
+    /// Let the records expire after this time, like 3h, instead of the table's own
     #[arg(long, value_name = "TIME")]
     ttl: Option<Interval>,
+    #[command(flatten)]
+    table: TableArgs,
     #[command(flatten)]
     level: LevelArgs,
     #[command(flatten)]
@@ -111,8 +114,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let options =
         WriteOptions { level: Some(args.level.level), timeout: None, ttl: args.ttl.map(|ttl| ttl.0) };
     let name = args.file.display().to_string();
-    let mut import =
-        Import { name: &name, on_error: args.on_error, window: usize::from(args.window), options };
+    let table = args.table.find(&mut client)?;
+    let (on_error, window) = (args.on_error, usize::from(args.window));
+    let mut import = Import { name: &name, table, on_error, window, options };
     let failures = if args.file == Path::new("-") {
         if args.resume.is_some() {
             return Err(Failure::usage("--resume needs a file: stdin cannot be read again"));
@@ -149,7 +153,11 @@ fn from_file(
     let open_file = || {
         File::open(&args.file).map_err(|error| Failure::usage(format!("{}: {error}", args.file.display())))
     };
-    let fingerprint = layout.to_string();
+    // Of two tables, one must not go on where the other stopped. The default table's states are as they always were.
+    let fingerprint = match args.table.name() {
+        Table::DEFAULT_NAME => layout.to_string(),
+        table => format!("{layout} table={table}"),
+    };
     let mut records = open(open_file()?, layout, import.name)?;
     let Some(state) = &args.resume else {
         return import.run(client, records, Watermark::new(Place::default()), |_| Ok(()));
@@ -213,6 +221,8 @@ fn layout(args: &Args) -> Result<Layout, Failure> {
 struct Import<'a> {
     /// What is imported, for messages.
     name: &'a str,
+    /// Where to.
+    table: TableId,
     on_error: OnError,
     window: usize,
     options: WriteOptions,
@@ -288,7 +298,7 @@ impl<F: FnMut(&Watermark) -> Result<(), Failure>> Shared<'_, F> {
                     self.line_of.insert(self.taken, record.line);
                     self.taken += 1;
                     self.progress.bytes += (key.len() + value.len()) as u64;
-                    return Some(Record::plain(key, value));
+                    return Some(Record { table: self.import.table, ..Record::plain(key, value) });
                 }
                 Err(bad) => {
                     self.progress.bad_lines += 1;
@@ -352,6 +362,7 @@ pub(crate) fn import_delimited(
     let (key, value) = (Field::Column(1), Field::Rest);
     let layout = Layout { format: Format::Delimited, delimiter, header: false, key, value };
     let options = WriteOptions { level: Some(level), ..WriteOptions::default() };
-    let import = Import { name, on_error: OnError::Stop, window: WINDOW_DEFAULT.into(), options };
+    let (table, on_error) = (TableId::DEFAULT, OnError::Stop);
+    let import = Import { name, table, on_error, window: WINDOW_DEFAULT.into(), options };
     import.run(client, open(text, layout, name)?, Watermark::new(Place::default()), |_| Ok(()))
 }

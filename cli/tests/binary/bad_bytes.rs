@@ -94,9 +94,14 @@ fn bad_bytes_close_their_own_connection_only() {
     let mut future = Vec::new();
     Hello { min: 900, max: 901, features: Features(0), cluster: any, role: Role::Client }.encode(&mut future);
     let mut list = Vec::new();
-    Tables::only_default(1).encode(&mut list);
+    cluster.config().tables.encode(&mut list);
     let tables = TableList::new(&list).expect("it was encoded");
     let stranger = Role::Peer { node: NodeId(77), core: CoreId(0), incarnation: 1, tables };
+    let otherwise = Tables::only_default(2);
+    let mut other_list = Vec::new();
+    otherwise.encode(&mut other_list);
+    let other_tables = TableList::new(&other_list).expect("it was encoded");
+    let misled = Role::Peer { node: NodeId(1), core: CoreId(0), incarnation: 1, tables: other_tables };
     let after_hello = |bytes: Vec<u8>| [hello(ours, Role::Client), bytes].concat();
     let mut long = frame(FrameKind::Get, b"");
     long[4..8].copy_from_slice(&(limits::BODY_BYTES_MAX as u32 + 1).to_le_bytes());
@@ -111,6 +116,7 @@ fn bad_bytes_close_their_own_connection_only() {
         ("a future version", frame(FrameKind::Hello, &future), Some(ErrorCode::Version)),
         ("another cluster", hello(ClusterId([9; 16]), Role::Client), Some(ErrorCode::ForeignCluster)),
         ("a node that is no member", hello(ours, stranger), Some(ErrorCode::ForeignCluster)),
+        ("a member with other tables", hello(ours, misled), Some(ErrorCode::TablesDiffer)),
         ("a second hello", after_hello(hello(ours, Role::Client)), None),
         ("a body that is cut", after_hello(frame(FrameKind::Get, b"\x01\x02")), Some(ErrorCode::Malformed)),
         ("a body over the limit", after_hello(long), None),

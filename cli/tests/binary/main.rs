@@ -8,6 +8,7 @@ mod debug;
 mod demo;
 mod imports;
 mod kills;
+mod tables;
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -36,10 +37,15 @@ fn outcome(output: &Output) -> (i32, String) {
     (output.status.code().expect("it exits by itself"), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
+/// A cluster of so many nodes, none of which runs.
+fn configured(directory: &Path, nodes: usize) -> LocalCluster {
+    let shape = Shape { name: "test".into(), nodes, cores: 1, memory: ByteSize::mib(64), first_port: None };
+    LocalCluster::create(program(), directory, &shape).expect("a configuration")
+}
+
 /// A cluster of so many nodes, running.
 fn cluster(directory: &Path, nodes: usize) -> LocalCluster {
-    let shape = Shape { name: "test".into(), nodes, cores: 1, memory: ByteSize::mib(64), first_port: None };
-    let mut cluster = LocalCluster::create(program(), directory, &shape).expect("a configuration");
+    let mut cluster = configured(directory, nodes);
     cluster.start_all().expect("all nodes start");
     cluster
 }

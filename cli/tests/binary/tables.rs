@@ -1,0 +1,139 @@
+//! Tables: declared, used by name, and refused between nodes that declare others.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use ferrite_cli::local::LocalCluster;
+use ferrite_client::{BlockingClient, ReadOptions};
+
+use crate::{configured, directory, ferrite, outcome};
+
+/// Bound on what must happen at all, so that a test that waits in vain fails instead of hanging.
+const WITHIN: Duration = Duration::from_secs(60);
+
+const CARTS: &str = "[[table]]\nname = \"carts\"\nreplication = 1\nttl = \"1h\"\n";
+const WISHES: &str = "[[table]]\nname = \"wishes\"\nmode = \"siblings\"\n";
+
+/// Adds tables to the configuration that was made.
+fn declare(file: &Path, made: &str, tables: &str) {
+    std::fs::write(file, format!("{made}\n{tables}")).unwrap();
+}
+
+#[test]
+fn keys_are_of_the_table_that_is_named() {
+    let home = directory();
+    let mut cluster = configured(home.path(), 3);
+    let made = std::fs::read_to_string(cluster.config_file()).unwrap();
+    declare(cluster.config_file(), &made, &[WISHES, CARTS].concat());
+    cluster.start_all().expect("all nodes start");
+    let run = |arguments: &[&str]| ferrite(home.path(), arguments);
+    let got = |arguments: &[&str]| {
+        let output = run(arguments);
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let value = |text: &str| (Some(0), text.to_owned());
+    let nothing = (Some(1), String::new());
+
+    assert!(run(&["put", "7", "apples", "--table", "carts"]).status.success());
+    assert!(run(&["put", "7", "default's"]).status.success());
+    assert_eq!(got(&["get", "7", "--table", "carts"]), value("apples"));
+    assert_eq!(got(&["get", "7", "--table", "default"]), value("default's"));
+    assert!(run(&["del", "7", "--table", "carts"]).status.success());
+    assert_eq!(got(&["get", "7", "--table", "carts"]), nothing);
+    assert_eq!(got(&["get", "7"]), value("default's"));
+
+    // One replica is all of a table with one, and a second is not to be had.
+    assert!(run(&["put", "8", "pears", "--table", "carts", "--level", "all"]).status.success());
+    let (code, said) = outcome(&run(&["put", "8", "pears", "--table", "carts", "--level", "two"]));
+    assert_eq!((code, said.contains("unavailable")), (1, true), "{said}");
+
+    std::fs::write(home.path().join("carts.tsv"), "9\tplums\n10\tfigs\n").unwrap();
+    let import = ["import", "carts.tsv", "--format", "tsv", "--resume", "state"];
+    assert!(run(&[&import[..], &["--table", "carts"]].concat()).status.success());
+    assert_eq!(got(&["get", "10", "--table", "carts"]), value("figs"));
+    assert_eq!(got(&["get", "10"]), nothing);
+    let (code, said) = outcome(&run(&import));
+    assert_eq!((code, said.contains("an import with other options")), (2, true), "{said}");
+
+    let (code, listed) = got(&["tables"]);
+    let words: Vec<Vec<&str>> = listed.lines().map(|line| line.split_whitespace().collect()).collect();
+    let number = |name: &str| ferrite_wire::TableId::of(name).0.to_string();
+    assert_eq!(code, Some(0));
+    assert_eq!(words[0], ["TABLE", "ID", "MODE", "REPLICATION", "TTL"]);
+    assert_eq!(words[1], ["carts", &number("carts"), "lww", "1", "1h"]);
+    assert_eq!(words[2], ["default", "1", "lww", "3", "none"]);
+    assert_eq!(words[3], ["wishes", &number("wishes"), "siblings", "(at", "most", "32)", "3", "none"]);
+    assert_eq!(words.len(), 4);
+
+    let (code, said) = outcome(&run(&["get", "7", "--table", "cart"]));
+    assert_eq!((code, said.contains("there is no table \"cart\"")), (2, true), "{said}");
+    for arguments in [&["get", "7", "--table", "wishes"][..], &["put", "7", "v", "--table", "wishes"]] {
+        let (code, said) = outcome(&run(arguments));
+        let part = "mode = \"siblings\" can be declared, and not yet read or written";
+        assert_eq!((code, said.contains(part)), (1, true), "{said}");
+    }
+}
+
+/// What a node says of its link to the other one.
+fn link_of(client: &mut BlockingClient, address: &str) -> String {
+    let status = client.status_at(address, ReadOptions::default()).expect("the node answers");
+    status.lines().find(|line| line.starts_with("peer.")).expect("there is another node").to_owned()
+}
+
+/// Asks a node again and again until its link to the other one is as it should be.
+fn until_link(cluster: &LocalCluster, index: usize, is_so: impl Fn(&str) -> bool) -> String {
+    let address = cluster.node(index).address.to_string();
+    let mut client = BlockingClient::builder().seeds([&address]).start_blocking();
+    let deadline = Instant::now() + WITHIN;
+    loop {
+        let line = link_of(&mut client, &address);
+        if is_so(&line) {
+            return line;
+        }
+        assert!(Instant::now() < deadline, "in vain: {line}");
+    }
+}
+
+#[test]
+fn a_node_that_declares_other_tables_is_refused_by_name_until_it_declares_the_same() {
+    let home = directory();
+    let mut cluster = configured(home.path(), 2);
+    let file = cluster.config_file().to_owned();
+    let made = std::fs::read_to_string(&file).unwrap();
+    declare(&file, &made, CARTS);
+    cluster.start(0).expect("the first node starts");
+    declare(&file, &made, &CARTS.replace("1h", "2h"));
+    cluster.start(1).expect("the second node starts");
+
+    // Each refuses the other, in words that read the same up to who speaks.
+    for (index, words) in [
+        (0, "refused: tables differ: table carts: ttl 2h on n2, 1h on n1"),
+        (1, "refused: tables differ: table carts: ttl 1h on n1, 2h on n2"),
+    ] {
+        let line = until_link(&cluster, index, |line| line.contains("refused"));
+        assert!(line.contains(" down ") && line.ends_with(words), "{line}");
+    }
+    for (index, refused, was_refused) in [
+        (0, "table carts: ttl 1h on n1, 2h on n2", "table carts: ttl 2h on n2, 1h on n1"),
+        (1, "table carts: ttl 2h on n2, 1h on n1", "table carts: ttl 1h on n1, 2h on n2"),
+    ] {
+        let log = std::fs::read_to_string(cluster.log_file(index)).unwrap();
+        for (what, words) in
+            [("a peer with other tables is refused", refused), ("a peer refused this node", was_refused)]
+        {
+            let told: Vec<&str> = log.lines().filter(|line| line.contains(what)).collect();
+            assert!(told.len() == 1 && told[0].contains(words), "{what}: {told:?}");
+        }
+    }
+    let (code, said) = outcome(&ferrite(home.path(), &["put", "key", "value"]));
+    assert_eq!((code, said.contains("unavailable")), (1, true), "both are alone: {said}");
+
+    assert!(cluster.stop(1).expect("it stops").success());
+    declare(&file, &made, CARTS);
+    cluster.start(1).expect("the second node starts");
+    for index in 0..2 {
+        let line = until_link(&cluster, index, |line| line.contains(" up "));
+        assert!(!line.contains("refused"), "{line}");
+    }
+    assert_eq!(outcome(&ferrite(home.path(), &["put", "key", "value"])).0, 0);
+}
