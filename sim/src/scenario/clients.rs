@@ -19,6 +19,8 @@ const DEADLINE_US: u32 = 1_000_000;
 const PATIENCE_NS: u64 = 1_500 * MS;
 /// Most keys of a multi-get; some may come twice.
 const MULTI_GET_KEYS: u64 = 6;
+/// Replicas that every write waits for, or all of them where there are fewer.
+const WRITTEN_MIN: usize = 2;
 /// A client with nothing in flight closes its connection once in so many turns.
 const LEAVES_ONE_IN: u64 = 200;
 
@@ -169,7 +171,7 @@ impl Scenario {
         let node = self.clients.borrow()[client].node;
         let id = self.history.borrow_mut().begin(key, is_delete, node, world.now_ns());
         let name = key.to_be_bytes();
-        let key_name = Key::plain(&name);
+        let key_name = self.key(key, &name);
         let epoch = self.topology.epoch;
         let value = value_of(id, self.draw(self.plan.value_bytes_max) as usize);
         let level = match self.draw(8) {
@@ -186,10 +188,13 @@ impl Scenario {
     }
 
     fn read(&self, world: &Rc<World>, client: usize, key: u64, level: Level, is_final: bool) {
-        // One replica promises nothing but that what it shows was written.
-        let floor = if level == Level::One { None } else { self.history.borrow().floor(key) };
+        // Where reads and writes need not meet, a read promises nothing but that what it shows was written.
+        let replicas = self.replicas_of(key);
+        let meets = level.needed(replicas) + WRITTEN_MIN.min(replicas) > replicas;
+        let floor = if meets { self.history.borrow().floor(key) } else { None };
         let name = key.to_be_bytes();
-        let request = Request::Get { epoch: self.topology.epoch, level, options: 0, key: Key::plain(&name) };
+        let request =
+            Request::Get { epoch: self.topology.epoch, level, options: 0, key: self.key(key, &name) };
         self.send(world, client, &request, Pending::Read { key, level, floor, is_final });
     }
 
@@ -197,7 +202,7 @@ impl Scenario {
         let count = self.plan.keys.min(MULTI_GET_KEYS);
         let keys: Vec<u64> = (0..count).map(|more| (first + more * more) % self.plan.keys).collect();
         let names: Vec<[u8; 8]> = keys.iter().map(|key| key.to_be_bytes()).collect();
-        let asked: Vec<Key<'_>> = names.iter().map(|name| Key::plain(name)).collect();
+        let asked: Vec<Key<'_>> = keys.iter().zip(&names).map(|(key, name)| self.key(*key, name)).collect();
         let epoch = self.topology.epoch;
         let floors = keys.iter().map(|key| (*key, self.history.borrow().floor(*key))).collect();
         let encode = |out: &mut Vec<u8>| Request::encode_multi_get(epoch, Level::Quorum, &asked, out);

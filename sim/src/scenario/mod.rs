@@ -7,6 +7,9 @@
 //! | settling | everything is healed and restarted, then every key is read at ALL and at QUORUM | that all reads are answered, and see what was acknowledged |
 //! | degraded | one node is cut off its power for good, then every key is read at QUORUM | the same: two of three replicas suffice |
 //!
+//! In some runs every other key is of a second table with one or two replicas. Of those a node takes with it what is nowhere else: in
+//! the degraded phase they are read at ONE where one of their replicas is left.
+//!
 //! A run ends early at the first broken promise. What may fail within the promise: any number of power cuts, kills, pauses,
 //! partitions, clock jumps and full disks; reads that fail or come back damaged; syncs that fail. A disk never forgets what it said
 //! was synced, and there is no sloppy quorum, so acknowledged writes at two of three replicas survive all of it.
@@ -26,7 +29,7 @@ use ferrite_cluster::{Member, initial_topology};
 use ferrite_lsm::Strategy;
 use ferrite_lsm::mem_disk::CrashMode;
 use ferrite_node::{Placement, ShardSettings};
-use ferrite_wire::{ClusterId, CoreId, HashSeed, Level, NodeId, Tables, Topology};
+use ferrite_wire::{ClusterId, CoreId, HashSeed, Key, Level, NodeId, Table, TableId, Tables, Topology};
 
 use self::clients::Client;
 use self::plan::{FaultKind, Plan};
@@ -47,6 +50,8 @@ const CORES: u16 = 2;
 const STORES: u16 = 4;
 /// Slices of the ring.
 const VNODES: u32 = 16;
+/// The table with fewer replicas, in runs that have one.
+const NARROW: &str = "narrow";
 /// Time for nodes to start and to find each other.
 const FORMING_NS: u64 = 2 * SECOND;
 /// Time for clients to end what they were at, and for links to come up again.
@@ -153,14 +158,15 @@ impl Scenario {
         };
         let members: Vec<Member> = (0..NODES).map(member).collect();
         let seed = HashSeed(random.bits());
+        let narrow = plan.narrow.map(|replication| Table {
+            id: TableId::of(NARROW),
+            name: NARROW.to_owned(),
+            ..Table::default_of(replication)
+        });
+        let list = [Table::default_of(NODES as u8)].into_iter().chain(narrow).collect();
+        let tables = Tables::new(list).expect("the tables of a run are sound");
         Scenario {
-            topology: initial_topology(
-                ClusterId([9; 16]),
-                seed,
-                VNODES,
-                &members,
-                Tables::only_default(NODES as u8),
-            ),
+            topology: initial_topology(ClusterId([9; 16]), seed, VNODES, &members, tables),
             clients: RefCell::new((0..plan.clients).map(|_| Client::default()).collect()),
             plan,
             random: RefCell::new(random),
@@ -212,21 +218,50 @@ impl Scenario {
             }
         }
         self.run_until(world, world.now_ns() + HEALING_NS, || false);
-        self.read_all(world, &[Level::All, Level::Quorum], "a healed cluster");
+        self.read_all(world, |_| vec![Level::All, Level::Quorum], "a healed cluster");
     }
 
     /// Cuts one node off its power for good, and reads every key from the others.
     fn degrade(&self, world: &Rc<World>) {
         self.phase.set(Phase::Degraded);
-        world.stop(self.draw(NODES as u64) as usize, Death::PowerCut(CrashMode::None));
+        let gone = self.draw(NODES as u64) as usize;
+        world.stop(gone, Death::PowerCut(CrashMode::None));
         self.run_until(world, world.now_ns() + HEALING_NS, || false);
-        self.read_all(world, &[Level::Quorum], "a cluster with one node down");
+        let levels = |key| self.levels_without(NodeId(gone as u16 + 1), key);
+        self.read_all(world, levels, "a cluster with one node down");
     }
 
-    fn read_all(&self, world: &Rc<World>, levels: &[Level], of_what: &str) {
+    /// The levels at which a key can be read while a node is down.
+    fn levels_without(&self, gone: NodeId, key: u64) -> Vec<Level> {
+        let name = key.to_be_bytes();
+        let vnode = self.key(key, &name).token(self.topology.hash_seed).vnode(VNODES);
+        let replicas = &self.topology.preference_list(vnode)[..self.replicas_of(key)];
+        match replicas.iter().filter(|node| **node != gone).count() {
+            0 => Vec::new(),
+            left if left >= Level::Quorum.needed(replicas.len()) => vec![Level::Quorum],
+            _ => vec![Level::One],
+        }
+    }
+
+    /// A key by its number, under this name.
+    fn key<'k>(&self, key: u64, name: &'k [u8]) -> Key<'k> {
+        Key { table: self.table_of(key).id, partition: name, sort: b"" }
+    }
+
+    fn table_of(&self, key: u64) -> &Table {
+        let narrow = self.topology.tables.named(NARROW).filter(|_| key % 2 == 1);
+        narrow.unwrap_or(&self.topology.tables.as_slice()[0])
+    }
+
+    /// How many replicas a key has.
+    fn replicas_of(&self, key: u64) -> usize {
+        usize::from(self.table_of(key).replication)
+    }
+
+    fn read_all(&self, world: &Rc<World>, levels: impl Fn(u64) -> Vec<Level>, of_what: &str) {
         let keys = self.history.borrow().keys();
         let wanted: VecDeque<(u64, Level)> =
-            keys.iter().flat_map(|key| levels.iter().map(|level| (*key, *level))).collect();
+            keys.iter().flat_map(|key| levels(*key).into_iter().map(|level| (*key, level))).collect();
         self.outstanding.set(wanted.len());
         *self.left.borrow_mut() = wanted;
         self.run_until(world, world.now_ns() + SETTLE_NS, || self.outstanding.get() == 0);

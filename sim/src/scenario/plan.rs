@@ -61,6 +61,8 @@ pub(super) struct Plan {
     pub(super) deletes_one_in: u64,
     /// Longest value.
     pub(super) value_bytes_max: u64,
+    /// Replicas of a second table, fewer than the default table's, which every other key is of; `None` = there is none.
+    pub(super) narrow: Option<u8>,
     /// Memtable budget of a core, small enough to be flushed many times, and not below what the memtables of its stores take at
     /// least: then any frozen one would be over the bound, and writes be refused until it is flushed. Together with reads that
     /// fail, each of which makes a flush pause before it is tried again, a node would refuse most of what it is asked.
@@ -106,6 +108,7 @@ impl Plan {
             value_bytes_max: one_of(random, &[64, 1024, 4096]),
             memtable_bytes: one_of(random, &[96 * 1024, 192 * 1024, 512 * 1024]) as usize,
             segment_bytes: one_of(random, &[72 * 1024, 128 * 1024]),
+            narrow: random.one_in(3).then(|| one_of(random, &[1, 2, 2]) as u8),
             disk,
             kinds,
         }

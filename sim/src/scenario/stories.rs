@@ -20,6 +20,7 @@ fn calm(seed: u64) -> (Scenario, Rc<World>) {
         memtable_bytes: 96 * 1024,
         disk: DiskFaults::default(),
         kinds: Vec::new(),
+        narrow: None,
         ..Plan::draw(&mut random)
     };
     let world = World::new(random.bits(), addresses());
