@@ -56,8 +56,8 @@ pub enum Bug {
     MergeForgetsHole,
     /// Leaves the newest records of a vnode, which are in memory only, behind when it moves.
     MoveForgetsMemtable,
-    /// A move takes the number up to which records of the log are dead back to what has been applied.
-    MoveForgetsDrop,
+    /// A vnode may come back while records that went with its drop are only staged.
+    BackBeforeItsNumbers,
     /// Lets the store where a vnode goes freeze what it has in memory before the vnode's records are there.
     MoveLetsTargetFreeze,
     /// Marks what is written after an ingest as newer than everything, though what was ingested may be newer.

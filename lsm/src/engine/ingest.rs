@@ -234,16 +234,20 @@ impl<D: Disk, P: Pace> Core<D, P> {
         sorted.iter().find(fits).map_or(0, |level| *level as u8)
     }
 
-    /// Whether a vnode that lives nowhere cannot live in a store yet: after a full disk log numbers are given out again, and those
-    /// for which a drop of it holds pass first; and what is left of it in the store's frozen memtables is flushed first.
+    /// Whether a vnode that lives nowhere cannot live in a store yet: the log numbers for which a drop of it holds come back first, since
+    /// those that are only staged are given out again after a full disk; and what is left of it in the store's frozen memtables is
+    /// flushed first.
     pub(super) fn is_taken(&self, vnode: u16, store: u16) -> bool {
         let range = Extent::vnode(vnode).range();
         let prefix = range.low().prefix;
         let stores = self.stores.borrow();
+        let seq = match planted::active(Bug::BackBeforeItsNumbers) {
+            true => self.log.next_seq().0,
+            false => stores.applied + 1,
+        };
         let store = &stores.stores[stores.index_of_store(store)];
         let mut shown =
             store.frozen.iter().filter(|frozen| store.levels.shows_frozen(frozen.through, prefix));
-        shown.any(|frozen| frozen.memtable.holds(&range))
-            || self.manifest.catalog().is_dropped(prefix, self.log.next_seq().0)
+        shown.any(|frozen| frozen.memtable.holds(&range)) || self.manifest.catalog().is_dropped(prefix, seq)
     }
 }

@@ -40,8 +40,9 @@ pub struct Recovery {
 pub enum AssignError {
     /// The disk failed.
     Disk(DiskError),
-    /// The vnode was dropped, and what is left of it would come back with it: in memory, until the jobs that are due are done, or
-    /// under sequence numbers that are given out again after a full disk, until as many records were committed.
+    /// The vnode was dropped, and what is left of it would come back with it, or take what is written next along: in memory, until the
+    /// jobs that are due are done, or under the sequence numbers that were staged when it was dropped, until they are committed. A full
+    /// disk gives these out again: then it takes as many records more.
     Taken {
         /// The vnode.
         vnode: u16,

@@ -17,7 +17,9 @@
 //!
 //! A whole vnode is taken from its store with it. Records of it that were staged and not applied yet have numbers up to the drop's, and
 //! are left out when their group comes back; none is staged while the drop goes on. Those whose group comes back before the change is
-//! durable are applied, for it may fail; then they are frozen, and the vnode cannot come back to this store until they are flushed.
+//! durable are applied, for it may fail; then they are frozen, and the vnode cannot come back to this store until they are flushed. Nor
+//! can it come back anywhere until all those numbers have: a full disk gives numbers that are only staged out again, and the drop
+//! holds for whatever has them then.
 //!
 //! A drop that failed may be on the disk all the same (a full disk can say so after it has written). Until a later change of the
 //! manifest, which begins a new file, has settled that it is not, the vnode is as it was, but takes no writes: a start would find
@@ -119,9 +121,9 @@ impl<D: Disk, P: Pace> Core<D, P> {
         let lost = removed.iter().filter(|table| entry.areas_of(table.number).next().is_some());
         let mut edits: Vec<Edit> = lost.map(|&table| Edit::Release { table }).collect();
         edits.extend(removed.iter().map(|&table| Edit::Remove { table }));
-        // One that was dropped before with records on their way, and moves before they have arrived: they stay dead in the log.
+        // One that was dropped before with records on their way is not back before they are, so they stay dead in the log.
         let before = entry.drops.get(&extent).map_or(0, |dropped| dropped.seq);
-        let seq = if planted::active(Bug::MoveForgetsDrop) { seq } else { seq.max(before) };
+        assert!(seq >= before, "{extent:?} was back before what was dropped of it");
         edits.push(Edit::Drop { store, extent, seq, tables: named });
         if extent.table.is_none() {
             edits.push(Edit::Unassign { vnode: extent.vnode });

@@ -239,9 +239,10 @@ fn a_dropped_vnode_takes_no_writes_and_a_staged_one_goes_with_it() {
     let last = engine.stage(key(1).as_key(), record(5, b"12345678"), 0).expect("taken");
     block_on(engine.drop_extent(Extent::vnode(0))).expect("no faults");
     assert_eq!(engine.stage(key(0).as_key(), record(6, b"v"), 0), Err(Refusal::UnknownVnode));
-    // Its group is committed all the same, and the vnode is back already.
-    block_on(engine.assign(&[(0, 5)])).expect("no faults");
+    // Its group is committed all the same; before that the vnode cannot be back.
+    assert_eq!(block_on(engine.assign(&[(0, 5)])), Err(AssignError::Taken { vnode: 0 }));
     assert_eq!(block_on(engine.commit()), Ok(last));
+    block_on(engine.assign(&[(0, 5)])).expect("no faults");
     engine.stage(key(1).as_key(), record(7, b"12345678"), 0).expect("taken");
     block_on(engine.commit()).expect("no faults");
     let order = |engine: &TestEngine, n| {
@@ -281,6 +282,43 @@ fn a_vnode_that_cannot_come_back_yet_is_taken_which_is_no_full_disk() {
     }
     assert_eq!(block_on(engine.assign(&[(0, 5)])), Ok(()), "what was told to be done was done");
     assert!(matches!(engine.get(key(0).as_key(), |record| record.is_none()), Ok(true)));
+}
+
+/// A vnode was back before what had been staged when it was dropped was committed. Where a full disk gave those numbers out again, the
+/// vnode's next records had them: they were acknowledged, left out of memory as if they had been dropped, and dead in the log.
+#[test]
+fn a_vnode_is_not_back_before_the_numbers_of_its_drop_have_passed() {
+    let disk = MemDisk::new();
+    let engine = open(&disk, small_options(1));
+    block_on(engine.assign(&[(0, 3), (1, 5)])).expect("no faults");
+    let record = |order| Record { order, actor: 1, flags: RecordFlags(0), expiry_ms: 0, value: b"12345678" };
+    let write = |n, order| {
+        engine.stage(key(n).as_key(), record(order), 0).expect("there is room");
+        block_on(engine.commit()).expect("there is room");
+    };
+    engine.stage(key(0).as_key(), record(5), 0).expect("taken");
+    engine.stage(key(1).as_key(), record(5), 0).expect("taken");
+    block_on(engine.drop_extent(Extent::vnode(0))).expect("no faults");
+    let mut assigned = block_on(engine.assign(&[(0, 5)]));
+    disk.fail_at(0, Fault::NoSpace);
+    assert_eq!(block_on(engine.commit()), Err(CommitError::DiskFull));
+    block_on(run_jobs(&engine)).expect("the fault is over");
+    let mut order = 5;
+    while assigned == Err(AssignError::Taken { vnode: 0 }) {
+        order += 1;
+        write(1, order);
+        assigned = block_on(engine.assign(&[(0, 5)]));
+    }
+    write(0, 9);
+    let orders = |engine: &TestEngine| {
+        [0, 1].map(|n| {
+            let found = block_on(engine.read(key(n).as_key())).expect("no faults");
+            found.map(|found| found.record().order)
+        })
+    };
+    assert_eq!((assigned, orders(&engine)), (Ok(()), [Some(9), Some(7)]));
+    let left = open(&disk.kill(&mut || 0), small_options(2));
+    assert_eq!(orders(&left), [Some(9), Some(7)]);
 }
 
 /// A full disk may say so and yet keep what was written, or some of it. Where it kept a drop, the vnode was gone from the disk and lived
@@ -538,5 +576,13 @@ mod planted {
     #[test]
     fn a_drop_that_forgets_the_log_is_caught() {
         caught(Bug::DropForgetsLog, 0..12, |seed| histories(seed..seed + 1, small_options).map(drop));
+    }
+
+    #[test]
+    fn a_vnode_that_is_back_before_its_numbers_is_caught() {
+        caught(Bug::BackBeforeItsNumbers, 0..1, |_| {
+            super::a_vnode_is_not_back_before_the_numbers_of_its_drop_have_passed();
+            Ok(())
+        });
     }
 }
