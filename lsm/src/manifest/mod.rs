@@ -14,6 +14,8 @@
 //! 3. A file is unlinked only after the edit that drops it is durable.
 //! 4. A change that was acknowledged is never taken back without a word: it is below a mark (see `mark`).
 //! 5. After a change that failed, the files it named stay until a new manifest is durable: the change may be found on the disk.
+//! 6. Nothing is waited for from where a change shows in memory to the end of [`Manifest::commit`]: one that nobody waited for to its end
+//!    is not there, and in doubt like one that failed.
 //!
 //! It refuses: a bad group below a mark or with a good one behind it, a file that lacks groups that were marked, an unknown version, another core's file, edits that contradict each other.
 
@@ -235,8 +237,10 @@ impl<D: Disk> Manifest<D> {
     /// Writes what was put off.
     pub(crate) async fn make_good(&self) -> Result<(), DiskError> {
         let catalog = self.catalog().clone();
-        self.rotate(catalog).await.map_err(|failed| failed.error)?;
-        self.remove_superseded().await
+        let tail = self.begin_file(&catalog).await.map_err(|failed| failed.error)?;
+        self.remove_superseded().await?;
+        self.take_over(tail, catalog);
+        Ok(())
     }
 
     /// The number of its file.
@@ -258,21 +262,30 @@ impl<D: Disk> Manifest<D> {
             assert!(applied.is_ok(), "the engine's own edit contradicts its state: {applied:?}");
         }
         let tail = self.state.borrow().tail.clone();
-        match tail {
+        let tail = match tail {
             Some(tail) if tail.at - tail.snapshot_bytes < self.edit_bytes_max => {
-                self.append(tail, edits, catalog).await
+                self.append(tail, edits).await?
             }
             Some(_) | None => {
                 cover::mark("manifest begun afresh");
-                self.rotate(catalog).await?;
+                let tail = self.begin_file(&catalog).await?;
                 // The change is made; a file that stays behind is tried again after the next rotation.
                 let _left_behind = self.remove_superseded().await;
-                Ok(())
+                tail
             }
-        }
+        };
+        self.take_over(tail, catalog);
+        Ok(())
     }
 
-    async fn append(&self, mut tail: Tail<D>, edits: &[Edit], catalog: Catalog) -> Result<(), CommitError> {
+    /// Shows in memory what is durable.
+    fn take_over(&self, tail: Tail<D>, catalog: Catalog) {
+        let state = &mut *self.state.borrow_mut();
+        state.tail = Some(tail);
+        state.catalog = catalog;
+    }
+
+    async fn append(&self, mut tail: Tail<D>, edits: &[Edit]) -> Result<Tail<D>, CommitError> {
         let number = self.state.borrow().number;
         let group = format::encode_group(self.identity(number), tail.index, edits);
         // Until the write has succeeded the tail's content is unknown.
@@ -282,11 +295,11 @@ impl<D: Disk> Manifest<D> {
         }
         tail.at += group.len() as u64;
         tail.index += 1;
-        self.mark(tail, number, catalog).await
+        self.mark(tail, number).await
     }
 
     /// Writes `catalog` as the snapshot of a new file.
-    async fn rotate(&self, catalog: Catalog) -> Result<(), CommitError> {
+    async fn begin_file(&self, catalog: &Catalog) -> Result<Tail<D>, CommitError> {
         // The number is spent even if this fails: a half-made file may keep its name.
         let number = {
             let state = &mut *self.state.borrow_mut();
@@ -308,21 +321,18 @@ impl<D: Disk> Manifest<D> {
         self.disk.sync(&file).await.map_err(doubtful)?;
         self.sync_directory().await.map_err(doubtful)?;
         let snapshot_bytes = content.len() as u64;
-        self.mark(Tail { file, at: snapshot_bytes, index: 1, snapshot_bytes }, number, catalog).await
+        self.mark(Tail { file, at: snapshot_bytes, index: 1, snapshot_bytes }, number).await
     }
 
     /// Marks the groups before the tail as synced, which they are. Where that fails, the change is in doubt as after a failed write of
     /// its own: the device may have failed that one without a word, and a full disk leaves a change that rot could take back.
-    async fn mark(&self, tail: Tail<D>, number: u64, catalog: Catalog) -> Result<(), CommitError> {
+    async fn mark(&self, tail: Tail<D>, number: u64) -> Result<Tail<D>, CommitError> {
         let mark = encode_mark(self.identity(number), tail.index);
         let at = mark_offset(tail.index);
         write_all(&self.disk, &tail.file, self.name(number), at, &mark)
             .await
             .map_err(|error| CommitError { error, in_doubt: true })?;
-        let mut state = self.state.borrow_mut();
-        state.tail = Some(tail);
-        state.catalog = catalog;
-        Ok(())
+        Ok(tail)
     }
 
     /// Removes superseded files for good, so that none can ever be taken for the current one.

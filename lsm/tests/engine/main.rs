@@ -9,6 +9,7 @@ mod checkpoint;
 mod crash;
 mod damage;
 mod disorder;
+mod doubt;
 mod faults;
 mod histories;
 mod ingest;
