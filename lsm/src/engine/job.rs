@@ -1,4 +1,8 @@
 //! Background work: what is due, in which order, and that each kind runs once at a time.
+//!
+//! A job that fails may fail for as long as it is tried (a file that cannot be unlinked, a segment for which there is no room), so
+//! after it the other kinds that are due go first: one failure holds up nothing else. It is tried again when nothing else
+//! is due, or after [`OTHERS_FIRST`] other jobs.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -26,6 +30,7 @@ impl Job {
     }
 }
 
+/// Kinds of jobs, the most urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     /// Removes files that nothing names.
@@ -40,22 +45,42 @@ enum Kind {
     Scrub,
 }
 
+impl Kind {
+    /// What writers may come to wait for. What frees space goes first.
+    const URGENT: [Kind; 3] = [Kind::Sweep, Kind::Segment, Kind::Flush];
+    const EVERY: [Kind; 5] = [Kind::Sweep, Kind::Segment, Kind::Flush, Kind::Compact, Kind::Scrub];
+}
+
+/// Jobs of other kinds that go before one of a kind that has failed, as long as some are due: few, for what a sweep frees may be what the
+/// others need.
+const OTHERS_FIRST: u32 = 8;
+
 /// Times in a row that flushing, or making a segment, finds the disk full before writes are refused for it: there is room in the
 /// memtables and in the segment at hand, and a file that is being removed may be all that is missing.
 const SETBACKS_MAX: u32 = 2;
 
-/// Which jobs run.
+/// Which jobs run, and which have failed.
 #[derive(Default)]
 pub(super) struct Running {
-    sweep: Cell<bool>,
-    segment: Cell<bool>,
-    flush: Cell<bool>,
-    compact: Cell<bool>,
-    scrub: Cell<bool>,
+    sweep: State,
+    segment: State,
+    flush: State,
+    compact: State,
+    scrub: State,
+}
+
+/// How it stands with a kind of job.
+#[derive(Default)]
+struct State {
+    runs: Cell<bool>,
+    /// Jobs of other kinds that go first, since it has failed.
+    others_first: Cell<u32>,
+    /// It has failed within the job that the host runs: it is left to the host, which pauses before it tries again.
+    left_to_host: Cell<bool>,
 }
 
 impl Running {
-    fn of(&self, kind: Kind) -> &Cell<bool> {
+    fn of(&self, kind: Kind) -> &State {
         match kind {
             Kind::Sweep => &self.sweep,
             Kind::Segment => &self.segment,
@@ -67,8 +92,29 @@ impl Running {
 
     /// Marks the job as running until the guard is dropped; `None` if it runs already.
     fn start(&self, kind: Kind) -> Option<Guard<'_>> {
-        let cell = self.of(kind);
+        let cell = &self.of(kind).runs;
         (!cell.replace(true)).then_some(Guard(cell))
+    }
+
+    /// The host begins a job.
+    fn turn(&self) {
+        Kind::EVERY.into_iter().for_each(|kind| self.of(kind).left_to_host.set(false));
+    }
+
+    /// A job has ended.
+    fn ended(&self, kind: Kind, has_failed: bool) {
+        for other in Kind::EVERY.into_iter().filter(|other| *other != kind) {
+            let others_first = &self.of(other).others_first;
+            others_first.set(others_first.get().saturating_sub(1));
+        }
+        let state = self.of(kind);
+        state.others_first.set(if has_failed { OTHERS_FIRST } else { 0 });
+        state.left_to_host.set(has_failed);
+    }
+
+    /// Of these kinds, the one to run: the first that has not failed of late, or the one whose failure is longest ago.
+    fn choose(&self, due: impl Iterator<Item = Kind>) -> Option<Job> {
+        due.min_by_key(|kind| self.of(*kind).others_first.get()).map(Job)
     }
 }
 
@@ -85,59 +131,57 @@ impl<D: Disk, P: Pace> Core<D, P> {
         if self.survey_due.get() {
             self.survey();
         }
-        let may_compact = || self.compaction_due.get() && !self.closing.get();
-        let may_scrub = || self.scrub_is_due() && !self.closing.get();
         // What is suspected holds back compactions of its table, so it goes first, unless that has just failed.
-        self.urgent()
-            .or_else(|| self.if_due(Kind::Scrub, || self.verification_is_due() && !self.closing.get()))
-            .or_else(|| self.if_due(Kind::Compact, may_compact))
-            .or_else(|| self.if_due(Kind::Scrub, may_scrub))
+        let others = match self.verification_is_due() {
+            true => [Kind::Scrub, Kind::Compact],
+            false => [Kind::Compact, Kind::Scrub],
+        };
+        let kinds = Kind::URGENT.into_iter().chain(others);
+        self.running.choose(kinds.filter(|kind| self.is_due(*kind)))
     }
 
-    /// Work that writers may come to wait for.
-    fn urgent(&self) -> Option<Job> {
-        // What frees space goes first, and a fenced log needs no segment.
-        self.if_due(Kind::Sweep, || self.obsolete.borrow().is_due() || self.log.wants_trim())
-            .or_else(|| {
-                self.if_due(Kind::Segment, || {
-                    self.log.wants_segment()
-                        || self.is_put_off.get()
-                        || self.log_full.get()
-                        || self.is_in_doubt()
-                })
-            })
-            .or_else(|| self.if_due(Kind::Flush, || self.stores.borrow().next_frozen().is_some()))
-    }
-
-    fn if_due(&self, kind: Kind, due: impl FnOnce() -> bool) -> Option<Job> {
-        let may_run = !self.running.of(kind).get() && !self.fenced.get();
-        (may_run && due()).then_some(Job(kind))
+    fn is_due(&self, kind: Kind) -> bool {
+        if self.running.of(kind).runs.get() || self.fenced.get() {
+            return false;
+        }
+        // Until this life has its log segment and its manifest, nothing else is written.
+        let is_put_off = self.is_put_off.get();
+        match kind {
+            Kind::Sweep => self.obsolete.borrow().is_due() || self.log.wants_trim(),
+            Kind::Segment => {
+                self.log.wants_segment() || is_put_off || self.log_full.get() || self.is_in_doubt()
+            }
+            Kind::Flush => !is_put_off && self.stores.borrow().next_frozen().is_some(),
+            Kind::Compact => !is_put_off && self.compaction_due.get() && !self.closing.get(),
+            Kind::Scrub => !is_put_off && self.scrub_is_due() && !self.closing.get(),
+        }
     }
 
     pub(super) async fn run(&self, job: Job) -> Result<(), DiskError> {
-        self.setback.set(false);
-        match job.0 {
-            Kind::Compact => {
-                let Some(_running) = self.running.start(Kind::Compact) else { return Ok(()) };
-                let _turn = self.compact_turn.take().await;
-                if self.closing.get() {
-                    return Ok(());
-                }
-                // Neither waits for the other for ever.
-                let trims_first = !self.trimmed_last.get();
-                let trim = || self.trim_plan().map(|plan| (plan, true));
-                let merge = || self.pick().map(|plan| (plan, false));
-                let next = if trims_first { trim().or_else(merge) } else { merge().or_else(trim) };
-                let Some((plan, is_trim)) = next else { return Ok(()) };
-                self.trimmed_last.set(is_trim);
-                self.compact(plan, is_trim).await
-            }
-            Kind::Scrub => {
-                let Some(_running) = self.running.start(Kind::Scrub) else { return Ok(()) };
-                self.scrub().await
-            }
-            Kind::Sweep | Kind::Segment | Kind::Flush => self.run_urgent(job).await,
+        self.running.turn();
+        let Job(kind) = job;
+        if Kind::URGENT.contains(&kind) {
+            return self.run_urgent(job).await;
         }
+        let Some(_running) = self.running.start(kind) else { return Ok(()) };
+        let done = if kind == Kind::Compact { self.run_compaction().await } else { self.scrub().await };
+        self.running.ended(kind, done.is_err());
+        done
+    }
+
+    async fn run_compaction(&self) -> Result<(), DiskError> {
+        let _turn = self.compact_turn.take().await;
+        if self.closing.get() {
+            return Ok(());
+        }
+        // Neither waits for the other for ever.
+        let trims_first = !self.trimmed_last.get();
+        let trim = || self.trim_plan().map(|plan| (plan, true));
+        let merge = || self.pick().map(|plan| (plan, false));
+        let next = if trims_first { trim().or_else(merge) } else { merge().or_else(trim) };
+        let Some((plan, is_trim)) = next else { return Ok(()) };
+        self.trimmed_last.set(is_trim);
+        self.compact(plan, is_trim).await
     }
 
     async fn run_urgent(&self, Job(kind): Job) -> Result<(), DiskError> {
@@ -148,10 +192,12 @@ impl<D: Disk, P: Pace> Core<D, P> {
             Kind::Flush => self.flush().await,
             Kind::Compact | Kind::Scrub => unreachable!("nobody waits for it"),
         };
+        self.running.ended(kind, done.is_err());
         if kind != Kind::Sweep {
             match done {
                 Ok(()) => {
-                    self.disk_full.set(false);
+                    // A flush that found room says nothing of a log that has none.
+                    self.disk_full.set(self.log_full.get());
                     self.setbacks.set(0);
                 }
                 Err(error) if error.kind == DiskErrorKind::NoSpace => {
@@ -170,11 +216,10 @@ impl<D: Disk, P: Pace> Core<D, P> {
 
     /// Called by long work at each block: does what became urgent meanwhile.
     pub(super) async fn do_urgent(&self) {
-        // What fails here is left to the host, which pauses before it tries again.
-        if !self.setback.get()
-            && let Some(job) = self.urgent()
-        {
-            self.setback.set(self.run_urgent(job).await.is_err());
+        let is_due = |kind: &Kind| self.is_due(*kind) && !self.running.of(*kind).left_to_host.get();
+        if let Some(job) = self.running.choose(Kind::URGENT.into_iter().filter(is_due)) {
+            // Whatever fails is left to the host, with the error that it meets.
+            let _left_to_host = self.run_urgent(job).await;
         }
     }
 
@@ -185,9 +230,12 @@ impl<D: Disk, P: Pace> Core<D, P> {
         }
     }
 
+    /// Removes all that can be removed; gives the first error.
     async fn sweep(&self) -> Result<(), DiskError> {
-        while self.log.wants_trim() {
-            self.log.trim().await?;
+        let mut trimmed = Ok(());
+        // The oldest segment goes first, or none does.
+        while trimmed.is_ok() && self.log.wants_trim() {
+            trimmed = self.log.trim().await;
         }
         while self.obsolete.borrow_mut().close_table() {
             self.give_way().await;
@@ -218,7 +266,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
         while self.cache.tidy() {
             self.give_way().await;
         }
-        unlinked
+        trimmed.and(unlinked)
     }
 
     async fn prepare_segment(&self) -> Result<(), DiskError> {

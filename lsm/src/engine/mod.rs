@@ -127,8 +127,6 @@ struct Core<D: Disk, P: Pace> {
     compact_turn: Turn,
     /// The last merge was of a table that something was dropped of.
     trimmed_last: Cell<bool>,
-    /// Urgent work failed inside a long job: it is left to the host, which pauses first.
-    setback: Cell<bool>,
     compaction_due: Cell<bool>,
     /// What may be purged has changed since the last survey.
     survey_due: Cell<bool>,
@@ -322,7 +320,8 @@ impl<D: Disk, P: Pace> Engine<D, P> {
         self.0.next_job()
     }
 
-    /// Does a piece of background work. After an error nothing has changed, and it is offered again; the host pauses before it tries.
+    /// Does a piece of background work. After an error nothing has changed but for files that are gone, and it is offered again once other
+    /// work that is due was done; the host pauses before it asks.
     pub async fn run(&self, job: Job) -> Result<(), DiskError> {
         self.0.run(job).await
     }

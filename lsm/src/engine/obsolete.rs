@@ -136,7 +136,7 @@ fn is_free<D: Disk>(dropped: &[Dropped<D>], file: FileName) -> bool {
         || dropped.iter().all(|dropped| dropped.table.meta().values.iter().all(|share| share.file != number))
 }
 
-/// Removes files; those that cannot be removed are given back with the last error.
+/// Removes files; those that cannot be removed are given back with the first error.
 pub(super) async fn unlink<D: Disk>(
     disk: &D,
     files: Vec<FileName>,
@@ -148,7 +148,7 @@ pub(super) async fn unlink<D: Disk>(
             Ok(_) | Err(DiskError { kind: DiskErrorKind::NotFound, .. }) => {}
             Err(error) => {
                 left.push(file);
-                failed = Some(error);
+                failed = failed.or(Some(error));
             }
         }
     }

@@ -169,7 +169,6 @@ pub(super) async fn open<D: Disk, P: Pace>(
         flush_turn: Turn::default(),
         compact_turn: Turn::default(),
         trimmed_last: Cell::new(false),
-        setback: Cell::new(false),
         compaction_due: Cell::new(false),
         survey_due: Cell::new(false),
         garbage_due_ms: Cell::new(u64::MAX),

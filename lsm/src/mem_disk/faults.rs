@@ -80,6 +80,10 @@ pub(super) struct Plan {
     pub(super) full: bool,
     /// Pages that the device cannot read: file and number of the page.
     pub(super) bad_pages: BTreeSet<(FileName, u64)>,
+    /// Files that cannot be unlinked.
+    pub(super) stuck: BTreeSet<FileName>,
+    /// Length from which there is no room for a file that is made whole.
+    pub(super) zeroed_bytes_max: Option<u64>,
 }
 
 impl Plan {

@@ -182,14 +182,26 @@ impl MemDisk {
         self.state.borrow_mut().plan.bad_pages.insert((name, offset / BLOCK_BYTES as u64));
     }
 
-    /// All pages can be read again.
+    /// From now on the device fails each unlinking of a file, until it is [`MemDisk::heal`]ed.
+    pub fn stick(&self, name: FileName) {
+        self.state.borrow_mut().plan.stuck.insert(name);
+    }
+
+    /// All pages can be read again, and all files be unlinked.
     pub fn heal(&self) {
-        self.state.borrow_mut().plan.bad_pages.clear();
+        let plan = &mut self.state.borrow_mut().plan;
+        plan.bad_pages.clear();
+        plan.stuck.clear();
     }
 
     /// While full, no file can be made or grow.
     pub fn set_full(&self, full: bool) {
         self.state.borrow_mut().plan.full = full;
+    }
+
+    /// From now on there is no room for files of more bytes that are made whole ([`NameOp::CreateZeroed`]); others may grow.
+    pub fn limit_zeroed(&self, bytes: u64) {
+        self.state.borrow_mut().plan.zeroed_bytes_max = Some(bytes);
     }
 
     /// Bounds the bytes of buffers given out for a class.

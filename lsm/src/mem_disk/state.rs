@@ -239,6 +239,9 @@ impl State {
                 self.names.directories.insert((root, directory));
             }
             NameOp::CreateZeroed { name, bytes } => {
+                if self.plan.zeroed_bytes_max.is_some_and(|most| bytes > most) {
+                    return Err(failed(DiskErrorKind::NoSpace, Some(name)));
+                }
                 let zeros = Pages::zeroed(bytes);
                 let content = Content { seen: zeros.clone(), durable: zeros, unsynced: Vec::new() };
                 self.create((root, name), content, operation, stamp)?;
@@ -255,6 +258,9 @@ impl State {
                 self.link((root, name), (Some(checkpoint), name), operation, stamp)?;
             }
             NameOp::Unlink(name) => {
+                if self.plan.stuck.contains(&name) {
+                    return Err(failed(DiskErrorKind::Io, Some(name)));
+                }
                 self.named((root, name), operation)?;
                 self.names.change(Change::Remove { name: (root, name) }, stamp);
                 self.counts.name_changes += 1;

@@ -27,6 +27,7 @@ mod reads;
 mod record_cache;
 mod scan;
 mod size;
+mod stalls;
 mod values;
 mod vnode_drop;
 mod vnode_move;

@@ -203,6 +203,16 @@ pub(crate) async fn run_jobs(engine: &TestEngine) -> Result<(), ferrite_lsm::Dis
     Ok(())
 }
 
+/// Runs so many jobs at most, as a host does: also after some have failed. How many failed.
+pub(crate) async fn run_jobs_on(engine: &TestEngine, jobs: usize) -> usize {
+    let mut failed = 0;
+    for _ in 0..jobs {
+        let Some(job) = engine.next_job() else { break };
+        failed += usize::from(engine.run(job).await.is_err());
+    }
+    failed
+}
+
 /// Key of the space that is the node's own.
 pub(crate) fn local_key() -> Key<'static> {
     Key { prefix: Prefix { space: 0, vnode: 0, table: 0, token: 0 }, partition: b"local", sort: b"" }

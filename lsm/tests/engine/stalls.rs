@@ -1,0 +1,105 @@
+//! One thing that cannot be done, however often it is tried, holds up nothing else.
+
+use crate::rig::{
+    Model, Random, TestEngine, Write, apply, check, open, run_jobs, run_jobs_on, small_options, stage,
+};
+use ferrite_lsm::mem_disk::MemDisk;
+use ferrite_lsm::mem_disk::run::block_on;
+use ferrite_lsm::{Directory, FileName};
+
+const KEYS: u64 = 80;
+/// Jobs that a host finds time for between two groups.
+const JOBS: usize = 6;
+/// Times that a host pauses for writes that are refused.
+const PAUSES_MAX: usize = 40;
+
+/// Writes so many groups, and runs jobs as a host does, whatever fails. A write that is refused waits for jobs, not for ever.
+fn write_on(engine: &TestEngine, model: &mut Model, groups: u64) {
+    let mut order = model.values().map(|write| write.order).max().unwrap_or(0);
+    let mut random = Random::new(order + 1);
+    for _ in 0..groups {
+        let group = [(); 6].map(|()| {
+            order += 1;
+            let (key, bytes) = (random.below(KEYS), random.below(900) as usize);
+            Write { key, order, actor: order, bytes, tombstone: random.below(15) == 0 }
+        });
+        let mut pauses = 0;
+        loop {
+            // What was staged before comes twice, which changes nothing.
+            let are_staged = group.iter().all(|write| stage(engine, write).is_ok());
+            if block_on(engine.commit()).is_ok() && are_staged {
+                break;
+            }
+            pauses += 1;
+            assert!(pauses < PAUSES_MAX, "writes are refused for good: {:?}", engine.stats());
+            block_on(run_jobs_on(engine, JOBS));
+        }
+        group.into_iter().for_each(|write| apply(model, write));
+        block_on(run_jobs_on(engine, JOBS));
+    }
+}
+
+fn tables(disk: &MemDisk) -> Vec<FileName> {
+    let stores = [Directory::Store(3), Directory::Store(5)];
+    let files = stores.iter().flat_map(|&store| disk.list(store)).map(|(name, _)| name);
+    files.filter(|name| matches!(name, FileName::Table { .. })).collect()
+}
+
+fn segments(disk: &MemDisk) -> Vec<FileName> {
+    let files = disk.list(Directory::Core(0)).into_iter().map(|(name, _)| name);
+    files.filter(|name| matches!(name, FileName::Segment { .. })).collect()
+}
+
+/// A table that could not be unlinked was all that a core went on trying: nothing was flushed or merged any more, and from some moment
+/// on each write was refused.
+#[test]
+fn a_table_that_cannot_be_unlinked_holds_up_nothing_else() {
+    let disk = MemDisk::new();
+    let (engine, _) = open(&disk, small_options(1)).expect("a fresh disk");
+    let mut model = Model::new();
+    write_on(&engine, &mut model, 40);
+    let stuck = tables(&disk);
+    assert!(!stuck.is_empty());
+    stuck.iter().for_each(|table| disk.stick(*table));
+    let before = engine.stats();
+    write_on(&engine, &mut model, 200);
+    let after = engine.stats();
+    assert!(after.flushes > before.flushes + 5 && after.compactions > before.compactions + 5, "{after:?}");
+    check(&engine, &model, KEYS);
+    assert!(block_on(run_jobs_on(&engine, 40)) > 0, "it is tried again");
+    // Others are unlinked all the while.
+    let named = engine.stats().tables.iter().sum::<u64>() as usize;
+    assert!(tables(&disk).len() <= named + stuck.len(), "{named} tables of {:?}", tables(&disk));
+    assert!(tables(&disk).len() > named);
+    disk.heal();
+    block_on(run_jobs(&engine)).expect("it can be unlinked");
+    assert_eq!(tables(&disk).len(), named);
+}
+
+/// The log's files come first in a sweep, and one that could not be unlinked ended it.
+#[test]
+fn a_log_segment_that_cannot_be_unlinked_keeps_no_table_from_it() {
+    let disk = MemDisk::new();
+    let mut options = small_options(1);
+    // Nothing is flushed for its size, so each life leaves a segment.
+    options.memtable_bytes = 64 << 20;
+    let mut model = Model::new();
+    for life in 0..6 {
+        options.entropy = 10 + life;
+        let (engine, _) = open(&disk, options.clone()).expect("no faults");
+        write_on(&engine, &mut model, 1);
+    }
+    let orphan = FileName::Table { store: 3, number: 999 };
+    disk.write_all(orphan, &[7; 8192]);
+    let (engine, _) = open(&disk, small_options(2)).expect("an orphan is no damage");
+    block_on(engine.checkpoint(1)).expect("no faults");
+    let oldest = segments(&disk)[0];
+    disk.stick(oldest);
+    let swept = block_on(engine.run(engine.next_job().expect("there is something to sweep")));
+    assert_eq!(swept.map_err(|error| error.name), Err(Some(oldest)));
+    assert!(!tables(&disk).contains(&orphan));
+    disk.heal();
+    block_on(run_jobs(&engine)).expect("it can be unlinked");
+    assert!(!segments(&disk).contains(&oldest));
+    check(&engine, &model, KEYS);
+}
