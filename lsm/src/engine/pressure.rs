@@ -76,7 +76,10 @@ impl<D: Disk, P: Pace> Core<D, P> {
             stores.freeze(index);
         }
         // By files, not by their content: each start opens a new segment, and many short lives must not make a long recovery.
-        if self.log.live_file_bytes() > self.options.log_bytes_max()
+        let is_long = self.log.live_file_bytes() > self.options.log_bytes_max();
+        // Where there is no room for a segment, one that nothing needs any more takes its place.
+        let wants_old = self.disk_full.get() && self.log.live_file_bytes() > self.options.log.segment_bytes;
+        if (is_long || wants_old)
             && let Some((index, _)) = stores.oldest()
             && stores.stores[index].frozen.is_empty()
             && !stores.is_target(index)

@@ -67,9 +67,10 @@ impl Segments {
         self.recyclable.push(slot);
     }
 
-    /// The slot to use next; `None` in its place = a new one.
+    /// The slot to use next; `None` in its place = a new one. One with a file goes first: what it needs is there, also on a full disk.
     pub(super) fn take_slot(&mut self) -> (u32, Option<Recyclable>) {
-        let oldest = (0..self.recyclable.len()).min_by_key(|at| self.recyclable[*at].id);
+        let key = |slot: &Recyclable| (slot.file_bytes == 0, slot.id);
+        let oldest = (0..self.recyclable.len()).min_by_key(|at| key(&self.recyclable[*at]));
         if let Some(at) = oldest {
             let recyclable = self.recyclable.swap_remove(at);
             return (recyclable.slot, Some(recyclable));
@@ -93,7 +94,8 @@ impl Segments {
 
     /// Takes the oldest slot out if there is a surplus. The oldest, so that what is left on disk has no gap.
     pub(super) fn take_surplus(&mut self, prepared: usize) -> Option<Recyclable> {
-        self.has_surplus(prepared).then(|| self.take_slot().1).flatten()
+        let oldest = (0..self.recyclable.len()).min_by_key(|at| self.recyclable[*at].id)?;
+        self.has_surplus(prepared).then(|| self.recyclable.swap_remove(oldest))
     }
 
     /// Segments wholly below `seq` become recyclable, the current one never.
@@ -149,7 +151,12 @@ mod tests {
         assert_eq!(segments.take_surplus(0).map(|slot| slot.id), Some(14), "one is enough at rest");
         assert_eq!(segments.take_surplus(0).map(|slot| slot.id), Some(15));
         assert_eq!(segments.take_surplus(0), None);
-        assert_eq!(segments.take_surplus(1).map(|slot| slot.id), Some(16), "none beside a prepared one");
         assert_eq!(segments.bytes(), 4096);
+        // A slot whose file could not be made.
+        segments.recycle(Recyclable { id: 0, slot: 3, file_bytes: 0 });
+        assert_eq!(segments.take_slot().0, 4, "a file that is there goes first");
+        assert_eq!(segments.take_slot().0, 3);
+        segments.recycle(Recyclable { id: 16, slot: 4, file_bytes: 9 });
+        assert_eq!(segments.take_surplus(1).map(|slot| slot.id), Some(16), "none beside a prepared one");
     }
 }

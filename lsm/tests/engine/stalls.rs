@@ -103,3 +103,29 @@ fn a_log_segment_that_cannot_be_unlinked_keeps_no_table_from_it() {
     assert!(!segments(&disk).contains(&oldest));
     check(&engine, &model, KEYS);
 }
+
+/// Without room for a log segment, making one failed for ever and went before the flush that would have freed an old one for it; and what
+/// an attempt had left behind was taken for the slot to use next, though it had no file.
+#[test]
+fn a_log_segment_for_which_there_is_no_room_takes_the_place_of_an_old_one() {
+    let disk = MemDisk::new();
+    let options = small_options(1);
+    let segment_bytes = options.log.segment_bytes;
+    let (engine, _) = open(&disk, options).expect("a fresh disk");
+    let mut model = Model::new();
+    while segments(&disk).len() < 3 {
+        write_on(&engine, &mut model, 1);
+    }
+    disk.limit_zeroed(segment_bytes - 1);
+    let before = engine.stats();
+    write_on(&engine, &mut model, 300);
+    let after = engine.stats();
+    assert!(after.log_written_bytes - before.log_written_bytes > 6 * segment_bytes);
+    assert!(after.flushes > before.flushes + 5 && after.compactions > before.compactions + 5, "{after:?}");
+    assert_eq!(segments(&disk).len(), 3, "none was made");
+    check(&engine, &model, KEYS);
+    drop(engine);
+    let (engine, recovery) = open(&disk.kill(&mut || 0), small_options(2)).expect("no fault");
+    assert_eq!(recovery.damage, []);
+    check(&engine, &model, KEYS);
+}
