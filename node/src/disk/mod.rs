@@ -229,16 +229,33 @@ fn assert_aligned(at: u64, buf: &AlignedBuffer) {
     assert!(buf.len().is_multiple_of(BLOCK_BYTES), "{} bytes are not whole blocks", buf.len());
 }
 
+/// How devices and filesystems say that they cannot give or take what is asked of them. The kernel tells the causes apart, and a direct
+/// read gets its number as it is; the engine only has to know that the device failed, and then leaves out what it cannot read.
+const DEVICE_ERRORS: [i32; 11] = [
+    libc::EIO,
+    // The device is gone, or was taken off line.
+    libc::ENXIO,
+    libc::ENODEV,
+    // A bad sector.
+    libc::ENODATA,
+    // The device failed in itself, did not answer in time, or could not be reached.
+    libc::EREMOTEIO,
+    libc::ETIMEDOUT,
+    libc::ETIME,
+    libc::ENOLINK,
+    // Checksums do not hold: the device's, or the filesystem's.
+    libc::EILSEQ,
+    libc::EBADMSG,
+    libc::EUCLEAN,
+];
+
 fn failure(error: &io::Error, operation: &'static str, name: Option<FileName>) -> DiskError {
     let kind = match error.raw_os_error() {
         Some(libc::ENOENT) => DiskErrorKind::NotFound,
         Some(libc::EEXIST) => DiskErrorKind::Exists,
         Some(libc::ENOSPC | libc::EDQUOT) => DiskErrorKind::NoSpace,
-        // EILSEQ, EUCLEAN and EBADMSG are how devices and filesystems report damage.
-        Some(libc::EIO | libc::ENXIO | libc::EILSEQ | libc::EUCLEAN | libc::EBADMSG) | None => {
-            DiskErrorKind::Io
-        }
-        Some(errno) => DiskErrorKind::Os(errno),
+        Some(errno) if !DEVICE_ERRORS.contains(&errno) => DiskErrorKind::Os(errno),
+        Some(_) | None => DiskErrorKind::Io,
     };
     DiskError { kind, operation, name }
 }

@@ -149,3 +149,20 @@ fn errors_fall_into_the_engine_s_kinds() {
     assert_eq!(kind(libc::EIO), DiskErrorKind::Io);
     assert_eq!(kind(libc::EACCES), DiskErrorKind::Os(libc::EACCES));
 }
+
+/// A bad sector is `ENODATA` to a direct read. It was no failure of the device to the engine, which quarantined nothing: the merge that met
+/// it was tried for ever.
+#[test]
+fn a_bad_sector_is_a_failure_of_the_device() {
+    let kind = |errno| failure(&io::Error::from_raw_os_error(errno), "read", Some(TABLE)).kind;
+    for errno in [libc::ENODATA, libc::EREMOTEIO, libc::ETIMEDOUT, libc::ETIME, libc::ENOLINK] {
+        assert_eq!(kind(errno), DiskErrorKind::Io, "{errno}");
+    }
+    for errno in [libc::ENXIO, libc::ENODEV, libc::EILSEQ, libc::EBADMSG, libc::EUCLEAN] {
+        assert_eq!(kind(errno), DiskErrorKind::Io, "{errno}");
+    }
+    // What says nothing of the device, or passes.
+    for errno in [libc::ENOMEM, libc::EMFILE, libc::EINVAL, libc::EROFS] {
+        assert_eq!(kind(errno), DiskErrorKind::Os(errno), "{errno}");
+    }
+}
