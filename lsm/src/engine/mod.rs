@@ -58,7 +58,7 @@ pub use memory::Memory;
 use obsolete::Obsolete;
 pub use options::Options;
 pub use outcome::{AssignError, CommitError, Found, Miss, OpenError, Recovery, Refusal};
-pub(crate) use output::{NUMBER_BITS, counter_of};
+pub(crate) use output::{NUMBER_BITS, counter_of, left_counter_of};
 use pending::Pending;
 pub use quarantine::Quarantined;
 pub use scan::ScanLimits;

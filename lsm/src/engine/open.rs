@@ -30,7 +30,7 @@ use super::job::Running;
 use super::levels::Levels;
 use super::obsolete::Obsolete;
 use super::outcome::{OpenError, Recovery};
-use super::output::counter_of;
+use super::output::left_counter_of;
 use super::pending::Pending;
 use super::quarantine::{self, quarantined_in, unreadable_in};
 use super::scrub::Scrub;
@@ -99,7 +99,7 @@ pub(super) async fn open<D: Disk, P: Pace>(
 
     catalog_opened(&mut catalog, &options, &stores, &log);
     let orphans = orphans(&disk, &options, &catalog).await?;
-    let taken = orphans.iter().filter_map(|&file| counter_of(core, number_of(file))).max();
+    let taken = orphans.iter().filter_map(|&file| left_counter_of(core, number_of(file))).max();
     let next_number = catalog.next_number.max(taken.map_or(1, |taken| taken + 1)).max(1);
     if log_recovery.records > 0 {
         cover::mark("log replayed");

@@ -546,6 +546,15 @@ impl<D: Disk, P: Pace> Core<D, P> {
     }
 }
 
+/// No file that nothing names is believed to have been minted with a number above this, its core's part left out: a file each microsecond
+/// for two years. Counted on from a higher one, the numbers would end, and before that a manifest would be refused for them.
+const LEFT_COUNTER_MAX: u64 = 1 << (NUMBER_BITS - 2);
+
+/// As [`counter_of`], of a file that nothing names: anybody may have put it there.
+pub(crate) fn left_counter_of(core: u16, number: u64) -> Option<u64> {
+    counter_of(core, number).filter(|&counter| counter <= LEFT_COUNTER_MAX)
+}
+
 /// The number of a file without its core's part, if the core minted it.
 pub(crate) fn counter_of(core: u16, number: u64) -> Option<u64> {
     (number >> NUMBER_BITS == u64::from(core)).then_some(number & ((1 << NUMBER_BITS) - 1))

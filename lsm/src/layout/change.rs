@@ -6,7 +6,7 @@ use std::rc::Rc;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use super::{CORES_MAX, Found, Layout, LayoutMark, clean_bank, core_number};
-use crate::engine::{NUMBER_BITS, OpenError, counter_of};
+use crate::engine::{NUMBER_BITS, OpenError, counter_of, left_counter_of};
 use crate::manifest::{self, Catalog, Manifest, StoreEntry};
 use crate::planted::{self, Bug};
 use crate::{
@@ -243,7 +243,8 @@ async fn next_number<D: Disk>(disk: &D, core: u16, home: u16, old: &Old) -> Resu
             FileName::Table { number, .. } | FileName::Values { number, .. } => Some(number),
             FileName::Segment { .. } | FileName::Manifest { .. } => None,
         });
-    let taken = named.chain(left).filter_map(|number| counter_of(core, number)).max();
+    let named = named.filter_map(|number| counter_of(core, number));
+    let taken = named.chain(left.filter_map(|number| left_counter_of(core, number))).max();
     Ok(taken.map_or(1, |taken| taken + 1))
 }
 
