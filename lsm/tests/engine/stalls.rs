@@ -149,7 +149,8 @@ fn an_orphan_with_a_number_that_nobody_minted_is_removed_and_not_counted_on_from
             block_on(run_jobs(&engine)).expect("no faults");
             assert_eq!(disk.read_all(orphan), None, "it is litter all the same");
             drop(engine);
-            let (engine, _) = open(&disk, small_options(3)).expect("the next number is one that a manifest may say");
+            let (engine, _) =
+                open(&disk, small_options(3)).expect("the next number is one that a manifest may say");
             check(&engine, &model, KEYS);
         }
     }
