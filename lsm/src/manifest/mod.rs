@@ -16,6 +16,8 @@
 //! 5. After a change that failed, the files it named stay until a new manifest is durable: the change may be found on the disk.
 //! 6. Nothing is waited for from where a change shows in memory to the end of [`Manifest::commit`]: one that nobody waited for to its end
 //!    is not there, and in doubt like one that failed.
+//! 7. Of files that changes began and did not finish there are a few at most, however long the disk is full: before another is begun
+//!    they are removed, which takes no room. The last file that was finished stays until the next one is.
 //!
 //! It refuses: a bad group below a mark or with a good one behind it, a file that lacks groups that were marked, an unknown version, another core's file, edits that contradict each other.
 
@@ -46,6 +48,9 @@ use crate::{
     ReadError, Sync, cover,
 };
 
+/// Files that changes began and did not finish, and that cannot be removed, before no more is begun.
+const ATTEMPTS_MAX: usize = 8;
+
 /// Bytes moved by one read or write.
 const TRANSFER_BYTES: usize = 256 << 10;
 
@@ -62,9 +67,15 @@ pub(crate) struct Manifest<D: Disk> {
 
 struct State<D: Disk> {
     catalog: Catalog,
+    /// That of the file begun last.
     number: u64,
-    /// Superseded files that could not be removed yet.
+    /// The file that was finished last in this life, once one was.
+    current: Option<u64>,
+    /// Files older than that, finished or of an earlier life, that are not removed yet. One of them holds what was acknowledged
+    /// until there is a current one.
     superseded: Vec<u64>,
+    /// Files that were begun and not finished: a change that nobody was told of is in them, or nothing. At most [`ATTEMPTS_MAX`].
+    attempts: Vec<u64>,
     /// `None`: the file cannot be appended to, and the next change begins a new one.
     tail: Option<Tail<D>>,
 }
@@ -230,15 +241,16 @@ impl<D: Disk> Manifest<D> {
         old: &[u64],
     ) -> Manifest<D> {
         let number = old.iter().copied().max().unwrap_or(0);
-        let state = RefCell::new(State { catalog, number, superseded: old.to_vec(), tail: None });
-        Manifest { disk, core, life, edit_bytes_max, turn: Turn::default(), state }
+        let (superseded, attempts) = (old.to_vec(), Vec::new());
+        let state = State { catalog, number, current: None, superseded, attempts, tail: None };
+        Manifest { disk, core, life, edit_bytes_max, turn: Turn::default(), state: RefCell::new(state) }
     }
 
     /// Writes what was put off.
     pub(crate) async fn make_good(&self) -> Result<(), DiskError> {
         let catalog = self.catalog().clone();
         let tail = self.begin_file(&catalog).await.map_err(|failed| failed.error)?;
-        self.remove_superseded().await?;
+        self.remove_others().await?;
         self.take_over(tail, catalog);
         Ok(())
     }
@@ -270,7 +282,7 @@ impl<D: Disk> Manifest<D> {
                 cover::mark("manifest begun afresh");
                 let tail = self.begin_file(&catalog).await?;
                 // The change is made; a file that stays behind is tried again after the next rotation.
-                let _left_behind = self.remove_superseded().await;
+                let _left_behind = self.remove_others().await;
                 tail
             }
         };
@@ -298,21 +310,28 @@ impl<D: Disk> Manifest<D> {
         self.mark(tail, number).await
     }
 
-    /// Writes `catalog` as the snapshot of a new file.
+    /// Writes `catalog` as the snapshot of a new file, which is the current one then.
     async fn begin_file(&self, catalog: &Catalog) -> Result<Tail<D>, CommitError> {
+        let clean = |error| CommitError { error, in_doubt: false };
+        let doubtful = |error| CommitError { error, in_doubt: true };
+        // What the attempts before this one left takes room that this one may lack.
+        let attempts = self.state.borrow().attempts.clone();
+        if !attempts.is_empty() {
+            let removed = self.remove(attempts).await;
+            if self.state.borrow().attempts.len() >= ATTEMPTS_MAX {
+                cover::mark("manifest not begun behind attempts that stay");
+                removed.map_err(clean)?;
+            }
+        }
         // The number is spent even if this fails: a half-made file may keep its name.
         let number = {
             let state = &mut *self.state.borrow_mut();
-            if !state.superseded.contains(&state.number) {
-                state.superseded.push(state.number);
-            }
             state.number += 1;
+            state.attempts.push(state.number);
             state.tail = None;
             state.number
         };
         let name = self.name(number);
-        let clean = |error| CommitError { error, in_doubt: false };
-        let doubtful = |error| CommitError { error, in_doubt: true };
         let file = self.disk.open(name, Open::Create).await.map_err(clean)?;
         let group = format::encode_group(self.identity(number), 0, &catalog.to_edits());
         // The marks' blocks are written blank, so that a mark needs no space.
@@ -321,7 +340,11 @@ impl<D: Disk> Manifest<D> {
         self.disk.sync(&file).await.map_err(doubtful)?;
         self.sync_directory().await.map_err(doubtful)?;
         let snapshot_bytes = content.len() as u64;
-        self.mark(Tail { file, at: snapshot_bytes, index: 1, snapshot_bytes }, number).await
+        let tail = self.mark(Tail { file, at: snapshot_bytes, index: 1, snapshot_bytes }, number).await?;
+        let state = &mut *self.state.borrow_mut();
+        state.attempts.retain(|attempt| *attempt != number);
+        state.superseded.extend(state.current.replace(number));
+        Ok(tail)
     }
 
     /// Marks the groups before the tail as synced, which they are. Where that fails, the change is in doubt as after a failed write of
@@ -335,18 +358,29 @@ impl<D: Disk> Manifest<D> {
         Ok(tail)
     }
 
-    /// Removes superseded files for good, so that none can ever be taken for the current one.
-    async fn remove_superseded(&self) -> Result<(), DiskError> {
-        let numbers = self.state.borrow().superseded.clone();
+    /// Removes all files but the current one for good, so that none can ever be taken for it.
+    async fn remove_others(&self) -> Result<(), DiskError> {
+        let numbers = {
+            let state = self.state.borrow();
+            state.superseded.iter().chain(&state.attempts).copied().collect()
+        };
+        self.remove(numbers).await
+    }
+
+    /// Removes files for good: all that can be, or the first error.
+    async fn remove(&self, numbers: Vec<u64>) -> Result<(), DiskError> {
+        let (mut gone, mut failed) = (Vec::new(), None);
         for number in numbers {
             match self.disk.names(NameOp::Unlink(self.name(number))).await {
-                Ok(_) | Err(DiskError { kind: DiskErrorKind::NotFound, .. }) => {}
-                Err(error) => return Err(error),
+                Ok(_) | Err(DiskError { kind: DiskErrorKind::NotFound, .. }) => gone.push(number),
+                Err(error) => failed = failed.or(Some(error)),
             }
         }
         self.sync_directory().await?;
-        self.state.borrow_mut().superseded.clear();
-        Ok(())
+        let state = &mut *self.state.borrow_mut();
+        state.superseded.retain(|number| !gone.contains(number));
+        state.attempts.retain(|number| !gone.contains(number));
+        failed.map_or(Ok(()), Err)
     }
 
     async fn sync_directory(&self) -> Result<(), DiskError> {

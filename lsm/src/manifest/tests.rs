@@ -368,3 +368,86 @@ fn a_failed_step_loses_nothing_and_the_next_change_succeeds() {
         }
     }
 }
+
+/// Each change that found the disk full left a number in memory, and a file where one could be made and had no room for its content,
+/// until one succeeded.
+#[test]
+fn changes_that_find_the_disk_full_leave_a_few_files_at_most() {
+    let disk = disk();
+    let manifest = block_on(begin(&disk, 0)).expect("no fault yet");
+    let listed = || {
+        let state = manifest.state.borrow();
+        (state.superseded.len(), state.attempts.len())
+    };
+    let files = || disk.list(Directory::Core(CORE)).len();
+    let fails = || block_on(manifest.commit(&[])).expect_err("the disk is full");
+    for attempt in 0..3 * ATTEMPTS_MAX {
+        // The attempt before this one is unlinked, durably; then a file is made, and has no room.
+        disk.fail_at(if attempt == 0 { 1 } else { 3 }, DiskFault::NoSpace);
+        assert!(fails().in_doubt);
+        assert_eq!((listed(), files()), ((0, 1), 2), "attempt {attempt}");
+    }
+    disk.set_full(true);
+    for attempt in 0..3 * ATTEMPTS_MAX {
+        assert!(!fails().in_doubt, "nothing was made");
+        assert_eq!((listed(), files()), ((0, 1), 1), "attempt {attempt}");
+    }
+    disk.set_full(false);
+    // Now none can be removed.
+    for attempt in 0..3 * ATTEMPTS_MAX {
+        let (_, left) = listed();
+        disk.stick(FileName::Manifest { core: CORE, number: manifest.number() + 1 });
+        if left < ATTEMPTS_MAX {
+            // Each is tried, the directory synced, and a file made.
+            disk.fail_at(left as u64 + 2, DiskFault::NoSpace);
+        }
+        let failed = fails();
+        assert_eq!(failed.in_doubt, left < ATTEMPTS_MAX, "attempt {attempt}: {failed:?}");
+        assert!(listed().1 <= ATTEMPTS_MAX && files() <= 1 + ATTEMPTS_MAX, "attempt {attempt}");
+    }
+    assert_eq!((listed(), files()), ((0, ATTEMPTS_MAX), 1 + ATTEMPTS_MAX));
+    disk.heal();
+    block_on(manifest.commit(&[])).expect("there is room");
+    assert_eq!((listed(), files()), ((0, 0), 1));
+    let found = block_on(load(&disk, CORE)).expect("loads");
+    assert_eq!(found.catalog.as_ref(), Some(&*manifest.catalog()));
+}
+
+/// One file that could not be unlinked kept all that came after it.
+#[test]
+fn a_file_that_stays_keeps_no_other() {
+    let disk = disk();
+    let manifest = block_on(begin(&disk, 0)).expect("no fault yet");
+    disk.stick(FileName::Manifest { core: CORE, number: manifest.number() });
+    for _ in 0..4 {
+        block_on(manifest.commit(&[])).expect("there is room");
+        assert_eq!(disk.list(Directory::Core(CORE)).len(), 2);
+    }
+}
+
+/// The power is cut while changes find the disk full, one after the other: what was acknowledged before them is in a file that none
+/// of them removed.
+#[test]
+fn a_power_cut_after_any_attempt_finds_what_was_acknowledged() {
+    let (changes, states) = (changes(), states(&changes()));
+    for mode in CrashMode::EVERY {
+        for n in 1..5 {
+            let disk = disk();
+            let manifest = block_on(begin(&disk, 0)).expect("no fault yet");
+            block_on(manifest.commit(&changes[0])).expect("no fault yet");
+            for attempt in 0..3 {
+                // Steps 0 and 1 remove the attempt before, and from there on the file is created, written, synced, named and marked.
+                disk.fail_at(
+                    if attempt == 0 { n } else { n + 2 },
+                    DiskFault::NoSpaceAfter { blocks: usize::MAX },
+                );
+                let failed = block_on(manifest.commit(&changes[1])).expect_err("the disk is full");
+                assert!(failed.in_doubt, "step {n}");
+                let left = disk.image(mode, &mut || 1);
+                let found = block_on(load(&left, CORE)).expect("a cut is no damage").catalog;
+                let found = found.expect("a file that holds stays");
+                assert!(found == states[1] || found == states[2], "step {n}, {mode:?}: {found:?}");
+            }
+        }
+    }
+}
