@@ -253,6 +253,15 @@ impl Catalog {
         Ok(())
     }
 
+    /// Whether each table and each value file is there once. Not for each edit: it looks at all of them.
+    pub(super) fn check(&self) -> Result<(), Contradiction> {
+        let tables = self.tables().map(|table| table.name.number);
+        let values = self.stores.values().flat_map(|store| store.values.keys().copied());
+        let again = twice(tables).map(|subject| ("a table that is there already", subject));
+        let again = again.or_else(|| twice(values).map(|subject| ("a value file of two stores", subject)));
+        again.map_or(Ok(()), |(what, subject)| Err(Contradiction { what, subject }))
+    }
+
     fn store(&mut self, store: u16) -> Result<&mut StoreEntry, Contradiction> {
         self.stores
             .get_mut(&store)
@@ -300,4 +309,10 @@ impl Catalog {
         }
         edits
     }
+}
+
+/// The first number that comes twice.
+fn twice(mut numbers: impl Iterator<Item = u64>) -> Option<u64> {
+    let mut seen = BTreeSet::new();
+    numbers.find(|number| !seen.insert(*number))
 }

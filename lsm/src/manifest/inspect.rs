@@ -126,6 +126,11 @@ async fn inspect_file<D: Disk>(
         report.damage(fault.at(core, number, at), Hides::Unknown, advice::MANIFEST);
         catalog = None;
     }
+    if let Some(Err(Contradiction { what, subject })) = catalog.as_ref().map(Catalog::check) {
+        let damage = Damage { file: name, offset: at, what, expected: 0, found: subject };
+        report.damage(damage, Hides::Unknown, advice::BUG);
+        catalog = None;
+    }
     Ok(catalog.filter(|_| index > 0))
 }
 

@@ -204,6 +204,9 @@ fn replay(core: u16, number: u64, bytes: &[u8]) -> Replay {
     if let Some(fault) = marks.judge(index) {
         return Replay::Damaged(fault, at as u64);
     }
+    if let Err(Contradiction { what, subject }) = catalog.check() {
+        return Replay::Damaged(Fault::Wrong { what, expected: 0, found: subject }, at as u64);
+    }
     if index == 0 { Replay::Empty } else { Replay::Whole { catalog, cut_tail } }
 }
 

@@ -303,6 +303,43 @@ fn foreign_files_and_unknown_versions_are_refused() {
     assert!(matches!(replay(CORE, 1, &contradiction), Replay::Damaged(..)));
 }
 
+/// A table that was there twice, or a number that two stores had, opened: the engine knows tables and value files by their numbers, and
+/// came upon it in the next merge, which panicked.
+#[test]
+fn a_table_or_a_value_file_that_is_there_twice_is_damage() {
+    let add = |level, number| Edit::Add { level, table: table(number) };
+    let stores = vec![Edit::Store { store: 5 }, Edit::Store { store: 6 }];
+    let once = vec![add(1, 2), add(0, 3)];
+    let elsewhere = TableMeta { name: TableName { store: 6, number: 2 }, ..TableMeta::clone(&table(2)) };
+    let values = |store| Edit::AddValues {
+        values: ValuesMeta { store, number: 7, bytes: 8192, record_bytes: 77, file_id: FileId(9) },
+    };
+    let whole = replay(CORE, 1, &bytes_of(&[stores.clone(), once.clone(), vec![values(5)]]));
+    assert!(matches!(whole, Replay::Whole { .. }), "{whole:?}");
+    let is_inspected_whole = |bytes: &[u8]| {
+        let disk = disk();
+        disk.write_all(FileName::Manifest { core: CORE, number: 1 }, bytes);
+        let verdict = block_on(crate::inspect::manifest(&disk, CORE, None, &mut |_| {}));
+        verdict.expect("it can be read").is_whole()
+    };
+    assert!(is_inspected_whole(&bytes_of(&[stores.clone(), once.clone(), vec![values(5)]])));
+    for (again, number) in [
+        (add(0, 2), 2),
+        (add(2, 2), 2),
+        (add(0, 3), 3),
+        (Edit::Add { level: 1, table: Rc::new(elsewhere) }, 2),
+        (values(6), 7),
+    ] {
+        let twice = bytes_of(&[stores.clone(), once.clone(), vec![values(5)], vec![again]]);
+        let judged = replay(CORE, 1, &twice);
+        let Replay::Damaged(Fault::Wrong { found, .. }, _) = judged else { panic!("{judged:?}") };
+        assert_eq!((found, is_inspected_whole(&twice)), (number, false));
+    }
+    // A table that changes its place is removed first.
+    let moved = vec![Edit::Remove { table: TableName { store: 5, number: 3 } }, add(2, 3)];
+    assert!(matches!(replay(CORE, 1, &bytes_of(&[stores, once, moved])), Replay::Whole { .. }));
+}
+
 #[test]
 fn a_power_cut_at_any_step_keeps_what_was_committed() {
     let (changes, states) = (changes(), states(&changes()));

@@ -32,6 +32,8 @@ const CHANGES: u64 = 12;
 const CHANGED: u64 = 8;
 /// Most bytes of all corpora together.
 const CORPUS_BYTES_MAX: u64 = 300 << 10;
+/// The input of [`a_table_that_is_added_twice_is_damage_to_the_manifest`].
+const TABLE_TWICE: &str = "with-a-table-twice";
 /// The input of [`a_pointer_that_is_none_is_damage_to_its_block`].
 const NO_POINTER: &str = "without-a-pointer";
 const KINDS: [(Kind, &str); 4] =
@@ -63,6 +65,7 @@ fn made(kind: Kind) -> Vec<(String, Vec<u8>)> {
     if kind == Kind::Manifest {
         let beyond = beyond_all_numbers(&whole).into_iter();
         inputs.extend(beyond.map(|(what, input)| (format!("beyond-{what}"), input.encode())));
+        inputs.push((TABLE_TWICE.to_owned(), with_a_table_twice(&whole).encode()));
     }
     inputs
 }
@@ -102,6 +105,30 @@ fn beyond_all_numbers(whole: &Input) -> Vec<(&'static str, Input)> {
         (what, input)
     };
     numbers.map(input_of).into()
+}
+
+/// The manifest with its first table added once more, to level 0.
+fn with_a_table_twice(whole: &Input) -> Input {
+    let mut input = Input { reseal: true, ..whole.clone() };
+    let manifest = &mut input.files[0];
+    let u32_at =
+        |at: usize| u32::from_le_bytes(manifest[at..at + 4].try_into().expect("four bytes")) as usize;
+    let edits = 2 * PAGE + 40;
+    // Tags and lengths of what stands in front of a store's tables in a snapshot.
+    let before = [(1, 9), (7, 9), (8, 9), (2, 3), (6, 11), (11, 43)];
+    let mut at = edits;
+    while let Some((_, bytes)) = before.iter().find(|(tag, _)| manifest[at] == *tag) {
+        at += bytes;
+    }
+    assert_eq!(manifest[at], 4, "a table is added");
+    let table = at..at + 6 + u32_at(at + 2);
+    let bytes = u32_at(edits - 12);
+    let end = edits + bytes;
+    assert!(end + table.len() <= end.next_multiple_of(PAGE), "there is room in the snapshot's page");
+    manifest[edits - 12..edits - 8].copy_from_slice(&((bytes + table.len()) as u32).to_le_bytes());
+    manifest.copy_within(table, end);
+    manifest[end + 1] = 0;
+    input
 }
 
 /// The table with its first value that is apart not pointed to: the pointer's lengths say that the value is longer stored than not.
@@ -212,6 +239,13 @@ fn numbers_that_cannot_be_are_damage_to_the_manifest() {
         let input = input.encode();
         assert!(!bounded(Kind::Manifest, &input, &|| what.into()), "{what} is trusted");
     }
+}
+
+/// A table that a manifest added twice under right checksums was taken for two: the merge that had taken both panicked when they were to go.
+#[test]
+fn a_table_that_is_added_twice_is_damage_to_the_manifest() {
+    let input = with_a_table_twice(&whole(Kind::Manifest)).encode();
+    assert!(!bounded(Kind::Manifest, &input, &|| "it is read".into()), "it is found");
 }
 
 #[test]
