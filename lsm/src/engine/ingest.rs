@@ -16,7 +16,7 @@
 //! are the same record.
 //!
 //! The order of durability is that of every new table ([`super::output`]). An ingest that is dropped, or cut by a crash, leaves
-//! litter and no trace. A drop that touches its extent ends it.
+//! litter and no trace; while it makes its change it is in doubt then ([`super::doubt`]). A drop that touches its extent ends it.
 
 use super::Core;
 use super::export::{ChunkError, parse};
@@ -32,7 +32,7 @@ use std::ops::ControlFlow;
 /// Length of a table of level 0 that an ingest writes: few and long, since writers wait when there are many.
 const L0_TABLE_BYTES: u64 = 1 << 30;
 
-/// Why an ingest goes on no more. Nothing of it is or will be there.
+/// Why an ingest goes on no more. Nothing of it is or will be there, unless that is in doubt (see [`Engine`](super::Engine)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IngestError {
     /// The disk failed.
@@ -177,8 +177,8 @@ impl<D: Disk, P: Pace> Ingest<'_, D, P> {
         Ok(())
     }
 
-    /// Puts everything that was added in, durably when it returns: all of it, or after an error nothing. A vnode that lived nowhere
-    /// lives in the store from then on. Returns the number of records.
+    /// Puts everything that was added in, durably when it returns: all of it, or after an error nothing, unless that is in doubt (see
+    /// [`Engine`](super::Engine)). A vnode that lived nowhere lives in the store from then on. Returns the number of records.
     pub async fn finish(mut self) -> Result<u64, IngestError> {
         assert!(!self.has_failed, "an ingest that failed goes on no more");
         let core = self.core;

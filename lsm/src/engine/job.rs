@@ -149,7 +149,8 @@ impl<D: Disk, P: Pace> Core<D, P> {
         match kind {
             Kind::Sweep => self.obsolete.borrow().is_due() || self.log.wants_trim(),
             Kind::Segment => {
-                self.log.wants_segment() || is_put_off || self.log_full.get() || self.is_in_doubt()
+                let is_in_doubt = self.stores.borrow().doubt.is_any();
+                self.log.wants_segment() || is_put_off || self.log_full.get() || is_in_doubt
             }
             Kind::Flush => !is_put_off && self.stores.borrow().next_frozen().is_some(),
             Kind::Compact => !is_put_off && self.compaction_due.get() && !self.closing.get(),
@@ -270,6 +271,12 @@ impl<D: Disk, P: Pace> Core<D, P> {
     }
 
     async fn prepare_segment(&self) -> Result<(), DiskError> {
+        // What is in doubt is settled first, whether or not there is room for a segment, which takes more. Only an opening that was put
+        // off makes its log first.
+        let settled = if self.is_put_off.get() { Ok(()) } else { self.settle_doubt().await };
+        if self.fenced.get() {
+            return settled;
+        }
         if self.log.wants_segment() {
             self.log.prepare().await.map_err(|error| match error {
                 LogCommitError::NoSpace(error) => error,
@@ -280,17 +287,13 @@ impl<D: Disk, P: Pace> Core<D, P> {
                 }
             })?;
         }
-        if self.is_put_off.get() || self.is_in_doubt() {
+        if self.is_put_off.get() {
             self.change(&[]).await.map_err(|failed| failed.error)?;
         }
+        settled?;
         // Where the segment at hand was what had no room, only the next group can tell.
         self.log_full.set(false);
         Ok(())
-    }
-
-    /// Whether something takes no writes until a change of the manifest has settled what the disk says of it.
-    fn is_in_doubt(&self) -> bool {
-        !self.stores.borrow().doubted.is_empty()
     }
 
     fn limits(&self) -> compaction::Limits {

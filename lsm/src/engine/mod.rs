@@ -17,6 +17,7 @@
 mod batch;
 mod checkpoint;
 mod compact;
+mod doubt;
 mod export;
 mod flush;
 mod ingest;
@@ -80,6 +81,11 @@ use crate::{
 };
 
 /// One core's engine. Clones are handles to the same engine; all live on one thread.
+///
+/// After an error of [`Engine::assign`], [`Engine::drop_extent`], [`Engine::move_vnode`] or [`Ingest::finish`] nothing has changed here.
+/// Where it is [`DiskErrorKind::NoSpace`](crate::DiskErrorKind::NoSpace), and where the future was dropped before its end, the change is
+/// in doubt: the disk may hold it all the same, and an open finds it made, or not. The next change that succeeds settles that it is not
+/// made; [`Engine::next_job`] offers one.
 pub struct Engine<D: Disk, P: Pace>(Rc<Core<D, P>>);
 
 impl<D: Disk, P: Pace> Clone for Engine<D, P> {
@@ -98,7 +104,7 @@ struct Core<D: Disk, P: Pace> {
     /// The stores have it, too, to tell it what they apply.
     records: Rc<RecordCache>,
     stores: RefCell<Stores<D>>,
-    /// Every open table that the manifest names or is about to name, by number. All that it names are, but for `unreadable`.
+    /// Every open table that the manifest names, by number. All that it names are, but for `unreadable`.
     tables: RefCell<BTreeMap<u64, Rc<Table<D>>>>,
     /// Every open value file that a table names, dropped or not, by number.
     values: RefCell<BTreeMap<u64, Rc<ValueFile<D>>>>,
@@ -185,12 +191,10 @@ impl<D: Disk, P: Pace> Engine<D, P> {
             true => None,
             false => Some(self.0.flush_turn.take().await),
         };
-        let (mut edits, mut is_durable) = (Vec::new(), true);
+        let mut edits = Vec::new();
         for &(vnode, store) in vnodes {
             match self.vnode_store(vnode) {
-                Some(present) if present == store => {
-                    is_durable &= !self.0.stores.borrow().doubted.contains(&vnode);
-                }
+                Some(present) if present == store => {}
                 Some(present) => return Err(AssignError::LivesElsewhere { vnode, store: present }),
                 None => {
                     if self.0.is_taken(vnode, store) {
@@ -200,7 +204,9 @@ impl<D: Disk, P: Pace> Engine<D, P> {
                 }
             }
         }
-        if edits.is_empty() && is_durable {
+        if edits.is_empty() {
+            // They may live elsewhere on the disk, or nowhere.
+            self.0.settle_doubt().await?;
             return Ok(());
         }
         self.0.change(&edits).await.map_err(|failed| failed.error)?;
@@ -281,9 +287,8 @@ impl<D: Disk, P: Pace> Engine<D, P> {
     /// meanwhile ([`Refusal::UnknownVnode`]); records of it that are staged and not committed go with it. A table in a vnode takes
     /// writes all the time: those that are applied later stay. What lives nowhere is dropped already.
     ///
-    /// After an error nothing has changed. Where it is [`DiskErrorKind::NoSpace`](crate::DiskErrorKind::NoSpace), the disk may hold the
-    /// drop all the same: a vnode takes no writes then ([`Refusal::DiskFull`]) until a job has settled that it does not, and an open
-    /// before that finds the vnode dropped, or not.
+    /// After an error nothing has changed. While it is in doubt (see [`Engine`]) whether a vnode was dropped, it takes no writes
+    /// ([`Refusal::DiskFull`]).
     pub async fn drop_extent(&self, extent: Extent) -> Result<(), DiskError> {
         self.0.drop_extent(extent).await
     }
@@ -304,7 +309,7 @@ impl<D: Disk, P: Pace> Engine<D, P> {
 
     /// Moves a vnode with all it holds into another store of this core, durably when it returns; what lives there, or nowhere, stays
     /// where it is. Reads and writes of it go on, and so do flushes but for a last short part; merges wait. Its tables are
-    /// rewritten. After an error it is where it was; one is [`DiskErrorKind::Io`](crate::DiskErrorKind::Io) if something of
+    /// rewritten. After an error it is where it was, or in doubt (see [`Engine`]); one is [`DiskErrorKind::Io`](crate::DiskErrorKind::Io) if something of
     /// it is quarantined: what cannot be read cannot be moved.
     pub async fn move_vnode(&self, vnode: u16, store: u16) -> Result<(), DiskError> {
         self.0.move_vnode(vnode, store).await

@@ -2,7 +2,7 @@
 //!
 //! A dropped table may still serve reads that began before; it is unlinked when the last of them has ended,
 //! and the value files that it points into not before it. A file whose
-//! edit is *in doubt* (the manifest's write failed, and may be found on the disk all the same) stays until a later change of
+//! edit is *in doubt* ([`super::doubt`]) stays until a later change of
 //! the manifest, which begins a new file, has settled that it is not named. A table with a quarantined area stays on the disk
 //! when it is dropped: there may be something to save in it.
 //!
@@ -23,7 +23,7 @@ pub(super) struct Obsolete<D: Disk> {
     dropped: Vec<Dropped<D>>,
     /// Value files dropped from the manifest; perhaps still named by tables above.
     dropped_values: Vec<FileName>,
-    /// Named by a change that failed.
+    /// Named by a change that is in doubt.
     doubtful: Vec<FileName>,
     /// To be unlinked.
     litter: Vec<FileName>,

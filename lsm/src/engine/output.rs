@@ -2,7 +2,7 @@
 //!
 //! The order that makes them safe: the file is written and synced; its directory is synced; it is opened, which reads back
 //! what was written; only then the manifest names it, and only after that reads find it. Until it is named nobody knows it: on
-//! any failure it is litter, to be unlinked, unless the manifest's write is what failed (see [`super::obsolete`]).
+//! any failure it is litter, to be unlinked, unless the manifest's write is what failed, or was not waited for (see [`super::doubt`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -37,11 +37,11 @@ pub(super) struct Output<'a, D: Disk, P: Pace> {
     /// The value file that is being written, and those that are finished.
     values: Option<ValueBuilder<D>>,
     value_files: Vec<(ValuesMeta, Rc<ValueFile<D>>)>,
-    /// Every file begun, finished or not.
+    /// Every file begun, finished or not, until a change names them.
     names: Vec<FileName>,
     /// What is added is in use: reads find it in the cache where it is now.
     in_use: bool,
-    /// Blocks that were put into the cache for that, by table: behind the last one.
+    /// Blocks that were put into the cache for that, by table: behind the last one. None once the tables are named.
     cached: BTreeMap<u64, u32>,
     /// Bytes of records worked on since the last pause.
     since_pause: usize,
@@ -56,7 +56,6 @@ pub(super) struct Output<'a, D: Disk, P: Pace> {
     pub(super) bytes: u64,
     /// Bytes of this output among [`Core::build_bytes`].
     charged: usize,
-    kept: bool,
 }
 
 impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
@@ -81,7 +80,6 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
             last: None,
             bytes: 0,
             charged: 0,
-            kept: false,
         }
     }
 
@@ -354,14 +352,13 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
             edits.push(Edit::Add { level: level_of(at), table: Rc::new(table.meta().clone()) });
         }
         edits.extend(others);
-        // From here on the files are the manifest's business.
-        self.kept = true;
+        // From here on the files are the change's business.
+        self.names.clear();
         let added = (&self.tables[..], &self.value_files[..]);
         let put = self.core.put_tables(self.store, added, dropped, edits, install).await;
-        if put.is_err() {
-            self.forget_cached();
-        }
-        put.map_err(|failed| failed.error)
+        put.map_err(|failed| failed.error)?;
+        self.cached.clear();
+        Ok(())
     }
 }
 
@@ -371,10 +368,8 @@ pub(super) type Added<'a, D> = (&'a [Rc<Table<D>>], &'a [(ValuesMeta, Rc<ValueFi
 impl<D: Disk, P: Pace> Drop for Output<'_, D, P> {
     fn drop(&mut self) {
         self.core.count_build(self.charged, 0);
-        if !self.kept {
-            self.forget_cached();
-            self.core.obsolete.borrow_mut().discard(self.names.drain(..));
-        }
+        self.forget_cached();
+        self.core.obsolete.borrow_mut().discard(self.names.drain(..));
     }
 }
 
@@ -404,25 +399,11 @@ impl<D: Disk, P: Pace> Core<D, P> {
         edits.extend(dead.iter().map(|&number| Edit::RemoveValues { store, number }));
         edits.extend(self.manifest.catalog().spent_drops());
         edits.push(Edit::NextNumber { number: self.next_number.get() });
+        self.change(&edits).await?;
+        // No waiting from here on: all that is named is open.
         let named = |(meta, file): &(ValuesMeta, Rc<ValueFile<D>>)| (meta.number, Rc::clone(file));
         self.values.borrow_mut().extend(added_values.iter().map(named));
         self.tables.borrow_mut().extend(added.iter().map(|table| (table.number(), Rc::clone(table))));
-        let changed = self.change(&edits).await;
-        if let Err(failed) = changed {
-            let mut tables = self.tables.borrow_mut();
-            added.iter().for_each(|table| drop(tables.remove(&table.number())));
-            let mut values = self.values.borrow_mut();
-            added_values.iter().for_each(|(meta, _)| drop(values.remove(&meta.number)));
-            let names = added.iter().map(|table| table.meta().name.file());
-            let names = names.chain(added_values.iter().map(|(meta, _)| meta.file()));
-            let mut obsolete = self.obsolete.borrow_mut();
-            if failed.in_doubt {
-                obsolete.doubt(names);
-            } else {
-                obsolete.discard(names);
-            }
-            return Err(failed);
-        }
         // A table that only changed its level is among the added ones.
         let is_gone = |name: &&TableName| added.iter().all(|table| table.number() != name.number);
         let gone: Vec<TableName> = dropped.iter().filter(is_gone).copied().collect();

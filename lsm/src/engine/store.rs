@@ -16,6 +16,7 @@
 
 use std::rc::{Rc, Weak};
 
+use super::doubt::Doubt;
 use super::levels::Levels;
 use super::outcome::Refusal;
 use super::stats::StoreCounts;
@@ -37,8 +38,8 @@ pub(super) struct Stores<D: Disk> {
     pub(super) applied: u64,
     /// Vnodes that are being dropped, or were, and the number up to which records of them that come back from the log are left out.
     pub(super) barred: Vec<(u16, u64)>,
-    /// Vnodes that live here, and whose drop may be on the disk: it failed, and nothing has settled yet that it is not.
-    pub(super) doubted: Vec<u16>,
+    /// Changes of the manifest that may be on the disk.
+    pub(super) doubt: Doubt,
     /// Extents that are being ingested, each with a number of its own: no record of them is marked. One for each ingest of the host's.
     pub(super) ingests: Vec<(u64, Extent)>,
     pub(super) ingests_begun: u64,
@@ -141,7 +142,7 @@ impl<D: Disk> Stores<D> {
             stores,
             applied: 0,
             barred: Vec::new(),
-            doubted: Vec::new(),
+            doubt: Doubt::default(),
             ingests: Vec::new(),
             ingests_begun: 0,
             active_bytes,
@@ -217,10 +218,11 @@ impl<D: Disk> Stores<D> {
         }
     }
 
-    /// Why records of this key may not be staged, if they may not.
+    /// Why records of this key may not be staged although its vnode lives here, if they may not: of whole vnodes only, for of all that is
+    /// being changed or in doubt only a drop of one leaves no place for them ([`super::doubt`]).
     #[inline]
     pub(super) fn closed(&self, key: &Key<'_>) -> Option<Refusal> {
-        if self.barred.is_empty() && self.doubted.is_empty() || key.prefix.space == 0 {
+        if self.barred.is_empty() && !self.doubt.closes_any() || key.prefix.space == 0 {
             return None;
         }
         self.closed_vnode(key.prefix.vnode)
@@ -232,7 +234,7 @@ impl<D: Disk> Stores<D> {
             return Some(Refusal::UnknownVnode);
         }
         // What settles it is a change of the manifest, for which there is no room.
-        self.doubted.contains(&vnode).then_some(Refusal::DiskFull)
+        self.doubt.closes(vnode).then_some(Refusal::DiskFull)
     }
 
     /// Whether a record that comes back from the log was dropped on its way.

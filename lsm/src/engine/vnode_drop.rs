@@ -21,9 +21,8 @@
 //! can it come back anywhere until all those numbers have: a full disk gives numbers that are only staged out again, and the drop
 //! holds for whatever has them then.
 //!
-//! A drop that failed may be on the disk all the same (a full disk can say so after it has written). Until a later change of the
-//! manifest, which begins a new file, has settled that it is not, the vnode is as it was, but takes no writes: a start would find
-//! them with no vnode to put them into. [`super::job`] makes such a change where nothing else does.
+//! A drop that failed may be on the disk all the same ([`super::doubt`]). Until that is settled the vnode is as it was, but takes no
+//! writes: a start would find them with no vnode to put them into.
 
 use std::rc::Rc;
 
@@ -39,18 +38,12 @@ use crate::{Class, Disk, DiskError, Extent, Key, Pace, TableName, cover};
 struct Barred<'a, D: Disk, P: Pace> {
     core: &'a Core<D, P>,
     vnode: u16,
-    /// The drop may be on the disk, and is not in memory: true while it is being written, also if nobody waits for the end of that.
-    is_doubtful: bool,
 }
 
 impl<D: Disk, P: Pace> Drop for Barred<'_, D, P> {
     fn drop(&mut self) {
-        let mut stores = self.core.stores.borrow_mut();
-        stores.barred.retain(|(vnode, seq)| (*vnode, *seq) != (self.vnode, u64::MAX));
-        if self.is_doubtful && !stores.doubted.contains(&self.vnode) {
-            cover::mark("drop of a vnode in doubt");
-            stores.doubted.push(self.vnode);
-        }
+        let barred = &mut self.core.stores.borrow_mut().barred;
+        barred.retain(|(vnode, seq)| (*vnode, *seq) != (self.vnode, u64::MAX));
     }
 }
 
@@ -60,11 +53,15 @@ impl<D: Disk, P: Pace> Core<D, P> {
         self.abandon_any_compaction();
         let _merging = self.compact_turn.take().await;
         let _flushing = self.flush_turn.take().await;
-        let Some(index) = self.stores.borrow().index_of(&extent.range().low()) else { return Ok(()) };
+        let lives_in = self.stores.borrow().index_of(&extent.range().low());
+        let Some(index) = lives_in else {
+            // It may live on the disk yet.
+            return self.settle_doubt().await;
+        };
         let is_vnode = extent.table.is_none();
-        let mut barred = is_vnode.then(|| {
+        let _barred = is_vnode.then(|| {
             self.stores.borrow_mut().barred.push((extent.vnode, u64::MAX));
-            Barred { core: self, vnode: extent.vnode, is_doubtful: false }
+            Barred { core: self, vnode: extent.vnode }
         });
         let (store, seq) = {
             let mut stores = self.stores.borrow_mut();
@@ -74,13 +71,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
         };
         self.weigh();
         let (removed, edits) = self.dropping(store, extent, seq);
-        if let Some(barred) = &mut barred {
-            barred.is_doubtful = true;
-        }
         let put = self.put_tables(store, (&[], &[]), &removed, edits, |_| {}).await;
-        if let Some(barred) = &mut barred {
-            barred.is_doubtful = put.is_err_and(|failed| failed.in_doubt);
-        }
         put.map_err(|failed| failed.error)?;
         // No waiting from where the store's tables were changed to here.
         self.records.forget(extent);

@@ -57,7 +57,10 @@ impl<D: Disk, P: Pace> Core<D, P> {
         self.abandon_any_compaction();
         let _merging = self.compact_turn.take().await;
         let from = self.stores.borrow().number_of(vnode);
-        let Some(from) = from.filter(|&from| from != to) else { return Ok(()) };
+        let Some(from) = from.filter(|&from| from != to) else {
+            // It may live elsewhere on the disk.
+            return self.settle_doubt().await;
+        };
         let refused = |kind| DiskError { kind, operation: "move a vnode", name: None };
         if self.has_lost(from, extent) {
             return Err(refused(DiskErrorKind::Io));

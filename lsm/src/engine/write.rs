@@ -1,6 +1,7 @@
 //! Writes: staged into the log's next group, committed, applied. What holds them back is in [`super::pressure`].
 
 use super::Core;
+use super::doubt::Changing;
 use super::outcome::{CommitError, Refusal};
 use super::store::APPLIED_TOGETHER;
 use crate::log::{CommitError as LogCommitError, StageError};
@@ -104,9 +105,12 @@ impl<D: Disk, P: Pace> Core<D, P> {
         self.refusal.set(Some(Refusal::Fenced));
     }
 
-    /// Makes a change of the manifest durable. A failure other than a full disk fences: what the file holds is not known then.
+    /// Makes a change of the manifest durable. A failure other than a full disk fences: what the file holds is not known then. The files
+    /// that it names are the manifest's, and where that does not name them to be removed when it is sure not to ([`super::doubt`]).
     pub(super) async fn change(&self, edits: &[Edit]) -> Result<(), crate::manifest::CommitError> {
+        let changing = Changing::begin(self, edits);
         let changed = self.manifest.commit(edits).await;
+        changing.ended(&changed);
         if let Err(failed) = &changed
             && failed.error.kind != DiskErrorKind::NoSpace
         {
@@ -118,7 +122,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
                 cover::mark("opening made good when there was room");
             }
             self.obsolete.borrow_mut().settle();
-            self.stores.borrow_mut().doubted.clear();
+            self.stores.borrow_mut().doubt.settle();
         }
         changed
     }

@@ -16,7 +16,7 @@ fn options(entropy: u128, strategy: Strategy) -> Options {
 }
 
 /// An engine for which a compaction is due, and what is in it.
-fn due(strategy: Strategy) -> (MemDisk, TestEngine, Model) {
+pub(crate) fn due(strategy: Strategy) -> (MemDisk, TestEngine, Model) {
     let disk = MemDisk::new();
     let opened = block_on(open_with(&disk, MemPace::yielding(1), options(1, strategy)));
     let (engine, _) = opened.expect("a fresh disk");
@@ -38,7 +38,7 @@ fn due(strategy: Strategy) -> (MemDisk, TestEngine, Model) {
 }
 
 /// Tables on the disk that the engine does not count.
-fn litter(disk: &MemDisk, engine: &TestEngine) -> usize {
+pub(crate) fn litter(disk: &MemDisk, engine: &TestEngine) -> usize {
     let of_store = |store| disk.list(Directory::Store(store)).into_iter();
     let files = [3, 5].into_iter().flat_map(of_store);
     let tables = files.filter(|(file, _)| matches!(file, FileName::Table { .. })).count();

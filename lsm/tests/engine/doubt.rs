@@ -1,20 +1,92 @@
 //! Changes of the manifest of which memory and the disk may not say the same: nobody waited for their end, or a full disk kept what it
-//! said it had no room for.
+//! said it had no room for. What is written after such a drop, what a start finds, which files and tables are left.
 
 use std::future::Future;
 
-use crate::rig::{TestEngine, Write, lookup, open, run_jobs, small_options, stage};
+use crate::abandon::{due, litter};
+use crate::rig::{self, TestEngine, Write, lookup, open, run_jobs, small_options, stage};
 use ferrite_lsm::mem_disk::run::{block_on, poll_once};
-use ferrite_lsm::mem_disk::{CrashMode, MemDisk, MemPace};
-use ferrite_lsm::{Engine, Extent, Options, Refusal};
+use ferrite_lsm::mem_disk::{CrashMode, Fault, MemDisk, MemPace};
+use ferrite_lsm::{DiskErrorKind, Engine, Extent, Options, Refusal, Strategy};
 
 /// Key 1 is of vnode 1, which lives in store 5.
 const VNODE: u16 = 1;
 const KEY: u64 = 1;
+const KEYS: u64 = 24;
+/// It lives nowhere.
+const HOMELESS: u16 = 9;
 
 /// Each change begins a new manifest.
 fn options(entropy: u128) -> Options {
     Options { manifest_bytes_max: 0, ..small_options(entropy) }
+}
+
+/// What is changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    Assign,
+    Ingest,
+    IngestMore,
+    Move,
+    DropVnode,
+    DropTable,
+}
+
+impl Change {
+    const EVERY: [Change; 6] = [
+        Change::Assign,
+        Change::Ingest,
+        Change::IngestMore,
+        Change::Move,
+        Change::DropVnode,
+        Change::DropTable,
+    ];
+
+    /// An engine in which to make it.
+    fn begin(self, disk: &MemDisk, options: Options) -> TestEngine {
+        let (engine, _) = open(disk, options).expect("a fresh disk");
+        (0..KEYS).for_each(|key| put(disk, &engine, key, 5).expect("there is room"));
+        if self == Change::Ingest {
+            block_on(engine.drop_extent(Extent::vnode(VNODE))).expect("no faults");
+        }
+        engine
+    }
+
+    /// Whether it was made.
+    async fn make(self, engine: &TestEngine, chunk: &[u8]) -> bool {
+        let extent = Extent::vnode(VNODE);
+        match self {
+            Change::Assign => engine.assign(&[(HOMELESS, 3)]).await.is_ok(),
+            Change::Ingest | Change::IngestMore => {
+                let mut ingest = engine.ingest(extent, 5).await.expect("reads do not fail");
+                ingest.add(chunk).await.is_ok() && ingest.finish().await.is_ok()
+            }
+            Change::Move => engine.move_vnode(VNODE, 3).await.is_ok(),
+            Change::DropVnode => engine.drop_extent(extent).await.is_ok(),
+            Change::DropTable => engine.drop_extent(Extent::table(VNODE, 7)).await.is_ok(),
+        }
+    }
+}
+
+/// What is taken in: newer versions of what is there.
+fn chunk() -> Vec<u8> {
+    let disk = MemDisk::new();
+    let (donor, _) = open(&disk, small_options(9)).expect("a fresh disk");
+    (0..KEYS).for_each(|key| put(&disk, &donor, key, 50).expect("there is room"));
+    let exported = block_on(donor.export(&Extent::vnode(VNODE).range(), 4000)).expect("no faults");
+    assert!(exported.left.is_none());
+    exported.chunk
+}
+
+fn places(engine: &TestEngine) -> Vec<Option<u16>> {
+    (0..=HOMELESS).map(|vnode| engine.vnode_store(vnode)).collect()
+}
+
+/// Where each vnode lives, and the order of what each key has.
+type Seen = (Vec<Option<u16>>, Vec<Option<u64>>);
+
+fn seen(engine: &TestEngine) -> Seen {
+    (places(engine), (0..KEYS).map(|key| lookup(engine, key).map(|found| found.0)).collect())
 }
 
 /// Polls so often, has the disk do everything in between, and then waits no more; false if it ended before that.
@@ -38,15 +110,15 @@ fn drive<T>(disk: &MemDisk, doing: impl Future<Output = T>) -> T {
     }
 }
 
-fn put(disk: &MemDisk, engine: &TestEngine, order: u64) -> Result<(), Refusal> {
-    stage(engine, &Write { key: KEY, order, actor: 1, bytes: 50, tombstone: false })?;
+fn put(disk: &MemDisk, engine: &TestEngine, key: u64, order: u64) -> Result<(), Refusal> {
+    stage(engine, &Write { key, order, actor: 1, bytes: 50, tombstone: false })?;
     drive(disk, engine.commit()).expect("no faults");
     Ok(())
 }
 
-/// The engine that a power cut leaves, with what was synced and nothing else.
-fn cut(disk: &MemDisk, what: &str) -> TestEngine {
-    let left = disk.image(CrashMode::None, &mut || 0);
+/// The engine that a power cut leaves.
+fn cut(disk: &MemDisk, mode: CrashMode, what: &str) -> TestEngine {
+    let left = disk.image(mode, &mut || 0);
     let opened = block_on(Engine::open(left, MemPace::new(), options(2)));
     opened.unwrap_or_else(|error| panic!("{what}: {error}")).0
 }
@@ -59,21 +131,207 @@ fn a_drop_that_is_left_at_any_moment_loses_no_write_after_it() {
     loop {
         let disk = MemDisk::new();
         let (engine, _) = open(&disk, options(1)).expect("a fresh disk");
-        put(&disk, &engine, 5).expect("there is room");
+        put(&disk, &engine, KEY, 5).expect("there is room");
         disk.defer();
         if !is_left(&disk, engine.drop_extent(Extent::vnode(VNODE)), polls) {
             break;
         }
         let what = format!("left after {polls} polls");
         drive(&disk, run_jobs(&engine)).expect("no faults");
-        let written = put(&disk, &engine, 9);
+        let written = put(&disk, &engine, KEY, 9);
         assert_eq!((written, engine.vnode_store(VNODE)), (Ok(()), Some(5)), "{what}");
         lived += 1;
-        let left = cut(&disk, &what);
+        let left = cut(&disk, CrashMode::None, &what);
         assert_eq!(left.vnode_store(VNODE), Some(5), "{what}");
         assert_eq!(lookup(&left, KEY).map(|found| found.0), Some(9), "{what}");
         polls += 1;
     }
     // It is created, written, synced, named, marked, and the one before it unlinked for good.
     assert!(lived > 6, "left {lived} times");
+}
+
+/// Does every job that is due. After each of them everything that a start may find named is there.
+fn settle(disk: &MemDisk, engine: &TestEngine, what: &str) {
+    while let Some(job) = engine.next_job() {
+        drive(disk, engine.run(job)).unwrap_or_else(|error| panic!("{what}: {error}"));
+        cut(disk, CrashMode::All, what);
+    }
+    assert!(!engine.is_fenced(), "{what}");
+    assert_eq!(litter(disk, engine), 0, "{what}");
+}
+
+/// Of all changes only drops of vnodes were settled. Any other could be found made by a start long after its failure had been told and the
+/// disk had had room again.
+#[test]
+fn a_change_that_a_full_disk_kept_is_not_found_once_there_is_room() {
+    let chunk = chunk();
+    for change in Change::EVERY {
+        let mut kept = 0;
+        for manifest_bytes_max in [32 << 10, 0] {
+            for n in 0.. {
+                let what = format!("{change:?}, step {n}");
+                let disk = MemDisk::new();
+                let engine = change.begin(&disk, Options { manifest_bytes_max, ..small_options(1) });
+                let (was, before) = (seen(&engine), disk.steps());
+                disk.fail_at(n, Fault::NoSpaceAfter { blocks: usize::MAX });
+                let is_made = block_on(change.make(&engine, &chunk));
+                if disk.steps() - before <= n {
+                    assert!(is_made, "{what}");
+                    rig::count("fail-at-N points", n);
+                    break;
+                }
+                if is_made {
+                    // A superseded manifest stays a while.
+                    continue;
+                }
+                assert_eq!(seen(&engine), was, "{what}");
+                kept += usize::from(seen(&cut(&disk, CrashMode::All, &what)) != was);
+                settle(&disk, &engine, &what);
+                drop(engine);
+                let left = block_on(Engine::open(disk.kill(&mut || 0), MemPace::new(), options(2)));
+                assert_eq!(seen(&left.expect("nothing was damaged").0), was, "{what}");
+            }
+        }
+        assert!(kept > 1, "{change:?}: {kept} were kept");
+    }
+}
+
+/// Whatever a start finds made, it has a place for what was acknowledged while that was in doubt.
+#[test]
+fn what_is_written_while_a_change_is_in_doubt_stays() {
+    let chunk = chunk();
+    for change in Change::EVERY {
+        let mut kept = 0;
+        for n in 0.. {
+            let what = format!("{change:?}, step {n}");
+            let disk = MemDisk::new();
+            let engine = change.begin(&disk, small_options(1));
+            let (was, before) = (seen(&engine), disk.steps());
+            disk.fail_at(n, Fault::NoSpaceAfter { blocks: usize::MAX });
+            let is_made = block_on(change.make(&engine, &chunk));
+            if disk.steps() - before <= n {
+                break;
+            }
+            let is_kept = !is_made && seen(&cut(&disk, CrashMode::All, &what)) != was;
+            kept += usize::from(is_kept);
+            match put(&disk, &engine, KEY, 99) {
+                Ok(()) => {
+                    let left = cut(&disk, CrashMode::All, &what);
+                    assert_eq!(lookup(&left, KEY).map(|found| found.0), Some(99), "{what}");
+                }
+                Err(Refusal::DiskFull) => assert_eq!(change, Change::DropVnode, "{what}"),
+                Err(refusal) => assert_eq!((refusal, was.0[1]), (Refusal::UnknownVnode, None), "{what}"),
+            }
+        }
+        assert!(kept > 0, "{change:?}: none was kept");
+    }
+}
+
+/// A change that nobody waited for any more was not settled, and the tables that it had written stayed open, and on the disk, until the
+/// next start.
+#[test]
+fn a_change_that_is_left_at_any_moment_is_not_found_and_leaves_no_table() {
+    let chunk = chunk();
+    for change in Change::EVERY {
+        let (mut kept, mut polls) = (0, 1);
+        loop {
+            let what = format!("{change:?}, left after {polls} polls");
+            let disk = MemDisk::new();
+            let engine = change.begin(&disk, options(1));
+            let (_, content) = seen(&engine);
+            disk.defer();
+            if !is_left(&disk, change.make(&engine, &chunk), polls) {
+                break;
+            }
+            // The end of a move is not waited for: it has moved then.
+            let now = (places(&engine), content);
+            kept += usize::from(seen(&cut(&disk, CrashMode::All, &what)) != now);
+            settle(&disk, &engine, &what);
+            let left = cut(&disk, CrashMode::None, &what);
+            assert_eq!(seen(&left), now, "{what}");
+            let (there, open) = (left.stats().memory.table_bytes, engine.stats().memory.table_bytes);
+            assert_eq!(open, there, "{what}: bytes of open tables");
+            polls += 1;
+        }
+        assert!(kept > 1, "{change:?}: {kept} were kept in {polls} polls");
+    }
+}
+
+#[test]
+fn a_merge_that_is_left_at_any_moment_leaves_no_table() {
+    for polls in 1.. {
+        let what = format!("left after {polls} polls");
+        let (disk, engine, _) = due(Strategy::Leveled);
+        let was = seen(&engine);
+        let job = engine.next_job().expect("a merge is due");
+        disk.defer();
+        if !is_left(&disk, engine.run(job), polls) {
+            assert!(polls > 20, "it took {polls} polls");
+            break;
+        }
+        settle(&disk, &engine, &what);
+        let left = cut(&disk, CrashMode::None, &what);
+        assert_eq!(seen(&left), was, "{what}");
+        let (there, open) = (left.stats().memory.table_bytes, engine.stats().memory.table_bytes);
+        assert_eq!(open, there, "{what}: bytes of open tables");
+    }
+}
+
+/// A vnode is assigned to where it lives, moved there, or dropped where it lives nowhere, without a change. While memory alone says so, that
+/// was answered for all the same, and the next start said something else.
+#[test]
+fn what_is_so_already_is_answered_for_when_the_disk_says_so_too() {
+    let chunk = chunk();
+    type Asks<'a> = &'a dyn Fn(&TestEngine) -> bool;
+    let asks: [(Change, Asks<'_>); 4] = [
+        (Change::Move, &|engine| block_on(engine.assign(&[(VNODE, 5)])).is_ok()),
+        (Change::Move, &|engine| block_on(engine.move_vnode(VNODE, 5)).is_ok()),
+        (Change::Ingest, &|engine| block_on(engine.drop_extent(Extent::vnode(VNODE))).is_ok()),
+        (Change::Assign, &|engine| block_on(engine.drop_extent(Extent::vnode(HOMELESS))).is_ok()),
+    ];
+    for (at, (change, ask)) in asks.into_iter().enumerate() {
+        let mut kept = 0;
+        for n in 0.. {
+            let what = format!("{at}, step {n}");
+            let disk = MemDisk::new();
+            let engine = change.begin(&disk, options(1));
+            let (was, before) = (seen(&engine), disk.steps());
+            disk.fail_at(n, Fault::NoSpaceAfter { blocks: usize::MAX });
+            let is_made = block_on(change.make(&engine, &chunk));
+            if disk.steps() - before <= n {
+                break;
+            }
+            if is_made {
+                continue;
+            }
+            kept += usize::from(seen(&cut(&disk, CrashMode::All, &what)) != was);
+            assert!(ask(&engine), "{what}: there is room");
+            assert_eq!(seen(&cut(&disk, CrashMode::None, &what)), was, "{what}");
+        }
+        assert!(kept > 1, "{at}: {kept} were kept");
+    }
+}
+
+/// A log that had no room for its next segment held up what is in doubt, which takes less.
+#[test]
+fn a_change_in_doubt_is_settled_where_a_log_segment_has_no_room() {
+    let disk = MemDisk::new();
+    let engine = Change::Assign.begin(&disk, Options { memtable_bytes: 1 << 20, ..small_options(1) });
+    block_on(run_jobs(&engine)).expect("there is room");
+    disk.limit_zeroed(0);
+    for order in 6.. {
+        put(&disk, &engine, 0, order).expect("the segment at hand has room");
+        if let Some(job) = engine.next_job() {
+            let failed = block_on(engine.run(job)).expect_err("it is the next segment that is due");
+            assert_eq!(failed.kind, DiskErrorKind::NoSpace);
+            break;
+        }
+    }
+    let was = seen(&engine);
+    disk.fail_at(0, Fault::NoSpaceAfter { blocks: usize::MAX });
+    assert!(!block_on(Change::Assign.make(&engine, &[])), "there is no room");
+    assert_ne!(seen(&cut(&disk, CrashMode::All, "kept")), was);
+    let job = engine.next_job().expect("it is to be settled");
+    block_on(engine.run(job)).expect_err("the segment has no room yet");
+    assert_eq!(seen(&cut(&disk, CrashMode::All, "settled")), was);
 }
