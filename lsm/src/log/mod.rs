@@ -48,7 +48,8 @@ use self::segments::Segments;
 use self::staging::{Filling, room_for};
 use crate::planted::{self, Bug};
 use crate::{
-    BLOCK_BYTES, Class, Disk, DiskError, DiskErrorKind, FileName, Key, NameOp, Open, Record, Seq, Sync, cover,
+    AlignedBuf, BLOCK_BYTES, Class, Disk, DiskError, DiskErrorKind, FileName, Key, NameOp, Open, Record, Seq,
+    Sync, cover,
 };
 
 /// Buffers: one filling, one in flight or being applied.
@@ -261,7 +262,8 @@ impl<D: Disk> Log<D> {
         let (buf, result) = write.await;
         match result {
             Ok(bytes) if bytes == header.bytes() => fence.done = true,
-            Err(error) if error.kind == DiskErrorKind::NoSpace && self.is_absent(at, &buf).await => {
+            Err(error) if error.kind == DiskErrorKind::NoSpace => {
+                let Some(buf) = self.read_absent(at, buf).await else { return Err(CommitError::Fenced) };
                 fence.done = true;
                 self.take_back(&header, (!is_mark).then_some(buf));
                 return Err(CommitError::NoSpace(error));
@@ -282,15 +284,17 @@ impl<D: Disk> Log<D> {
         Ok((header, buf))
     }
 
-    /// Whether the group that starts with `group` is not in the current segment at `at`, after a write that found no space: without
-    /// its first block no recovery takes it for a group, so the next one may have its place.
-    async fn is_absent(&self, at: u64, group: &[u8]) -> bool {
+    /// After a write that found no space: the buffer of `group`, if what is in the current segment at `at` is not its first block.
+    /// Without that no recovery takes it for a group, so the next one may have its place. It is read into the group's own buffer, which
+    /// holds nothing that is needed any more: there may be no other, and without a look the log would have to be fenced.
+    async fn read_absent(&self, at: u64, mut group: D::Buf) -> Option<D::Buf> {
         let slot = self.state.borrow_mut().segments.current().slot;
         let name = FileName::Segment { core: self.core, slot };
-        let Some(buf) = self.disk.buf(BLOCK_BYTES, Class::Log) else { return false };
-        let Ok(file) = self.disk.open(name, Open::Read).await else { return false };
-        let (buf, read) = self.disk.read(&file, at, buf, Class::Log).await;
-        read == Ok(BLOCK_BYTES) && buf[..] != group[..BLOCK_BYTES]
+        group.set_len(BLOCK_BYTES);
+        let first = group.to_vec();
+        let file = self.disk.open(name, Open::Read).await.ok()?;
+        let (found, read) = self.disk.read(&file, at, group, Class::Log).await;
+        (read == Ok(BLOCK_BYTES) && found[..] != first[..]).then_some(found)
     }
 
     /// As if a group had never been sealed, nor anything been staged since: their numbers are given out again.

@@ -129,6 +129,25 @@ fn a_group_that_found_no_space_never_was() {
     assert_eq!((replayed, recovery.damage, recovery.cut_tail), (pairs(1..6), vec![], None));
 }
 
+/// The look at what is there took a buffer of its own: where none was left just then, a full disk fenced the core.
+#[test]
+fn a_group_that_found_no_space_is_looked_for_without_another_buffer() {
+    let disk = MemDisk::new();
+    let (log, ..) = recover(&disk, options(1));
+    write(&log, 1..3, 10);
+    disk.limit_buffers(Class::Log, disk.buffer_bytes(Class::Log));
+    for len in [9000, 10] {
+        stage(&log, 90, len).unwrap();
+        disk.fail_at(0, Fault::NoSpace);
+        assert!(matches!(block_on(log.commit()), Err(CommitError::NoSpace(_))), "{len} bytes");
+        assert!(!log.has_staged() && !log.is_fenced());
+    }
+    // The buffer has its whole length again.
+    write(&log, 3..6, 9000);
+    let (_, recovery, replayed) = recover(&disk.crash(CrashMode::None, &mut random(1)), options(2));
+    assert_eq!((replayed, recovery.damage, recovery.cut_tail), (pairs(1..6), vec![], None));
+}
+
 /// The write says that there was no space, and the group is there: it may be found, so nothing may take its number.
 #[test]
 fn a_group_that_is_there_after_all_fences() {
