@@ -12,8 +12,8 @@ use crate::compaction::{Chain, Plan, Verdict, buried};
 use crate::manifest::Edit;
 use crate::planted::{self, Bug};
 use crate::{
-    Class, Disk, DiskError, JoinByFlag, Key, KeyBuf, KeyHash, Merge, Pace, ReadError, Record, RecordFlags,
-    TableName, cover,
+    Class, Disk, DiskError, JoinByFlag, Key, KeyBuf, KeyHash, Merge, Pace, Record, RecordFlags, TableName,
+    cover,
 };
 
 /// Table lengths of the next run below that one output may overlap: so many bytes a later merge of it rewrites at most.
@@ -89,14 +89,13 @@ impl<D: Disk, P: Pace> Core<D, P> {
         let mut tries = BUFFER_TRIES_MAX;
         loop {
             match merge.next().await {
-                Ok(true) => {}
+                // They are bounded in a row, and not in all: a long merge may wait often.
+                Ok(true) => tries = BUFFER_TRIES_MAX,
                 Ok(false) => break,
-                Err(ReadError::NoBuffer) if tries > 0 => {
-                    tries -= 1;
-                    self.pace.yield_now().await;
+                Err(error) => {
+                    self.no_read_buffer(error, &mut tries).await?;
                     continue;
                 }
-                Err(error) => return Err(self.unreadable(error)),
             }
             let (key, record) = merge.current().expect("it stands on a key");
             match self.settle(&key, record, inputs) {

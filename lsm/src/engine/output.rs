@@ -23,7 +23,7 @@ use crate::{
 
 /// File numbers carry the core that minted them above this many bits, so that they are unique within the node.
 pub(crate) const NUMBER_BITS: u32 = 48;
-/// Times that background work asks for a buffer, yielding in between, before it fails.
+/// Times in a row that background work asks for a buffer, yielding in between, before it fails.
 pub(super) const BUFFER_TRIES_MAX: usize = 1000;
 
 /// The tables that a flush or a compaction writes.
@@ -277,9 +277,15 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
         };
         self.cache_used(&mut builder);
         self.core.sync_directory(Directory::Store(self.store)).await?;
-        let (disk, name, bytes) = (self.core.disk.clone(), meta.name, meta.bytes);
-        let opened = Table::open(disk, name, bytes, Some(meta.file_id), self.class).await;
-        self.tables.push(opened.map_err(|error| self.core.unreadable(error))?);
+        let (name, bytes, file_id) = (meta.name, meta.bytes, Some(meta.file_id));
+        let mut tries = BUFFER_TRIES_MAX;
+        let opened = loop {
+            match Table::open(self.core.disk.clone(), name, bytes, file_id, self.class).await {
+                Ok(opened) => break opened,
+                Err(error) => self.core.no_read_buffer(error, &mut tries).await?,
+            }
+        };
+        self.tables.push(opened);
         self.bytes += bytes;
         drop(builder);
         self.charge();
@@ -302,9 +308,14 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
             }
         };
         self.core.sync_directory(Directory::Store(self.store)).await?;
-        let disk = self.core.disk.clone();
-        let opened = ValueFile::open(disk, meta.file(), meta.bytes, Some(meta.file_id), self.class).await;
-        let opened = opened.map_err(|error| self.core.unreadable(error))?;
+        let (file, bytes, file_id) = (meta.file(), meta.bytes, Some(meta.file_id));
+        let mut tries = BUFFER_TRIES_MAX;
+        let opened = loop {
+            match ValueFile::open(self.core.disk.clone(), file, bytes, file_id, self.class).await {
+                Ok(opened) => break opened,
+                Err(error) => self.core.no_read_buffer(error, &mut tries).await?,
+            }
+        };
         self.value_files.push((meta, Rc::new(opened)));
         self.bytes += meta.bytes;
         cover::mark("value file written");
@@ -512,6 +523,16 @@ impl<D: Disk, P: Pace> Core<D, P> {
             BuildError::Disk(error) if error.operation == "sync" => self.fence_after(Err(error)),
             BuildError::Disk(error) => Err(error),
         }
+    }
+
+    /// As [`Core::no_buffer`], of a read.
+    pub(super) async fn no_read_buffer(&self, error: ReadError, tries: &mut usize) -> Result<(), DiskError> {
+        if error != ReadError::NoBuffer || *tries == 0 {
+            return Err(self.unreadable(error));
+        }
+        *tries -= 1;
+        self.pace.yield_now().await;
+        Ok(())
     }
 
     /// Background work met a table that it cannot read.

@@ -1,11 +1,12 @@
 //! One thing that cannot be done, however often it is tried, holds up nothing else.
 
 use crate::rig::{
-    Model, Random, TestEngine, Write, apply, check, open, run_jobs, run_jobs_on, small_options, stage,
+    Model, Random, TestEngine, Write, apply, check, open, open_with, run_jobs, run_jobs_on, small_options,
+    stage,
 };
-use ferrite_lsm::mem_disk::MemDisk;
-use ferrite_lsm::mem_disk::run::block_on;
-use ferrite_lsm::{Directory, FileName};
+use ferrite_lsm::mem_disk::run::{block_on, poll_once};
+use ferrite_lsm::mem_disk::{MemDisk, MemPace, OpInfo, OpKind};
+use ferrite_lsm::{Class, Directory, FileName, Job, NameOp, Options};
 
 const KEYS: u64 = 80;
 /// Jobs that a host finds time for between two groups.
@@ -154,4 +155,108 @@ fn an_orphan_with_a_number_that_nobody_minted_is_removed_and_not_counted_on_from
             check(&engine, &model, KEYS);
         }
     }
+}
+
+/// Keys of a long merge.
+const MANY_KEYS: u64 = 600;
+
+fn merge_options(entropy: u128) -> Options {
+    let (table_bytes, l0_tables_trigger, level_base_bytes) = (8 << 10, 4, 1 << 20);
+    let cache_bytes = 4 << 20;
+    Options { table_bytes, l0_tables_trigger, level_base_bytes, cache_bytes, ..small_options(entropy) }
+}
+
+/// An engine of which a merge is due that reads many tables, one after the other.
+fn long_merge() -> (MemDisk, TestEngine, Model, Job) {
+    /// Tables below level 0 from which on it is long.
+    const TABLES: u64 = 16;
+    /// More than are needed for those.
+    const WRITES_MAX: u64 = 10_000;
+    let disk = MemDisk::new();
+    let (engine, _) = open(&disk, merge_options(1)).expect("a fresh disk");
+    let (mut random, mut model) = (Random::new(3), Model::new());
+    let mut is_long = false;
+    for order in 1..WRITES_MAX {
+        let (key, bytes) = (random.below(MANY_KEYS), random.below(900) as usize);
+        let write = Write { key, order, actor: order, bytes, tombstone: false };
+        stage(&engine, &write).expect("flushes keep up");
+        block_on(engine.commit()).expect("no faults");
+        apply(&mut model, write);
+        while let Some(job) = engine.next_job() {
+            is_long = job.is_compaction() && engine.stats().tables.iter().skip(1).sum::<u64>() > TABLES;
+            if is_long {
+                break;
+            }
+            block_on(engine.run(job)).expect("no faults");
+        }
+        if is_long {
+            break;
+        }
+    }
+    assert!(is_long, "{:?}", engine.stats());
+    drop(engine);
+    let opened = block_on(open_with(&disk, MemPace::yielding(1), merge_options(2)));
+    let (engine, _) = opened.expect("no faults");
+    loop {
+        let job = engine.next_job().expect("the merge is due");
+        if job.is_compaction() {
+            return (disk, engine, model, job);
+        }
+        block_on(engine.run(job)).expect("no faults");
+    }
+}
+
+/// A thousand waits for a buffer ended a merge, though each was short: where buffers are few, a long one never came to its end.
+#[test]
+fn a_merge_that_waits_for_buffers_often_and_never_long_comes_to_its_end() {
+    const WAITS: usize = 8;
+    /// Fewer than a merge waits in a row.
+    const POLLS: usize = 900;
+    let (disk, engine, model, merge) = long_merge();
+    let mut merge = Box::pin(engine.run(merge));
+    for _ in 0..WAITS {
+        disk.limit_buffers(Class::Background, usize::MAX);
+        assert_eq!(poll_once(merge.as_mut()), None, "it has more to read");
+        disk.limit_buffers(Class::Background, 0);
+        for _ in 0..POLLS {
+            assert_eq!(poll_once(merge.as_mut()), None);
+        }
+    }
+    disk.limit_buffers(Class::Background, usize::MAX);
+    block_on(merge).expect("no wait was long");
+    assert_eq!(engine.stats().compactions, 1);
+    check(&engine, &model, MANY_KEYS);
+}
+
+/// The first table that was finished, and found no buffer to be opened with at once, ended the merge that wrote it.
+#[test]
+fn a_merge_waits_for_a_buffer_to_open_what_it_has_written() {
+    let (disk, engine, model, merge) = long_merge();
+    disk.defer();
+    let mut merge = Box::pin(engine.run(merge));
+    let mut opened = 0;
+    let merged = loop {
+        if let Some(merged) = poll_once(merge.as_mut()) {
+            break merged;
+        }
+        // What comes next is the opening.
+        let last = |op: &OpInfo| matches!(op.kind, OpKind::Names(NameOp::SyncDirectory(Directory::Store(_))));
+        if disk.in_flight(None).iter().any(last) {
+            disk.limit_buffers(Class::Background, 0);
+            for _ in 0..20 {
+                disk.complete_all();
+                assert_eq!(poll_once(merge.as_mut()), None);
+            }
+            disk.limit_buffers(Class::Background, usize::MAX);
+            opened += 1;
+        }
+        disk.complete_all();
+    };
+    merged.expect("buffers came back");
+    assert!(opened > 4, "{opened} tables");
+    assert_eq!(engine.stats().compactions, 1);
+    drop(merge);
+    drop(engine);
+    let (engine, _) = open(&disk.kill(&mut || 0), merge_options(3)).expect("no faults");
+    check(&engine, &model, MANY_KEYS);
 }
