@@ -293,7 +293,7 @@ pub enum GroupFault {
         /// The length it claims, in bytes.
         claimed: u64,
     },
-    /// It is another segment's, or another life's.
+    /// It is another segment's, or another life's, whole or not.
     Foreign(Identity),
     /// The checksum is wrong.
     Checksum {
@@ -317,6 +317,10 @@ pub(super) fn claimed_bytes(bytes: &[u8]) -> Option<usize> {
 
 /// Reads the group at the start of `bytes`, which may go on after it: its header and its records' bytes. With an identity, a group
 /// of anyone else is refused; without, a group is taken at its own word. Never panics, whatever the bytes.
+///
+/// The checksum is over up to [`GROUP_BYTES_LIMIT`], and most groups that a recycled segment's search meets are its previous life's: what
+/// neither its header nor its trailer says is ours is refused before. Neither may be believed before the checksum, which covers them; but one
+/// damaged place leaves the other, so that a damaged group of ours is still told from somebody else's.
 pub fn decode_group(bytes: &[u8], identity: Option<Identity>) -> Result<(GroupHeader, &[u8]), GroupFault> {
     if bytes.len() < GROUP_HEADER_BYTES || u32_at(bytes, 0) != GROUP_MAGIC {
         return Err(GroupFault::NoMagic);
@@ -326,6 +330,10 @@ pub fn decode_group(bytes: &[u8], identity: Option<Identity>) -> Result<(GroupHe
     let len = claimed_bytes(bytes).ok_or(length)?;
     let group = bytes.get(..len).ok_or(length)?;
     let own = Identity { segment: u64_at(group, 24), life: u64_at(group, 32) };
+    let ends = [&group[..BLOCK_BYTES], &group[len - BLOCK_BYTES..]];
+    if identity.is_some_and(|identity| !ends.into_iter().any(|block| bears(block, identity))) {
+        return Err(GroupFault::Foreign(own));
+    }
     let found = u32_at(group, 4);
     let expected = checksum(own, group);
     if expected != found {
@@ -437,6 +445,24 @@ mod tests {
             assert!(!bears(&bytes[..BLOCK_BYTES], Identity { segment: 8, ..OURS }));
         }
         assert!(decode_group(&bytes, None).is_ok());
+    }
+
+    /// Each of them cost a checksum over all that it claimed to be.
+    #[test]
+    fn a_group_that_nothing_says_is_ours_is_refused_without_its_checksum() {
+        let other = Identity { segment: 8, ..OURS };
+        let good = group(&[7; 3 * BLOCK_BYTES], 1, 1, 0);
+        let mut stale = good.clone();
+        stale[5000] ^= 1;
+        assert_eq!(decode_group(&stale, Some(other)), Err(GroupFault::Foreign(OURS)));
+        // One of ours whose header or trailer went bad is damaged, and nobody else's.
+        let trailer = good.len() - TRAILER_BYTES;
+        for at in [24, 32, 5000, trailer, trailer + 8] {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            let found = decode_group(&bad, Some(OURS));
+            assert!(matches!(found, Err(GroupFault::Checksum { .. })), "byte {at}: {found:?}");
+        }
     }
 
     #[test]

@@ -83,7 +83,7 @@ pub(super) struct Gap {
     pub(super) nonzero: bool,
     /// Some block bears the segment's identity: it is, or was, part of a group of this life.
     pub(super) ours: bool,
-    /// The first block that is not zeros and not a whole group of someone else, and what is wrong with it.
+    /// The first block that is not zeros and starts no group of someone else, and what is wrong with it.
     pub(super) fault: Option<(u64, GroupFault)>,
 }
 
@@ -123,9 +123,10 @@ impl<D: Disk> Scan<D> {
                 Some(len) => match decode_group(self.window.view(self.at, len).await?, self.identity) {
                     Ok((header, _)) => return Ok(self.found(gap, header)),
                     Err(GroupFault::Foreign(_)) if planted::active(Bug::StaleSegmentReplayed) => {
-                        let (header, _) = decode_group(self.window.view(self.at, len).await?, None)
-                            .expect("only its owner was wrong");
-                        return Ok(self.found(gap, header));
+                        match decode_group(self.window.view(self.at, len).await?, None) {
+                            Ok((header, _)) => return Ok(self.found(gap, header)),
+                            Err(fault) => fault,
+                        }
                     }
                     Err(fault) => fault,
                 },
