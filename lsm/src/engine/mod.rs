@@ -285,7 +285,8 @@ impl<D: Disk, P: Pace> Engine<D, P> {
     /// Drops a vnode of the ring, or a table in it: everything applied up to now, durably when it returns; readers see nothing of it from
     /// then on, and its space comes back with jobs. A vnode lives nowhere after that, until it is assigned again, and takes no writes
     /// meanwhile ([`Refusal::UnknownVnode`]); records of it that are staged and not committed go with it. A table in a vnode takes
-    /// writes all the time: those that are applied later stay. What lives nowhere is dropped already.
+    /// writes all the time: those that are applied later stay. What lives nowhere is dropped already, but for an ingest of it under way,
+    /// which this ends.
     ///
     /// After an error nothing has changed. While it is in doubt (see [`Engine`]) whether a vnode was dropped, it takes no writes
     /// ([`Refusal::DiskFull`]).

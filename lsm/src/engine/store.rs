@@ -237,6 +237,11 @@ impl<D: Disk> Stores<D> {
         self.doubt.closes(vnode).then_some(Refusal::DiskFull)
     }
 
+    /// Ends the ingests that touch an extent.
+    pub(super) fn end_ingests(&mut self, extent: &Extent) {
+        self.ingests.retain(|(_, other)| !extent.includes(other) && !other.includes(extent));
+    }
+
     /// Whether a record that comes back from the log was dropped on its way.
     #[inline]
     pub(super) fn is_barred(&self, seq: u64, key: &Key<'_>) -> bool {

@@ -55,8 +55,10 @@ impl<D: Disk, P: Pace> Core<D, P> {
         let _flushing = self.flush_turn.take().await;
         let lives_in = self.stores.borrow().index_of(&extent.range().low());
         let Some(index) = lives_in else {
-            // It may live on the disk yet.
-            return self.settle_doubt().await;
+            // It may live on the disk yet, and be on its way here.
+            self.settle_doubt().await?;
+            self.stores.borrow_mut().end_ingests(&extent);
+            return Ok(());
         };
         let is_vnode = extent.table.is_none();
         let _barred = is_vnode.then(|| {
@@ -76,7 +78,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
         // No waiting from where the store's tables were changed to here.
         self.records.forget(extent);
         let mut stores = self.stores.borrow_mut();
-        stores.ingests.retain(|(_, other)| !extent.includes(other) && !other.includes(&extent));
+        stores.end_ingests(&extent);
         if is_vnode {
             stores.unplace(extent.vnode);
             if seq > stores.applied {

@@ -243,6 +243,30 @@ fn chunks_are_refused_that_do_not_follow_or_are_damaged() {
     assert_eq!(engine.stats().tables.iter().sum::<u64>(), 0, "nothing is left of any of them");
 }
 
+/// A drop of a vnode that lived nowhere did nothing at all: an ingest that was under way brought the vnode after that.
+#[test]
+fn a_drop_of_what_lives_nowhere_ends_an_ingest_of_it() {
+    let source = source();
+    let chunks = export_all(&source.engine, Extent::vnode(1), 1000);
+    for (dropped, is_ended) in [
+        (Extent::vnode(1), true),
+        (Extent::table(1, 7), true),
+        (Extent::table(1, 8), true),
+        (Extent::vnode(2), false),
+    ] {
+        let engine = open(&MemDisk::new(), small_options(1));
+        let mut ingest = block_on(engine.ingest(Extent::vnode(1), 5)).expect("no faults");
+        block_on(ingest.add(&chunks[0])).expect("what was exported");
+        block_on(engine.drop_extent(dropped)).expect("no faults");
+        assert_eq!(
+            block_on(ingest.finish()).err(),
+            is_ended.then_some(IngestError::Superseded),
+            "{dropped:?}"
+        );
+        assert_eq!(engine.vnode_store(1), (!is_ended).then_some(5), "{dropped:?}");
+    }
+}
+
 type Pending<T> = Option<Pin<Box<dyn Future<Output = T>>>>;
 
 /// An ingest among writes and jobs, with a power cut in every mode before each completion.

@@ -41,13 +41,14 @@ impl History {
                     cut(&mut self.content, Extent::vnode(vnode));
                     self.staged.retain(|staged| vnode_of(staged.n) != vnode);
                     self.dropped(Extent::vnode(vnode), &[]);
+                } else {
+                    self.end_ingests(Extent::vnode(vnode));
                 }
             }
-            (What::DropTable(cut), Outcome::Done(Ok(()))) => {
-                if place(&self.places, cut.extent.vnode).is_some() {
-                    self.table_dropped(&cut)?;
-                }
-            }
+            (What::DropTable(cut), Outcome::Done(Ok(()))) => match place(&self.places, cut.extent.vnode) {
+                Some(_) => self.table_dropped(&cut)?,
+                None => self.end_ingests(cut.extent),
+            },
             (What::Move { vnode, store }, Outcome::Done(Ok(()))) => {
                 if place(&self.places, vnode).is_some_and(|present| present != store) {
                     return failed(format!("the vnode lives in {:?}", place(&self.places, vnode)));
@@ -117,15 +118,20 @@ impl History {
 
     fn dropped(&mut self, extent: Extent, left: &[Applied]) {
         for op in &mut self.under_way {
-            match &mut op.what {
-                What::Ingest { transfer, was_dropped, .. } => {
-                    *was_dropped |= do_touch(transfer.extent, extent);
-                }
-                What::Checkpoint { moments, .. } => moments.dropped(extent, left),
-                _ => {}
+            if let What::Checkpoint { moments, .. } = &mut op.what {
+                moments.dropped(extent, left);
             }
         }
+        self.end_ingests(extent);
         self.note();
+    }
+
+    fn end_ingests(&mut self, extent: Extent) {
+        for op in &mut self.under_way {
+            if let What::Ingest { transfer, was_dropped, .. } = &mut op.what {
+                *was_dropped |= do_touch(transfer.extent, extent);
+            }
+        }
     }
 
     /// Asks the engine which of the writes that met the drop of a table went with it.
