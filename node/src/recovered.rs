@@ -1,6 +1,6 @@
 //! What opening a core's data found that an operator must know of: a line each for what happened, what is lost, and what to do.
 
-use ferrite_lsm::log::LogDamage;
+use ferrite_lsm::log::{ASIDE_MAX, ASIDE_SLOT_MIN, LogDamage};
 use ferrite_lsm::{Directory, Recovery};
 use ferrite_wire::CoreId;
 
@@ -43,8 +43,9 @@ fn lines(number: u16, recovery: &Recovery) -> Vec<Line> {
             None => "perhaps records, of which nothing is known".to_owned(),
         };
         lines.push(Line::Error(format!(
-            "the log is damaged: {damage}. Lost on this replica, and acknowledged before: {lost}. Keep a copy of the file, and see \
-             {}; to repair what is lost, {REPAIR}",
+            "the log is damaged: {damage}. Lost on this replica, and acknowledged before: {lost}. The file stays as it is until nothing \
+             in it is needed, and then under a name from log-{ASIDE_SLOT_MIN} on, of which the last {ASIDE_MAX} stay; see {}; to repair what \
+             is lost, {REPAIR}",
             look(&path)
         )));
     }
@@ -117,7 +118,13 @@ mod tests {
         let parts: [(bool, &[&str]); 4] = [
             (
                 true,
-                &["segment length", "records 5 to 9", "ferrite debug log core-00003/log-00000002", "QUORUM"],
+                &[
+                    "segment length",
+                    "records 5 to 9",
+                    "log-1000000000 on, of which the last 4 stay",
+                    "ferrite debug log core-00003/log-00000002",
+                    "QUORUM",
+                ],
             ),
             (
                 true,

@@ -23,7 +23,8 @@ pub struct Recovery {
     pub cut_manifest: bool,
     /// Damage in the log: what was synced and cannot be read any more, and segments that something cut short. Everything behind it was
     /// recovered. What it hid was acknowledged, and is lost here: [`LogDamage::lost`] names the records where that is known, and other
-    /// replicas have them. The files stay as they are until the log needs their space or has rested for a while, and each open until then says so again.
+    /// replicas have them. The files stay as they are, and each open says so again, until the log needs nothing in them; then they are set
+    /// aside, see [`ASIDE_SLOT_MIN`](crate::log::ASIDE_SLOT_MIN).
     pub damage: Vec<LogDamage>,
     /// What is quarantined, known before or found now: tables and value files that could not be opened, and blocks.
     pub quarantined: Vec<Quarantined>,

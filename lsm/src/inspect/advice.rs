@@ -3,8 +3,9 @@
 /// See [`super::Finding::advice`].
 pub(crate) type Advice = &'static str;
 
-pub(crate) const LOG: Advice = "These records were acknowledged. Keep a copy of the segment: the next start goes on without \
-                                them. The other replicas of their keys have them, and a read at QUORUM finds them there.";
+pub(crate) const LOG: Advice = "These records were acknowledged. The next start goes on without them, and keeps the segment: under a number \
+                                from 1000000000 on, once it needs nothing in it. The other replicas of their keys have them, and a read at \
+                                QUORUM finds them there.";
 pub(crate) const CUT: Advice = "A write that a power cut interrupted looks like this, and nobody was told that it was done; the \
                                 next start leaves it out. So does a last write that went bad after it was acknowledged: if the \
                                 device is in doubt, compare with the other replicas.";

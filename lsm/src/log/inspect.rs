@@ -53,7 +53,7 @@ async fn inspect_all<D: Disk>(
     only: Option<u32>,
     report: &mut Report<'_>,
 ) -> Result<(), LogError> {
-    let mut sources = open_sources(disk, core, only).await?;
+    let (mut sources, _aside) = open_sources(disk, core, only).await?;
     sources.sort_by_key(|source| source.identity.map_or(0, |identity| identity.segment));
     for source in &sources {
         inspect_segment(disk, core, source, report).await?;

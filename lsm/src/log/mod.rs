@@ -11,6 +11,7 @@
 //! - A failed or short write fences the log for good: what is on disk is unknown then. A full disk does not, as long as
 //!   nothing was written: where a group's first block is read back and is not there, the group is let go of.
 //! - Recovery ([`Log::recover`]) tells a cut tail from damage; see `recover` and the table in `verdict`.
+//! - A file in which damage was found is never written over; when nothing in it is needed it is set aside, see `segments`.
 //!
 //! The log does not know what is in its records and when they may go: its owner says [`Log::retire_below`].
 //!
@@ -39,12 +40,12 @@ pub use group::Group;
 pub(crate) use inspect::inspect;
 pub use options::{CommitError, CommitlogSync, Fenced, LogError, LogOptions, StageError};
 pub use recover::{CutTail, DAMAGE_REPORTS_MAX, LogDamage, LogRecovery};
-pub use segments::SegmentInfo;
+pub use segments::{ASIDE_MAX, ASIDE_SLOT_MIN, SegmentInfo};
 
 use self::format::{GroupHeader, Identity};
 use self::gate::Gate;
 use self::prepare::Prepared;
-use self::segments::Segments;
+use self::segments::{Recyclable, Segments, Surplus};
 use self::staging::{Filling, room_for};
 use crate::planted::{self, Bug};
 use crate::{
@@ -382,7 +383,7 @@ impl<D: Disk> Log<D> {
         self.state.borrow().segments.live().len() as u64 * self.options.segment_bytes
     }
 
-    /// Bytes of all its files, those of recyclable segments included.
+    /// Bytes of all its files, those of recyclable segments included, and those that are set aside not.
     pub fn file_bytes(&self) -> u64 {
         self.state.borrow().segments.file_bytes()
     }
@@ -397,7 +398,7 @@ impl<D: Disk> Log<D> {
         self.state.borrow_mut().segments.set_resting(true);
     }
 
-    /// Whether files of retired segments wait that will not be needed soon.
+    /// Whether files of retired segments wait that will not be needed soon, or in which damage was found.
     pub fn wants_trim(&self) -> bool {
         let state = self.state.borrow();
         // Until the headers of this life say what counts, everything that was found may be needed to find it again.
@@ -407,23 +408,46 @@ impl<D: Disk> Log<D> {
     }
 
     /// Removes one such file, the oldest: its name is gone for good before the next one's, so that a power cut leaves no gap
-    /// in what recovery finds. After an error it is asked for again.
+    /// in what recovery finds. One in which damage was found is set aside instead, under a slot from [`ASIDE_SLOT_MIN`]
+    /// on; of more than [`ASIDE_MAX`] of these the oldest is removed. After an error it is asked for again.
     pub async fn trim(&self) -> Result<(), DiskError> {
-        let slot = {
+        let surplus = {
             let state = &mut *self.state.borrow_mut();
             state.segments.take_surplus(usize::from(state.prepared.is_some()))
         };
-        let Some(slot) = slot else { return Ok(()) };
-        let name = FileName::Segment { core: self.core, slot: slot.slot };
-        let removed = match self.disk.names(NameOp::Unlink(name)).await {
-            Ok(_) => self.disk.names(NameOp::SyncDirectory(name.directory())).await,
-            Err(error) if error.kind == DiskErrorKind::NotFound => return Ok(()),
-            Err(error) => Err(error),
+        let gone = match surplus {
+            None => return Ok(()),
+            Some(Surplus::Spare(Recyclable { slot, .. }) | Surplus::Aside(slot)) => self.remove(slot).await,
+            Some(Surplus::Damaged(Recyclable { slot, .. })) => self.set_aside(slot).await,
         };
-        if removed.is_err() {
-            self.state.borrow_mut().segments.recycle(slot);
+        if let (Err(_), Some(surplus)) = (gone, surplus) {
+            self.state.borrow_mut().segments.put_back(surplus);
         }
-        removed.map(|_| ())
+        gone
+    }
+
+    async fn remove(&self, slot: u32) -> Result<(), DiskError> {
+        let name = FileName::Segment { core: self.core, slot };
+        match self.disk.names(NameOp::Unlink(name)).await {
+            Ok(_) => self.disk.names(NameOp::SyncDirectory(name.directory())).await.map(drop),
+            Err(error) if error.kind == DiskErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn set_aside(&self, slot: u32) -> Result<(), DiskError> {
+        let aside = self.state.borrow().segments.next_aside();
+        let [from, to] = [slot, aside].map(|slot| FileName::Segment { core: self.core, slot });
+        match self.disk.names(NameOp::Rename { from, to }).await {
+            Ok(_) => self.state.borrow_mut().segments.set_aside(aside),
+            // Somebody took it away, or it has its new name from an attempt whose sync failed.
+            Err(error) if error.kind == DiskErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        self.disk.names(NameOp::SyncDirectory(from.directory())).await?;
+        self.state.borrow_mut().segments.is_rid(slot);
+        cover::mark("damaged log file set aside");
+        Ok(())
     }
 
     /// Leaves the current segment, so that it can retire: the next group opens another. For an owner whose records are all

@@ -30,17 +30,19 @@
 //! length before it has its name, and its header comes last. What it lost shows by the groups behind it, as ever; where none is,
 //! nobody knows, so the file is always reported. So is one without a header that is not even whole blocks, or empty.
 //!
-//! The old segments are never written to. The new life starts in a segment of its own, in a file that held no group. Where the
+//! The old segments are never written to, and one in which damage was found not even when it is not needed any more: see `segments`.
+//! The new life starts in a segment of its own, in a file that held no group. Where the
 //! disk has no room for it, the log opens all the same, for what it says to be read: the segment is made when there is room,
 //! and nothing is committed before.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::format::{HeaderFault, Identity, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::gate::Gate;
 use super::prepare::{self, Plan, PrepareError};
 use super::scan::{Found, Scan, Window};
-use super::segments::{Recyclable, SegmentInfo, Segments};
+use super::segments::{ASIDE_SLOT_MIN, Recyclable, SegmentInfo, Segments};
 use super::walk::Walk;
 use super::{Log, LogError, LogOptions, State};
 use crate::{
@@ -147,7 +149,7 @@ impl<D: Disk> Log<D> {
     ) -> Result<(Log<D>, LogRecovery), LogError> {
         options.check();
         disk.names(NameOp::CreateDirectory(Directory::Core(core))).await?;
-        let mut sources = open_sources(&disk, core, None).await?;
+        let (mut sources, aside) = open_sources(&disk, core, None).await?;
         let mut walk = Walk::new(&disk, core, options.needed.0, sources.is_empty(), replay);
         sources.sort_by_key(|source| source.identity.map_or(0, |identity| identity.segment));
         walk.check_twice(&sources)?;
@@ -155,7 +157,7 @@ impl<D: Disk> Log<D> {
         if let Some(found) = walk.missing {
             return Err(LogError::Missing { needed: options.needed.0, found });
         }
-        let Walk { recovery, counted, seen, .. } = walk;
+        let Walk { recovery, damaged, counted, seen, .. } = walk;
         let seen = seen.max(options.seq_min.0 - 1);
         let (life_first, life_after) = (seen + 1, counted);
 
@@ -174,6 +176,7 @@ impl<D: Disk> Log<D> {
                     segments.open(SegmentInfo { id, slot, first, next, bytes, file_bytes });
                 }
                 None if source.groups == 0
+                    && !damaged.contains(&source.slot)
                     && source.nameless.is_none()
                     && source.cut_from().is_none()
                     && blank.is_none() =>
@@ -227,6 +230,7 @@ impl<D: Disk> Log<D> {
         for slot in recyclable {
             segments.recycle(slot);
         }
+        segments.keep(damaged, aside);
         let state = State {
             filling: None,
             spare: Vec::new(),
@@ -259,20 +263,24 @@ impl<D: Disk> Log<D> {
     }
 }
 
-/// Opens the segments of a core, or one of them.
+/// Opens the segments of a core, or one of them. Those that were set aside are left out unless asked for; their slots are given beside.
 pub(super) async fn open_sources<D: Disk>(
     disk: &D,
     core: u16,
     only: Option<u32>,
-) -> Result<Vec<Source<D>>, LogError> {
+) -> Result<(Vec<Source<D>>, BTreeSet<u32>), LogError> {
     let files = match disk.names(NameOp::List(Directory::Core(core))).await? {
         NameReply::Files(files) => files,
         NameReply::Done | NameReply::Checkpoints(_) => unreachable!("a list answers with files"),
     };
-    let mut sources = Vec::new();
+    let (mut sources, mut aside) = (Vec::new(), BTreeSet::new());
     for (name, file_bytes) in files {
         let FileName::Segment { slot, .. } = name else { continue };
         if only.is_some_and(|only| only != slot) {
+            continue;
+        }
+        if only.is_none() && slot >= ASIDE_SLOT_MIN {
+            aside.insert(slot);
             continue;
         }
         let file = disk.open(name, Open::Read).await?;
@@ -296,5 +304,5 @@ pub(super) async fn open_sources<D: Disk>(
         let (groups, kept) = (0, None);
         sources.push(Source { slot, file, file_bytes, header, identity, highest_id, nameless, groups, kept });
     }
-    Ok(sources)
+    Ok((sources, aside))
 }

@@ -3,6 +3,8 @@
 //!
 //! It reads and reports; it changes nothing.
 
+use std::collections::BTreeSet;
+
 use super::LogError;
 use super::codec::Records;
 use super::format::{GroupFault, GroupHeader, HeaderFault, SEGMENT_HEADER_BYTES, SegmentHeader};
@@ -18,6 +20,8 @@ pub(super) struct Walk<'a, D: Disk> {
     core: u16,
     replay: &'a mut dyn FnMut(Seq, crate::Key<'_>, crate::Record<'_>, u64),
     pub(super) recovery: LogRecovery,
+    /// The slots of the files in which damage was found.
+    pub(super) damaged: BTreeSet<u32>,
     /// What the owner needs; 0 = unknown.
     needed: u64,
     /// The first number that the oldest life has to say, as far as it is needed; 0 = unknown.
@@ -52,6 +56,7 @@ impl<'a, D: Disk> Walk<'a, D> {
             core,
             replay,
             recovery: LogRecovery { fresh, ..LogRecovery::default() },
+            damaged: BTreeSet::new(),
             needed,
             base: 0,
             next: None,
@@ -384,6 +389,9 @@ impl<'a, D: Disk> Walk<'a, D> {
     }
 
     fn report(&mut self, damage: LogDamage) {
+        if let FileName::Segment { slot, .. } = damage.damage.file {
+            self.damaged.insert(slot);
+        }
         if self.recovery.damage.len() < DAMAGE_REPORTS_MAX {
             self.recovery.damage.push(damage);
         } else {

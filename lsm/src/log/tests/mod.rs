@@ -1,5 +1,6 @@
 //! The log over a disk that crashes: what the tests share.
 
+mod aside;
 mod commit;
 mod crash;
 mod damage;
