@@ -14,6 +14,7 @@
 //! | whole | vnodes that will not be looked for here, or not those that will | refused |
 //! | whole | no log, or one that lacks a part that its floor asks for | refused: it was taken away, and may be put back |
 //! | whole | a log that is damaged in such a part | opened, and what is lost is reported |
+//! | closed | a log that ends before what it held then | the same |
 //! | damaged, another core's, another version's | any | refused |
 //!
 //! **A full disk.** Opening needs room for a log segment and a manifest. Where there is none, an engine that was opened before
@@ -82,7 +83,7 @@ pub(super) async fn open<D: Disk, P: Pace>(
         }
     };
     let fresh = catalog.incarnation == 0;
-    let was_closed = catalog.closed.is_some();
+    let closed = catalog.closed;
     if let Some(&store) = catalog.stores.keys().find(|store| !options.stores.contains(store)) {
         return Err(OpenError::MissingStore(store));
     }
@@ -95,7 +96,7 @@ pub(super) async fn open<D: Disk, P: Pace>(
         assert!(applied.is_ok(), "what was lost was there: {applied:?}");
     }
     let mut stores = make_stores(&options, &catalog, &tables);
-    let (log, log_recovery) = replay(&disk, &options, &catalog, &mut stores).await?;
+    let (log, log_recovery) = replay(&disk, &options, (&catalog, closed), &mut stores).await?;
 
     catalog_opened(&mut catalog, &options, &stores, &log);
     let orphans = orphans(&disk, &options, &catalog).await?;
@@ -115,7 +116,7 @@ pub(super) async fn open<D: Disk, P: Pace>(
     }
     let recovery = Recovery {
         fresh,
-        clean: was_closed
+        clean: closed.is_some()
             && !found.cut_tail
             && log_recovery.cut_tail.is_none()
             && log_recovery.damage.is_empty(),
@@ -378,7 +379,7 @@ fn make_stores<D: Disk>(options: &Options, catalog: &Catalog, tables: &Tables<D>
 async fn replay<D: Disk>(
     disk: &D,
     options: &Options,
-    catalog: &Catalog,
+    (catalog, closed): (&Catalog, Option<u64>),
     stores: &mut Stores<D>,
 ) -> Result<(Log<D>, LogRecovery), OpenError> {
     let flushed = catalog.stores.values().map(|store| store.flushed_through).max().unwrap_or(0);
@@ -390,6 +391,7 @@ async fn replay<D: Disk>(
         seq_min: Seq(spent.max(catalog.log_floor.saturating_sub(1)) + 1),
         // The floor is 0 until the first open is through: then there may be no log yet.
         needed: Seq(catalog.log_floor),
+        through: Seq(closed.filter(|_| catalog.log_floor > 0).unwrap_or(0)),
         token_seed: options.table.token_seed,
         ..options.log
     };

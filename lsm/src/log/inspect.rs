@@ -59,7 +59,7 @@ async fn inspect_all<D: Disk>(
         inspect_segment(disk, core, source, report).await?;
     }
     let mut nothing = |_, _: crate::Key<'_>, _: crate::Record<'_>, _| {};
-    let mut walk = Walk::new(disk, core, 0, sources.is_empty(), &mut nothing);
+    let mut walk = Walk::new(disk, core, (0, 0), sources.is_empty(), &mut nothing);
     walk.check_twice(&sources)?;
     walk.run(&mut sources).await?;
     judge(core, &walk.recovery, report);

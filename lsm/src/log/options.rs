@@ -31,6 +31,9 @@ pub struct LogOptions {
     /// The owner needs the log from this number on: a log that lacks the part where it begins is refused, and damage there says
     /// what it lost. 0 = it does not know: then the log may begin anywhere. Default 0.
     pub needed: Seq,
+    /// The owner knows that the log was synced up to this number: one that ends before has lost its end, which is damage as far as it is
+    /// needed. 0 = it does not know. Default 0.
+    pub through: Seq,
 }
 
 impl LogOptions {
@@ -44,6 +47,7 @@ impl LogOptions {
             token_seed: None,
             seq_min: Seq(1),
             needed: Seq(0),
+            through: Seq(0),
         }
     }
 }

@@ -18,8 +18,9 @@
 //! what the owner needs in front was there once: each group of it was written before what is found. Is there a place that
 //! held it (a segment of that life, or a file that is neither readable nor empty), it is damage, with the numbers that are
 //! lost; is there none, a whole part was taken away, and recovery refuses before it has changed anything. What later lives counted
-//! is needed as much as what later marks count: a life of which nothing is left is missing, or damaged, like a group. (The end of
-//! the log has no such witness: a last segment that is taken away takes with it what nothing else knows of.)
+//! is needed as much as what later marks count: a life of which nothing is left is missing, or damaged, like a group. *Where the
+//! log ends* is known to an owner that has closed it ([`LogOptions::through`]), and to no other: a last segment that is taken away from a
+//! log that was not closed takes with it what nothing else knows of.
 //!
 //! A segment whose header is gone is known by its groups, for they carry their identity too. That is damage if it is younger than
 //! the oldest segment with a header; else it was being recycled when the power failed, and counts as what it was.
@@ -150,7 +151,8 @@ impl<D: Disk> Log<D> {
         options.check();
         disk.names(NameOp::CreateDirectory(Directory::Core(core))).await?;
         let (mut sources, aside) = open_sources(&disk, core, None).await?;
-        let mut walk = Walk::new(&disk, core, options.needed.0, sources.is_empty(), replay);
+        let known = (options.needed.0, options.through.0);
+        let mut walk = Walk::new(&disk, core, known, sources.is_empty(), replay);
         sources.sort_by_key(|source| source.identity.map_or(0, |identity| identity.segment));
         walk.check_twice(&sources)?;
         walk.run(&mut sources).await?;

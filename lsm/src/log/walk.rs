@@ -22,8 +22,9 @@ pub(super) struct Walk<'a, D: Disk> {
     pub(super) recovery: LogRecovery,
     /// The slots of the files in which damage was found.
     pub(super) damaged: BTreeSet<u32>,
-    /// What the owner needs; 0 = unknown.
+    /// What the owner needs, and what it knows to have been synced; 0 = unknown.
     needed: u64,
+    through: u64,
     /// The first number that the oldest life has to say, as far as it is needed; 0 = unknown.
     base: u64,
     /// The number that should come next; unknown before the first group, for older ones may have been retired.
@@ -47,7 +48,7 @@ impl<'a, D: Disk> Walk<'a, D> {
     pub(super) fn new(
         disk: &'a D,
         core: u16,
-        needed: u64,
+        (needed, through): (u64, u64),
         fresh: bool,
         replay: &'a mut dyn FnMut(Seq, crate::Key<'_>, crate::Record<'_>, u64),
     ) -> Walk<'a, D> {
@@ -58,6 +59,7 @@ impl<'a, D: Disk> Walk<'a, D> {
             recovery: LogRecovery { fresh, ..LogRecovery::default() },
             damaged: BTreeSet::new(),
             needed,
+            through,
             base: 0,
             next: None,
             missing: None,
@@ -110,6 +112,7 @@ impl<'a, D: Disk> Walk<'a, D> {
                 self.damage_header(source, None);
             }
         }
+        self.check_end(sources);
         if let Some(at) = self.nameless {
             self.damage_header(&sources[at], None);
         }
@@ -173,6 +176,19 @@ impl<'a, D: Disk> Walk<'a, D> {
         match self.nameless.take() {
             Some(at) => self.damage_header(&sources[at], Some((Seq(self.needed), Seq(oldest.life_after)))),
             None => self.missing = Some(Some(oldest.life_first)),
+        }
+    }
+
+    /// What the owner knows of the end of the log, and nothing here speaks of, is damaged. Nothing needs to stand where it was: another
+    /// segment has been opened for it, which is not there any more.
+    fn check_end(&mut self, sources: &[Source<D>]) {
+        let first = self.needed.max(self.seen + 1);
+        let Some((at, offset)) = self.after else { return };
+        if self.missing.is_none() && first <= self.through {
+            let (file, what) = (sources[at].name(self.core), "end of the log");
+            let damage = Damage { file, offset, what, expected: self.through, found: self.seen };
+            self.report(LogDamage { damage, lost: Some((Seq(first), Seq(self.through))) });
+            (self.seen, self.counted) = (self.through, self.through);
         }
     }
 

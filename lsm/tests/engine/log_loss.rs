@@ -204,6 +204,36 @@ fn a_single_life_of_which_nothing_can_be_read_is_a_cut_tail_or_missing() {
     assert_missing(&disk, 1, None);
 }
 
+/// The last segment, taken away whole, took with it all that nothing else spoke of: an engine that had been closed opened as clean, and
+/// without it.
+#[test]
+fn the_end_taken_away_from_a_log_that_was_closed_is_missed() {
+    for flushed in [0, 2, PER_LIFE] {
+        let (disk, _) = lives(&[true]);
+        let (engine, _) = open(&disk, options(2)).expect("nothing is wrong yet");
+        write(&engine, PER_LIFE..PER_LIFE + flushed);
+        if flushed > 0 {
+            block_on(engine.checkpoint(1)).expect("no fault");
+        }
+        write(&engine, PER_LIFE + flushed..2 * PER_LIFE);
+        block_on(engine.close()).expect("no fault");
+        drop(engine);
+        let disk = killed(&disk);
+        let last = *segments(&disk).last().expect("each life has one");
+        let whole = disk.image(CrashMode::None, &mut || 1);
+        let (_, recovery) = open(&whole, options(50)).expect("nothing is wrong yet");
+        assert!(recovery.clean && recovery.damage.is_empty());
+        remove(&disk, last);
+        if flushed < PER_LIFE {
+            assert_lost(&disk, 2 * PER_LIFE, &[(PER_LIFE + flushed + 1, 2 * PER_LIFE)]);
+        } else {
+            let (engine, recovery) = open(&disk, options(60)).expect("everything is in tables");
+            assert_eq!(lost(&recovery), []);
+            assert_eq!(present(&engine, 2 * PER_LIFE).len() as u64, 2 * PER_LIFE);
+        }
+    }
+}
+
 /// What was flushed is not needed of the log any more: of what is damaged, only the rest is lost.
 #[test]
 fn a_floor_above_the_first_record_counts() {
