@@ -3,51 +3,15 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use crate::rig::{
-    self, Model, Random, TestEngine, Write, apart_options, apply, check, open, open_with, run_jobs,
-    small_options, stage,
-};
+use crate::host::{Habits, Host};
+use crate::rig::{self, Model, Random, apart_options, apply, check, open, open_with, small_options, stage};
 use ferrite_lsm::mem_disk::run::{block_on, poll_once};
 use ferrite_lsm::mem_disk::{CrashMode, Fault, MemDisk, MemPace};
 use ferrite_lsm::{Directory, Disk, DiskError, DiskErrorKind, NameOp, NameReply, Options};
 
 const KEYS: u64 = 90;
 
-struct History {
-    random: Random,
-    clock: u64,
-    model: Model,
-}
-
-impl History {
-    fn new(seed: u64) -> History {
-        History { random: Random::new(seed), clock: 0, model: Model::new() }
-    }
-
-    fn write(&mut self) -> Write {
-        self.clock += 1;
-        Write {
-            key: self.random.below(KEYS),
-            order: self.clock,
-            actor: self.clock,
-            bytes: self.random.below(700) as usize,
-            tombstone: self.random.below(12) == 0,
-        }
-    }
-
-    /// Groups of writes with jobs between them.
-    fn go_on(&mut self, engine: &TestEngine, groups: usize) {
-        for _ in 0..groups {
-            for _ in 0..5 {
-                let write = self.write();
-                stage(engine, &write).expect("jobs keep up");
-                apply(&mut self.model, write);
-            }
-            block_on(engine.commit()).expect("no faults");
-            block_on(run_jobs(engine)).expect("no faults");
-        }
-    }
-}
+const HABITS: Habits = Habits { keys: KEYS, bytes_max: 700, late: None, groups_per_jobs: None };
 
 /// Opens a checkpoint, compares, writes to it, and opens it once more.
 fn check_checkpoint(disk: &MemDisk, number: u64, options: fn(u128) -> Options, model: &Model) {
@@ -55,7 +19,8 @@ fn check_checkpoint(disk: &MemDisk, number: u64, options: fn(u128) -> Options, m
     let (engine, recovery) = open(&inside, options(77)).expect("a checkpoint opens by itself");
     assert!(recovery.clean && recovery.replayed == 0, "{recovery:?}");
     check(&engine, model, KEYS);
-    let mut history = History { random: Random::new(number), clock: 1 << 30, model: model.clone() };
+    let mut history = Host::new(number, HABITS);
+    (history.clock, history.model) = (1 << 30, model.clone());
     history.go_on(&engine, 12);
     check(&engine, &history.model, KEYS);
     drop(engine);
@@ -73,7 +38,7 @@ fn checkpoints(disk: &MemDisk) -> Vec<u64> {
 fn checkpoints_hold_what_was_there(options: fn(u128) -> Options) {
     let disk = MemDisk::new();
     let (engine, _) = open(&disk, options(1)).expect("a fresh disk");
-    let mut history = History::new(3);
+    let mut history = Host::new(3, HABITS);
     let mut models = Vec::new();
     for number in 0..5 {
         history.go_on(&engine, 25);
@@ -114,10 +79,10 @@ fn a_checkpoint_holds_values_that_are_apart() {
 type Pending<T> = Option<Pin<Box<dyn Future<Output = T>>>>;
 
 /// Writes, jobs and a checkpoint at once on a deferred disk; `look` is called before each completion.
-fn overlapped(seed: u64, mut look: impl FnMut(&MemDisk, &History, bool)) -> (MemDisk, History) {
+fn overlapped(seed: u64, mut look: impl FnMut(&MemDisk, &Host, bool)) -> (MemDisk, Host) {
     let disk = MemDisk::new();
     let (engine, _) = open(&disk, apart_options(1)).expect("a fresh disk");
-    let mut history = History::new(seed);
+    let mut history = Host::new(seed, HABITS);
     history.go_on(&engine, 40);
     for _ in 0..200 {
         // Flushes and compactions wait then.
@@ -233,7 +198,7 @@ fn a_fault_at_any_step_of_a_checkpoint_leaves_the_engine_as_it_was() {
         for n in 0.. {
             let disk = MemDisk::new();
             let (engine, _) = open(&disk, apart_options(1)).expect("a fresh disk");
-            let mut history = History::new(5);
+            let mut history = Host::new(5, HABITS);
             history.go_on(&engine, 20);
             let write = history.write();
             stage(&engine, &write).expect("taken");
@@ -267,7 +232,7 @@ fn removal_fails_and_is_done_again() {
     for n in 0.. {
         let disk = MemDisk::new();
         let (engine, _) = open(&disk, apart_options(1)).expect("a fresh disk");
-        let mut history = History::new(5);
+        let mut history = Host::new(5, HABITS);
         history.go_on(&engine, 20);
         block_on(engine.checkpoint(9)).expect("no faults");
         let before = disk.steps();

@@ -12,6 +12,7 @@ mod disorder;
 mod doubt;
 mod faults;
 mod histories;
+mod host;
 mod ingest;
 mod join;
 mod layout_change;

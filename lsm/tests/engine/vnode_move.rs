@@ -5,6 +5,7 @@ use std::future::Future;
 use std::ops::ControlFlow;
 use std::pin::Pin;
 
+use crate::host::{Habits, Host};
 use crate::rig::{
     self, Model, Random, TestEngine, VNODES, Write, apart_options, apply, check, key, lookup, open, run_jobs,
     small_options, stage,
@@ -17,52 +18,12 @@ use ferrite_lsm::{
 
 const KEYS: u64 = 120;
 
-struct Host {
-    random: Random,
-    now: u64,
-    model: Model,
-}
-
-impl Host {
-    fn new(seed: u64) -> Host {
-        Host { random: Random::new(seed), now: 0, model: Model::new() }
-    }
-
-    fn write(&mut self) -> Write {
-        self.now += 1;
-        let late = if self.random.below(6) == 0 { self.random.below(100) } else { 0 };
-        Write {
-            key: self.random.below(KEYS),
-            order: self.now.saturating_sub(late) + 1,
-            actor: self.now,
-            bytes: self.random.below(600) as usize,
-            tombstone: self.random.below(12) == 0,
-        }
-    }
-
-    fn go_on(&mut self, engine: &TestEngine, groups: u64) {
-        for _ in 0..groups {
-            let mut staged = Vec::new();
-            for _ in 0..5 {
-                let write = self.write();
-                match stage(engine, &write) {
-                    Ok(_) => staged.push(write),
-                    Err(_) => block_on(run_jobs(engine)).expect("no faults"),
-                }
-            }
-            block_on(engine.commit()).expect("no faults");
-            staged.into_iter().for_each(|write| apply(&mut self.model, write));
-            if self.random.below(3) == 0 {
-                block_on(run_jobs(engine)).expect("no faults");
-            }
-        }
-    }
-}
+const HABITS: Habits = Habits { keys: KEYS, bytes_max: 600, late: Some((6, 100)), groups_per_jobs: Some(3) };
 
 fn histories(seed: u64, options: fn(u128) -> Options) {
     let disk = MemDisk::new();
     let mut engine = open(&disk, options(1)).expect("a fresh disk").0;
-    let mut host = Host::new(seed);
+    let mut host = Host::new(seed, HABITS);
     for round in 0..60 {
         let groups = host.random.below(15);
         host.go_on(&engine, groups);
@@ -107,7 +68,7 @@ type Pending<T> = Option<Pin<Box<dyn Future<Output = T>>>>;
 fn cut_at_every_step(seed: u64, options: fn(u128) -> Options) -> u64 {
     let disk = MemDisk::new();
     let engine = open(&disk, options(1)).expect("a fresh disk").0;
-    let mut host = Host::new(seed);
+    let mut host = Host::new(seed, HABITS);
     host.go_on(&engine, 50);
     disk.defer();
     let mut random = Random::new(seed + 1);
@@ -205,7 +166,7 @@ fn a_fault_at_any_step_of_a_move_leaves_the_vnode_whole() {
         for n in 0.. {
             let disk = MemDisk::new();
             let engine = open(&disk, apart_options(1)).expect("a fresh disk").0;
-            let mut host = Host::new(4);
+            let mut host = Host::new(4, HABITS);
             host.go_on(&engine, 30);
             let before = disk.steps();
             disk.fail_at(n, fault);
