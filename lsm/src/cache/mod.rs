@@ -17,6 +17,7 @@
 
 mod flight;
 mod item;
+mod places;
 mod slots;
 #[cfg(test)]
 mod tests;
@@ -180,7 +181,7 @@ impl BlockCache {
         self.slots.borrow_mut().insert(ItemKey::block(table, handle), Item::Block(block));
     }
 
-    /// Whether a block is held and has been asked for since it came, or was so often before that it came to stay.
+    /// Whether a block is held and was asked for since it came, or since it last had to be judged whether it may stay.
     pub(crate) fn is_in_use(&self, table: u64, handle: BlockHandle) -> bool {
         self.slots.borrow().is_in_use(ItemKey::block(table, handle))
     }

@@ -1,4 +1,4 @@
-//! What the cache holds: an open-addressed table with the items in its places, and two queues of keys, as S3-FIFO says.
+//! What the cache holds: a table with the items in its [`Places`], and two queues of keys, as S3-FIFO says.
 //!
 //! A hit touches one place and the item, nothing else. Places move when others are emptied, so queues name items by key,
 //! and by a stamp: what was removed and came back is queued twice, and only its last turn counts. Turns of removed items
@@ -8,18 +8,15 @@
 //! What counts against the budget is all that there is: the items, the table, queues and ghosts, and evicted items as long as a
 //! reader holds them. The last cannot be taken away: if readers hold more than the budget, nothing else is kept.
 
+#[cfg(test)]
 use std::cell::Cell;
 use std::collections::VecDeque;
 
 use super::item::{Item, ItemKey};
-use crate::prefetch::prefetch;
+use super::places::{Place, Places};
 
 /// Part of the budget that is the small queue's, as a divisor.
 const SMALL_PART: usize = 10;
-/// Most hits that count: each buys a round in the main queue.
-const HITS_MAX: u8 = 3;
-/// Places of an empty table.
-const PLACES_MIN: usize = 64;
 /// A table with so many places an item is made anew when the budget changes: it was for many more.
 const PLACES_PER_ITEM_MAX: usize = 16;
 /// Bytes of a usual block, to size the memory of evicted ones.
@@ -40,44 +37,6 @@ const PINNED_UNSWEPT_MIN: usize = 8;
 const PINNED_PART: usize = 4;
 /// Stamps wrap here; a turn would have to stay queued for as many insertions to be mistaken for another.
 const STAMP_MAX: u32 = (1 << 24) - 1;
-
-/// A place in the table: half a cache line.
-struct Place {
-    file: u64,
-    part: u32,
-    /// Stamp:24, in the small queue:1, hits:2.
-    state: Cell<u32>,
-    item: Item,
-}
-
-const _: () = assert!(size_of::<Place>() == 32);
-
-impl Place {
-    fn empty() -> Place {
-        Place { file: 0, part: 0, state: Cell::new(0), item: Item::NONE }
-    }
-
-    fn key(&self) -> ItemKey {
-        ItemKey { file: self.file, part: self.part }
-    }
-
-    fn hits(&self) -> u8 {
-        (self.state.get() & 3) as u8
-    }
-
-    #[inline]
-    fn set_hits(&self, hits: u8) {
-        self.state.set(self.state.get() & !3 | u32::from(hits.min(HITS_MAX)));
-    }
-
-    fn in_small(&self) -> bool {
-        self.state.get() & 4 != 0
-    }
-
-    fn stamp(&self) -> u32 {
-        self.state.get() >> 8
-    }
-}
 
 /// An item's turn to be judged.
 #[derive(Clone, Copy)]
@@ -105,7 +64,7 @@ pub(super) struct Slots {
     len: usize,
     /// Of them values.
     values: usize,
-    places: Vec<Place>,
+    places: Places,
     small: VecDeque<Turn>,
     main: VecDeque<Turn>,
     stamp: u32,
@@ -132,7 +91,7 @@ impl Slots {
             small_bytes: 0,
             len: 0,
             values: 0,
-            places: empty(PLACES_MIN),
+            places: Places::new(),
             small: VecDeque::new(),
             main: VecDeque::new(),
             stamp: 0,
@@ -159,7 +118,7 @@ impl Slots {
 
     /// Bytes of the table, the queues and the ghosts.
     pub(super) fn own_bytes(&self) -> usize {
-        self.places.capacity() * size_of::<Place>()
+        self.places.bytes()
             + (self.small.capacity() + self.main.capacity()) * size_of::<Turn>()
             + self.pinned.capacity() * size_of::<Item>()
             + self.ghosts.hashes.len() * size_of::<u32>()
@@ -180,8 +139,7 @@ impl Slots {
             self.ghosts = Ghosts::new(ghosts);
         }
         self.make_room(0);
-        if self.places.len() > PLACES_MIN.max(self.len * PLACES_PER_ITEM_MAX) {
-            self.place_anew((self.len * 4).next_power_of_two().max(PLACES_MIN));
+        if self.places.shrink(self.len, PLACES_PER_ITEM_MAX) {
             self.sweep = Some(Sweep::default());
             self.sweep_some(usize::MAX);
             let least = self.len;
@@ -201,14 +159,13 @@ impl Slots {
         true
     }
 
-    /// What one more item would have table and queues grow by, the old table still being there.
+    /// What one more item would have table and queues grow by.
     fn growth_bytes(&self, one_more: bool) -> usize {
         let queue = |queue: &VecDeque<Turn>| {
             let full = one_more && queue.len() == queue.capacity();
             if full { queue.capacity().max(4) * size_of::<Turn>() } else { 0 }
         };
-        let full = one_more && (self.len + 1) * 2 > self.places.len();
-        let table = if full { 2 * self.places.len() * size_of::<Place>() } else { 0 };
+        let table = if one_more { self.places.growth_bytes(self.len + 1) } else { 0 };
         table + queue(&self.small) + queue(&self.main)
     }
 
@@ -259,29 +216,25 @@ impl Slots {
     #[inline]
     pub(super) fn hit(&self, key: ItemKey) -> Option<usize> {
         let at = self.find(key)?;
-        let place = &self.places[at];
-        if place.hits() < HITS_MAX {
-            place.set_hits(place.hits() + 1);
-        }
+        self.places.at(at).hit();
         Some(at)
     }
 
     /// The item at a place.
     #[inline]
     pub(super) fn at(&self, place: usize) -> &Item {
-        &self.places[place].item
+        &self.places.at(place).item
     }
 
     /// Asks for what a lookup reads first.
     #[inline]
     pub(super) fn prefetch(&self, key: ItemKey) {
-        prefetch(&self.places[key.hash() as usize & (self.places.len() - 1)]);
+        self.places.prefetch(key);
     }
 
-    /// Whether an item is held and was hit, or is in the main queue.
+    /// Whether an item is held, and was hit since its last turn.
     pub(super) fn is_in_use(&self, key: ItemKey) -> bool {
-        let place = self.find(key).map(|at| &self.places[at]);
-        place.is_some_and(|place| place.hits() > 0 || !place.in_small())
+        self.find(key).is_some_and(|at| self.places.at(at).hits() > 0)
     }
 
     /// Puts an item in unless it is there or is too large.
@@ -290,9 +243,13 @@ impl Slots {
         self.put_in(key, item, to_small);
     }
 
-    /// As [`Slots::insert`], past the small queue.
+    /// As [`Slots::insert`], past the small queue, of what takes the place of an item in use: it counts as hit once, so that it is in use
+    /// itself until room is needed and nobody has asked for it.
     pub(super) fn succeed(&mut self, key: ItemKey, item: Item) {
         self.put_in(key, item, false);
+        if let Some(at) = self.find(key) {
+            self.places.at(at).set_hits(1);
+        }
     }
 
     fn put_in(&mut self, key: ItemKey, item: Item, small: bool) {
@@ -302,9 +259,6 @@ impl Slots {
         }
         if !self.make_room(bytes) {
             return;
-        }
-        if (self.len + 1) * 2 > self.places.len() {
-            self.place_anew(self.places.len() * 2);
         }
         self.sweep_some(SWEPT_PER_CHANGE);
         self.stamp = (self.stamp + 1) & STAMP_MAX;
@@ -318,9 +272,7 @@ impl Slots {
         self.bytes += bytes;
         self.len += 1;
         self.values += usize::from(item.is_value());
-        let state = self.stamp << 8 | u32::from(small) << 2;
-        let place = Place { file: key.file, part: key.part, state: Cell::new(state), item };
-        put(&mut self.places, place);
+        self.places.put(Place::new(key, item, self.stamp, small), self.len);
     }
 
     pub(super) fn remove(&mut self, key: ItemKey) {
@@ -335,8 +287,8 @@ impl Slots {
         let end = from.saturating_add(places);
         let mut at = from;
         while self.values > 0 && at < self.places.len() && at < end {
-            let place = &self.places[at];
-            if place.item.is_value() && files.contains(&place.file) {
+            let place = self.places.at(at);
+            if place.item.is_value() && files.contains(&place.file()) {
                 // What moved into its place is looked at next.
                 self.remove_at(at);
             } else {
@@ -360,8 +312,9 @@ impl Slots {
         if self.sweep.is_none() && self.dead > self.len / UNTIDY_PART + DEAD_MIN {
             self.sweep = Some(Sweep::default());
         }
+        let grows = self.places.grow();
         self.sweep_some(turns);
-        self.sweep.is_some()
+        grows || self.sweep.is_some()
     }
 
     /// Goes on with the sweep under way, if one is, for so many turns: it drops those of removed items, which a cache below its budget
@@ -404,24 +357,13 @@ impl Slots {
 
     #[inline]
     fn find(&self, key: ItemKey) -> Option<usize> {
-        let mask = self.places.len() - 1;
-        let mut at = key.hash() as usize & mask;
-        loop {
-            let place = &self.places[at];
-            if place.item.is_none() {
-                return None;
-            }
-            if place.file == key.file && place.part == key.part {
-                return Some(at);
-            }
-            at = (at + 1) & mask;
-        }
+        self.places.find(key)
     }
 
     fn find_turn(&self, turn: Turn) -> Option<usize> {
         #[cfg(test)]
         self.looks.set(self.looks.get() + 1);
-        self.find(turn.key).filter(|&at| self.places[at].stamp() == turn.stamp)
+        self.find(turn.key).filter(|&at| self.places.at(at).stamp() == turn.stamp)
     }
 
     /// Makes room by one item. False = there is nothing to evict.
@@ -443,12 +385,12 @@ impl Slots {
             self.dead -= 1;
             return;
         };
-        let place = &self.places[at];
+        let place = self.places.at(at);
         let (small, hits) = (place.in_small(), place.hits());
         if hits > 0 && may_stay {
             place.set_hits(if small { 0 } else { hits - 1 });
             if small {
-                place.state.set(place.state.get() & !4);
+                place.leave_small();
                 self.small_bytes -= place.item.cost();
             }
             self.main.push_back(turn);
@@ -461,9 +403,9 @@ impl Slots {
         }
     }
 
-    /// Empties a place, and moves those after it that probing would no longer reach.
-    fn take(&mut self, mut hole: usize) {
-        let place = std::mem::replace(&mut self.places[hole], Place::empty());
+    /// Lets go of an item, or of this hold of it.
+    fn take(&mut self, at: usize) {
+        let place = self.places.take(at);
         let bytes = place.item.cost();
         self.bytes -= bytes;
         self.small_bytes -= if place.in_small() { bytes } else { 0 };
@@ -476,47 +418,12 @@ impl Slots {
                 self.unpin();
             }
         }
-        let mask = self.places.len() - 1;
-        let mut at = hole;
-        loop {
-            at = (at + 1) & mask;
-            if self.places[at].item.is_none() {
-                return;
-            }
-            let home = self.places[at].key().hash() as usize & mask;
-            if (at.wrapping_sub(home) & mask) >= (at.wrapping_sub(hole) & mask) {
-                self.places.swap(at, hole);
-                hole = at;
-            }
-        }
-    }
-
-    /// Moves to a table of `places` places, which is a power of two and more than there are items.
-    fn place_anew(&mut self, places: usize) {
-        let mut places = empty(places);
-        for place in self.places.drain(..).filter(|place| !place.item.is_none()) {
-            put(&mut places, place);
-        }
-        self.places = places;
     }
 }
 
 /// Ghosts of a cache of this budget: as many as it holds blocks.
 fn ghosts_for(budget: usize) -> usize {
     (budget / USUAL_BYTES).next_power_of_two().clamp(16, 1 << 24)
-}
-
-fn empty(places: usize) -> Vec<Place> {
-    std::iter::repeat_with(Place::empty).take(places).collect()
-}
-
-fn put(places: &mut [Place], place: Place) {
-    let mask = places.len() - 1;
-    let mut at = place.key().hash() as usize & mask;
-    while !places[at].item.is_none() {
-        at = (at + 1) & mask;
-    }
-    places[at] = place;
 }
 
 /// Items that left the small queue without a hit, by hash: a memory that forgets by being overwritten, about as long as

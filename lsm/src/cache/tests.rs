@@ -38,6 +38,12 @@ fn table(value_bytes: usize, blocks: u32) -> (MemDisk, Rc<Table<MemDisk>>) {
     (disk, table)
 }
 
+/// A block, of whatever.
+pub(super) fn one_block() -> Block {
+    let (_, table) = table(1, 1);
+    block_on(BlockCache::new(1 << 20).read(&table, BlockHandle(0), Class::Read)).unwrap()
+}
+
 fn number(block: &Block) -> u64 {
     block.entry_at(0).1.order
 }
@@ -331,4 +337,26 @@ fn a_failed_read_fails_all_who_wait_and_is_not_remembered() {
     let mut again = waiting(&cache, &table, 1, 1);
     disk.complete_all();
     assert_eq!(number(&poll_once(again[0].as_mut()).expect("it landed").unwrap()), 1);
+}
+
+/// What was promoted once counted as in use for as long as it was held: merges carried it along for ever, though nobody asked for it.
+#[test]
+fn what_nobody_asks_for_any_more_is_not_in_use_though_it_is_held() {
+    let (_, table) = table(2500, BLOCKS);
+    let cache = BlockCache::new(200_000);
+    let read = |n| number(&block_on(cache.read(&table, BlockHandle(n), Class::Read)).unwrap());
+    let is_in_use = |n| cache.is_in_use(NAME.number, BlockHandle(n));
+    assert_eq!((read(0), is_in_use(0)), (0, false));
+    assert_eq!((read(0), is_in_use(0)), (0, true));
+    // Its turn comes, and it gets another round for its hit.
+    let rounds = (1..BLOCKS).take_while(|&n| {
+        read(n);
+        is_in_use(0)
+    });
+    assert!(rounds.count() > 10, "until room is needed");
+    assert!(cache.peek(NAME.number, BlockHandle(0)).is_some(), "it is held");
+    // What succeeds a block in use is in use, until its turn comes.
+    let block = block_on(cache.read(&table, BlockHandle(0), Class::Read)).unwrap();
+    cache.succeed(NAME.number + 1, BlockHandle(0), block);
+    assert!(cache.is_in_use(NAME.number + 1, BlockHandle(0)));
 }
