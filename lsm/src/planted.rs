@@ -36,6 +36,8 @@ pub enum Bug {
     PurgeIgnoresTables,
     /// Records can be read as soon as they are staged, before their group's write is synced.
     AppliedBeforeSync,
+    /// Forgets what is left of a durable group when nobody waits for the end of its commit.
+    AbandonedGroupHalfApplied,
     /// Looks for the first key of a block in the block before.
     IndexOffByOne,
     /// A filter is built without the last key of its table.

@@ -14,6 +14,7 @@
 //! 3. A log segment is recycled only after the manifest says durably that every store has its records in tables.
 //! 4. A table or value file is unlinked only after the manifest has dropped it durably and no read uses it.
 
+mod apply;
 mod batch;
 mod checkpoint;
 mod compact;
@@ -129,6 +130,8 @@ struct Core<D: Disk, P: Pace> {
     running: Running,
     /// Held by whoever flushes: the oldest memtable of a store goes first, and alone.
     flush_turn: Turn,
+    /// See [`apply`].
+    commit_turn: Turn,
     /// Held by whoever merges, or must not have anybody merge.
     compact_turn: Turn,
     /// The last merge was of a table that something was dropped of.

@@ -32,7 +32,7 @@ pub(super) struct Obsolete<D: Disk> {
 }
 
 /// Blocks that the cache is asked to let go of at once: some tens of microseconds' work.
-const BLOCKS_AT_ONCE: u32 = 256;
+const BLOCKS_AT_ONCE: u32 = 32;
 
 struct Dropped<D: Disk> {
     table: Rc<Table<D>>,

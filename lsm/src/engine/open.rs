@@ -168,6 +168,7 @@ pub(super) async fn open<D: Disk, P: Pace>(
         next_number: Cell::new(next_number),
         running: Running::default(),
         flush_turn: Turn::default(),
+        commit_turn: Turn::default(),
         compact_turn: Turn::default(),
         trimmed_last: Cell::new(false),
         compaction_due: Cell::new(false),

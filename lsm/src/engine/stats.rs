@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use super::{Core, Memory};
 use crate::manifest::LEVELS;
-use crate::{Disk, Pace};
+use crate::{Disk, Pace, Seq};
 
 /// Counts since the engine was opened, and sizes at the moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct Stats {
     pub log_syncs: u64,
     /// Records made durable.
     pub records: u64,
+    /// Number of the last record that reads find: the last of a durable group, or while that is being applied one in the middle of it.
+    pub applied: Seq,
     /// Tables of all stores, by level.
     pub tables: Vec<u64>,
     /// Their bytes, by level.
@@ -224,9 +226,10 @@ pub(super) struct Counters {
 impl<D: Disk, P: Pace> Core<D, P> {
     pub(super) fn stats(&self) -> Stats {
         let counters = &self.counters;
-        let (memtable_bytes, frozen_bytes, l0_tables_max) = {
+        let (memtable_bytes, frozen_bytes, l0_tables_max, applied) = {
             let stores = self.stores.borrow();
-            (stores.active_bytes + stores.frozen_bytes, stores.frozen_bytes, stores.l0_tables_max())
+            let memtable_bytes = stores.active_bytes + stores.frozen_bytes;
+            (memtable_bytes, stores.frozen_bytes, stores.l0_tables_max(), Seq(stores.applied))
         };
         let (tables, table_bytes) = {
             let catalog = self.manifest.catalog();
@@ -247,6 +250,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
             groups: self.log.groups(),
             log_syncs: self.log.syncs(),
             records: counters.records.get(),
+            applied,
             tables,
             table_bytes,
             l0_tables_max: l0_tables_max as u64,

@@ -3,7 +3,6 @@
 use super::Core;
 use super::doubt::Changing;
 use super::outcome::{CommitError, Refusal};
-use super::store::APPLIED_TOGETHER;
 use crate::log::{CommitError as LogCommitError, StageError};
 use crate::manifest::Edit;
 use crate::planted::{self, Bug};
@@ -42,35 +41,10 @@ impl<D: Disk, P: Pace> Core<D, P> {
     }
 
     pub(super) async fn commit(&self) -> Result<Seq, CommitError> {
+        let _turn = self.commit_turn.take().await;
         self.owed_ps.set(0);
         match self.log.commit().await {
-            Ok(Some(group)) => {
-                let mut stores = self.stores.borrow_mut();
-                let mut entries = group.iter();
-                loop {
-                    let mut together = [None; APPLIED_TOGETHER];
-                    let read = together.iter_mut().zip(entries.by_ref()); // The slots end first: no entry is taken that has none.
-                    let count = read.map(|(slot, (seq, key, record, _epoch))| {
-                        if !stores.is_barred(seq.0, &key) {
-                            let index = stores.index_of(&key).expect("looked up when it was staged");
-                            *slot = Some((index, seq, key, record));
-                        }
-                    });
-                    if count.count() == 0 {
-                        break;
-                    }
-                    stores.prefetch(together.iter().flatten().map(|(index, _, key, _)| (*index, *key)));
-                    for (index, seq, key, record) in together.into_iter().flatten() {
-                        let bytes = key.partition.len() + key.sort.len() + record.value.len();
-                        stores.stores[index].counts.written_bytes += bytes as u64;
-                        stores.apply(index, seq.0, key, record);
-                    }
-                }
-                stores.came_back(group.last_seq().0);
-                self.pending.applied(stores.applied);
-                self.counters.records.add(group.len() as u64);
-                self.counters.log_written_bytes.add(group.bytes() as u64);
-            }
+            Ok(Some(group)) => self.apply(&group).await,
             Ok(None) => {}
             Err(LogCommitError::Fenced) => {
                 // What is staged will never be written: kept, it would ask for a commit for ever.
@@ -132,6 +106,8 @@ impl<D: Disk, P: Pace> Core<D, P> {
         while self.log.has_staged() {
             self.commit().await.map_err(|_| fenced)?;
         }
+        // A group that another task commits is applied by then.
+        let _turn = self.commit_turn.take().await;
         let synced = self.log.sync_now().await.map_err(|_| fenced)?;
         self.mark().await;
         self.change(&[Edit::Closed { seq: synced.0 }]).await.map_err(|failed| failed.error)

@@ -5,6 +5,7 @@ mod rig;
 
 mod abandon;
 mod amplification;
+mod apply;
 mod checkpoint;
 mod crash;
 mod damage;

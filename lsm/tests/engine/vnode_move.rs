@@ -212,7 +212,7 @@ enum Moves {
 }
 
 const SCANNED: u16 = 1;
-const SCANNED_KEYS: u64 = 1200;
+const SCANNED_KEYS: u64 = 1600;
 
 /// Scans a vnode that moves once the scan has taken so many steps, among writes and flushes. False if it took no more than these.
 fn scan_while_it_moves(step: u64, direction: Direction, moves: Moves, options: Options) -> bool {

@@ -169,7 +169,7 @@ impl History {
         self.note();
     }
 
-    fn committed(&mut self, durable: Seq) {
+    pub(super) fn committed(&mut self, durable: Seq) {
         let staged = std::mem::take(&mut self.staged);
         let (done, left): (Vec<Staged>, Vec<Staged>) =
             staged.into_iter().partition(|staged| staged.seq <= durable);

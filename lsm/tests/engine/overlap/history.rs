@@ -362,7 +362,12 @@ impl History {
         let before = self.places;
         let done = poll_once(self.under_way[at].doing.as_mut());
         self.follow(at)?;
-        let Some(outcome) = done else { return Ok(()) };
+        let Some(outcome) = done else {
+            if self.under_way[at].what.kind() == Kind::Commit {
+                self.committed(self.engine.stats().applied);
+            }
+            return Ok(());
+        };
         let op = self.under_way.swap_remove(at);
         let (kind, vnode) = (op.what.kind(), op.what.vnode());
         if self.ended(op, outcome, before).map_err(|error| format!("after {kind:?} of {vnode:?}: {error}"))? {
