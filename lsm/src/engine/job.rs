@@ -147,7 +147,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
         // Until this life has its log segment and its manifest, nothing else is written.
         let is_put_off = self.is_put_off.get();
         match kind {
-            Kind::Sweep => self.obsolete.borrow().is_due() || self.log.wants_trim(),
+            Kind::Sweep => self.obsolete.borrow().is_due() || self.trim_is_due(),
             Kind::Segment => {
                 let is_in_doubt = self.stores.borrow().doubt.is_any();
                 self.log.wants_segment() || is_put_off || self.log_full.get() || is_in_doubt
@@ -231,11 +231,17 @@ impl<D: Disk, P: Pace> Core<D, P> {
         }
     }
 
+    /// Whether a file of the log is to go. Until the manifest of this opening is on the disk, the one before it says what a start needs of
+    /// the log, and what this one found to be lost may be a part of that: then the file where it was must stand there.
+    fn trim_is_due(&self) -> bool {
+        !self.is_put_off.get() && self.log.wants_trim()
+    }
+
     /// Removes all that can be removed; gives the first error.
     async fn sweep(&self) -> Result<(), DiskError> {
         let mut trimmed = Ok(());
         // The oldest segment goes first, or none does.
-        while trimmed.is_ok() && self.log.wants_trim() {
+        while trimmed.is_ok() && self.trim_is_due() {
             trimmed = self.log.trim().await;
         }
         while self.obsolete.borrow_mut().close_table() {

@@ -4,11 +4,12 @@
 //! what it found, the engine compared only what was replayed with what it needed, and where nothing was replayed it opened as if
 //! all were well. And a start that had been refused left a new segment behind, which the next start took for the log.
 
+use ferrite_lsm::log::ASIDE_SLOT_MIN;
 use ferrite_lsm::mem_disk::run::block_on;
 use ferrite_lsm::mem_disk::{CrashMode, MemDisk};
 use ferrite_lsm::{Directory, Disk, FileName, NameOp, OpenError, Options, Recovery};
 
-use crate::rig::{TestEngine, Write, key, open, small_options, stage};
+use crate::rig::{TestEngine, Write, key, open, run_jobs, run_jobs_on, small_options, stage};
 
 const BLOCK: u64 = 4096;
 /// Keys that each life writes, a group each.
@@ -232,6 +233,31 @@ fn the_end_taken_away_from_a_log_that_was_closed_is_missed() {
             assert_eq!(present(&engine, 2 * PER_LIFE).len() as u64, 2 * PER_LIFE);
         }
     }
+}
+
+/// The log found the file that it began in ready and the manifest found no room, so that the one on the disk went on asking for the
+/// damaged part. The first sweep set that part's file aside, and no start after it found the place where it had been.
+#[test]
+fn what_the_manifest_on_disk_asks_for_stays_in_its_place_while_an_opening_is_put_off() {
+    let (disk, segments) = lives(&[true, false]);
+    flip_groups(&disk, segments[0]);
+    let harmed = disk.read_all(segments[0]);
+    disk.set_full(true);
+    let (engine, recovery) = open(&disk, options(40)).expect("a full disk is opened all the same");
+    assert_eq!(lost(&recovery), [(1, PER_LIFE)]);
+    assert!(engine.stats().disk_full, "its manifest has no room");
+    assert!(block_on(run_jobs_on(&engine, 16)) > 0, "nor has it later");
+    assert_eq!(disk.read_all(segments[0]), harmed);
+    assert_lost(&killed(&disk.image(CrashMode::All, &mut || 1)), PER_LIFE, &[(1, PER_LIFE)]);
+    // With room for the manifest its turn comes.
+    disk.set_full(false);
+    block_on(run_jobs(&engine)).expect("there is room");
+    assert_eq!(disk.read_all(segments[0]), None);
+    let aside = FileName::Segment { core: 0, slot: ASIDE_SLOT_MIN };
+    assert_eq!(disk.read_all(aside), harmed);
+    drop(engine);
+    let (_, recovery) = open(&killed(&disk), options(61)).expect("nothing in it is needed");
+    assert_eq!(recovery.damage, []);
 }
 
 /// What was flushed is not needed of the log any more: of what is damaged, only the rest is lost.
