@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use super::inode::{Content, Inode, Pages, SECTOR_BYTES, Unsynced};
-use super::names::{Change, Names};
+use super::names::{self, Change, Names};
 
 /// Which unsynced pieces a power cut keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -81,18 +81,18 @@ pub(super) fn power_cut(names: &Names, mode: CrashMode, rng: &mut dyn FnMut() ->
     let mut left_names = names.durable.clone();
     let mut changes = names.unsynced.iter().peekable();
     for (turn, (stamp, id, index)) in writes.iter().enumerate() {
-        while let Some((_, change)) = changes.next_if(|(done, _)| done <= stamp) {
+        while let Some(done) = changes.next_if(|done| done.stamp <= *stamp) {
             if choice.keeps() {
-                change.apply(&mut left_names);
+                done.change.apply(&mut left_names);
             }
         }
         let content = inodes[id].content.borrow();
         let pages = left.get_mut(id).expect("every file has its durable state");
         keep_sectors(&content, &content.unsynced[*index], torn == Some(turn), pages, &mut choice);
     }
-    for (_, change) in changes {
+    for done in changes {
         if choice.keeps() {
-            change.apply(&mut left_names);
+            done.change.apply(&mut left_names);
         }
     }
 
@@ -157,15 +157,15 @@ pub(super) fn process_death(names: &Names) -> Names {
     let move_over = |inode: &Rc<Inode>| Rc::clone(&fresh[&inode.id]);
     let move_names =
         |old: &BTreeMap<_, Rc<Inode>>| old.iter().map(|(name, i)| (*name, move_over(i))).collect();
-    let unsynced = names.unsynced.iter().map(|(stamp, change)| {
-        let change = match change {
+    let unsynced = names.unsynced.iter().map(|done| {
+        let change = match &done.change {
             Change::Add { name, inode } => Change::Add { name: *name, inode: move_over(inode) },
             Change::Remove { name } => Change::Remove { name: *name },
             Change::Rename { from, to, inode } => {
                 Change::Rename { from: *from, to: *to, inode: move_over(inode) }
             }
         };
-        (*stamp, change)
+        names::Unsynced { change, ..*done }
     });
     Names {
         directories: names.directories.clone(),

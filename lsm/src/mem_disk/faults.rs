@@ -15,7 +15,8 @@ pub enum Fault {
         /// The blocks.
         blocks: usize,
     },
-    /// The device fails. Of a write, a part may have been done; after a failed sync no later sync covers what this one should have.
+    /// The device fails. Of a write, a part may have been done; after a failed sync, of a file or of a directory, no later sync covers what
+    /// this one should have.
     Io,
     /// A write moves only the first half of its blocks. Other operations fail as with [`Fault::Io`].
     Short,
@@ -80,7 +81,7 @@ pub(super) struct Plan {
     pub(super) full: bool,
     /// Pages that the device cannot read: file and number of the page.
     pub(super) bad_pages: BTreeSet<(FileName, u64)>,
-    /// Files that cannot be unlinked.
+    /// Files that cannot be unlinked, nor renamed.
     pub(super) stuck: BTreeSet<FileName>,
     /// Length from which there is no room for a file that is made whole.
     pub(super) zeroed_bytes_max: Option<u64>,

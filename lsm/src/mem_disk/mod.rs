@@ -182,12 +182,12 @@ impl MemDisk {
         self.state.borrow_mut().plan.bad_pages.insert((name, offset / BLOCK_BYTES as u64));
     }
 
-    /// From now on the device fails each unlinking of a file, until it is [`MemDisk::heal`]ed.
+    /// From now on the device fails each unlinking and each renaming of a file, until it is [`MemDisk::heal`]ed.
     pub fn stick(&self, name: FileName) {
         self.state.borrow_mut().plan.stuck.insert(name);
     }
 
-    /// All pages can be read again, and all files be unlinked.
+    /// All pages can be read again, and all files be unlinked and renamed.
     pub fn heal(&self) {
         let plan = &mut self.state.borrow_mut().plan;
         plan.bad_pages.clear();

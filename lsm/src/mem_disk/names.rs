@@ -19,7 +19,27 @@ pub(super) enum Change {
     Rename { from: Place, to: Place, inode: Rc<Inode> },
 }
 
+/// A change of names that no sync covers yet.
+#[derive(Clone, Debug)]
+pub(super) struct Unsynced {
+    /// The disk's time at which it was done.
+    pub(super) stamp: u64,
+    pub(super) change: Change,
+    /// A sync of its directory failed after it: no later sync makes it durable, though one may say so.
+    pub(super) doomed: bool,
+}
+
 impl Change {
+    /// Whether they change the same name.
+    fn meets(&self, other: &Change) -> bool {
+        let names = |change: &Change| match change {
+            Change::Add { name, .. } | Change::Remove { name } => [*name, *name],
+            Change::Rename { from, to, .. } => [*from, *to],
+        };
+        let others = names(other);
+        names(self).iter().any(|name| others.contains(name))
+    }
+
     fn directory(&self) -> (Root, Directory) {
         let (Change::Add { name: (root, name), .. }
         | Change::Remove { name: (root, name) }
@@ -54,32 +74,42 @@ pub(super) struct Names {
     pub(super) seen: BTreeMap<Place, Rc<Inode>>,
     /// What survives a power cut for certain.
     pub(super) durable: BTreeMap<Place, Rc<Inode>>,
-    /// What may survive, oldest first, with the disk's time at which it was done.
-    pub(super) unsynced: Vec<(u64, Change)>,
+    /// What may survive, oldest first.
+    pub(super) unsynced: Vec<Unsynced>,
 }
 
 impl Names {
     /// A completed change.
     pub(super) fn change(&mut self, change: Change, stamp: u64) {
         change.apply(&mut self.seen);
-        self.unsynced.push((stamp, change));
+        self.unsynced.push(Unsynced { stamp, change, doomed: false });
     }
 
     /// A directory sync that was called at `stamp` succeeds.
     pub(super) fn sync(&mut self, directory: (Root, Directory), stamp: u64) {
-        let durable = &mut self.durable;
-        self.unsynced.retain(|(done, change)| {
-            if change.directory() != directory || *done >= stamp {
-                return true;
+        let mut left: Vec<Unsynced> = Vec::new();
+        for done in std::mem::take(&mut self.unsynced) {
+            if done.doomed || done.change.directory() != directory || done.stamp >= stamp {
+                left.push(done);
+                continue;
             }
-            change.apply(durable);
-            false
-        });
+            done.change.apply(&mut self.durable);
+            // What was doomed does not come after what is durable now.
+            left.retain(|older| !older.doomed || !older.change.meets(&done.change));
+        }
+        self.unsynced = left;
+    }
+
+    /// A directory sync fails: what it should have covered is lost to every later sync.
+    pub(super) fn doom(&mut self, directory: (Root, Directory)) {
+        for done in self.unsynced.iter_mut().filter(|done| done.change.directory() == directory) {
+            done.doomed = true;
+        }
     }
 
     /// Every file that has, had, or may get back a name; by id, so that the order is the same in every run.
     pub(super) fn inodes(&self) -> BTreeMap<u64, Rc<Inode>> {
-        let changed = self.unsynced.iter().filter_map(|(_, change)| match change {
+        let changed = self.unsynced.iter().filter_map(|done| match &done.change {
             Change::Add { inode, .. } | Change::Rename { inode, .. } => Some(inode),
             Change::Remove { .. } => None,
         });
@@ -113,5 +143,25 @@ mod tests {
         assert_eq!(names.seen.keys().collect::<Vec<_>>(), [&table(2)]);
         assert_eq!(names.durable.keys().collect::<Vec<_>>(), [&table(1)]);
         assert_eq!(names.inodes().len(), 1);
+    }
+
+    #[test]
+    fn a_failed_sync_dooms_the_changes_that_it_should_have_covered() {
+        let table = |number| (None, FileName::Table { store: 1, number });
+        let mut names = Names::default();
+        let add = |number| Change::Add { name: table(number), inode: Inode::new(number, Content::default()) };
+        names.change(add(1), 1);
+        names.doom((None, Directory::Store(2)));
+        names.sync((None, Directory::Store(1)), 2);
+        assert!(names.durable.contains_key(&table(1)), "another directory's sync failed");
+        names.change(Change::Remove { name: table(1) }, 3);
+        names.doom((None, Directory::Store(1)));
+        names.change(add(2), 4);
+        names.sync((None, Directory::Store(1)), 5);
+        assert_eq!(names.durable.keys().collect::<Vec<_>>(), [&table(1), &table(2)]);
+        assert_eq!(names.unsynced.len(), 1, "it may be done all the same");
+        names.change(add(1), 6);
+        names.sync((None, Directory::Store(1)), 7);
+        assert_eq!(names.unsynced.len(), 0, "not after a later change of the same name");
     }
 }

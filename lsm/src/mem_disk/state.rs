@@ -229,6 +229,10 @@ impl State {
         let operation = operation_name(op);
         let failed = |kind, name| DiskError { kind, operation, name };
         if let Some(fault) = fault {
+            // As with data; but where there was no room, nothing was done, and it may be done later.
+            if let (NameOp::SyncDirectory(directory), DiskErrorKind::Io) = (op, kind_of(fault)) {
+                self.names.doom((root, directory));
+            }
             return Err(failed(kind_of(fault), subject(op)));
         }
         match op {
@@ -248,6 +252,9 @@ impl State {
             }
             NameOp::Rename { from, to } => {
                 assert_eq!(from.directory(), to.directory(), "a rename stays in its directory");
+                if self.plan.stuck.contains(&from) {
+                    return Err(failed(DiskErrorKind::Io, Some(from)));
+                }
                 let inode = self.named((root, from), operation)?;
                 self.names.change(Change::Rename { from: (root, from), to: (root, to), inode }, stamp);
                 self.counts.name_changes += 1;
