@@ -244,6 +244,9 @@ impl<D: Disk, P: Pace> Core<D, P> {
         while trimmed.is_ok() && self.trim_is_due() {
             trimmed = self.log.trim().await;
         }
+        if self.log.is_fenced() {
+            self.fence();
+        }
         while self.obsolete.borrow_mut().close_table() {
             self.give_way().await;
         }

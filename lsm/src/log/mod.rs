@@ -49,8 +49,8 @@ use self::segments::{Recyclable, Segments, Surplus};
 use self::staging::{Filling, room_for};
 use crate::planted::{self, Bug};
 use crate::{
-    AlignedBuf, BLOCK_BYTES, Class, Disk, DiskError, DiskErrorKind, FileName, Key, NameOp, Open, Record, Seq,
-    Sync, cover,
+    AlignedBuf, BLOCK_BYTES, Class, Directory, Disk, DiskError, DiskErrorKind, FileName, Key, NameOp, Open,
+    Record, Seq, Sync, cover,
 };
 
 /// Buffers: one filling, one in flight or being applied.
@@ -64,7 +64,7 @@ pub struct Log<D: Disk> {
     state: Rc<RefCell<State<D>>>,
     /// Held while a group is written.
     writer: Rc<Gate>,
-    /// Held while the next segment is made ready.
+    /// Held while the next segment is made ready, and while a file goes.
     preparer: Rc<Gate>,
 }
 
@@ -409,45 +409,56 @@ impl<D: Disk> Log<D> {
 
     /// Removes one such file, the oldest: its name is gone for good before the next one's, so that a power cut leaves no gap
     /// in what recovery finds. One in which damage was found is set aside instead, under a slot from [`ASIDE_SLOT_MIN`]
-    /// on; of more than [`ASIDE_MAX`] of these the oldest is removed. After an error it is asked for again.
+    /// on; of more than [`ASIDE_MAX`] of these the oldest is removed. After an error, or when it was dropped half-way, it is asked for
+    /// again. A sync that fails fences the log: what a power cut leaves of its names is not known then.
     pub async fn trim(&self) -> Result<(), DiskError> {
+        // While a segment is made of the oldest, the next one does not go: it might be gone before the other is written over.
+        let _turn = self.preparer.enter().await;
         let surplus = {
             let state = &mut *self.state.borrow_mut();
-            state.segments.take_surplus(usize::from(state.prepared.is_some()))
+            let prepared = usize::from(state.prepared.is_some());
+            if state.fenced { None } else { state.segments.take_surplus(prepared) }
         };
-        let gone = match surplus {
-            None => return Ok(()),
-            Some(Surplus::Spare(Recyclable { slot, .. }) | Surplus::Aside(slot)) => self.remove(slot).await,
-            Some(Surplus::Damaged(Recyclable { slot, .. })) => self.set_aside(slot).await,
-        };
-        if let (Err(_), Some(surplus)) = (gone, surplus) {
-            self.state.borrow_mut().segments.put_back(surplus);
-        }
-        gone
-    }
-
-    async fn remove(&self, slot: u32) -> Result<(), DiskError> {
-        let name = FileName::Segment { core: self.core, slot };
-        match self.disk.names(NameOp::Unlink(name)).await {
-            Ok(_) => self.disk.names(NameOp::SyncDirectory(name.directory())).await.map(drop),
-            Err(error) if error.kind == DiskErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
+        match surplus {
+            Some(surplus) => self.be_rid_of(surplus).await,
+            None => Ok(()),
         }
     }
 
-    async fn set_aside(&self, slot: u32) -> Result<(), DiskError> {
-        let aside = self.state.borrow().segments.next_aside();
-        let [from, to] = [slot, aside].map(|slot| FileName::Segment { core: self.core, slot });
-        match self.disk.names(NameOp::Rename { from, to }).await {
-            Ok(_) => self.state.borrow_mut().segments.set_aside(aside),
-            // Somebody took it away, or it has its new name from an attempt whose sync failed.
-            Err(error) if error.kind == DiskErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+    /// Lets go of a file that is on its way out.
+    async fn be_rid_of(&self, surplus: Surplus) -> Result<(), DiskError> {
+        let file = |slot| FileName::Segment { core: self.core, slot };
+        let operation = match surplus {
+            Surplus::Spare(Recyclable { slot, .. }) | Surplus::Aside(slot) => NameOp::Unlink(file(slot)),
+            Surplus::Damaged(Recyclable { slot, .. }, aside) => {
+                NameOp::Rename { from: file(slot), to: file(aside) }
+            }
+        };
+        match self.disk.names(operation).await {
+            // An attempt that was given up half-way has done it, or somebody else.
+            Ok(_) | Err(DiskError { kind: DiskErrorKind::NotFound, .. }) => {}
+            Err(error) => {
+                self.state.borrow_mut().segments.stays();
+                return Err(error);
+            }
         }
-        self.disk.names(NameOp::SyncDirectory(from.directory())).await?;
-        self.state.borrow_mut().segments.is_rid(slot);
-        cover::mark("damaged log file set aside");
-        Ok(())
+        let synced = self.disk.names(NameOp::SyncDirectory(Directory::Core(self.core))).await;
+        let state = &mut *self.state.borrow_mut();
+        match synced {
+            Ok(_) => {
+                state.segments.is_gone();
+                if let Surplus::Damaged(..) = surplus {
+                    cover::mark("damaged log file set aside");
+                }
+                Ok(())
+            }
+            // Nothing was done: it is on its way out until there is room.
+            Err(error) if error.kind == DiskErrorKind::NoSpace => Err(error),
+            Err(error) => {
+                state.fenced = true;
+                Err(error)
+            }
+        }
     }
 
     /// Leaves the current segment, so that it can retire: the next group opens another. For an owner whose records are all

@@ -43,7 +43,7 @@ use super::format::{HeaderFault, Identity, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::gate::Gate;
 use super::prepare::{self, Plan, PrepareError};
 use super::scan::{Found, Scan, Window};
-use super::segments::{ASIDE_SLOT_MIN, Recyclable, SegmentInfo, Segments};
+use super::segments::{ASIDE_SLOT_MIN, Recyclable, SegmentInfo, Segments, slot_beside};
 use super::walk::Walk;
 use super::{Log, LogError, LogOptions, State};
 use crate::{
@@ -167,11 +167,9 @@ impl<D: Disk> Log<D> {
         let mut recyclable = Vec::new();
         let mut blank = None;
         let mut next_id = 1;
-        let mut next_slot = 0;
         for source in &sources {
             let id = source.identity.map_or(0, |identity| identity.segment);
             next_id = next_id.max(id + 1).max(source.highest_id + 1);
-            next_slot = next_slot.max(source.slot + 1);
             let (slot, file_bytes) = (source.slot, source.file_bytes);
             match source.kept {
                 Some((first, next, bytes)) => {
@@ -193,7 +191,8 @@ impl<D: Disk> Log<D> {
         let identity = Identity { segment: next_id, life: options.life };
         let file_bytes = options.segment_bytes;
         let header = SegmentHeader { core, identity, recycled: reuse, life_first, life_after, file_bytes };
-        let slot = blank.map_or(next_slot, |blank| blank.slot);
+        let used: BTreeSet<u32> = sources.iter().map(|source| source.slot).collect();
+        let slot = blank.map_or_else(|| slot_beside(&used), |blank| blank.slot);
         let plan = Plan { slot, reuse, remove: blank.is_some() && !reuse, header };
         let (file, first_slot) = match prepare::make(&disk, &plan).await {
             Ok(made) => {
@@ -233,6 +232,7 @@ impl<D: Disk> Log<D> {
             segments.recycle(slot);
         }
         segments.keep(damaged, aside);
+        segments.occupy(slot);
         let state = State {
             filling: None,
             spare: Vec::new(),

@@ -363,8 +363,12 @@ impl<'a, D: Disk> Walk<'a, D> {
     /// Reports that the numbers from the next one to before `until` are lost; `found` came instead.
     fn damage_before(&mut self, sources: &[Source<D>], index: usize, until: u64, found: u64) {
         let next = self.next.expect("only what follows something can be missing");
-        let damage = self.describe(sources, index, next, found);
-        self.report(LogDamage { damage, lost: Some((Seq(next), Seq(until - 1))) });
+        // Of what is not needed, a part without a trace is no loss: it was retired, and written over before what is older, which could
+        // not go.
+        if until > self.needed || self.trace || self.fault.is_some() {
+            let damage = self.describe(sources, index, next, found);
+            self.report(LogDamage { damage, lost: Some((Seq(next), Seq(until - 1))) });
+        }
         self.counted = self.counted.max(until - 1);
         self.next = Some(until);
     }

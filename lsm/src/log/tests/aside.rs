@@ -1,8 +1,10 @@
 //! Files in which damage was found: kept, under another name in the end, for whoever looks into it.
 
+use std::pin::pin;
+
 use super::*;
 use crate::Directory;
-use crate::mem_disk::run::try_run;
+use crate::mem_disk::run::{poll_once, try_run};
 use crate::mem_disk::{CrashMode, Fault};
 
 /// A log of eight segments of which the third is damaged, recovered, and told so. The damaged segment, and what its file holds.
@@ -121,7 +123,7 @@ fn a_file_that_is_being_set_aside_has_one_of_its_names_and_leaves_no_gap() {
             }
         }
     };
-    let mut steps = 0;
+    let (mut steps, mut fenced) = (0, 0);
     loop {
         let (disk, log, told, bytes) = ready();
         disk.crash_at(disk.steps() + steps);
@@ -136,9 +138,141 @@ fn a_file_that_is_being_set_aside_has_one_of_its_names_and_leaves_no_gap() {
         let (disk, log, told, bytes) = ready();
         disk.fail_at(steps, Fault::Io);
         run(&log);
-        assert_eq!(aside(&disk), [ASIDE_SLOT_MIN], "it is tried again");
+        for mode in CrashMode::EVERY {
+            let left = disk.image(mode, &mut random(steps));
+            check(&left, told, &bytes, &format!("step {steps} failed, {mode:?}"));
+        }
+        if log.is_fenced() {
+            fenced += 1;
+        } else {
+            assert_eq!(aside(&disk), [ASIDE_SLOT_MIN], "it is tried again");
+        }
         check(&disk, told, &bytes, &format!("step {steps} failed"));
         steps += 1;
     }
-    assert!(steps > 4, "{steps} steps");
+    assert!(steps > 4 && fenced > 1 && fenced < steps, "{steps} steps, {fenced} of them fence");
+}
+
+/// Runs to its end what waits for a deferred disk.
+fn drive<T>(disk: &MemDisk, future: impl Future<Output = T>) -> T {
+    let mut future = pin!(future);
+    loop {
+        match poll_once(future.as_mut()) {
+            Some(done) => return done,
+            None => assert!(disk.complete_all() > 0, "it waits for nothing"),
+        }
+    }
+}
+
+/// What was on its way out was forgotten: what is younger was used before its name was gone for good, and a power cut brought it back,
+/// with a gap behind it that passed for damage. And the number that it had got was given to the next one, which went over it.
+#[test]
+fn a_trim_that_is_given_up_half_way_is_gone_on_with() {
+    for polls in 0..3 {
+        let (disk, log, told, bytes) = harmed();
+        log.retire_below(Seq(61));
+        write(&log, 120..165, 3000);
+        disk.defer();
+        {
+            let mut trim = pin!(log.trim());
+            assert!(poll_once(trim.as_mut()).is_none(), "it renames");
+            for _ in 0..polls {
+                disk.complete_all();
+                let _half_way = poll_once(trim.as_mut());
+            }
+        }
+        disk.complete_all();
+        stage_all(&disk, &log, 165..180);
+        let left = disk.image(CrashMode::None, &mut random(1));
+        let (_, recovery, replayed) = recover(&left, options(3));
+        let is_told = |found: &LogDamage| {
+            found.damage.file == told.damage.file && (found.lost.is_none() || found.lost == told.lost)
+        };
+        assert!(recovery.damage.iter().all(is_told), "{polls} polls: {recovery:?}");
+        assert_eq!(replayed.last(), Some(&(179, 179)));
+        while log.wants_trim() {
+            drive(&disk, log.trim()).expect("the disk works");
+        }
+        let left = disk.image(CrashMode::None, &mut random(1));
+        assert_eq!(aside(&left), [ASIDE_SLOT_MIN], "{polls} polls");
+        assert_eq!(left.read_all(segment(ASIDE_SLOT_MIN)), Some(bytes));
+        let (_, recovery, _) = recover(&left, options(3));
+        assert_eq!((recovery.damage, recovery.cut_tail), (vec![], None));
+    }
+}
+
+fn stage_all(disk: &MemDisk, log: &Log<MemDisk>, numbers: std::ops::Range<u64>) {
+    for number in numbers {
+        stage(log, number, 3000).unwrap();
+        drive(disk, log.commit()).expect("the disk works");
+    }
+}
+
+/// It was tried again, and believed. After a failed sync a later one says nothing of what the first should have covered.
+#[test]
+fn a_sync_of_names_that_fails_fences_the_log() {
+    let (disk, log, ..) = harmed();
+    log.retire_below(Seq(120));
+    log.rest();
+    disk.fail_at(1, Fault::Io);
+    assert!(block_on(log.trim()).is_err());
+    assert!(log.is_fenced() && !log.wants_trim());
+    assert_eq!(stage(&log, 120, 10), Err(StageError::Fenced));
+    // A name that cannot be changed is known to be what it was.
+    let (disk, log, ..) = harmed();
+    log.retire_below(Seq(120));
+    log.rest();
+    disk.fail_at(0, Fault::Io);
+    assert!(block_on(log.trim()).is_err());
+    assert!(!log.is_fenced() && log.wants_trim());
+    // Where there was no room for the sync, it was not done, and is done when there is.
+    disk.fail_at(1, Fault::NoSpace);
+    assert!(block_on(log.trim()).is_err());
+    assert!(!log.is_fenced() && log.wants_trim());
+    trim(&log);
+}
+
+/// The log went by every file that was there, made a new one for each segment and let none go.
+#[test]
+fn a_file_that_cannot_be_set_aside_holds_up_nothing() {
+    let (disk, log, told, bytes) = harmed();
+    disk.stick(told.damage.file);
+    let mut through = 119;
+    for round in 0..10 {
+        write(&log, through + 1..through + 61, 3000);
+        through += 60;
+        log.retire_below(Seq(through + 1));
+        while log.wants_trim() && block_on(log.trim()).is_ok() {}
+        let files = disk.list(Directory::Core(0)).len();
+        assert!(round == 0 || files <= 10, "{files} files after round {round}");
+    }
+    log.rest();
+    while log.wants_trim() && block_on(log.trim()).is_ok() {}
+    assert_eq!(disk.list(Directory::Core(0)).len(), 3, "itself, the current one, and one for the next");
+    assert_eq!(disk.read_all(told.damage.file), Some(bytes.clone()));
+    // What is younger was used before it, and none of that is lost.
+    let known = LogOptions { needed: Seq(through), ..options(3) };
+    let (_, recovery, _) = recover(&disk.image(CrashMode::None, &mut random(1)), known);
+    let is_told = |found: &LogDamage| {
+        found.damage.file == told.damage.file && (found.lost.is_none() || found.lost == told.lost)
+    };
+    assert!(!recovery.damage.is_empty() && recovery.damage.iter().all(is_told), "{recovery:?}");
+    disk.heal();
+    trim(&log);
+    assert_eq!(disk.read_all(segment(ASIDE_SLOT_MIN)), Some(bytes));
+    assert_eq!(disk.read_all(told.damage.file), None);
+}
+
+/// One more than its slot is where no recovery looks: segments went there, and every start left them out.
+#[test]
+fn a_stray_file_of_the_last_slot_takes_no_write_along() {
+    for byte in [0, 0xEE] {
+        let disk = MemDisk::new();
+        disk.write_all(segment(ASIDE_SLOT_MIN - 1), &vec![byte; SEGMENT as usize]);
+        let (log, ..) = recover(&disk, options(1));
+        write(&log, 1..60, 3000);
+        let (log, _, replayed) = recover(&disk.crash(CrashMode::None, &mut random(1)), options(2));
+        assert_eq!(replayed, pairs(1..60));
+        write(&log, 60..90, 3000);
+    }
 }
