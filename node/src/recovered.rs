@@ -1,6 +1,6 @@
 //! What opening a core's data found that an operator must know of: a line each for what happened, what is lost, and what to do.
 
-use ferrite_lsm::log::{ASIDE_MAX, ASIDE_SLOT_MIN, LogDamage};
+use ferrite_lsm::log::{ASIDE_MAX, ASIDE_SLOT_MIN, LOG_END, LogDamage};
 use ferrite_lsm::{Directory, Recovery};
 use ferrite_wire::CoreId;
 
@@ -42,6 +42,16 @@ fn lines(number: u16, recovery: &Recovery) -> Vec<Line> {
             Some((first, last)) => format!("records {} to {} of this core", first.0, last.0),
             None => "perhaps records, of which nothing is known".to_owned(),
         };
+        if damage.what == LOG_END {
+            lines.push(Line::Error(format!(
+                "the log ends too early: it held records up to {} when it was closed, and ends at byte {} of {path} with record {}. \
+                 That file is whole; one that came after it was there then, and is not now. Lost on this replica, and acknowledged \
+                 before: {lost}. The log goes on without them from now on, so that putting the file back later is of no use; to repair \
+                 what is lost, {REPAIR}",
+                damage.expected, damage.offset, damage.found
+            )));
+            continue;
+        }
         lines.push(Line::Error(format!(
             "the log is damaged: {damage}. Lost on this replica, and acknowledged before: {lost}. The file stays as it is until nothing \
              in it is needed, and then under a name from log-{ASIDE_SLOT_MIN} on, of which the last {ASIDE_MAX} stay; see {}; to repair what \
@@ -148,6 +158,25 @@ mod tests {
             parts.iter().for_each(|part| assert!(text.contains(part), "{part:?} is not in {text:?}"));
             assert!(!text.contains('\n') && !text.contains("  "), "one line: {text:?}");
         }
+    }
+
+    /// The last file that was there was called damaged, and the inspection that was advised found nothing wrong with it.
+    #[test]
+    fn a_log_that_ends_too_early_blames_no_file_that_is_there() {
+        let mut ends = damage(2, Some((Seq(6), Seq(10))));
+        (ends.damage.what, ends.damage.expected, ends.damage.found) = (LOG_END, 10, 5);
+        let said = lines(3, &Recovery { damage: vec![ends], ..Recovery::default() });
+        let [Line::Error(text)] = &said[..] else { panic!("{said:?}") };
+        for part in [
+            "up to 10",
+            "byte 4096 of core-00003/log-00000002 with record 5",
+            "file is whole",
+            "records 6 to 10",
+            "QUORUM",
+        ] {
+            assert!(text.contains(part), "{part:?} is not in {text:?}");
+        }
+        assert!(!text.contains("damaged") && !text.contains("debug log"), "{text:?}");
     }
 
     #[test]

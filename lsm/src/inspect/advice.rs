@@ -6,6 +6,11 @@ pub(crate) type Advice = &'static str;
 pub(crate) const LOG: Advice = "These records were acknowledged. The next start goes on without them, and keeps the segment: under a number \
                                 from 1000000000 on, once it needs nothing in it. The other replicas of their keys have them, and a read at \
                                 QUORUM finds them there.";
+pub(crate) const LOG_END: Advice = "The file is whole: one that came after it is not there, and the manifest knows what was in it. If it was moved, \
+                                    put it back before the next start, which goes on without these records, once and for all. The other \
+                                    replicas of their keys have them, and a read at QUORUM finds them there.";
+pub(crate) const LOG_MISSING: Advice = "The manifest needs records that came before what is there. The engine refuses to open: put back the files that \
+                                        were taken away.";
 pub(crate) const CUT: Advice = "A write that a power cut interrupted looks like this, and nobody was told that it was done; the \
                                 next start leaves it out. So does a last write that went bad after it was acknowledged: if the \
                                 device is in doubt, compare with the other replicas.";

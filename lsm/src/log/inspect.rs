@@ -1,8 +1,9 @@
-//! Inspects a log: each segment's header, groups and records, then what recovery would make of all of them.
+//! Inspects a log: each segment's header, groups and records, then what recovery would make of all of them, given what the manifest says of
+//! where the log begins and ends.
 
 use super::codec::Records;
 use super::format::{GroupHeader, SEGMENT_HEADER_BYTES, SegmentHeader};
-use super::recover::{LogDamage, Source, open_sources};
+use super::recover::{LOG_END, LogDamage, Source, open_sources};
 use super::scan::{Gap, Window};
 use super::walk::Walk;
 use super::{LogError, LogRecovery};
@@ -10,7 +11,7 @@ use crate::inspect::{
     Field::{self, Flag, Hex, Key, Number, Text},
     Hides, Report, advice,
 };
-use crate::{BLOCK_BYTES, Damage, Disk, FileName, ReadError};
+use crate::{BLOCK_BYTES, Damage, Disk, FileName, ReadError, manifest};
 
 /// Inspects the log of a core, or one segment.
 pub(crate) async fn inspect<D: Disk>(
@@ -59,11 +60,28 @@ async fn inspect_all<D: Disk>(
         inspect_segment(disk, core, source, report).await?;
     }
     let mut nothing = |_, _: crate::Key<'_>, _: crate::Record<'_>, _| {};
-    let mut walk = Walk::new(disk, core, (0, 0), sources.is_empty(), &mut nothing);
+    // One segment by itself neither begins nor ends the log.
+    let known = if only.is_none() { known(disk, core).await } else { (0, 0) };
+    let mut walk = Walk::new(disk, core, known, sources.is_empty(), &mut nothing);
     walk.check_twice(&sources)?;
     walk.run(&mut sources).await?;
+    let missing = walk.missing;
     judge(core, &walk.recovery, report);
+    if let Some(found) = missing {
+        let file = FileName::Segment { core, slot: sources.first().map_or(0, |source| source.slot) };
+        let (expected, found) = (known.0, found.unwrap_or(0));
+        let damage = Damage { file, offset: 0, what: "start of the log", expected, found };
+        report.damage(damage, Hides::Unknown, advice::LOG_MISSING);
+    }
     Ok(())
+}
+
+/// From which number on a start needs the log, and up to which it was synced when it was closed; 0 = it is not known, also where the manifest
+/// cannot be read: then no start comes to the log.
+async fn known<D: Disk>(disk: &D, core: u16) -> (u64, u64) {
+    let catalog = manifest::load(disk, core).await.ok().and_then(|found| found.catalog);
+    let floor = catalog.as_ref().map_or(0, |catalog| catalog.log_floor);
+    (floor, catalog.and_then(|catalog| catalog.closed).filter(|_| floor > 0).unwrap_or(0))
 }
 
 async fn inspect_segment<D: Disk>(
@@ -161,7 +179,8 @@ fn judge(core: u16, recovery: &LogRecovery, report: &mut Report<'_>) {
     for &LogDamage { damage, lost } in &recovery.damage {
         let hides =
             lost.map_or(Hides::Unknown, |(first, last)| Hides::Records { first: first.0, last: last.0 });
-        report.damage(damage, hides, advice::LOG);
+        let is_end = damage.what == LOG_END;
+        report.damage(damage, hides, if is_end { advice::LOG_END } else { advice::LOG });
     }
     let file = |slot| FileName::Segment { core, slot };
     if recovery.damage_unreported > 0 {

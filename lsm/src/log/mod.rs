@@ -39,7 +39,7 @@ pub use codec::{Entry, RecordFault, Records};
 pub use group::Group;
 pub(crate) use inspect::inspect;
 pub use options::{CommitError, CommitlogSync, Fenced, LogError, LogOptions, StageError};
-pub use recover::{CutTail, DAMAGE_REPORTS_MAX, LogDamage, LogRecovery};
+pub use recover::{CutTail, DAMAGE_REPORTS_MAX, LOG_END, LogDamage, LogRecovery};
 pub use segments::{ASIDE_MAX, ASIDE_SLOT_MIN, SegmentInfo};
 
 use self::format::{GroupHeader, Identity};

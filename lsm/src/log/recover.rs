@@ -54,6 +54,10 @@ use crate::{
 /// Damaged places that a recovery reports one by one; more are counted.
 pub const DAMAGE_REPORTS_MAX: usize = 1024;
 
+/// What [`Damage::what`] says where a log ends before what it held when it was closed. The file is the one in which it ends now, and nothing is
+/// wrong with that: one that came after it is not there any more.
+pub const LOG_END: &str = "end of the log";
+
 /// Records that were synced and cannot be read any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogDamage {

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use super::LogError;
 use super::codec::Records;
 use super::format::{GroupFault, GroupHeader, HeaderFault, SEGMENT_HEADER_BYTES, SegmentHeader};
-use super::recover::{CutTail, DAMAGE_REPORTS_MAX, LogDamage, LogRecovery, Source};
+use super::recover::{CutTail, DAMAGE_REPORTS_MAX, LOG_END, LogDamage, LogRecovery, Source};
 use super::scan::{Gap, Scan};
 use super::verdict::{Era, Verdict, decide, missing, place};
 use crate::planted::{self, Bug};
@@ -179,15 +179,15 @@ impl<'a, D: Disk> Walk<'a, D> {
         }
     }
 
-    /// What the owner knows of the end of the log, and nothing here speaks of, is damaged. Nothing needs to stand where it was: another
-    /// segment has been opened for it, which is not there any more.
+    /// What the owner knows of the end of the log, and nothing here speaks of, is lost. Nothing needs to stand where it was: another
+    /// segment has been opened for it, which is not there any more. The file where the log ends now is as it should be.
     fn check_end(&mut self, sources: &[Source<D>]) {
         let first = self.needed.max(self.seen + 1);
         let Some((at, offset)) = self.after else { return };
         if self.missing.is_none() && first <= self.through {
-            let (file, what) = (sources[at].name(self.core), "end of the log");
+            let (file, what) = (sources[at].name(self.core), LOG_END);
             let damage = Damage { file, offset, what, expected: self.through, found: self.seen };
-            self.report(LogDamage { damage, lost: Some((Seq(first), Seq(self.through))) });
+            self.tell(LogDamage { damage, lost: Some((Seq(first), Seq(self.through))) });
             (self.seen, self.counted) = (self.through, self.through);
         }
     }
@@ -412,6 +412,10 @@ impl<'a, D: Disk> Walk<'a, D> {
         if let FileName::Segment { slot, .. } = damage.damage.file {
             self.damaged.insert(slot);
         }
+        self.tell(damage);
+    }
+
+    fn tell(&mut self, damage: LogDamage) {
         if self.recovery.damage.len() < DAMAGE_REPORTS_MAX {
             self.recovery.damage.push(damage);
         } else {

@@ -4,7 +4,8 @@
 //! what it found, the engine compared only what was replayed with what it needed, and where nothing was replayed it opened as if
 //! all were well. And a start that had been refused left a new segment behind, which the next start took for the log.
 
-use ferrite_lsm::log::ASIDE_SLOT_MIN;
+use ferrite_lsm::inspect::{self, Event, Hides};
+use ferrite_lsm::log::{ASIDE_SLOT_MIN, LOG_END};
 use ferrite_lsm::mem_disk::run::block_on;
 use ferrite_lsm::mem_disk::{CrashMode, MemDisk};
 use ferrite_lsm::{Directory, Disk, FileName, NameOp, OpenError, Options, Recovery};
@@ -225,6 +226,31 @@ fn the_end_taken_away_from_a_log_that_was_closed_is_missed() {
         let (_, recovery) = open(&whole, options(50)).expect("nothing is wrong yet");
         assert!(recovery.clean && recovery.damage.is_empty());
         remove(&disk, last);
+        let mut found = Vec::new();
+        let inspected = block_on(inspect::log(&disk, 0, None, &mut |event| {
+            if let Event::Finding(finding) = event {
+                found.push((finding.damage.what, finding.damage.expected, finding.hides.clone()));
+            }
+        }));
+        assert_eq!(inspected.expect("buffers are there").damage, found.len() as u64);
+        if flushed < PER_LIFE {
+            let (first, last) = (PER_LIFE + flushed + 1, 2 * PER_LIFE);
+            assert_eq!(
+                found,
+                [(LOG_END, last, Hides::Records { first, last })],
+                "an inspection finds it, too"
+            );
+            let left = disk.image(CrashMode::None, &mut || 1);
+            let (engine, _) = open(&left, options(70)).expect("it is told, and goes on");
+            block_on(engine.checkpoint(2)).expect("no faults");
+            engine.rest();
+            block_on(run_jobs(&engine)).expect("no faults");
+            let is_aside =
+                |name: &FileName| matches!(name, FileName::Segment { slot, .. } if *slot >= ASIDE_SLOT_MIN);
+            assert_eq!(segments(&left).into_iter().find(is_aside), None, "what is whole is not set aside");
+        } else {
+            assert_eq!(found, []);
+        }
         if flushed < PER_LIFE {
             assert_lost(&disk, 2 * PER_LIFE, &[(PER_LIFE + flushed + 1, 2 * PER_LIFE)]);
         } else {
