@@ -453,6 +453,11 @@ impl<D: Disk, P: Pace> Engine<D, P> {
         (self.0.manifest.catalog().clone(), self.0.log.next_seq().0 - 1)
     }
 
+    /// Sets aside the files of the log in which damage was found, for whoever has flushed everything and leaves the log for good.
+    pub(crate) async fn set_damaged_log_aside(&self) -> Result<(), DiskError> {
+        self.0.log.set_damaged_aside().await
+    }
+
     /// Commits what is staged and marks the engine as closed: the next open finds it clean. Flushes nothing. Nothing may be staged after.
     pub async fn close(&self) -> Result<(), DiskError> {
         self.0.close().await

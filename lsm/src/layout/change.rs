@@ -169,6 +169,8 @@ impl Old {
             }
         }
         engine.close().await?;
+        // The operator was told that these files stay.
+        engine.set_damaged_log_aside().await?;
         let (catalog, last_seq) = engine.state();
         self.is_clean = recovery.clean && (self.is_clean || self.catalogs.is_empty());
         self.last_seq = self.last_seq.max(last_seq);

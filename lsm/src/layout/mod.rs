@@ -13,7 +13,8 @@
 //! before that leaves the old bank, which was only opened, flushed and closed, as it would be by any start; one after it
 //! leaves files that nobody looks at. Either way [`clean`] removes the bank that does not count, last core first, each
 //! directory synced before the next: what is left of a bank, whether half made or half removed, has no gaps
-//! behind core 1.
+//! behind core 1. Files of logs that were set aside because damage was found in them stay where they are: nobody but an operator looks at
+//! them, and the next core whose directory it is goes on from them, so that no more than its few stay.
 //!
 //! **Space 0** is the node's own, and has a home store in each core. Its records are read from all old homes, joined, and written
 //! into a small table for each new home: a bound that one core had raised is not forgotten by any.
@@ -21,6 +22,7 @@
 mod change;
 
 use crate::engine::OpenError;
+use crate::log::ASIDE_SLOT_MIN;
 use crate::manifest::{self, Catalog, LoadError, StoreEntry};
 use crate::{Directory, Disk, DiskError, DiskErrorKind, FileName, NameOp};
 
@@ -148,14 +150,14 @@ async fn clean_bank<D: Disk>(disk: &D, generation: u64) -> Result<u64, DiskError
     let mut cores = vec![core_number(generation, 0)];
     for index in 1..CORES_MAX {
         let core = core_number(generation, index);
-        if manifest::list(disk, Directory::Core(core)).await?.is_empty() {
+        if list_bank(disk, core).await?.is_empty() {
             break;
         }
         cores.push(core);
     }
     let mut removed = 0;
     for core in cores.into_iter().rev() {
-        let files = manifest::list(disk, Directory::Core(core)).await?;
+        let files = list_bank(disk, core).await?;
         if files.is_empty() {
             continue;
         }
@@ -171,6 +173,13 @@ async fn clean_bank<D: Disk>(disk: &D, generation: u64) -> Result<u64, DiskError
         manifest::sync_directory(disk, Directory::Core(core)).await?;
     }
     Ok(removed)
+}
+
+/// The files of a core, but those that were set aside.
+async fn list_bank<D: Disk>(disk: &D, core: u16) -> Result<Vec<(FileName, u64)>, DiskError> {
+    let mut files = manifest::list(disk, Directory::Core(core)).await?;
+    files.retain(|(name, _)| !matches!(name, FileName::Segment { slot, .. } if *slot >= ASIDE_SLOT_MIN));
+    Ok(files)
 }
 
 async fn load<D: Disk>(disk: &D, core: u16) -> Result<Option<Catalog>, OpenError> {

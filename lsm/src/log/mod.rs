@@ -425,6 +425,19 @@ impl<D: Disk> Log<D> {
         }
     }
 
+    /// Sets aside every file in which damage was found, whether or not it is its turn: for an owner that needs nothing of the log any more, and
+    /// leaves it. After an error it is to be asked for again.
+    pub async fn set_damaged_aside(&self) -> Result<(), DiskError> {
+        let _turn = self.preparer.enter().await;
+        loop {
+            let surplus = self.state.borrow_mut().segments.take_evidence();
+            match surplus {
+                Some(surplus) => self.be_rid_of(surplus).await?,
+                None => return Ok(()),
+            }
+        }
+    }
+
     /// Lets go of a file that is on its way out.
     async fn be_rid_of(&self, surplus: Surplus) -> Result<(), DiskError> {
         let file = |slot| FileName::Segment { core: self.core, slot };

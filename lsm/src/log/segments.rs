@@ -154,6 +154,15 @@ impl Segments {
         Some(surplus)
     }
 
+    /// As [`Segments::take_surplus`], of damaged files and those set aside alone, and whether or not it is their turn.
+    pub(super) fn take_evidence(&mut self) -> Option<Surplus> {
+        let damaged = || self.recyclable.iter().filter(|slot| self.damaged.contains(&slot.slot));
+        let oldest = || Some(self.to_set_aside(*damaged().min_by_key(|slot| slot.id)?));
+        let surplus = self.leaving.or_else(|| self.aside_surplus()).or_else(oldest)?;
+        self.leave(surplus);
+        Some(surplus)
+    }
+
     fn surplus(&self, prepared: usize) -> Option<Surplus> {
         if self.leaving.is_some() {
             return self.leaving;

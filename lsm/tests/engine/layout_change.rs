@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::rig::{self, Model, Random, TestEngine, VNODES, Write, apply, key, local_key, small_options};
 use ferrite_lsm::layout::{self, Layout, Progress};
+use ferrite_lsm::log::ASIDE_SLOT_MIN;
 use ferrite_lsm::mem_disk::run::{block_on, try_run};
 use ferrite_lsm::mem_disk::{CrashMode, Fault, MemDisk, MemPace};
 use ferrite_lsm::{Directory, Engine, FileName, OpenError, Options, Record, RecordFlags};
@@ -271,6 +272,34 @@ fn what_happens_is_told_in_order() {
     assert_eq!(told[3], Progress::Flushed { index: 1, cores: 2 });
     assert_eq!(told[4], Progress::Committed { cores: 1 });
     assert!(matches!(told[5], Progress::Cleaned { files } if files >= 4), "{told:?}");
+}
+
+/// A start that found damage in a core's log, and said that the file stays, removed it a moment later with the rest of the log, as its number
+/// of cores was another one. And so did every later start with what earlier ones had set aside.
+#[test]
+fn files_of_the_log_in_which_damage_was_found_stay_in_the_directory_of_their_core() {
+    let (disk, _) = two_cores(9);
+    let is_evidence =
+        |name: &FileName| matches!(name, FileName::Segment { slot, .. } if *slot >= ASIDE_SLOT_MIN);
+    let files = |core| disk.list(Directory::Core(core)).into_iter().map(|(name, _)| name);
+    let log = |core| files(core).filter(|name| matches!(name, FileName::Segment { .. }));
+    let earlier = FileName::Segment { core: 1, slot: ASIDE_SLOT_MIN };
+    disk.write_all(earlier, b"set aside before");
+    // The first group after the header, of the oldest segment of the first core.
+    let harmed = log(0).next().expect("it has a log");
+    assert!(disk.corrupt(harmed, 4096 + 60, 1));
+    let bytes = disk.read_all(harmed);
+    let changed = |cores, entropy| block_on(change(&disk, cores, entropy)).expect("no faults");
+    assert_eq!(changed(1, 5_000).cores(), 1);
+    let aside = FileName::Segment { core: 0, slot: ASIDE_SLOT_MIN };
+    for (round, cores) in [1, 3, 2, 2].into_iter().enumerate() {
+        changed(cores, 6_000 + 100 * round as u128);
+        assert!(disk.read_all(aside) == bytes, "round {round}");
+        assert_eq!(disk.read_all(earlier).as_deref(), Some(&b"set aside before"[..]), "round {round}");
+        block_on(start(&disk, cores, 7_000 + 100 * round as u128)).expect("they are in nobody's way");
+    }
+    assert_eq!(files(0).chain(files(1)).filter(is_evidence).count(), 2);
+    assert_eq!(files(0).chain(files(1)).filter(|name| !is_evidence(name)).count(), 0, "the rest is gone");
 }
 
 #[test]
