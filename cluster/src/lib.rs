@@ -1,4 +1,4 @@
-//! Ferrite's replication logic: ring, claim, clocks and quorum coordinators as pure state machines.
+//! Ferrite's replication logic: ring, claim, clocks, quorum coordinators and gossip as pure state machines.
 //!
 //! No I/O and no clock: time is an argument, messages are return values.
 #![forbid(unsafe_code)]
@@ -6,6 +6,7 @@
 mod claim;
 mod clock;
 mod founding;
+pub mod gossip;
 pub mod planted;
 mod read_quorum;
 mod replica_set;

@@ -1,0 +1,6 @@
+//! Gossip from the outside: clusters of memberships in a simulated network, and bytes that are not packets.
+
+mod clusters;
+mod cores;
+mod hostile;
+mod world;
