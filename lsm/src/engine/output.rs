@@ -4,7 +4,7 @@
 //! what was written; only then the manifest names it, and only after that reads find it. Until it is named nobody knows it: on
 //! any failure it is litter, to be unlinked, unless the manifest's write is what failed, or was not waited for (see [`super::doubt`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use xxhash_rust::xxh3::xxh3_128_with_seed;
@@ -406,8 +406,6 @@ impl<D: Disk, P: Pace> Core<D, P> {
         mut edits: Vec<Edit>,
         install: impl FnOnce(&mut Store<D>),
     ) -> Result<(), manifest::CommitError> {
-        let dead = self.dead_values(store, &edits);
-        edits.extend(dead.iter().map(|&number| Edit::RemoveValues { store, number }));
         edits.extend(self.manifest.catalog().spent_drops());
         edits.push(Edit::NextNumber { number: self.next_number.get() });
         self.change(&edits).await?;
@@ -418,7 +416,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
         // A table that only changed its level is among the added ones.
         let is_gone = |name: &&TableName| added.iter().all(|table| table.number() != name.number);
         let gone: Vec<TableName> = dropped.iter().filter(is_gone).copied().collect();
-        self.renew(store, &gone, &dead);
+        self.renew(store, &gone);
         {
             let mut stores = self.stores.borrow_mut();
             let index = stores.index_of_store(store);
@@ -428,8 +426,8 @@ impl<D: Disk, P: Pace> Core<D, P> {
         Ok(())
     }
 
-    /// Takes over in memory what the manifest says of a store, and lets go of the tables and value files that it no longer names.
-    pub(super) fn renew(&self, store: u16, gone: &[TableName], dead: &[u64]) {
+    /// Takes over in memory what the manifest says of a store, and lets go of the tables that it no longer names.
+    pub(super) fn renew(&self, store: u16, gone: &[TableName]) {
         let mut tables = self.tables.borrow_mut();
         let mut stores = self.stores.borrow_mut();
         let catalog = self.manifest.catalog();
@@ -451,37 +449,12 @@ impl<D: Disk, P: Pace> Core<D, P> {
                 }
             }
         }
-        dead.iter().for_each(|&number| obsolete.drop_values(FileName::Values { store, number }));
         if planted::active(Bug::LiveValuesUnlinked) {
             let early = self.wasteful.borrow();
             early.iter().for_each(|&number| obsolete.drop_values(FileName::Values { store, number }));
         }
         drop((tables, stores, catalog, obsolete, unreadable));
         self.count_tables();
-    }
-
-    /// Value files of a store that no table names once `edits` are made.
-    ///
-    /// Asked before the edits are durable, and right then: a merge's inputs are in no other merge, and what a flush adds comes with
-    /// its own value files.
-    pub(super) fn dead_values(&self, store: u16, edits: &[Edit]) -> Vec<u64> {
-        let catalog = self.manifest.catalog();
-        let Some(entry) = catalog.stores.get(&store).filter(|entry| !entry.values.is_empty()) else {
-            return Vec::new();
-        };
-        let removed = |name: TableName| {
-            edits.iter().any(|edit| matches!(edit, Edit::Remove { table } if *table == name))
-        };
-        let mut named = BTreeSet::new();
-        for table in entry.levels.iter().flatten().filter(|table| !removed(table.name)) {
-            named.extend(table.values.iter().map(|share| share.file));
-        }
-        for edit in edits {
-            if let Edit::Add { table, .. } = edit {
-                named.extend(table.values.iter().map(|share| share.file));
-            }
-        }
-        entry.values.keys().copied().filter(|number| !named.contains(number)).collect()
     }
 
     fn mint_name(&self, store: u16) -> TableName {

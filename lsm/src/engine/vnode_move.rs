@@ -92,15 +92,13 @@ impl<D: Disk, P: Pace> Core<D, P> {
         }
         let (removed, mut edits) = self.dropping(from, extent, seq);
         edits.push(Edit::Assign { vnode, store: to, epoch: 0 });
-        let dead = self.dead_values(from, &edits);
-        edits.extend(dead.iter().map(|&number| Edit::RemoveValues { store: from, number }));
         let level = self.deepest_level_for(to, output.finished().take(deep));
         let ceiling = output.finished().map(|table| table.max_order).max().unwrap_or(0);
         let install = |store: &mut super::store::Store<D>| store.ceiling = store.ceiling.max(ceiling);
         let level_of = |at| if at < deep { level } else { 0 };
         output.commit_at(level_of, &[], edits.into_iter(), install).await?;
         // No waiting from here to where the memtables are right.
-        self.renew(from, &removed, &dead);
+        self.renew(from, &removed);
         self.hand_over(extent, seq, from, to);
         drop(handing_over);
         self.weigh();

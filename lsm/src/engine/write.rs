@@ -80,10 +80,14 @@ impl<D: Disk, P: Pace> Core<D, P> {
     }
 
     /// Makes a change of the manifest durable. A failure other than a full disk fences: what the file holds is not known then. The files
-    /// that it names are the manifest's, and where that does not name them to be removed when it is sure not to ([`super::doubt`]).
+    /// that it names are the manifest's, and where that does not name them to be removed when it is sure not to ([`super::doubt`]). Value
+    /// files that nothing names after it are gone; what still reads them must be among the dropped tables before anything is waited for.
     pub(super) async fn change(&self, edits: &[Edit]) -> Result<(), crate::manifest::CommitError> {
         let changing = Changing::begin(self, edits);
-        let changed = self.manifest.commit(edits).await;
+        let changed = self.manifest.commit(edits).await.map(|dead| {
+            let mut obsolete = self.obsolete.borrow_mut();
+            dead.into_iter().for_each(|file| obsolete.drop_values(file));
+        });
         changing.ended(&changed);
         if let Err(failed) = &changed
             && failed.error.kind != DiskErrorKind::NoSpace

@@ -8,7 +8,7 @@ use super::dropped::{Dropped, Drops};
 use super::format::Edit;
 use crate::layout::LayoutMark;
 use crate::planted::{self, Bug};
-use crate::{Extent, TableMeta, ValueShare, ValuesMeta};
+use crate::{Extent, FileName, TableMeta, ValueShare, ValuesMeta};
 
 /// Most levels of a store: level 0 and fifteen sorted ones. Leveled compaction fills them from the last one upward, tiered
 /// compaction takes each for a sorted run.
@@ -92,6 +92,15 @@ impl StoreEntry {
     /// What each table names of each value file.
     pub(crate) fn value_shares(&self) -> impl Iterator<Item = &ValueShare> {
         self.levels.iter().flatten().flat_map(|table| &table.values)
+    }
+
+    /// Numbers of value files that nothing names.
+    fn dead_values(&self) -> Vec<u64> {
+        if self.values.is_empty() {
+            return Vec::new();
+        }
+        let named: BTreeSet<u64> = self.value_shares().map(|share| share.file).collect();
+        self.values.keys().copied().filter(|number| !named.contains(number)).collect()
     }
 
     /// Every value file with the bytes of its records that tables name.
@@ -271,6 +280,14 @@ impl Catalog {
     /// All tables.
     pub(crate) fn tables(&self) -> impl Iterator<Item = &Rc<TableMeta>> {
         self.stores.values().flat_map(|store| store.levels.iter().flatten())
+    }
+
+    /// Value files that nothing names: they may go.
+    pub(super) fn dead_values(&self) -> Vec<FileName> {
+        let stores = self.stores.iter();
+        let dead = stores.map(|(&store, entry)| (store, entry.dead_values()));
+        dead.flat_map(|(store, dead)| dead.into_iter().map(move |number| FileName::Values { store, number }))
+            .collect()
     }
 
     /// Edits that lead from nothing to this.

@@ -268,18 +268,27 @@ impl<D: Disk> Manifest<D> {
         Ref::map(self.state.borrow(), |state| &state.catalog)
     }
 
-    /// Makes a change durable: all of `edits`, or none.
-    pub(crate) async fn commit(&self, edits: &[Edit]) -> Result<(), CommitError> {
+    /// Makes a change durable: all of `edits`, or none. With it go the value files that nothing names any more, which it gives. Which those
+    /// are is asked when the turn of the change has come: of two that wait, either may take the last name of one, and neither knows.
+    pub(crate) async fn commit(&self, edits: &[Edit]) -> Result<Vec<FileName>, CommitError> {
         let _turn = self.turn.take().await;
         let mut catalog = self.state.borrow().catalog.clone();
-        for edit in edits {
-            let applied = catalog.apply(edit);
-            assert!(applied.is_ok(), "the engine's own edit contradicts its state: {applied:?}");
-        }
+        apply_own(&mut catalog, edits);
+        // Behind a close there is no edit.
+        let dead = if catalog.closed.is_some() { Vec::new() } else { catalog.dead_values() };
+        let removed = dead.iter().map(|&file| match file {
+            FileName::Values { store, number } => Edit::RemoveValues { store, number },
+            FileName::Segment { .. } | FileName::Manifest { .. } | FileName::Table { .. } => {
+                unreachable!("it is a value file")
+            }
+        });
+        let removed: Vec<Edit> = removed.collect();
+        apply_own(&mut catalog, &removed);
+        let edits = [edits, &removed].concat();
         let tail = self.state.borrow().tail.clone();
         let tail = match tail {
             Some(tail) if tail.at - tail.snapshot_bytes < self.edit_bytes_max => {
-                self.append(tail, edits).await?
+                self.append(tail, &edits).await?
             }
             Some(_) | None => {
                 cover::mark("manifest begun afresh");
@@ -290,7 +299,7 @@ impl<D: Disk> Manifest<D> {
             }
         };
         self.take_over(tail, catalog);
-        Ok(())
+        Ok(dead)
     }
 
     /// Shows in memory what is durable.
@@ -396,6 +405,13 @@ impl<D: Disk> Manifest<D> {
 
     fn identity(&self, number: u64) -> Identity {
         Identity { core: self.core, number, life: self.life }
+    }
+}
+
+fn apply_own(catalog: &mut Catalog, edits: &[Edit]) {
+    for edit in edits {
+        let applied = catalog.apply(edit);
+        assert!(applied.is_ok(), "the engine's own edit contradicts its state: {applied:?}");
     }
 }
 

@@ -100,7 +100,7 @@ fn is_left<T>(disk: &MemDisk, doing: impl Future<Output = T>, polls: usize) -> b
 }
 
 /// Polls to the end.
-fn drive<T>(disk: &MemDisk, doing: impl Future<Output = T>) -> T {
+pub(crate) fn drive<T>(disk: &MemDisk, doing: impl Future<Output = T>) -> T {
     let mut doing = Box::pin(doing);
     loop {
         if let Some(done) = poll_once(doing.as_mut()) {

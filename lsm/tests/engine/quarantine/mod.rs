@@ -6,6 +6,7 @@ mod opening;
 mod scans;
 mod scrubbing;
 mod steps;
+mod values;
 
 use std::collections::BTreeSet;
 
