@@ -67,7 +67,8 @@ impl<D: Disk, P: Pace> Core<D, P> {
         catalog.log_floor = 0;
         catalog.closed = Some(through);
         let tables = self.tables.borrow();
-        // One that could not be opened is linked as the others. If it is dropped meanwhile, the link fails, and the checkpoint.
+        // One that could not be opened is linked as the others, and so is a value file that only a quarantined table points into. If it
+        // is dropped, or released, meanwhile, the link fails, and the checkpoint.
         let held = catalog.tables().filter_map(|table| tables.get(&table.name.number).cloned()).collect();
         (catalog, held)
     }

@@ -354,7 +354,7 @@ impl<D: Disk, P: Pace> Engine<D, P> {
     }
 
     /// Says that whatever a table may have held where it is quarantined has been written again, from replicas: its ranges are
-    /// readable as they are then, and its file is removed. `false`, and nothing has changed, while the table is still in
+    /// readable as they are then, and its file is removed, with the value files that only it pointed into. `false`, and nothing has changed, while the table is still in
     /// use: compactions take what can be read of it into others first.
     pub async fn release_quarantined(&self, table: TableName) -> Result<bool, DiskError> {
         self.0.release(table).await

@@ -4,7 +4,7 @@
 //! and the value files that it points into not before it. A file whose
 //! edit is *in doubt* ([`super::doubt`]) stays until a later change of
 //! the manifest, which begins a new file, has settled that it is not named. A table with a quarantined area stays on the disk
-//! when it is dropped: there may be something to save in it.
+//! when it is dropped: there may be something to save in it. So do the value files that it points into, which the manifest names then.
 //!
 //! What is left of a table in memory, its index, its filter and its blocks in the cache, goes a part at a time, and others run in
 //! between: a merge of many long tables leaves some ten thousands of blocks. How far that is stands here, so that it is gone on with

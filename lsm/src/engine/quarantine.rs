@@ -9,7 +9,8 @@
 //!   table gone the area is a *hole* of its store: a key in it is answered only by a version newer than everything in the
 //!   table, which new writes are, and by nothing else, for what was lost may have been newer than what is left. A scan
 //!   ends at it in any case, for it cannot say which keys there were; its caller may go on behind it;
-//! - the table's file stays on the disk, whatever becomes of the table, until the area is released.
+//! - the table's file stays on the disk, and with it the value files that it points into, whatever becomes of the table, until the area is
+//!   released: there may be something to save in them.
 //!
 //! A table that is too damaged to be opened is such an area as a whole, and goes at once. Of a table of which no block can be read,
 //! since the device fails each time, nothing is concluded: that says something of the device, not of the table.

@@ -8,7 +8,7 @@ use super::dropped::{Dropped, Drops};
 use super::format::Edit;
 use crate::layout::LayoutMark;
 use crate::planted::{self, Bug};
-use crate::{Extent, FileName, TableMeta, ValueShare, ValuesMeta};
+use crate::{Extent, FileName, TableMeta, TableName, ValueShare, ValuesMeta};
 
 /// Most levels of a store: level 0 and fifteen sorted ones. Leveled compaction fills them from the last one upward, tiered
 /// compaction takes each for a sorted run.
@@ -42,10 +42,13 @@ pub(crate) struct StoreEntry {
     pub(crate) flushed_through: u64,
     /// Tables by level; in level 0 oldest first, elsewhere by key, and disjoint.
     pub(crate) levels: [Vec<Rc<TableMeta>>; LEVELS],
-    /// Value files, by number. Each is named by a table.
+    /// Value files, by number. Each is named by a table, or kept.
     pub(crate) values: BTreeMap<u64, ValuesMeta>,
     /// Parts of tables that cannot be read.
     pub(crate) areas: Areas,
+    /// Of each table that is gone and has areas, by its number: the value files that it points into. There may be something to save in
+    /// them. Earlier versions did not say so of a table.
+    kept: BTreeMap<u64, Rc<[u64]>>,
     /// Extents that were dropped and of which something is left.
     pub(crate) drops: Drops,
     /// Numbers of value files that are damaged.
@@ -77,6 +80,8 @@ impl StoreEntry {
             false => vec![area],
         };
         self.areas = std::mem::take(&mut self.areas).into_iter().flat_map(cut).collect();
+        let areas = &self.areas;
+        self.kept.retain(|number, _| areas.iter().any(|area| area.table.number == *number));
     }
 
     /// Areas whose tables are gone.
@@ -94,12 +99,14 @@ impl StoreEntry {
         self.levels.iter().flatten().flat_map(|table| &table.values)
     }
 
-    /// Numbers of value files that nothing names.
+    /// Numbers of value files that nothing names. None goes while it is not known what a table that is gone and quarantined points into.
     fn dead_values(&self) -> Vec<u64> {
-        if self.values.is_empty() {
+        let is_unknown = |area: &Rc<Area>| !self.kept.contains_key(&area.table.number);
+        if self.values.is_empty() || self.holes().any(is_unknown) {
             return Vec::new();
         }
-        let named: BTreeSet<u64> = self.value_shares().map(|share| share.file).collect();
+        let kept = self.kept.values().flat_map(|files| files.iter().copied());
+        let named: BTreeSet<u64> = self.value_shares().map(|share| share.file).chain(kept).collect();
         self.values.keys().copied().filter(|number| !named.contains(number)).collect()
     }
 
@@ -168,6 +175,7 @@ impl Catalog {
                 }
                 tables.insert(at, Rc::clone(table));
                 entry.detach(table.name.number, false);
+                entry.kept.remove(&table.name.number);
             }
             Edit::Remove { table } => {
                 let entry = self.store(table.store)?;
@@ -176,8 +184,12 @@ impl Catalog {
                 });
                 let missing = wrong("the removal of a table that does not exist", table.number);
                 let (level, at) = level.ok_or(missing)?;
-                level.remove(at);
+                let removed = level.remove(at);
                 entry.detach(table.number, true);
+                if entry.areas_of(table.number).next().is_some() {
+                    let files = removed.values.iter().map(|share| share.file);
+                    entry.kept.insert(table.number, files.collect());
+                }
                 let names = |dropped: &&Dropped| dropped.tables.contains(&table.number);
                 let dropped = entry.drops.iter().filter(|(_, dropped)| names(dropped));
                 for extent in dropped.map(|(&extent, _)| extent).collect::<Vec<_>>() {
@@ -211,6 +223,10 @@ impl Catalog {
                     return Err(wrong("the removal of a value file that a table names", *number));
                 }
                 entry.damaged_values.remove(number);
+                // Earlier versions kept none.
+                for files in entry.kept.values_mut().filter(|files| files.contains(number)) {
+                    *files = files.iter().copied().filter(|file| file != number).collect();
+                }
             }
             Edit::Drop { store, extent, seq, tables } => {
                 let entry = self.store(*store)?;
@@ -250,7 +266,19 @@ impl Catalog {
                 }
             }
             Edit::Release { table } => {
-                self.store(table.store)?.areas.retain(|area| area.table.number != table.number);
+                let entry = self.store(table.store)?;
+                entry.areas.retain(|area| area.table.number != table.number);
+                entry.kept.remove(&table.number);
+            }
+            Edit::Keep { table, values } => {
+                let entry = self.store(table.store)?;
+                if !entry.areas_of(table.number).any(|area| area.detached) {
+                    return Err(wrong("value files of a table that has no detached area", table.number));
+                }
+                if let Some(&file) = values.iter().find(|file| !entry.values.contains_key(*file)) {
+                    return Err(wrong("a lost table that names a value file that does not exist", file));
+                }
+                entry.kept.insert(table.number, values[..].into());
             }
             Edit::DamagedValues { store, number } => {
                 let entry = self.store(*store)?;
@@ -282,7 +310,7 @@ impl Catalog {
         self.stores.values().flat_map(|store| store.levels.iter().flatten())
     }
 
-    /// Value files that nothing names: they may go.
+    /// Value files that nothing names: they go with the change that leaves them so.
     pub(super) fn dead_values(&self) -> Vec<FileName> {
         let stores = self.stores.iter();
         let dead = stores.map(|(&store, entry)| (store, entry.dead_values()));
@@ -312,6 +340,10 @@ impl Catalog {
                 tables: tables.clone(),
             }));
             edits.extend(entry.areas.iter().map(|area| Edit::Quarantine(Rc::clone(area))));
+            edits.extend(entry.kept.iter().map(|(&number, files)| Edit::Keep {
+                table: TableName { store, number },
+                values: files.to_vec(),
+            }));
             edits.extend(entry.damaged_values.iter().map(|&number| Edit::DamagedValues { store, number }));
         }
         edits.extend(self.vnodes.iter().map(|(&vnode, entry)| Edit::Assign {

@@ -37,6 +37,8 @@
 //!                                                        ; gone and the area is not a detached one
 //!           | 26 store:u16 number:u64                    ; nothing of a table is quarantined any more
 //!           | 27 store:u16 number:u64                    ; a value file is damaged: nothing is collected from it
+//!           | 28 store:u16 number:u64 count:u32 file:u64{count}     ; a table that is gone and has detached areas points into
+//!                                                        ; these value files. In a snapshot; else it follows from the removal
 //! extent    = vnode:u16 has_table:u8 table:u32           ; has_table is 0 or 1
 //! table     = length:u32 properties                      ; as in the table's own file
 //! area      = block:u32 blocks:u32 detached:u8 order_max:u64 low:key high:key
@@ -99,6 +101,7 @@ pub(crate) enum Edit {
     Quarantine(Rc<Area>),
     Release { table: TableName },
     DamagedValues { store: u16, number: u64 },
+    Keep { table: TableName, values: Vec<u64> },
 }
 
 /// What identifies a manifest's groups.
@@ -309,8 +312,7 @@ fn encode_edit(edit: &Edit, out: &mut Vec<u8>) {
             out.extend_from_slice(&store.to_le_bytes());
             encode_extent(extent, out);
             out.extend_from_slice(&seq.to_le_bytes());
-            out.extend_from_slice(&(tables.len() as u32).to_le_bytes());
-            tables.iter().for_each(|number| out.extend_from_slice(&number.to_le_bytes()));
+            encode_numbers(tables, out);
         }
         Edit::ForgetDrop { store, extent, seq } => {
             out.push(16);
@@ -348,7 +350,18 @@ fn encode_edit(edit: &Edit, out: &mut Vec<u8>) {
             out.extend_from_slice(&store.to_le_bytes());
             out.extend_from_slice(&number.to_le_bytes());
         }
+        Edit::Keep { table, values } => {
+            out.push(28);
+            out.extend_from_slice(&table.store.to_le_bytes());
+            out.extend_from_slice(&table.number.to_le_bytes());
+            encode_numbers(values, out);
+        }
     }
+}
+
+fn encode_numbers(numbers: &[u64], out: &mut Vec<u8>) {
+    out.extend_from_slice(&(numbers.len() as u32).to_le_bytes());
+    numbers.iter().for_each(|number| out.extend_from_slice(&number.to_le_bytes()));
 }
 
 fn encode_extent(extent: &Extent, out: &mut Vec<u8>) {
@@ -413,11 +426,7 @@ fn decode_edit(from: &mut Reader<'_>) -> Result<Edit, Fault> {
         27 => Edit::DamagedValues { store: from.u16()?, number: from.u64()? },
         15 => {
             let (store, extent, seq) = (from.u16()?, decode_extent(from)?, from.seq()?);
-            let count = from.u32()? as usize;
-            if count > from.0.len() / 8 {
-                return Err(damaged("number of dropped tables", (from.0.len() / 8) as u64, count as u64));
-            }
-            let tables = (0..count).map(|_| from.u64()).collect::<Result<Vec<_>, _>>()?;
+            let tables = from.numbers("number of dropped tables")?;
             if !tables.is_sorted() {
                 return Err(damaged("order of dropped tables", 0, 0));
             }
@@ -425,7 +434,11 @@ fn decode_edit(from: &mut Reader<'_>) -> Result<Edit, Fault> {
         }
         16 => Edit::ForgetDrop { store: from.u16()?, extent: decode_extent(from)?, seq: from.seq()? },
         17 => Edit::Unassign { vnode: from.u16()? },
-        tag => return Err(damaged("edit tag", 27, tag.into())),
+        28 => Edit::Keep {
+            table: TableName { store: from.u16()?, number: from.u64()? },
+            values: from.numbers("number of value files")?,
+        },
+        tag => return Err(damaged("edit tag", 28, tag.into())),
     };
     Ok(edit)
 }
@@ -487,6 +500,15 @@ impl<'a> Reader<'a> {
     fn number(&mut self, what: &'static str, max: u64) -> Result<u64, Fault> {
         let number = self.u64()?;
         if number > max { Err(damaged(what, max, number)) } else { Ok(number) }
+    }
+
+    /// As many numbers as are said to follow.
+    fn numbers(&mut self, what: &'static str) -> Result<Vec<u64>, Fault> {
+        let count = self.u32()? as usize;
+        if count > self.0.len() / 8 {
+            return Err(damaged(what, (self.0.len() / 8) as u64, count as u64));
+        }
+        (0..count).map(|_| self.u64()).collect()
     }
 
     fn u128(&mut self) -> Result<u128, Fault> {

@@ -303,5 +303,9 @@ fn describe(edit: &Edit, mut show: impl FnMut(&'static str, &[(&'static str, Fie
         Edit::DamagedValues { store, number } => {
             show("damaged value file", &[store_of(*store), ("number", Number(*number))]);
         }
+        Edit::Keep { table, values } => {
+            let files = ("value_files", Number(values.len() as u64));
+            show("keep value files", &[store_of(table.store), ("number", Number(table.number)), files]);
+        }
     }
 }

@@ -1,5 +1,7 @@
+mod values;
+
 use super::*;
-use crate::mem_disk::run::{block_on, poll_once, try_run};
+use crate::mem_disk::run::{block_on, try_run};
 use crate::mem_disk::{CrashMode, Fault as DiskFault, MemDisk};
 use crate::{Extent, FileId, KeyBuf, Prefix, TableMeta, TableName, ValueShare, ValuesMeta};
 use std::rc::Rc;
@@ -87,7 +89,9 @@ fn what_is_dropped_is_not_lost_any_more() {
 
 /// A change for every kind of edit, each valid after the ones before it.
 fn changes() -> Vec<Vec<Edit>> {
-    let values = ValuesMeta { store: 5, number: 7, bytes: 8192, record_bytes: 77, file_id: FileId(9) };
+    let values = |number| Edit::AddValues {
+        values: ValuesMeta { store: 5, number, bytes: 8192, record_bytes: 77, file_id: FileId(9) },
+    };
     vec![
         vec![
             Edit::Opened { incarnation: 1 },
@@ -103,10 +107,11 @@ fn changes() -> Vec<Vec<Edit>> {
             Edit::LogFloor { seq: 12 },
         ],
         vec![
-            Edit::AddValues { values },
+            values(7),
+            values(8),
             Edit::Remove { table: TableName { store: 5, number: 1 } },
             Edit::Add { level: 1, table: naming(2, 7) },
-            Edit::Add { level: 1, table: table(3) },
+            Edit::Add { level: 1, table: naming(3, 8) },
         ],
         vec![
             Edit::DamagedValues { store: 5, number: 7 },
@@ -143,38 +148,6 @@ fn an_area_outlives_its_table_until_it_is_released() {
     assert_eq!(apply(Edit::Remove { table: TableName { store: 5, number: 2 } }), Ok(vec![(2, true)]));
     // A table that changes its place keeps its marks.
     assert_eq!(apply(Edit::Add { level: 2, table: table(2) }), Ok(vec![(2, false)]));
-}
-
-/// Which value files a change took the last name of was asked before its turn had come. Of two that waited each removed the one that nothing
-/// named, and the second panicked; or each took one of two names, and it stayed for ever.
-#[test]
-fn a_value_file_goes_with_one_of_two_changes_that_wait_for_each_other() {
-    let values = ValuesMeta { store: 5, number: 7, bytes: 8192, record_bytes: 77, file_id: FileId(9) };
-    let remove = |number| vec![Edit::Remove { table: TableName { store: 5, number } }];
-    let two = [remove(2), remove(3)];
-    for (changes, goes) in [([vec![], vec![]], [1, 0]), (two, [0, 1])] {
-        let disk = disk();
-        let manifest = block_on(begin(&disk, 0)).expect("no fault");
-        let added = [naming(2, 7), naming(3, 7)].map(|table| Edit::Add { level: 1, table });
-        let is_named = goes[0] == 0;
-        let mut first = vec![Edit::Store { store: 5 }, Edit::AddValues { values }];
-        first.extend(added.into_iter().filter(|_| is_named));
-        apply_own(&mut manifest.state.borrow_mut().catalog, &first);
-        disk.defer();
-        let [mut one, mut other] = changes.each_ref().map(|change| Box::pin(manifest.commit(change)));
-        let mut gone = [None, None];
-        while gone.contains(&None) {
-            for (commit, gone) in [&mut one, &mut other].into_iter().zip(&mut gone) {
-                if gone.is_none() {
-                    *gone = poll_once(commit.as_mut()).map(|made| made.expect("no fault").len());
-                }
-            }
-            disk.complete_all();
-        }
-        assert_eq!(gone, goes.map(Some));
-        let found = block_on(load(&disk.image(CrashMode::None, &mut || 0), CORE)).expect("loads").catalog;
-        assert_eq!(found.expect("it is whole").stores[&5].values.len(), 0);
-    }
 }
 
 fn states(changes: &[Vec<Edit>]) -> Vec<Catalog> {
