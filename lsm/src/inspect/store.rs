@@ -101,6 +101,8 @@ async fn inspect_store<D: Disk>(
         }
     }
     for area in &entry.areas {
+        // Where the table is gone its file is kept for what may be saved of it.
+        named.insert(area.table.file());
         let fields = [
             ("block", Number(area.block.into())),
             ("blocks", Number(area.blocks.into())),

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 
 use super::{check_what_is_answered, copy, eager, fill, filled, run_all, tables};
 use crate::rig::{VNODES, Write, apart_options, apply, key, open, small_options, stage};
-use ferrite_lsm::mem_disk::ReadFault;
+use ferrite_lsm::inspect::{self, Event};
+use ferrite_lsm::layout::LayoutMark;
 use ferrite_lsm::mem_disk::run::block_on;
-use ferrite_lsm::{Directory, DiskErrorKind, Extent, FileName, OpenError, ReadError};
+use ferrite_lsm::mem_disk::{MemDisk, ReadFault};
+use ferrite_lsm::{Directory, DiskErrorKind, Extent, FileName, OpenError, Options, ReadError};
 
 #[test]
 fn a_table_too_damaged_to_be_opened_is_quarantined_whole() {
@@ -184,4 +186,44 @@ fn a_page_of_the_log_or_the_manifest_that_cannot_be_read_is_refused_by_name() {
         let (engine, _) = open(&disk, small_options(3)).expect("nothing was changed");
         assert_eq!(check_what_is_answered(&engine, &model, "healed"), BTreeSet::new());
     }
+}
+
+/// The file of a table that was quarantined and has gone from its store is kept, and was called litter that the next start removes and with
+/// which nothing is lost.
+#[test]
+fn the_file_of_a_quarantined_table_is_no_litter_to_an_inspection() {
+    // Else nobody says which manifests name what.
+    let mark = Some(LayoutMark { generation: 1, cores: 1, index: 0 });
+    let options = |entropy| Options { layout: mark, ..small_options(entropy) };
+    let (disk, _) = filled(small_options);
+    open(&disk, options(2)).expect("sound");
+    let unnamed = |disk: &MemDisk| {
+        let mut files = Vec::new();
+        let mut see = |event: Event<'_>| {
+            if let Event::Finding(finding) = event
+                && finding.damage.what == "no manifest names it"
+            {
+                files.push(finding.damage.file);
+            }
+        };
+        block_on(inspect::store(disk, None, &mut see)).expect("it can be read");
+        files
+    };
+    let mut gone = 0;
+    for table in tables(&disk) {
+        let disk = copy(&disk);
+        let bytes = disk.read_all(table).expect("it is there").len() as u64;
+        assert!(disk.corrupt(table, bytes - 4096 + 20, 0x10), "the footer");
+        let (engine, recovery) = open(&disk, options(3)).expect("the others are sound");
+        assert!(recovery.quarantined.iter().all(|found| !found.is_used && found.file == table));
+        run_all(&engine);
+        drop(engine);
+        gone += recovery.quarantined.len();
+        assert_eq!(unnamed(&disk), []);
+        let FileName::Table { store, number } = table else { panic!("{table:?}") };
+        let stray = FileName::Table { store, number: number + (1 << 20) };
+        disk.write_all(stray, &[0; 4096]);
+        assert_eq!(unnamed(&disk), [stray], "this one is");
+    }
+    assert!(gone > 1, "{gone} were quarantined");
 }
