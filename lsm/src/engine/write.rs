@@ -79,21 +79,21 @@ impl<D: Disk, P: Pace> Core<D, P> {
         self.refusal.set(Some(Refusal::Fenced));
     }
 
-    /// Makes a change of the manifest durable. A failure other than a full disk fences: what the file holds is not known then. The files
+    /// Makes a change of the manifest durable. A failure other than a full disk fences, unless nothing was begun: what the file holds is not
+    /// known then. So does a sync that fails when the change is made, of the removal of older files. The files
     /// that it names are the manifest's, and where that does not name them to be removed when it is sure not to ([`super::doubt`]). Value
     /// files that nothing names after it are gone; what still reads them must be among the dropped tables before anything is waited for.
     pub(super) async fn change(&self, edits: &[Edit]) -> Result<(), crate::manifest::CommitError> {
         let changing = Changing::begin(self, edits);
-        let changed = self.manifest.commit(edits).await.map(|dead| {
-            let mut obsolete = self.obsolete.borrow_mut();
-            dead.into_iter().for_each(|file| obsolete.drop_values(file));
-        });
-        changing.ended(&changed);
-        if let Err(failed) = &changed
-            && failed.error.kind != DiskErrorKind::NoSpace
-        {
+        let committed = self.manifest.commit(edits).await;
+        if committed.as_ref().map_or_else(|failed| failed.fences(), |made| made.fences) {
             self.fence();
         }
+        let changed = committed.map(|made| {
+            let mut obsolete = self.obsolete.borrow_mut();
+            made.dead.into_iter().for_each(|file| obsolete.drop_values(file));
+        });
+        changing.ended(&changed);
         if changed.is_ok() {
             if self.is_put_off.replace(false) {
                 self.log.retire_below(Seq(self.manifest.catalog().log_floor));

@@ -17,7 +17,8 @@
 //! 6. Nothing is waited for from where a change shows in memory to the end of [`Manifest::commit`]: one that nobody waited for to its end
 //!    is not there, and in doubt like one that failed.
 //! 7. Of files that changes began and did not finish there are a few at most, however long the disk is full: before another is begun
-//!    they are removed, which takes no room. The last file that was finished stays until the next one is.
+//!    they are removed, which takes no room; where too many cannot be, the change is refused, and nothing is in doubt. The last file that
+//!    was finished stays until the next one is.
 //!
 //! It refuses: a bad group below a mark or with a good one behind it, a file that lacks groups that were marked, an unknown version, another core's file, edits that contradict each other.
 
@@ -94,6 +95,24 @@ pub(crate) struct CommitError {
     pub(crate) error: DiskError,
     /// The change may be found on the disk all the same: what it names must stay until a later change was made.
     pub(crate) in_doubt: bool,
+    /// Nothing of it was begun, since what earlier ones left stays: the next may be made all the same.
+    pub(crate) is_refused: bool,
+}
+
+impl CommitError {
+    /// Whether nothing may be written any more: what the device has is not known.
+    pub(crate) fn fences(&self) -> bool {
+        !self.is_refused && self.error.kind != DiskErrorKind::NoSpace
+    }
+}
+
+/// A change that was made.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Made {
+    /// Value files that nothing names any more, and that went with it.
+    pub(crate) dead: Vec<FileName>,
+    /// It holds, and a sync after it has failed: nothing may be written any more.
+    pub(crate) fences: bool,
 }
 
 /// What reading the manifests of a core found.
@@ -253,7 +272,9 @@ impl<D: Disk> Manifest<D> {
     pub(crate) async fn make_good(&self) -> Result<(), DiskError> {
         let catalog = self.catalog().clone();
         let tail = self.begin_file(&catalog).await.map_err(|failed| failed.error)?;
-        self.remove_others().await?;
+        if let Some(error) = self.remove_others().await? {
+            return Err(error);
+        }
         self.take_over(tail, catalog);
         Ok(())
     }
@@ -268,9 +289,9 @@ impl<D: Disk> Manifest<D> {
         Ref::map(self.state.borrow(), |state| &state.catalog)
     }
 
-    /// Makes a change durable: all of `edits`, or none. With it go the value files that nothing names any more, which it gives. Which those
-    /// are is asked when the turn of the change has come: of two that wait, either may take the last name of one, and neither knows.
-    pub(crate) async fn commit(&self, edits: &[Edit]) -> Result<Vec<FileName>, CommitError> {
+    /// Makes a change durable: all of `edits`, or none. With it go the value files that nothing names any more. Which those are is asked
+    /// when the turn of the change has come: of two that wait, either may take the last name of one, and neither knows.
+    pub(crate) async fn commit(&self, edits: &[Edit]) -> Result<Made, CommitError> {
         let _turn = self.turn.take().await;
         let mut catalog = self.state.borrow().catalog.clone();
         apply_own(&mut catalog, edits);
@@ -286,6 +307,7 @@ impl<D: Disk> Manifest<D> {
         apply_own(&mut catalog, &removed);
         let edits = [edits, &removed].concat();
         let tail = self.state.borrow().tail.clone();
+        let mut fences = false;
         let tail = match tail {
             Some(tail) if tail.at - tail.snapshot_bytes < self.edit_bytes_max => {
                 self.append(tail, &edits).await?
@@ -293,13 +315,14 @@ impl<D: Disk> Manifest<D> {
             Some(_) | None => {
                 cover::mark("manifest begun afresh");
                 let tail = self.begin_file(&catalog).await?;
-                // The change is made; a file that stays behind is tried again after the next rotation.
-                let _left_behind = self.remove_others().await;
+                // The change is made; a file that stays behind is tried again after the next rotation. A failed sync is another matter, as ever.
+                let removed = self.remove_others().await;
+                fences = removed.is_err_and(|error| error.kind != DiskErrorKind::NoSpace);
                 tail
             }
         };
         self.take_over(tail, catalog);
-        Ok(dead)
+        Ok(Made { dead, fences })
     }
 
     /// Shows in memory what is durable.
@@ -315,7 +338,7 @@ impl<D: Disk> Manifest<D> {
         // Until the write has succeeded the tail's content is unknown.
         self.state.borrow_mut().tail = None;
         if let Err(error) = write_all(&self.disk, &tail.file, self.name(number), tail.at, &group).await {
-            return Err(CommitError { error, in_doubt: true });
+            return Err(doubtful(error));
         }
         tail.at += group.len() as u64;
         tail.index += 1;
@@ -324,15 +347,19 @@ impl<D: Disk> Manifest<D> {
 
     /// Writes `catalog` as the snapshot of a new file, which is the current one then.
     async fn begin_file(&self, catalog: &Catalog) -> Result<Tail<D>, CommitError> {
-        let clean = |error| CommitError { error, in_doubt: false };
-        let doubtful = |error| CommitError { error, in_doubt: true };
+        let clean = |error| CommitError { error, in_doubt: false, is_refused: false };
         // What the attempts before this one left takes room that this one may lack.
         let attempts = self.state.borrow().attempts.clone();
         if !attempts.is_empty() {
-            let removed = self.remove(attempts).await;
-            if self.state.borrow().attempts.len() >= ATTEMPTS_MAX {
+            let stays = match self.remove(attempts).await {
+                Err(error) if error.kind == DiskErrorKind::NoSpace => Some(error),
+                removed => removed.map_err(clean)?,
+            };
+            if let Some(error) = stays
+                && self.state.borrow().attempts.len() >= ATTEMPTS_MAX
+            {
                 cover::mark("manifest not begun behind attempts that stay");
-                removed.map_err(clean)?;
+                return Err(CommitError { error, in_doubt: false, is_refused: true });
             }
         }
         // The number is spent even if this fails: a half-made file may keep its name.
@@ -364,14 +391,12 @@ impl<D: Disk> Manifest<D> {
     async fn mark(&self, tail: Tail<D>, number: u64) -> Result<Tail<D>, CommitError> {
         let mark = encode_mark(self.identity(number), tail.index);
         let at = mark_offset(tail.index);
-        write_all(&self.disk, &tail.file, self.name(number), at, &mark)
-            .await
-            .map_err(|error| CommitError { error, in_doubt: true })?;
+        write_all(&self.disk, &tail.file, self.name(number), at, &mark).await.map_err(doubtful)?;
         Ok(tail)
     }
 
-    /// Removes all files but the current one for good, so that none can ever be taken for it.
-    async fn remove_others(&self) -> Result<(), DiskError> {
+    /// Removes all files but the current one for good, so that none can ever be taken for it. As [`Manifest::remove`].
+    async fn remove_others(&self) -> Result<Option<DiskError>, DiskError> {
         let numbers = {
             let state = self.state.borrow();
             state.superseded.iter().chain(&state.attempts).copied().collect()
@@ -379,8 +404,8 @@ impl<D: Disk> Manifest<D> {
         self.remove(numbers).await
     }
 
-    /// Removes files for good: all that can be, or the first error.
-    async fn remove(&self, numbers: Vec<u64>) -> Result<(), DiskError> {
+    /// Removes files for good: all that can be, with the error of the first that stays. It fails if what is gone may come back.
+    async fn remove(&self, numbers: Vec<u64>) -> Result<Option<DiskError>, DiskError> {
         let (mut gone, mut failed) = (Vec::new(), None);
         for number in numbers {
             match self.disk.names(NameOp::Unlink(self.name(number))).await {
@@ -392,7 +417,7 @@ impl<D: Disk> Manifest<D> {
         let state = &mut *self.state.borrow_mut();
         state.superseded.retain(|number| !gone.contains(number));
         state.attempts.retain(|number| !gone.contains(number));
-        failed.map_or(Ok(()), Err)
+        Ok(failed)
     }
 
     async fn sync_directory(&self) -> Result<(), DiskError> {
@@ -406,6 +431,11 @@ impl<D: Disk> Manifest<D> {
     fn identity(&self, number: u64) -> Identity {
         Identity { core: self.core, number, life: self.life }
     }
+}
+
+/// The failure of a change of which something may be on the disk.
+fn doubtful(error: DiskError) -> CommitError {
+    CommitError { error, in_doubt: true, is_refused: false }
 }
 
 fn apply_own(catalog: &mut Catalog, edits: &[Edit]) {

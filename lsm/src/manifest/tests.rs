@@ -451,6 +451,7 @@ fn changes_that_find_the_disk_full_leave_a_few_files_at_most() {
         }
         let failed = fails();
         assert_eq!(failed.in_doubt, left < ATTEMPTS_MAX, "attempt {attempt}: {failed:?}");
+        assert!(failed.is_refused != failed.in_doubt && !failed.fences(), "attempt {attempt}: {failed:?}");
         assert!(listed().1 <= ATTEMPTS_MAX && files() <= 1 + ATTEMPTS_MAX, "attempt {attempt}");
     }
     assert_eq!((listed(), files()), ((0, ATTEMPTS_MAX), 1 + ATTEMPTS_MAX));

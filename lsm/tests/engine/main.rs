@@ -18,6 +18,7 @@ mod ingest;
 mod join;
 mod layout_change;
 mod log_loss;
+mod manifest_faults;
 mod manifest_rot;
 mod metamorphic;
 mod model;

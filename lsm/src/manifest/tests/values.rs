@@ -72,7 +72,7 @@ fn a_value_file_goes_with_one_of_two_changes_that_wait_for_each_other() {
         while gone.contains(&None) {
             for (commit, gone) in [&mut one, &mut other].into_iter().zip(&mut gone) {
                 if gone.is_none() {
-                    *gone = poll_once(commit.as_mut()).map(|made| made.expect("no fault").len());
+                    *gone = poll_once(commit.as_mut()).map(|made| made.expect("no fault").dead.len());
                 }
             }
             disk.complete_all();
