@@ -10,8 +10,8 @@
 //! checkpoint-N/store-S/values-…         links
 //! ```
 //!
-//! A checkpoint is one point in time per core, not across cores: each part holds what was durable when it was called for, and
-//! perhaps later records. Of these it may hold those of one store and lack earlier ones of another, which flush by themselves.
+//! A checkpoint is one point in time per core, not across cores: each part holds what was acknowledged when it was called for, and
+//! perhaps later records: of a group that is durable and not all applied, what is. Of these it may hold those of one store and lack earlier ones of another, which flush by themselves.
 //!
 //! Each core makes its own part, whose directories no other core touches; with the parts of all cores a checkpoint is a node's
 //! data directory. A part counts once its manifest holds, which comes after the links were made durable; it counts no more

@@ -8,7 +8,7 @@
 //!
 //! | change | what is written after it | so |
 //! |---|---|---|
-//! | drop of a vnode | would be found with no vnode to put it into | the vnode takes no writes |
+//! | drop of a vnode | would be found with no vnode to put it into | the vnode takes no writes: the disk is full, or the next job settles it |
 //! | drop of a table in a vnode | has numbers above the drop's, which it does not touch | writes go on |
 //! | move of a vnode | has numbers above those that the move took along: the new store gets it | writes go on |
 //! | assignment of a vnode, ingest that brings one | is refused: in memory the vnode lives nowhere | nothing is to be done |
@@ -21,14 +21,17 @@
 use std::collections::BTreeSet;
 
 use super::Core;
+use super::outcome::Refusal;
 use crate::manifest::{CommitError, Edit};
-use crate::{Disk, DiskError, FileName, Pace, cover};
+use crate::{Disk, DiskError, DiskErrorKind, FileName, Pace, cover};
 
 /// What is in doubt.
 #[derive(Debug, Default)]
 pub(super) struct Doubt {
     /// A change may be on the disk that is not in memory.
     is_any: bool,
+    /// There was no room to make it, or to settle it; else nobody waited for its end.
+    is_full: bool,
     /// Vnodes that live here, and may be gone from the disk. Each once.
     dropped: Vec<u16>,
 }
@@ -44,9 +47,15 @@ impl Doubt {
         !self.dropped.is_empty()
     }
 
-    /// Whether a vnode takes no writes.
-    pub(super) fn closes(&self, vnode: u16) -> bool {
-        self.dropped.contains(&vnode)
+    /// Whether there may be room to settle it: then that is done first, for vnodes may take no writes until it is.
+    pub(super) fn is_settled_soon(&self) -> bool {
+        self.is_any && !self.is_full
+    }
+
+    /// Why a vnode takes no writes, if it takes none.
+    pub(super) fn closes(&self, vnode: u16) -> Option<Refusal> {
+        let refusal = if self.is_full { Refusal::DiskFull } else { Refusal::Overloaded };
+        self.dropped.contains(&vnode).then_some(refusal)
     }
 
     fn raise(&mut self, vnodes: &[u16]) {
@@ -71,17 +80,20 @@ pub(super) struct Changing<'a, D: Disk, P: Pace> {
     files: Vec<FileName>,
     /// Vnodes that live nowhere with it.
     dropped: Vec<u16>,
+    /// There was no room for it.
+    is_full: bool,
     has_ended: bool,
 }
 
 impl<'a, D: Disk, P: Pace> Changing<'a, D, P> {
     pub(super) fn begin(core: &'a Core<D, P>, edits: &[Edit]) -> Self {
         let (files, dropped) = (new_files(edits), dropped_vnodes(edits));
-        Changing { core, files, dropped, has_ended: false }
+        Changing { core, files, dropped, is_full: false, has_ended: false }
     }
 
     /// The change was made, or has failed.
     pub(super) fn ended(mut self, with: &Result<(), CommitError>) {
+        self.is_full = with.as_ref().is_err_and(|failed| failed.error.kind == DiskErrorKind::NoSpace);
         match with {
             Ok(()) => self.has_ended = true,
             // Dropped now, as if nobody had waited for it.
@@ -96,12 +108,14 @@ impl<'a, D: Disk, P: Pace> Changing<'a, D, P> {
 
 impl<D: Disk, P: Pace> Drop for Changing<'_, D, P> {
     fn drop(&mut self) {
-        if self.has_ended {
-            return;
+        let mut stores = self.core.stores.borrow_mut();
+        let doubt = &mut stores.doubt;
+        if !self.has_ended {
+            cover::mark(if self.dropped.is_empty() { "change in doubt" } else { "drop of a vnode in doubt" });
+            doubt.raise(&self.dropped);
+            self.core.obsolete.borrow_mut().doubt(self.files.drain(..));
         }
-        cover::mark(if self.dropped.is_empty() { "change in doubt" } else { "drop of a vnode in doubt" });
-        self.core.stores.borrow_mut().doubt.raise(&self.dropped);
-        self.core.obsolete.borrow_mut().doubt(self.files.drain(..));
+        doubt.is_full |= doubt.is_any && self.is_full;
     }
 }
 

@@ -46,7 +46,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// What writers may come to wait for. What frees space goes first.
+    /// What writers may come to wait for. What frees space goes first, but for [`Core::urgent`].
     const URGENT: [Kind; 3] = [Kind::Sweep, Kind::Segment, Kind::Flush];
     const EVERY: [Kind; 5] = [Kind::Sweep, Kind::Segment, Kind::Flush, Kind::Compact, Kind::Scrub];
 }
@@ -136,8 +136,16 @@ impl<D: Disk, P: Pace> Core<D, P> {
             true => [Kind::Scrub, Kind::Compact],
             false => [Kind::Compact, Kind::Scrub],
         };
-        let kinds = Kind::URGENT.into_iter().chain(others);
+        let kinds = self.urgent().into_iter().chain(others);
         self.running.choose(kinds.filter(|kind| self.is_due(*kind)))
+    }
+
+    /// What writers may come to wait for, in its order. A drop that nobody waited for keeps its vnode from writes although there may be room.
+    fn urgent(&self) -> [Kind; 3] {
+        match self.stores.borrow().doubt.is_settled_soon() {
+            true => [Kind::Segment, Kind::Sweep, Kind::Flush],
+            false => Kind::URGENT,
+        }
     }
 
     fn is_due(&self, kind: Kind) -> bool {
@@ -218,7 +226,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
     /// Called by long work at each block: does what became urgent meanwhile.
     pub(super) async fn do_urgent(&self) {
         let is_due = |kind: &Kind| self.is_due(*kind) && !self.running.of(*kind).left_to_host.get();
-        if let Some(job) = self.running.choose(Kind::URGENT.into_iter().filter(is_due)) {
+        if let Some(job) = self.running.choose(self.urgent().into_iter().filter(is_due)) {
             // Whatever fails is left to the host, with the error that it meets.
             let _left_to_host = self.run_urgent(job).await;
         }

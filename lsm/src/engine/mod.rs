@@ -291,8 +291,9 @@ impl<D: Disk, P: Pace> Engine<D, P> {
     /// writes all the time: those that are applied later stay. What lives nowhere is dropped already, but for an ingest of it under way,
     /// which this ends.
     ///
-    /// After an error nothing has changed. While it is in doubt (see [`Engine`]) whether a vnode was dropped, it takes no writes
-    /// ([`Refusal::DiskFull`]).
+    /// After an error nothing has changed. While it is in doubt (see [`Engine`]) whether a vnode was dropped, it takes no writes: they are
+    /// refused with [`Refusal::DiskFull`] where there was no room for the drop, and where its future was dropped before its end with
+    /// [`Refusal::Overloaded`], until the next job.
     pub async fn drop_extent(&self, extent: Extent) -> Result<(), DiskError> {
         self.0.drop_extent(extent).await
     }
@@ -419,7 +420,7 @@ impl<D: Disk, P: Pace> Engine<D, P> {
 
     /// Makes a checkpoint of this core under a number of the caller's, which is the same for all cores of a node: a directory that
     /// opens as a data directory of its own ([`Disk::checkpoint`]). It is one point in time per core, not across cores: each part holds
-    /// what was durable when it was called for, and perhaps later records, of one store and not of another. It takes no space beside
+    /// what was acknowledged when it was called for, and perhaps later records, of one store and not of another. It takes no space beside
     /// the manifest until compactions replace what it holds. Jobs and writes go on.
     ///
     /// [`DiskErrorKind::Exists`](crate::DiskErrorKind::Exists) if there is one with this number. After another error the same

@@ -240,7 +240,8 @@ pub enum Refusal {
     Fenced,
     /// The disk is full; reads go on, and writes as soon as a background job has found space.
     DiskFull,
-    /// A limit is reached: staged bytes, frozen memtables, level 0, or the log.
+    /// A limit is reached: staged bytes, frozen memtables, level 0, or the log. Or a drop of the vnode is in doubt, which the next job
+    /// settles.
     Overloaded,
     /// The vnode lives in no store of this core.
     UnknownVnode,

@@ -233,8 +233,7 @@ impl<D: Disk> Stores<D> {
         if self.barred.contains(&(vnode, u64::MAX)) {
             return Some(Refusal::UnknownVnode);
         }
-        // What settles it is a change of the manifest, for which there is no room.
-        self.doubt.closes(vnode).then_some(Refusal::DiskFull)
+        self.doubt.closes(vnode)
     }
 
     /// Ends the ingests that touch an extent.

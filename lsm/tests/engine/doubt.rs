@@ -7,7 +7,7 @@ use crate::abandon::{due, litter};
 use crate::rig::{self, TestEngine, Write, lookup, open, run_jobs, small_options, stage};
 use ferrite_lsm::mem_disk::run::{block_on, poll_once};
 use ferrite_lsm::mem_disk::{CrashMode, Fault, MemDisk, MemPace};
-use ferrite_lsm::{DiskErrorKind, Engine, Extent, Options, Refusal, Strategy};
+use ferrite_lsm::{DiskErrorKind, Engine, Extent, FileName, Options, Refusal, Strategy};
 
 /// Key 1 is of vnode 1, which lives in store 5.
 const VNODE: u16 = 1;
@@ -148,6 +148,40 @@ fn a_drop_that_is_left_at_any_moment_loses_no_write_after_it() {
     }
     // It is created, written, synced, named, marked, and the one before it unlinked for good.
     assert!(lived > 6, "left {lived} times");
+}
+
+/// A drop that nobody waited for any more refused the writes of its vnode as a full disk, until whatever else was due had been done.
+#[test]
+fn a_drop_that_nobody_waits_for_is_overload_until_the_next_job() {
+    let mut refused = 0;
+    for polls in 1.. {
+        let what = format!("left after {polls} polls");
+        let disk = MemDisk::new();
+        let (engine, _) = open(&disk, options(1)).expect("a fresh disk");
+        put(&disk, &engine, KEY, 5).expect("there is room");
+        drop(engine);
+        // This is to be swept.
+        let stray = FileName::Table { store: 3, number: 1 << 20 };
+        disk.write_all(stray, &[0; 4096]);
+        let (engine, _) = open(&disk, options(2)).expect("no faults");
+        disk.defer();
+        if !is_left(&disk, engine.drop_extent(Extent::vnode(VNODE)), polls) {
+            break;
+        }
+        match put(&disk, &engine, KEY, 8) {
+            Ok(()) => {}
+            Err(refusal) => {
+                assert_eq!((refusal, engine.stats().disk_full), (Refusal::Overloaded, false), "{what}");
+                refused += 1;
+            }
+        }
+        let job = engine.next_job().expect("there is a stray file at least");
+        drive(&disk, engine.run(job)).expect("no faults");
+        assert_eq!(put(&disk, &engine, KEY, 9), Ok(()), "{what}");
+        let left = cut(&disk, CrashMode::None, &what);
+        assert_eq!(lookup(&left, KEY).map(|found| found.0), Some(9), "{what}");
+    }
+    assert!(refused > 3, "refused {refused} times");
 }
 
 /// Does every job that is due. After each of them everything that a start may find named is there.

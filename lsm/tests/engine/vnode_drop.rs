@@ -389,7 +389,7 @@ fn a_drop_that_nobody_waits_for_takes_no_writes_until_that_is_settled() {
     drop(dropping);
     assert_eq!(disk.complete_all(), 1, "the manifest is written all the same");
     let record = Record { order: 5, actor: 1, flags: RecordFlags(0), expiry_ms: 0, value: b"12345678" };
-    assert_eq!(engine.stage(key(0).as_key(), record, 0), Err(Refusal::DiskFull));
+    assert_eq!(engine.stage(key(0).as_key(), record, 0), Err(Refusal::Overloaded), "there is room");
     engine.stage(key(1).as_key(), record, 0).expect("of another vnode nothing is in doubt");
     let left = open(&disk.image(CrashMode::All, &mut || 0), small_options(2));
     assert_eq!((left.vnode_store(0), left.vnode_store(1)), (None, Some(5)));
