@@ -4,10 +4,13 @@
 use std::future::Future;
 
 use crate::abandon::{due, litter};
-use crate::rig::{self, TestEngine, Write, lookup, open, run_jobs, small_options, stage};
+use crate::rig::{self, TestEngine, VNODES, Write, lookup, open, run_jobs, small_options, stage};
 use ferrite_lsm::mem_disk::run::{block_on, poll_once};
 use ferrite_lsm::mem_disk::{CrashMode, Fault, MemDisk, MemPace};
-use ferrite_lsm::{DiskErrorKind, Engine, Extent, FileName, Options, Refusal, Strategy};
+use ferrite_lsm::{
+    Directory, DiskErrorKind, Engine, Extent, FileName, KeyBuf, Options, Record, RecordFlags, Refusal,
+    Strategy,
+};
 
 /// Key 1 is of vnode 1, which lives in store 5.
 const VNODE: u16 = 1;
@@ -30,9 +33,13 @@ enum Change {
     Move,
     DropVnode,
     DropTable,
+    Flush,
+    Merge,
+    Mark,
 }
 
 impl Change {
+    /// Those of vnodes.
     const EVERY: [Change; 6] = [
         Change::Assign,
         Change::Ingest,
@@ -41,15 +48,58 @@ impl Change {
         Change::DropVnode,
         Change::DropTable,
     ];
+    /// Those of tables.
+    const UPKEEP: [Change; 3] = [Change::Flush, Change::Merge, Change::Mark];
 
     /// An engine in which to make it.
     fn begin(self, disk: &MemDisk, options: Options) -> TestEngine {
         let (engine, _) = open(disk, options).expect("a fresh disk");
         (0..KEYS).for_each(|key| put(disk, &engine, key, 5).expect("there is room"));
-        if self == Change::Ingest {
-            block_on(engine.drop_extent(Extent::vnode(VNODE))).expect("no faults");
+        match self {
+            Change::Ingest => block_on(engine.drop_extent(Extent::vnode(VNODE))).expect("no faults"),
+            Change::Flush => {
+                block_on(run_jobs(&engine)).expect("no faults");
+                freeze(&engine);
+            }
+            Change::Merge => {
+                for order in 6..9 {
+                    freeze(&engine);
+                    flush(&engine);
+                    (0..KEYS).for_each(|key| put(disk, &engine, key, order).expect("there is room"));
+                }
+                while let Some(job) = engine.next_job().filter(|job| !job.is_compaction()) {
+                    block_on(engine.run(job)).expect("no faults");
+                }
+                assert!(engine.next_job().is_some(), "a merge is due");
+            }
+            Change::Mark => {
+                freeze(&engine);
+                block_on(run_jobs(&engine)).expect("no faults");
+                let tables = disk.list(Directory::Store(5)).into_iter();
+                tables.for_each(|(table, _)| assert!(disk.corrupt(table, 40, 0x10), "the first block"));
+                let read = |key| block_on(engine.read(rig::key(key).as_key()));
+                assert!((0..KEYS).any(|key| read(key).is_err()));
+            }
+            Change::Assign | Change::IngestMore | Change::Move | Change::DropVnode | Change::DropTable => {}
         }
         engine
+    }
+
+    /// What a start shows of it.
+    fn shown(self, engine: &TestEngine) -> String {
+        match Change::UPKEEP.contains(&self) {
+            true => format!("{:?}, {:?}", engine.stats().tables, engine.quarantined()),
+            false => format!("{:?}", seen(engine)),
+        }
+    }
+
+    /// A key that it is about.
+    fn key(self) -> KeyBuf {
+        let mut key = rig::key(KEY);
+        if self == Change::Assign {
+            key.prefix.vnode = HOMELESS;
+        }
+        key
     }
 
     /// Whether it was made.
@@ -64,8 +114,32 @@ impl Change {
             Change::Move => engine.move_vnode(VNODE, 3).await.is_ok(),
             Change::DropVnode => engine.drop_extent(extent).await.is_ok(),
             Change::DropTable => engine.drop_extent(Extent::table(VNODE, 7)).await.is_ok(),
+            Change::Flush => run_until(engine, |engine| engine.stats().flushes).await,
+            Change::Merge => run_until(engine, |engine| engine.stats().compactions).await,
+            Change::Mark => run_until(engine, |engine| engine.quarantined().len() as u64).await,
         }
     }
+}
+
+/// Runs jobs until one more of these is done, or one of the jobs fails.
+async fn run_until(engine: &TestEngine, done: impl Fn(&TestEngine) -> u64) -> bool {
+    let before = done(engine);
+    while done(engine) == before {
+        let job = engine.next_job().expect("it is due");
+        if engine.run(job).await.is_err() {
+            return false;
+        }
+    }
+    true
+}
+
+/// Has store 5 freeze what it has in memory: nothing of this table is there.
+fn freeze(engine: &TestEngine) {
+    block_on(engine.drop_extent(Extent::table(VNODES - 1, 99))).expect("no faults");
+}
+
+fn flush(engine: &TestEngine) {
+    assert!(block_on(run_until(engine, |engine| engine.stats().flushes)), "no faults");
 }
 
 /// What is taken in: newer versions of what is there.
@@ -234,30 +308,40 @@ fn a_change_that_a_full_disk_kept_is_not_found_once_there_is_room() {
 #[test]
 fn what_is_written_while_a_change_is_in_doubt_stays() {
     let chunk = chunk();
-    for change in Change::EVERY {
-        let mut kept = 0;
+    for change in Change::EVERY.into_iter().chain(Change::UPKEEP) {
+        let (mut kept, mut taken) = (0, 0);
         for n in 0.. {
             let what = format!("{change:?}, step {n}");
             let disk = MemDisk::new();
             let engine = change.begin(&disk, small_options(1));
-            let (was, before) = (seen(&engine), disk.steps());
+            let (was, before) = (change.shown(&engine), disk.steps());
             disk.fail_at(n, Fault::NoSpaceAfter { blocks: usize::MAX });
             let is_made = block_on(change.make(&engine, &chunk));
             if disk.steps() - before <= n {
                 break;
             }
-            let is_kept = !is_made && seen(&cut(&disk, CrashMode::All, &what)) != was;
+            let is_kept = !is_made && change.shown(&cut(&disk, CrashMode::All, &what)) != was;
             kept += usize::from(is_kept);
-            match put(&disk, &engine, KEY, 99) {
-                Ok(()) => {
+            let key = change.key();
+            let record = Record { order: 99, actor: 1, flags: RecordFlags(0), expiry_ms: 0, value: b"new" };
+            match engine.stage(key.as_key(), record, 1) {
+                Ok(_) => {
+                    drive(&disk, engine.commit()).expect("no faults");
                     let left = cut(&disk, CrashMode::All, &what);
-                    assert_eq!(lookup(&left, KEY).map(|found| found.0), Some(99), "{what}");
+                    let found = block_on(left.read(key.as_key())).expect("it is newer than what was lost");
+                    assert_eq!(found.map(|found| found.record().order), Some(99), "{what}");
+                    taken += usize::from(is_kept);
                 }
                 Err(Refusal::DiskFull) => assert_eq!(change, Change::DropVnode, "{what}"),
-                Err(refusal) => assert_eq!((refusal, was.0[1]), (Refusal::UnknownVnode, None), "{what}"),
+                Err(refusal) => {
+                    let lives_in = engine.vnode_store(key.prefix.vnode);
+                    assert_eq!((refusal, lives_in), (Refusal::UnknownVnode, None), "{what}");
+                }
             }
         }
         assert!(kept > 0, "{change:?}: none was kept");
+        let goes_on = !matches!(change, Change::Assign | Change::Ingest | Change::DropVnode);
+        assert_eq!(taken, if goes_on { kept } else { 0 }, "{change:?}: writes beside it");
     }
 }
 
