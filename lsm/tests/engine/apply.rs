@@ -5,18 +5,39 @@ use std::pin::Pin;
 use crate::rig::{
     Model, TestEngine, Write, apply, check, key, lookup, open_with, run_jobs, small_options, stage,
 };
-use ferrite_lsm::Extent;
 use ferrite_lsm::mem_disk::run::{block_on, poll_once};
 use ferrite_lsm::mem_disk::{CrashMode, MemDisk, MemPace};
+use ferrite_lsm::{Extent, Job, Stats};
 
 const KEYS: u64 = 200;
 const VNODE: u16 = 1;
 
-/// An engine in which something always waits, and a staged group of a record a key.
+/// Has a merge be due, and a flush, by records of other keys.
+fn make_due(engine: &TestEngine) {
+    let mut order = 0;
+    let mut write = || {
+        order += 1;
+        let write = Write { key: KEYS + order % 100, order, actor: 1, bytes: 400, tombstone: false };
+        stage(engine, &write).expect("there is room");
+        block_on(engine.commit()).expect("no faults");
+    };
+    while !engine.next_job().is_some_and(Job::is_compaction) {
+        match engine.next_job() {
+            Some(job) => block_on(engine.run(job)).expect("no faults"),
+            None => write(),
+        }
+    }
+    while engine.stats().frozen_bytes == 0 {
+        write();
+    }
+}
+
+/// An engine in which something always waits, jobs that are due among it, and a staged group of a record a key.
 fn staged() -> (MemDisk, TestEngine, Model) {
     let disk = MemDisk::new();
     let opened = block_on(open_with(&disk, MemPace::yielding(1), small_options(1)));
     let (engine, _) = opened.expect("a fresh disk");
+    make_due(&engine);
     let mut model = Model::new();
     for key in 0..KEYS {
         let write = Write { key, order: key + 1, actor: 1, bytes: 40, tombstone: false };
@@ -80,7 +101,13 @@ fn whatever_comes_between_two_pieces_of_a_group_it_is_whole_in_the_end() {
                     block_on(engine.move_vnode(VNODE, to)).expect("no faults");
                 }
                 Between::Checkpoint => block_on(engine.checkpoint(1)).expect("no faults"),
-                Between::Jobs => block_on(run_jobs(&engine)).expect("no faults"),
+                Between::Jobs => {
+                    let before = engine.stats();
+                    block_on(run_jobs(&engine)).expect("no faults");
+                    let after = engine.stats();
+                    let merges = |stats: &Stats| stats.compactions + stats.moves;
+                    assert!(after.flushes > before.flushes && merges(&after) > merges(&before));
+                }
                 Between::Close => {
                     let mut close = Box::pin(engine.close());
                     assert!(poll_once(Pin::as_mut(&mut close)).is_none(), "it waits for the group");

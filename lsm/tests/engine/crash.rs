@@ -73,12 +73,21 @@ struct History {
     opens: u128,
     /// Of each open.
     options: fn(u128) -> Options,
+    /// So many writes come at once now and then.
+    burst: usize,
+    /// The last number of the group that is being committed, and of what is known to be durable.
+    committing: Seq,
+    durable: Seq,
+    /// Steps at which a group was in memory in part.
+    halves: u64,
 }
 
 impl History {
-    fn new(seed: u64, options: fn(u128) -> Options) -> History {
+    fn new(seed: u64, options: fn(u128) -> Options, burst: usize) -> History {
         let disk = MemDisk::new();
-        let (engine, _) = rig::open(&disk, options(1)).expect("a fresh disk");
+        // Something always waits where groups are long.
+        let pace = MemPace::yielding(if burst > 0 { 1 } else { 3 });
+        let (engine, _) = block_on(open_with(&disk, pace, options(1))).expect("a fresh disk");
         disk.defer();
         History {
             disk,
@@ -93,6 +102,10 @@ impl History {
             images: 0,
             opens: 1,
             options,
+            burst,
+            committing: Seq(0),
+            durable: Seq(0),
+            halves: 0,
         }
     }
 
@@ -104,11 +117,16 @@ impl History {
         let mut operations = 0;
         while operations < OPERATIONS {
             if self.random.below(3) > 0 || self.staged.len() < 8 {
-                self.write();
+                self.write(700);
                 operations += 1;
+            }
+            if self.burst > 0 && self.commit.is_none() && self.random.below(8) == 0 {
+                (0..self.burst).for_each(|_| self.write(60));
+                operations += self.burst;
             }
             if self.commit.is_none() && (self.staged.len() > 3 || self.random.below(4) == 0) {
                 let engine = self.engine.clone();
+                self.committing = self.staged.last().map_or(self.committing, |(seq, _)| *seq);
                 self.commit = Some(Box::pin(async move { engine.commit().await }));
             }
             if self.job.is_none()
@@ -129,7 +147,7 @@ impl History {
         Ok(())
     }
 
-    fn write(&mut self) {
+    fn write(&mut self, bytes_max: u64) {
         self.clock += 1 + self.random.below(2);
         let late = if self.random.below(8) == 0 { self.random.below(100) } else { 0 };
         let write = Write {
@@ -137,7 +155,7 @@ impl History {
             order: self.clock.saturating_sub(late) + 1,
             // Unique, so that no two writes are alike.
             actor: self.clock,
-            bytes: self.random.below(700) as usize,
+            bytes: self.random.below(bytes_max) as usize,
             tombstone: self.random.below(12) == 0,
         };
         // An overloaded engine has refused: nothing was written.
@@ -153,6 +171,7 @@ impl History {
         {
             self.commit = None;
             let durable = result.expect("no faults");
+            self.durable = durable;
             let ledger = &mut self.ledger;
             self.staged.retain(|(seq, write)| {
                 if *seq <= durable {
@@ -185,16 +204,28 @@ impl History {
     fn step(&mut self) -> Result<(), String> {
         self.look();
         let in_flight = self.disk.in_flight(None);
-        if !in_flight.is_empty() {
+        let is_half = self.is_half();
+        self.halves += u64::from(is_half);
+        if is_half || !in_flight.is_empty() {
             for mode in CrashMode::EVERY {
                 self.cut(mode).map_err(|error| format!("step {}, {mode:?}: {error}", self.steps))?;
             }
+        }
+        if !in_flight.is_empty() {
             let chosen = in_flight[self.random.below(in_flight.len() as u64) as usize].id;
             assert!(self.disk.complete(chosen));
             self.steps += 1;
         }
         self.poll();
         Ok(())
+    }
+
+    /// Whether a group is in memory in part.
+    fn is_half(&self) -> bool {
+        self.burst > 0 && self.commit.is_some() && {
+            let applied = self.engine.stats().applied;
+            self.durable < applied && applied < self.committing
+        }
     }
 
     fn cut(&mut self, mode: CrashMode) -> Result<(), String> {
@@ -244,11 +275,16 @@ impl History {
 
 /// A history that passes for each seed from `first` on: one, or as many as are asked for.
 fn enumerate_all(first: u64, options: fn(u128) -> Options) -> History {
+    enumerate_bursts(first, options, 0)
+}
+
+/// As [`enumerate_all`], with so many writes at once now and then.
+fn enumerate_bursts(first: u64, options: fn(u128) -> Options, burst: usize) -> History {
     let asked = std::env::var("FERRITE_CRASH_SEEDS").ok();
     let seeds = asked.map_or(1, |text| text.parse().expect("FERRITE_CRASH_SEEDS is a number"));
     let mut last = None;
     for seed in first..first + u64::max(seeds, 1) {
-        let history = enumerate_with(seed, options).unwrap_or_else(|error| panic!("{error}"));
+        let history = enumerate_with(seed, options, burst).unwrap_or_else(|error| panic!("{error}"));
         rig::count("crash states", history.images);
         last = Some(history);
     }
@@ -257,11 +293,11 @@ fn enumerate_all(first: u64, options: fn(u128) -> Options) -> History {
 
 #[cfg(feature = "planted-bugs")]
 fn enumerate(seed: u64) -> Result<History, String> {
-    enumerate_with(seed, small_options)
+    enumerate_with(seed, small_options, 0)
 }
 
-fn enumerate_with(seed: u64, options: fn(u128) -> Options) -> Result<History, String> {
-    let mut history = History::new(seed, options);
+fn enumerate_with(seed: u64, options: fn(u128) -> Options, burst: usize) -> Result<History, String> {
+    let mut history = History::new(seed, options, burst);
     history.run().map_err(|error| format!("seed {seed}, {error}"))?;
     Ok(history)
 }
@@ -290,6 +326,19 @@ fn no_power_cut_loses_an_acknowledged_write_whose_value_is_apart() {
     assert!(stats.value_files > 1 && stats.collected_bytes > 0, "{stats:?}");
 }
 
+/// Groups of the other histories go into memory in one piece.
+#[test]
+fn no_power_cut_loses_an_acknowledged_write_of_a_group_that_is_applied_in_pieces() {
+    let history = enumerate_bursts(4, small_options, 110);
+    assert!(
+        history.halves > 5,
+        "the power was cut {} times while a group was in memory in part",
+        history.halves
+    );
+    #[cfg(feature = "cover-marks")]
+    assert!(ferrite_lsm::cover::take().contains_key("something ran while a group was applied"));
+}
+
 #[cfg(feature = "planted-bugs")]
 mod planted {
     use super::{enumerate, enumerate_with};
@@ -302,7 +351,7 @@ mod planted {
     }
 
     fn run_apart(seed: u64) -> Result<(), String> {
-        enumerate_with(seed, apart_options).map(drop)
+        enumerate_with(seed, apart_options, 0).map(drop)
     }
 
     #[test]
