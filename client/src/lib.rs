@@ -23,6 +23,16 @@
 //! let carts = client.table("carts")?;
 //! let outcome = client.put(carts.key(b"user:7"), b"3 apples", WriteOptions::default());
 //! assert!(outcome.is_done(), "{outcome}");
+//!
+//! // Where carts keep siblings, concurrent changes are merged and none is lost.
+//! let outcome = client.update(carts.key(b"user:7"), WriteOptions::default(), |carts| {
+//!     let mut lines: Vec<&[u8]> = carts.iter().flat_map(|cart| cart.bytes.split(|byte| *byte == b'\n')).collect();
+//!     lines.push(b"1 pear");
+//!     lines.sort();
+//!     lines.dedup();
+//!     Some(lines.join(&b'\n'))
+//! })?;
+//! assert!(outcome.is_done(), "{outcome}");
 //! # Ok(())
 //! # }
 //! ```
@@ -37,6 +47,7 @@ mod pipeline;
 mod retry;
 mod router;
 mod session;
+mod siblings;
 
 pub use asynchronous::Client;
 pub use blocking::{BatchSummary, BlockingClient};
@@ -45,3 +56,4 @@ pub use options::{Builder, CONNECTIONS_PER_CORE_MAX, IN_FLIGHT_MAX, Options, Rea
 pub use outcome::{ReadError, ReadResult, Record, UnknownReason, Value, WriteOutcome};
 pub use pipeline::{Action, Completion, ConnectionId, Operation, Pipeline};
 pub use session::{Arrival, CONNECTION_REQUEST, Session, SessionError};
+pub use siblings::{Context, Merged, Replaces, Siblings, UPDATE_ATTEMPTS_MAX};

@@ -80,6 +80,12 @@ pub enum ReadError {
     Refused(Fault),
     /// The deadline passed. The text names the last obstacle; it may be empty.
     Deadline(String),
+    /// The key has several values that were written apart from each other. The calls that give all of them are named
+    /// [`get_siblings`](crate::Client::get_siblings) and [`get_merged`](crate::Client::get_merged).
+    Siblings {
+        /// How many.
+        count: usize,
+    },
 }
 
 impl std::fmt::Display for ReadError {
@@ -88,6 +94,9 @@ impl std::fmt::Display for ReadError {
             ReadError::Refused(fault) => write!(f, "{fault}"),
             ReadError::Deadline(detail) if detail.is_empty() => write!(f, "no answer before the deadline"),
             ReadError::Deadline(detail) => write!(f, "no answer before the deadline: {detail}"),
+            ReadError::Siblings { count } => {
+                write!(f, "the key has {count} siblings: read all of them, and merge")
+            }
         }
     }
 }

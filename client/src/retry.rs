@@ -6,7 +6,7 @@
 //! | stopping | ask another replica | the same |
 //! | overloaded | pause, ask another replica | the same |
 //! | timed out, unknown, damaged | ask another replica | **unknown**, never sent again |
-//! | malformed, version, foreign cluster, too large, no table, unsupported, expired, tables differ | answer with it | not applied |
+//! | malformed, version, foreign cluster, too large, no table, unsupported, expired, tables differ, bad context, too many siblings | answer with it | not applied |
 //!
 //! A write whose outcome is open is never sent again: a second copy would be minted a newer version and could bury what
 //! others wrote in between.
@@ -48,7 +48,9 @@ pub(crate) fn after(code: ErrorCode, is_write: bool) -> Next {
         | ErrorCode::NoTable
         | ErrorCode::Unsupported
         | ErrorCode::Expired
-        | ErrorCode::TablesDiffer => Next::Answer,
+        | ErrorCode::TablesDiffer
+        | ErrorCode::BadContext
+        | ErrorCode::TooManySiblings => Next::Answer,
     }
 }
 

@@ -17,8 +17,10 @@ mod write_quorum;
 pub use claim::{Member, claim, reclaim};
 pub use clock::{Clock, ClockSettings, MintError};
 pub use founding::initial_topology;
-pub use read_quorum::{Ask, Asks, ReadAnswer, ReadOutcome, ReadQuorum, ReadStep};
+pub use read_quorum::{Ask, Asks, ReadAnswer, ReadOutcome, ReadQuorum, ReadStep, Reading};
 pub use replica_set::ReplicaSet;
 pub use ring::Ring;
-pub use siblings::{Clock as CausalClock, Context, ContextError, Dot, Full, SetLimits, Sibling, SiblingSet};
+pub use siblings::{
+    ACTORS_MAX, Clock as CausalClock, Context, ContextError, Dot, Full, SetLimits, Sibling, SiblingSet,
+};
 pub use write_quorum::{Unavailable, WriteOutcome, WriteQuorum};

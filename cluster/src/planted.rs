@@ -8,6 +8,16 @@ pub enum Bug {
     QuorumOffByOne,
     /// The claim puts two replicas of a vnode at the tail of the ring on one node.
     TailRepeatsNode,
+    /// A write of a key with siblings ships its own dot alone instead of the whole joined set.
+    LoneDotShipped,
+    /// A core has the same actor in every life, whatever the life before has lost.
+    ActorReused,
+    /// A join of two sets keeps the one with the higher version, as if the last write won.
+    JoinKeepsOne,
+    /// The version of a set is made of its highest order only: sets that differ in another sibling have the same.
+    DigestBlind,
+    /// A read takes the newest of the sets that answered instead of joining them.
+    ReadKeepsNewest,
 }
 
 #[cfg(feature = "planted-bugs")]

@@ -82,6 +82,8 @@ impl Failure {
                 ErrorCode::Unsupported => "unsupported",
                 ErrorCode::Expired => "expired",
                 ErrorCode::TablesDiffer => "tables_differ",
+                ErrorCode::BadContext => "bad_context",
+                ErrorCode::TooManySiblings => "too_many_siblings",
             },
             Failure::RespRefused => "resp_refused",
             Failure::RespOther => "resp_error",
@@ -110,7 +112,9 @@ impl Failure {
                 | ErrorCode::Stopping
                 | ErrorCode::Unsupported
                 | ErrorCode::Expired
-                | ErrorCode::TablesDiffer => Certainty::NotApplied,
+                | ErrorCode::TablesDiffer
+                | ErrorCode::BadContext
+                | ErrorCode::TooManySiblings => Certainty::NotApplied,
             },
             Failure::RespRefused | Failure::NotConnected | Failure::NotSent => Certainty::NotApplied,
             Failure::RespOther | Failure::ConnectionLost | Failure::TimedOut => Certainty::Unknown,

@@ -119,7 +119,11 @@ impl Protocol for Ferrite {
                 Reply::Absent { .. } => Answer::Absent,
                 Reply::Done { .. } => Answer::Done,
                 Reply::Error { code, .. } => Answer::Failed(Failure::Server(code)),
-                Reply::Pong | Reply::Topology(_) | Reply::Status(_) | Reply::Values(_) => {
+                Reply::Pong
+                | Reply::Topology(_)
+                | Reply::Status(_)
+                | Reply::Values(_)
+                | Reply::Siblings { .. } => {
                     return Err(Garbled(format!("an answer of kind {} that nobody asked for", kind as u8)));
                 }
             },

@@ -93,6 +93,7 @@ impl<E: Env> NullShard<E> {
             | FrameKind::Absent
             | FrameKind::Done
             | FrameKind::Values
+            | FrameKind::Siblings
             | FrameKind::Error
             | FrameKind::ReplicaWrite
             | FrameKind::ReplicaRead

@@ -120,11 +120,16 @@ pub enum ErrorCode {
     Expired = 16,
     /// The peer was configured with other tables; the connection closes, and the text names the first difference.
     TablesDiffer = 17,
+    /// The causal context of a write is not one, or is of another key, or is missing where one is needed; the text says which. Not applied.
+    BadContext = 18,
+    /// A key of a table with siblings has as many as it may, or as many actors: read it, merge, and write with the context of that read.
+    /// Not applied.
+    TooManySiblings = 19,
 }
 
 impl ErrorCode {
     /// Every code, for tables and tests.
-    pub const ALL: [ErrorCode; 17] = [
+    pub const ALL: [ErrorCode; 19] = [
         ErrorCode::Malformed,
         ErrorCode::Version,
         ErrorCode::ForeignCluster,
@@ -142,6 +147,8 @@ impl ErrorCode {
         ErrorCode::Unsupported,
         ErrorCode::Expired,
         ErrorCode::TablesDiffer,
+        ErrorCode::BadContext,
+        ErrorCode::TooManySiblings,
     ];
 
     /// The code that travels as `value`.
@@ -169,7 +176,9 @@ impl ErrorCode {
             | ErrorCode::Stopping
             | ErrorCode::Unsupported
             | ErrorCode::Expired
-            | ErrorCode::TablesDiffer => true,
+            | ErrorCode::TablesDiffer
+            | ErrorCode::BadContext
+            | ErrorCode::TooManySiblings => true,
             ErrorCode::Timeout | ErrorCode::Unknown | ErrorCode::Damaged => false,
         }
     }
@@ -194,6 +203,8 @@ impl ErrorCode {
             ErrorCode::Unsupported => "unsupported",
             ErrorCode::Expired => "expired",
             ErrorCode::TablesDiffer => "tables differ",
+            ErrorCode::BadContext => "bad context",
+            ErrorCode::TooManySiblings => "too many siblings",
         }
     }
 }

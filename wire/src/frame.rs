@@ -48,6 +48,8 @@ pub enum FrameKind {
     Done = 0x25,
     /// Answers a multi-get.
     Values = 0x26,
+    /// What a key of a table with siblings has.
+    Siblings = 0x27,
     /// A typed error.
     Error = 0x2f,
 
@@ -63,7 +65,7 @@ pub enum FrameKind {
 
 impl FrameKind {
     /// Every kind, for tables and tests.
-    pub const ALL: [FrameKind; 21] = [
+    pub const ALL: [FrameKind; 22] = [
         FrameKind::Hello,
         FrameKind::HelloReply,
         FrameKind::Ping,
@@ -80,6 +82,7 @@ impl FrameKind {
         FrameKind::Absent,
         FrameKind::Done,
         FrameKind::Values,
+        FrameKind::Siblings,
         FrameKind::Error,
         FrameKind::ReplicaWrite,
         FrameKind::ReplicaRead,
@@ -107,6 +110,7 @@ impl FrameKind {
             0x24 => FrameKind::Absent,
             0x25 => FrameKind::Done,
             0x26 => FrameKind::Values,
+            0x27 => FrameKind::Siblings,
             0x2f => FrameKind::Error,
             0x40 => FrameKind::ReplicaWrite,
             0x41 => FrameKind::ReplicaRead,

@@ -7,6 +7,11 @@
 pub const KEY_BYTES_MAX: usize = 64 * 1024;
 /// Longest value, in bytes.
 pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
+/// Longest encoded set of siblings that travels, in bytes. Longer than a value: a write leaves no longer one than that, and where replicas
+/// have taken writes apart from each other their sets are joined, whatever comes of it.
+pub const SET_BYTES_MAX: usize = 3 * 1024 * 1024;
+/// Longest causal context, in bytes.
+pub const CONTEXT_BYTES_MAX: usize = VALUE_BYTES_MAX;
 /// Most keys in one multi-get.
 pub const MULTI_GET_KEYS_MAX: usize = 1024;
 /// Longest body of a frame, in bytes.

@@ -7,11 +7,19 @@
 //! replica_read_answer  := absent:u8(0) | full:u8(1) version value_len:u32 value | digest:u8(2) version | refused:u8(3) code:u16
 //! ```
 //!
-//! A digest of a last-write-wins record is its version: it covers versions, not visibility, so that an expired record
-//! and its live twin agree.
+//! A digest of a record is its version: it covers versions, not visibility, so that an expired record and its live twin agree. The version
+//! of a set of siblings is made of all that is in it, so that different sets have different ones.
+//!
+//! A put or delete may come from a peer, too, with the body that a client sends: from a node that is no replica of a key with siblings,
+//! whose writes only a replica may take. It is answered as a client's.
 
 use crate::request::{checked, decode_key, encode_key};
 use crate::{DecodeError, Epoch, ErrorCode, FrameKind, Key, Reader, Version, limits};
+
+/// Longest payload of a record of a version, in bytes.
+pub fn payload_bytes_max(version: &Version) -> usize {
+    if version.flags.has_siblings() { limits::SET_BYTES_MAX } else { limits::VALUE_BYTES_MAX }
+}
 
 /// What a coordinator wants of a replica's record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,7 +151,7 @@ impl<'a> PeerMessage<'a> {
                 let vnode_epoch = Epoch(reader.u64()?);
                 let key = decode_key(&mut reader)?;
                 let version = Version::decode(&mut reader)?;
-                let len = checked(reader.u32()?, "value", limits::VALUE_BYTES_MAX)?;
+                let len = checked(reader.u32()?, "value", payload_bytes_max(&version))?;
                 PeerMessage::ReplicaWrite { vnode_epoch, key, version, value: reader.take(len)? }
             }
             FrameKind::ReplicaRead => {
@@ -164,7 +172,7 @@ impl<'a> PeerMessage<'a> {
                 0 => ReplicaAnswer::Absent,
                 1 => {
                     let version = Version::decode(&mut reader)?;
-                    let len = checked(reader.u32()?, "value", limits::VALUE_BYTES_MAX)?;
+                    let len = checked(reader.u32()?, "value", payload_bytes_max(&version))?;
                     ReplicaAnswer::Full { version, value: reader.take(len)? }
                 }
                 2 => ReplicaAnswer::Digest { version: Version::decode(&mut reader)? },

@@ -5,13 +5,15 @@
 //! absent   := answered:u8
 //! done     := version answered:u8
 //! values   := count:u32 item*      item := found:u8(1) version value_len:u32 value | absent:u8(0) | error:u8(2) code:u16
+//!                                          | several:u8(3) siblings
+//! siblings_reply := answered:u8 siblings
 //! error    := code:u16 text_len:u16 text
 //! topology_reply, status_reply := bytes
 //! pong     := (empty)
 //! ```
 
 use crate::request::checked;
-use crate::{DecodeError, ErrorCode, FrameKind, Reader, Version, limits};
+use crate::{DecodeError, ErrorCode, FrameKind, Reader, Siblings, Version, limits};
 
 /// A reply, borrowed from its frame's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +47,13 @@ pub enum Reply<'a> {
     },
     /// Answers of a multi-get, in the order of its keys.
     Values(Items<'a>),
+    /// What a key of a table with siblings has, perhaps nothing.
+    Siblings {
+        /// How many replicas answered.
+        answered: u8,
+        /// The values and their context.
+        siblings: Siblings<'a>,
+    },
     /// A typed error.
     Error {
         /// What kind.
@@ -68,6 +77,8 @@ pub enum Item<'a> {
     Absent,
     /// This key could not be read.
     Error(ErrorCode),
+    /// What a key of a table with siblings has, perhaps nothing.
+    Siblings(Siblings<'a>),
 }
 
 /// The answers of a multi-get: validated, still encoded, borrowed.
@@ -101,6 +112,7 @@ impl<'a> Item<'a> {
             Item::Absent => 1,
             Item::Value { value, .. } => 1 + Version::BYTES + 4 + value.len(),
             Item::Error(_) => 3,
+            Item::Siblings(siblings) => 1 + siblings.encoded_len(),
         }
     }
 
@@ -118,6 +130,10 @@ impl<'a> Item<'a> {
                 out.push(2);
                 out.extend_from_slice(&(*code as u16).to_le_bytes());
             }
+            Item::Siblings(siblings) => {
+                out.push(3);
+                siblings.encode(out);
+            }
         }
     }
 
@@ -130,6 +146,7 @@ impl<'a> Item<'a> {
                 Item::Value { version, value: reader.take(len)? }
             }
             2 => Item::Error(ErrorCode::from_u16(reader.u16()?)?),
+            3 => Item::Siblings(Siblings::decode(reader)?),
             other => return Err(DecodeError::Unknown { field: "item", value: u64::from(other) }),
         })
     }
@@ -146,6 +163,7 @@ impl<'a> Reply<'a> {
             Reply::Absent { .. } => FrameKind::Absent,
             Reply::Done { .. } => FrameKind::Done,
             Reply::Values(_) => FrameKind::Values,
+            Reply::Siblings { .. } => FrameKind::Siblings,
             Reply::Error { .. } => FrameKind::Error,
         }
     }
@@ -171,6 +189,10 @@ impl<'a> Reply<'a> {
             Reply::Values(items) => {
                 out.extend_from_slice(&items.count.to_le_bytes());
                 out.extend_from_slice(items.bytes);
+            }
+            Reply::Siblings { answered, siblings } => {
+                out.push(answered);
+                siblings.encode(out);
             }
             Reply::Error { code, text } => {
                 let mut len = text.len().min(limits::ERROR_TEXT_BYTES_MAX);
@@ -223,6 +245,9 @@ impl<'a> Reply<'a> {
                     Item::decode(&mut reader)?;
                 }
                 Reply::Values(Items { count, bytes })
+            }
+            FrameKind::Siblings => {
+                Reply::Siblings { answered: reader.u8()?, siblings: Siblings::decode(&mut reader)? }
             }
             FrameKind::Error => {
                 let code = ErrorCode::from_u16(reader.u16()?)?;

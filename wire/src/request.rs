@@ -8,9 +8,14 @@
 //! multi_get := epoch:u64 level:u8 options:u8 count:u32 key*
 //! topology  := have:u64
 //! ping, status := (empty)
+//! options   := of a put or delete: bit 0 overwrite; all other bits, and all of other requests, 0
 //! ```
 
 use crate::{DecodeError, Epoch, FrameKind, Key, Reader, TableId, limits};
+
+/// In the options of a put or delete of a key with siblings: the coordinator reads the key at the request's level first, and the
+/// write replaces what that read found. Elsewhere it changes nothing: writes replace what is there anyway.
+pub const OVERWRITE: u8 = 1;
 
 /// How many replicas must answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -132,7 +137,7 @@ pub enum Request<'a> {
         epoch: Epoch,
         /// How many replicas must answer.
         level: Level,
-        /// Reserved, 0.
+        /// [`OVERWRITE`] or 0.
         options: u8,
         /// The key.
         key: Key<'a>,
@@ -149,7 +154,7 @@ pub enum Request<'a> {
         epoch: Epoch,
         /// How many replicas must answer.
         level: Level,
-        /// Reserved, 0.
+        /// [`OVERWRITE`] or 0.
         options: u8,
         /// The key.
         key: Key<'a>,
@@ -229,26 +234,26 @@ impl<'a> Request<'a> {
         let mut reader = Reader::new(body);
         let request = match kind {
             FrameKind::Get => {
-                let (epoch, level, options) = decode_common(&mut reader)?;
+                let (epoch, level, options) = decode_common(&mut reader, 0)?;
                 Request::Get { epoch, level, options, key: decode_key(&mut reader)? }
             }
             FrameKind::Put => {
-                let (epoch, level, options) = decode_common(&mut reader)?;
+                let (epoch, level, options) = decode_common(&mut reader, OVERWRITE)?;
                 let key = decode_key(&mut reader)?;
                 let ttl_ms = reader.u64()?;
-                let context_len = checked(reader.u32()?, "context", limits::VALUE_BYTES_MAX)?;
+                let context_len = checked(reader.u32()?, "context", limits::CONTEXT_BYTES_MAX)?;
                 let value_len = checked(reader.u32()?, "value", limits::VALUE_BYTES_MAX)?;
                 let context = reader.take(context_len)?;
                 Request::Put { epoch, level, options, key, ttl_ms, context, value: reader.take(value_len)? }
             }
             FrameKind::Delete => {
-                let (epoch, level, options) = decode_common(&mut reader)?;
+                let (epoch, level, options) = decode_common(&mut reader, OVERWRITE)?;
                 let key = decode_key(&mut reader)?;
-                let context_len = checked(reader.u32()?, "context", limits::VALUE_BYTES_MAX)?;
+                let context_len = checked(reader.u32()?, "context", limits::CONTEXT_BYTES_MAX)?;
                 Request::Delete { epoch, level, options, key, context: reader.take(context_len)? }
             }
             FrameKind::MultiGet => {
-                let (epoch, level, options) = decode_common(&mut reader)?;
+                let (epoch, level, options) = decode_common(&mut reader, 0)?;
                 let count = checked(reader.u32()?, "multi-get", limits::MULTI_GET_KEYS_MAX)? as u32;
                 let bytes = reader.rest();
                 for _ in 0..count {
@@ -271,11 +276,11 @@ fn encode_common(epoch: Epoch, level: Level, options: u8, out: &mut Vec<u8>) {
     out.push(options);
 }
 
-fn decode_common(reader: &mut Reader<'_>) -> Result<(Epoch, Level, u8), DecodeError> {
+fn decode_common(reader: &mut Reader<'_>, defined: u8) -> Result<(Epoch, Level, u8), DecodeError> {
     let epoch = Epoch(reader.u64()?);
     let level = Level::from_u8(reader.u8()?)?;
     let options = reader.u8()?;
-    if options != 0 {
+    if options & !defined != 0 {
         return Err(DecodeError::Unknown { field: "options", value: u64::from(options) });
     }
     Ok((epoch, level, options))

@@ -11,13 +11,19 @@ impl VersionFlags {
     pub const TOMBSTONE: u8 = 1;
     /// `expiry_ms` is set.
     pub const EXPIRES: u8 = 1 << 1;
-    /// The payload is a set of siblings with their clock, not one value. Reserved.
+    /// The payload is a set of siblings with their clock, not one value. Such records are joined; none replaces another.
     pub const SIBLINGS: u8 = 1 << 2;
     const DEFINED: u8 = Self::TOMBSTONE | Self::EXPIRES | Self::SIBLINGS;
 
     /// Whether this is a deletion.
     pub fn is_tombstone(self) -> bool {
         self.0 & Self::TOMBSTONE != 0
+    }
+
+    /// Whether the payload is a set of siblings.
+    #[inline]
+    pub fn has_siblings(self) -> bool {
+        self.0 & Self::SIBLINGS != 0
     }
 }
 

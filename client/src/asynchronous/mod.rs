@@ -5,6 +5,7 @@
 //! accepted goes on. Dropping the last handle closes the connections.
 
 mod driver;
+mod siblings;
 mod socket;
 
 use crate::options::Builder;
@@ -103,10 +104,11 @@ impl Client {
         Builder::default()
     }
 
-    /// Reads one key.
+    /// Reads one key. One with several siblings is answered [`ReadError::Siblings`]: see [`Client::get_siblings`].
     pub async fn get(&self, key: Key<'_>, options: ReadOptions) -> ReadResult {
         match self.call(Operation::Get(key, options)).await {
             Completion::Read(result) => result,
+            Completion::Siblings(siblings) => siblings.single(),
             other => unreachable!("a get ends as a read, not {other:?}"),
         }
     }
@@ -119,7 +121,7 @@ impl Client {
         }
     }
 
-    /// Writes one key.
+    /// Writes one key. In a table with siblings the value stands beside all others: see [`Client::update`] and [`Client::put_replacing`].
     pub async fn put(&self, key: Key<'_>, value: &[u8], options: WriteOptions) -> WriteOutcome {
         match self.call(Operation::Put(key, value, options)).await {
             Completion::Write(outcome) => outcome,
@@ -127,7 +129,8 @@ impl Client {
         }
     }
 
-    /// Deletes one key. Deleting what is not there is done like any other delete.
+    /// Deletes one key. Deleting what is not there is done like any other delete. A table with siblings refuses it, for it does not say
+    /// what to delete: see [`Client::delete_replacing`].
     pub async fn delete(&self, key: Key<'_>, options: WriteOptions) -> WriteOutcome {
         match self.call(Operation::Delete(key, options)).await {
             Completion::Write(outcome) => outcome,

@@ -5,6 +5,7 @@
 //! [`READ_BYTES`], and then in the kernel. One client serves one thread; make another for another.
 
 mod batch;
+mod siblings;
 mod socket;
 
 use crate::options::Builder;
@@ -76,10 +77,11 @@ impl BlockingClient {
         Builder::default()
     }
 
-    /// Reads one key.
+    /// Reads one key. One with several siblings is answered [`ReadError::Siblings`]: see [`BlockingClient::get_siblings`].
     pub fn get(&mut self, key: Key<'_>, options: ReadOptions) -> ReadResult {
         match self.call(Operation::Get(key, options)) {
             Completion::Read(result) => result,
+            Completion::Siblings(siblings) => siblings.single(),
             other => unreachable!("a get ends as a read, not {other:?}"),
         }
     }
@@ -92,7 +94,8 @@ impl BlockingClient {
         }
     }
 
-    /// Writes one key.
+    /// Writes one key. In a table with siblings the value stands beside all others: see [`BlockingClient::update`] and
+    /// [`BlockingClient::put_replacing`].
     pub fn put(&mut self, key: Key<'_>, value: &[u8], options: WriteOptions) -> WriteOutcome {
         match self.call(Operation::Put(key, value, options)) {
             Completion::Write(outcome) => outcome,
@@ -100,7 +103,8 @@ impl BlockingClient {
         }
     }
 
-    /// Deletes one key. Deleting what is not there is done like any other delete.
+    /// Deletes one key. Deleting what is not there is done like any other delete. A table with siblings refuses it, for it does not say
+    /// what to delete: see [`BlockingClient::delete_replacing`].
     pub fn delete(&mut self, key: Key<'_>, options: WriteOptions) -> WriteOutcome {
         match self.call(Operation::Delete(key, options)) {
             Completion::Write(outcome) => outcome,

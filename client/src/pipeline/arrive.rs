@@ -8,6 +8,7 @@ use crate::outcome::{ReadError, ReadResult, UnknownReason, Value, WriteOutcome};
 use crate::retry::{Next, after};
 use crate::router::Stop;
 use crate::session::{Arrival, Session, SessionError};
+use crate::siblings::{Context, Siblings};
 use ferrite_wire::{Epoch, ErrorCode, Fault, FrameHeader, FrameKind, Item, Key, Reply, Request, Topology};
 use std::sync::Arc;
 use std::time::Instant;
@@ -118,6 +119,9 @@ impl Pipeline {
                 Completion::Read(Ok(Some(found(version, Some(answered), value))))
             }
             (FrameKind::Get, Reply::Absent { .. }) => Completion::Read(Ok(None)),
+            (FrameKind::Get, Reply::Siblings { answered, siblings }) => {
+                Completion::Siblings(own(&siblings, Some(answered)))
+            }
             (FrameKind::Put | FrameKind::Delete, Reply::Done { version, answered }) => {
                 Completion::Write(WriteOutcome::Done { version, answered })
             }
@@ -281,8 +285,19 @@ fn item_result(item: &Item<'_>) -> ReadResult {
             Ok(Some(Value { bytes: value.to_vec(), version: *version, answered: None }))
         }
         Item::Absent => Ok(None),
+        Item::Siblings(siblings) => own(siblings, None).single(),
         Item::Error(code) => Err(ReadError::Refused(Fault { code: *code, text: String::new() })),
     }
+}
+
+fn own(siblings: &ferrite_wire::Siblings<'_>, answered: Option<u8>) -> Siblings {
+    let value = |sibling: ferrite_wire::SiblingValue<'_>| Value {
+        bytes: sibling.value.to_vec(),
+        version: sibling.version,
+        answered,
+    };
+    let context = Context::from_bytes(siblings.context());
+    Siblings { values: siblings.iter().map(value).collect(), context }
 }
 
 /// Whether a multi-get's reply had no room for this value.

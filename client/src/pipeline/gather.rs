@@ -90,6 +90,14 @@ impl Pipeline {
                 // A multi-get does not say how many replicas answered, also where a key was asked for alone.
                 set(places[0], Ok(value.map(|value| crate::Value { answered: None, ..value })));
             }
+            Completion::Siblings(siblings) => {
+                assert_eq!(places.len(), 1, "one key's siblings answer one key");
+                let answer = siblings.single();
+                set(
+                    places[0],
+                    answer.map(|value| value.map(|value| crate::Value { answered: None, ..value })),
+                );
+            }
             Completion::Write(_) | Completion::Pong(_) | Completion::Status(_) | Completion::Topology(_) => {
                 unreachable!("a part is a read")
             }

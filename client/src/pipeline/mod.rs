@@ -27,6 +27,7 @@ use crate::options::{CONNECTIONS_PER_CORE_MAX, IN_FLIGHT_MAX};
 use crate::outcome::{ReadError, ReadResult, WriteOutcome};
 use crate::router::{EndpointId, Router};
 use crate::session::Session;
+use crate::siblings::{Replaces, Siblings};
 use crate::{Options, ReadOptions, WriteOptions};
 use call::{Calls, Place};
 use ferrite_wire::{Key, Order, Topology};
@@ -43,7 +44,7 @@ pub(crate) const REFRESH_INTERVAL_MAX: Duration = Duration::from_secs(30);
 /// What to do.
 #[derive(Clone, Copy, Debug)]
 pub enum Operation<'a> {
-    /// Reads one key. Completes with [`Completion::Read`].
+    /// Reads one key. Completes with [`Completion::Read`], or with [`Completion::Siblings`] if its table keeps them.
     Get(Key<'a>, ReadOptions),
     /// Reads several keys. Completes with [`Completion::Reads`], in their order.
     MultiGet(&'a [Key<'a>], ReadOptions),
@@ -51,6 +52,10 @@ pub enum Operation<'a> {
     Put(Key<'a>, &'a [u8], WriteOptions),
     /// Deletes one key. Completes with [`Completion::Write`].
     Delete(Key<'a>, WriteOptions),
+    /// Writes one key of a table with siblings in place of others. Completes with [`Completion::Write`].
+    PutReplacing(Key<'a>, &'a [u8], Replaces<'a>, WriteOptions),
+    /// Deletes siblings of one key. Completes with [`Completion::Write`].
+    DeleteReplacing(Key<'a>, Replaces<'a>, WriteOptions),
     /// Asks for an answer and nothing else, of this address or of any member. Completes with [`Completion::Pong`].
     Ping(Option<&'a str>, ReadOptions),
     /// Asks this address or any member for its state. Completes with [`Completion::Status`].
@@ -64,6 +69,7 @@ pub enum Operation<'a> {
 #[expect(missing_docs, reason = "each is named after its operation")]
 pub enum Completion {
     Read(ReadResult),
+    Siblings(Siblings),
     Reads(Vec<ReadResult>),
     Write(WriteOutcome),
     Pong(Result<(), ReadError>),

@@ -6,10 +6,12 @@
 
 use super::call::{Call, Owner, Place, TRIED_MAX, request_id};
 use super::{Completion, Operation, Pipeline, Stage};
+use crate::WriteOptions;
 use crate::outcome::{ReadError, UnknownReason, WriteOutcome};
 use crate::router::{EndpointId, Stop, Target};
+use crate::siblings::Replaces;
 use ferrite_wire::{
-    Epoch, ErrorCode, Fault, FrameFlags, FrameHeader, FrameKind, Key, Level, Request, limits,
+    Epoch, ErrorCode, Fault, FrameFlags, FrameHeader, FrameKind, Key, Level, OVERWRITE, Request, limits,
 };
 use std::time::{Duration, Instant};
 
@@ -28,7 +30,10 @@ impl Pipeline {
             | Operation::Ping(_, options)
             | Operation::Status(_, options)
             | Operation::Topology(_, options) => options.timeout,
-            Operation::Put(_, _, options) | Operation::Delete(_, options) => options.timeout,
+            Operation::Put(_, _, options)
+            | Operation::Delete(_, options)
+            | Operation::PutReplacing(_, _, _, options)
+            | Operation::DeleteReplacing(_, _, options) => options.timeout,
         };
         let deadline = now + timeout.unwrap_or(self.options.timeout);
         if let Some(fault) = self.refusal(&operation) {
@@ -41,23 +46,33 @@ impl Pipeline {
                 return self.accept_multi_get(now, tag, keys, level, deadline);
             }
             Operation::Get(key, options) => (self.router.target(&key), options.level),
-            Operation::Put(key, _, options) | Operation::Delete(key, options) => {
-                (self.router.target(&key), options.level)
-            }
+            Operation::Put(key, _, options)
+            | Operation::Delete(key, options)
+            | Operation::PutReplacing(key, _, _, options)
+            | Operation::DeleteReplacing(key, _, options) => (self.router.target(&key), options.level),
             Operation::Ping(at, _) | Operation::Status(at, _) | Operation::Topology(at, _) => {
                 (at.map_or(Target::Anyone, |at| Target::Address(self.router.endpoint_at(at))), None)
             }
         };
         let (epoch, options, level) = (Epoch(0), 0, level.unwrap_or(self.options.level));
+        // A lifetime shorter than a millisecond must not become "for ever".
+        let ttl_ms = |write: WriteOptions| {
+            write.ttl.map_or(0, |ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1))
+        };
         let request = match operation {
             Operation::Get(key, _) => Request::Get { epoch, level, options, key },
             Operation::Put(key, value, write) => {
-                // A lifetime shorter than a millisecond must not become "for ever".
-                let ttl_ms =
-                    write.ttl.map_or(0, |ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1));
-                Request::Put { epoch, level, options, key, ttl_ms, context: b"", value }
+                Request::Put { epoch, level, options, key, ttl_ms: ttl_ms(write), context: b"", value }
+            }
+            Operation::PutReplacing(key, value, replaces, write) => {
+                let (options, context) = what_is_replaced(replaces);
+                Request::Put { epoch, level, options, key, ttl_ms: ttl_ms(write), context, value }
             }
             Operation::Delete(key, _) => Request::Delete { epoch, level, options, key, context: b"" },
+            Operation::DeleteReplacing(key, replaces, _) => {
+                let (options, context) = what_is_replaced(replaces);
+                Request::Delete { epoch, level, options, key, context }
+            }
             Operation::Ping(..) => Request::Ping,
             Operation::Status(..) => Request::Status,
             Operation::Topology(..) => Request::Topology { have: Epoch(0) },
@@ -77,13 +92,24 @@ impl Pipeline {
             (key.partition.len() + key.sort.len() > limits::KEY_BYTES_MAX)
                 .then(|| format!("a key has at most {} bytes", limits::KEY_BYTES_MAX))
         };
+        let value_too_long = |value: &[u8]| {
+            (value.len() > limits::VALUE_BYTES_MAX)
+                .then(|| format!("a value has at most {} bytes", limits::VALUE_BYTES_MAX))
+        };
+        let context_too_long = |replaces: &Replaces<'_>| {
+            (what_is_replaced(*replaces).1.len() > limits::CONTEXT_BYTES_MAX)
+                .then(|| format!("a context has at most {} bytes", limits::CONTEXT_BYTES_MAX))
+        };
         let too_large = match operation {
             Operation::Get(key, _) | Operation::Delete(key, _) => key_too_long(key),
+            Operation::DeleteReplacing(key, replaces, _) => {
+                key_too_long(key).or_else(|| context_too_long(replaces))
+            }
+            Operation::PutReplacing(key, value, replaces, _) => {
+                key_too_long(key).or_else(|| value_too_long(value)).or_else(|| context_too_long(replaces))
+            }
             Operation::MultiGet(keys, _) => keys.iter().find_map(key_too_long),
-            Operation::Put(key, value, _) => key_too_long(key).or_else(|| {
-                (value.len() > limits::VALUE_BYTES_MAX)
-                    .then(|| format!("a value has at most {} bytes", limits::VALUE_BYTES_MAX))
-            }),
+            Operation::Put(key, value, _) => key_too_long(key).or_else(|| value_too_long(value)),
             Operation::Ping(..) | Operation::Status(..) | Operation::Topology(..) => None,
         };
         if let Some(text) = too_large {
@@ -91,7 +117,10 @@ impl Pipeline {
         }
         let level = match operation {
             Operation::Get(_, options) | Operation::MultiGet(_, options) => options.level,
-            Operation::Put(_, _, options) | Operation::Delete(_, options) => options.level,
+            Operation::Put(_, _, options)
+            | Operation::Delete(_, options)
+            | Operation::PutReplacing(_, _, _, options)
+            | Operation::DeleteReplacing(_, _, options) => options.level,
             Operation::Ping(..) | Operation::Status(..) | Operation::Topology(..) => None,
         };
         match level.unwrap_or(self.options.level) {
@@ -352,6 +381,14 @@ enum Ended {
     Read(ReadError),
 }
 
+/// The options and the context of a write.
+fn what_is_replaced(replaces: Replaces<'_>) -> (u8, &[u8]) {
+    match replaces {
+        Replaces::Seen(context) => (0, context.as_bytes()),
+        Replaces::All => (OVERWRITE, b""),
+    }
+}
+
 fn name(kind: FrameKind) -> &'static str {
     if kind == FrameKind::Delete { "the delete" } else { "the put" }
 }
@@ -363,7 +400,10 @@ fn refused(operation: &Operation<'_>, fault: Fault) -> Completion {
         Operation::MultiGet(keys, _) => {
             Completion::Reads(keys.iter().map(|_| Err(error(fault.clone()))).collect())
         }
-        Operation::Put(..) | Operation::Delete(..) => Completion::Write(WriteOutcome::NotApplied(fault)),
+        Operation::Put(..)
+        | Operation::Delete(..)
+        | Operation::PutReplacing(..)
+        | Operation::DeleteReplacing(..) => Completion::Write(WriteOutcome::NotApplied(fault)),
         Operation::Ping(..) => Completion::Pong(Err(error(fault))),
         Operation::Status(..) => Completion::Status(Err(error(fault))),
         Operation::Topology(..) => Completion::Topology(Err(error(fault))),

@@ -8,4 +8,5 @@ mod model;
 mod pipeline;
 mod script;
 mod session;
+mod siblings;
 mod tables;

@@ -16,7 +16,11 @@
 //!
 //! The answer is the newest record by `(order, actor)` among at least `needed` replicas, so it overlaps with every write
 //! whose level, added to this one, exceeds the number of replicas. Only the holder of the newest version is asked again:
-//! last write wins needs one copy of it. (Sets of siblings will need them all.)
+//! last write wins needs one copy of it.
+//!
+//! Sets of siblings ([`Reading::Joined`]) are joined instead, and for that one copy of each version that anybody has is fetched, one after
+//! the other; the answer is what they say together. A replica's set only grows: one that comes with a later version than its digest had
+//! says all that the digest's did.
 //!
 //! A holder that cannot give its record stays counted while another has the same version to give. Otherwise it leaves, with
 //! its version, and the quorum is formed without it: that quorum overlaps as well as the first.
@@ -31,7 +35,16 @@ use std::ops::Deref;
 use ferrite_wire::limits::REPLICAS_MAX;
 use ferrite_wire::{Actor, ErrorCode, Order, ReadWant, Version};
 
-use crate::{ReplicaSet, Unavailable};
+use crate::{ReplicaSet, Unavailable, planted};
+
+/// What a read makes of records that differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// The newest is the answer.
+    Newest,
+    /// All of them together are: sets of siblings.
+    Joined,
+}
 
 /// A question to a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,9 +93,9 @@ pub enum ReadAnswer {
 /// How a read ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadOutcome {
-    /// The newest record is the one the host was last told to keep.
+    /// The newest record is the one the host was last told to keep; of sets, the join of all that it was told to keep.
     Found {
-        /// Its version.
+        /// Its version; of sets, that of the newest.
         version: Version,
         /// How many replicas answered.
         answered: u8,
@@ -99,7 +112,7 @@ pub enum ReadOutcome {
 /// What the host does after an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadStep {
-    /// The bytes that came with the answer are the newest record so far: keep them in place of what was kept.
+    /// The bytes that came with the answer are the newest record so far: keep them in place of what was kept. Sets are joined with it.
     pub keep: bool,
     /// Ask this.
     pub ask: Option<Ask>,
@@ -115,6 +128,7 @@ const NO_STAMP: Stamp = (Order(0), Actor(0));
 /// A read in flight.
 #[derive(Clone, Debug)]
 pub struct ReadQuorum {
+    reading: Reading,
     needed: u8,
     /// Live and never asked.
     spare: ReplicaSet,
@@ -126,6 +140,8 @@ pub struct ReadQuorum {
     holding: ReplicaSet,
     /// Those of `holding` that failed to give their record.
     unable: ReplicaSet,
+    /// Of sets: those of `holding` of whose version one has come.
+    joined: ReplicaSet,
     stamps: [Stamp; REPLICAS_MAX],
     /// Asked for its record and not answered: never more than one.
     full_from: Option<u8>,
@@ -140,6 +156,7 @@ impl ReadQuorum {
     /// Begins a read of the `live` of `replicas`, of which `needed` must answer. `local` is this node's own place, asked for
     /// the record.
     pub fn start(
+        reading: Reading,
         replicas: u8,
         live: ReplicaSet,
         local: Option<u8>,
@@ -147,12 +164,14 @@ impl ReadQuorum {
     ) -> Result<(ReadQuorum, Asks), Unavailable> {
         let needed = Unavailable::check(replicas, live, needed)?;
         let mut read = ReadQuorum {
+            reading,
             needed,
             spare: live,
             asked: ReplicaSet::default(),
             answered: ReplicaSet::default(),
             holding: ReplicaSet::default(),
             unable: ReplicaSet::default(),
+            joined: ReplicaSet::default(),
             stamps: [NO_STAMP; REPLICAS_MAX],
             full_from: None,
             kept: None,
@@ -186,15 +205,20 @@ impl ReadQuorum {
             ReadAnswer::Digest(_) if gives_full => self.fail(replica, ErrorCode::Malformed),
             ReadAnswer::Digest(version) => self.note(replica, &version),
             ReadAnswer::Full(version) => {
+                if self.reading == Reading::Joined {
+                    self.note_joined(replica, &version);
+                }
                 self.note(replica, &version);
-                keep = self.kept.is_none_or(|kept| version.beats(&kept));
-                if keep {
+                let is_newest = self.kept.is_none_or(|kept| version.beats(&kept));
+                if is_newest {
                     self.kept = Some(version);
                 }
+                keep = is_newest || self.joins();
             }
             ReadAnswer::Absent => {
                 self.answered.insert(replica);
                 self.holding.remove(replica);
+                self.joined.remove(replica);
             }
         }
         self.next(keep)
@@ -232,6 +256,24 @@ impl ReadQuorum {
         self.answered.insert(replica);
         self.holding.insert(replica);
         self.stamps[replica as usize] = stamp(version);
+        if self.joined.iter().any(|joined| self.stamps[joined as usize] == stamp(version)) {
+            self.joined.insert(replica);
+        }
+    }
+
+    /// A replica's set has come: whoever has that version has said all, and so has whoever has the one that its digest had.
+    fn note_joined(&mut self, replica: u8, version: &Version) {
+        let mut same = self.holders(stamp(version));
+        if self.holding.contains(replica) {
+            same = same.iter().chain(self.holders(self.stamps[replica as usize]).iter()).collect();
+        }
+        self.joined = self.joined.iter().chain(same.iter()).collect();
+        self.joined.insert(replica);
+    }
+
+    /// Whether the host joins what it is told to keep with what it has.
+    pub fn joins(&self) -> bool {
+        self.reading == Reading::Joined && !planted::active(planted::Bug::ReadKeepsNewest)
     }
 
     fn fail(&mut self, replica: u8, code: ErrorCode) {
@@ -252,12 +294,28 @@ impl ReadQuorum {
     /// The newest version, if its record is not in hand, and who can give it. Versions that nobody can give leave with
     /// their holders.
     fn wanted(&mut self) -> Option<u8> {
+        if self.joins() {
+            return self.wanted_to_join();
+        }
         loop {
             let newest = self.newest()?;
             if self.kept.is_some_and(|kept| stamp(&kept) >= newest) {
                 return None;
             }
             let holders = self.holders(newest);
+            if let Some(holder) = holders.without(self.unable).first() {
+                return Some(holder);
+            }
+            self.answered = self.answered.without(holders);
+            self.holding = self.holding.without(holders);
+        }
+    }
+
+    /// The same of sets: any version that has not been joined.
+    fn wanted_to_join(&mut self) -> Option<u8> {
+        loop {
+            let missing = self.holding.without(self.joined).first()?;
+            let holders = self.holders(self.stamps[missing as usize]);
             if let Some(holder) = holders.without(self.unable).first() {
                 return Some(holder);
             }

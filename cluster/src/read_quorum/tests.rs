@@ -1,5 +1,7 @@
 //! Reads over replicas whose records do not change while they are read.
 
+mod joined;
+
 use super::*;
 use proptest::prelude::*;
 
@@ -95,7 +97,8 @@ impl World {
 }
 
 fn start(replicas: &[Replica], live: ReplicaSet, local: Option<u8>, needed: u8) -> World {
-    let (read, asks) = ReadQuorum::start(replicas.len() as u8, live, local, needed).expect("enough are live");
+    let (read, asks) = ReadQuorum::start(Reading::Newest, replicas.len() as u8, live, local, needed)
+        .expect("enough are live");
     assert_eq!(asks.len(), needed as usize);
     assert_eq!(asks.iter().filter(|ask| ask.want == ReadWant::Full).count(), 1);
     let first = local.filter(|local| live.contains(*local)).or(live.first());
@@ -178,9 +181,19 @@ proptest! {
 
 /// A read told step by step. `replica answer` lines are what comes; `→` lines are what the read wants of it.
 fn script(replicas: u8, local: Option<u8>, needed: u8, answers: &[(u8, ReadAnswer)]) -> Vec<String> {
+    script_of(Reading::Newest, replicas, local, needed, answers)
+}
+
+fn script_of(
+    reading: Reading,
+    replicas: u8,
+    local: Option<u8>,
+    needed: u8,
+    answers: &[(u8, ReadAnswer)],
+) -> Vec<String> {
     let name = |ask: &Ask| format!("ask {} {:?}", ask.replica, ask.want);
     let live = (0..replicas).collect();
-    let (mut read, asks) = ReadQuorum::start(replicas, live, local, needed).expect("all are live");
+    let (mut read, asks) = ReadQuorum::start(reading, replicas, live, local, needed).expect("all are live");
     let mut told = vec![asks.iter().map(name).collect::<Vec<_>>().join(", ")];
     for (replica, answer) in answers {
         let step = read.on_answer(*replica, *answer);
@@ -273,15 +286,17 @@ fn equal_times_are_told_apart_by_their_actor() {
 
 #[test]
 fn the_deadline_is_a_timeout_and_the_end() {
-    let (mut read, _) = ReadQuorum::start(3, (0..3).collect(), None, 2).expect("all are live");
+    let (mut read, _) =
+        ReadQuorum::start(Reading::Newest, 3, (0..3).collect(), None, 2).expect("all are live");
     assert_eq!(read.on_deadline(), ReadOutcome::Failed(ErrorCode::Timeout));
     assert_eq!(read.on_answer(0, full(7)), ReadStep::default());
 }
 
 #[test]
 fn too_few_live_replicas_are_told_at_once() {
-    let unavailable =
-        |live: &[u8], needed| ReadQuorum::start(3, live.iter().copied().collect(), None, needed).err();
+    let unavailable = |live: &[u8], needed| {
+        ReadQuorum::start(Reading::Newest, 3, live.iter().copied().collect(), None, needed).err()
+    };
     assert_eq!(unavailable(&[2], 2), Some(Unavailable { live: 1, needed: 2 }));
     assert_eq!(unavailable(&[], 1), Some(Unavailable { live: 0, needed: 1 }));
     assert_eq!(unavailable(&[0, 1, 2], 4), Some(Unavailable { live: 3, needed: 4 }));

@@ -7,7 +7,8 @@
 //! context := format:u8 = 1  key_hash:u64  clock          clock as in a sibling set
 //! ```
 
-use ferrite_wire::{DecodeError, Reader};
+use ferrite_wire::{DecodeError, Key, Reader};
+use xxhash_rust::xxh3::Xxh3;
 
 use super::Clock;
 
@@ -16,7 +17,7 @@ const FORMAT: u8 = 1;
 /// What a read of one key had seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Context {
-    /// Hash of the table and the key that were read.
+    /// [`Context::hash_of`] the key that was read.
     pub key_hash: u64,
     /// What had been seen.
     pub clock: Clock,
@@ -45,6 +46,16 @@ impl std::fmt::Display for ContextError {
 impl std::error::Error for ContextError {}
 
 impl Context {
+    /// Hash of a key and its table: the context of another key is not taken for this one's.
+    pub fn hash_of(key: &Key<'_>) -> u64 {
+        let mut hash = Xxh3::new();
+        hash.update(&key.table.0.to_le_bytes());
+        hash.update(&(key.partition.len() as u32).to_le_bytes());
+        hash.update(key.partition);
+        hash.update(key.sort);
+        hash.digest()
+    }
+
     /// Appends it.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.push(FORMAT);

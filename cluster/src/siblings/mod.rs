@@ -12,6 +12,9 @@
 //! 2. Every sibling's dot is covered by the clock; actors and dots are in strict order and occur once.
 //! 3. A join is commutative, associative and idempotent, whatever was lost, repeated or late in between.
 //!
+//! Numbers are hybrid times that the actor's clock has minted, so they have gaps: what is invariant is that no write of the actor to that
+//! key lies in one.
+//!
 //! What it does not do: look at a clock, mint a dot, or decide what has expired.
 
 mod codec;
@@ -21,9 +24,13 @@ mod tests;
 
 pub use context::{Context, ContextError};
 
-use ferrite_wire::{Actor, Order, limits};
+use ferrite_wire::{Actor, Order, Version, VersionFlags, limits};
+use xxhash_rust::xxh3::Xxh3;
 
-/// What a write may make of a set. A join is not bounded by it: what several replicas took in apart is kept together.
+use crate::planted;
+
+/// What a write may make of a set. A join is not bounded by it: what several replicas took in apart is kept together. Nor is a write that
+/// leaves less than there was: it is what ends a set that joins have made too large.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SetLimits {
     /// Most siblings.
@@ -36,7 +43,18 @@ pub struct SetLimits {
 
 impl Default for SetLimits {
     fn default() -> Self {
-        SetLimits { siblings_max: 100, actors_max: 512, bytes_max: limits::VALUE_BYTES_MAX }
+        SetLimits { siblings_max: 32, actors_max: ACTORS_MAX, bytes_max: limits::VALUE_BYTES_MAX }
+    }
+}
+
+/// Most actors in the clock of a key that a write may leave.
+pub const ACTORS_MAX: usize = 512;
+
+impl SetLimits {
+    /// Those of a table: `replicas` sets, each as long as a write may leave it, make one that still travels.
+    pub fn of_table(siblings_max: usize, replicas: usize) -> SetLimits {
+        let bytes_max = (limits::SET_BYTES_MAX / replicas.max(1)).min(limits::VALUE_BYTES_MAX);
+        SetLimits { siblings_max, actors_max: ACTORS_MAX, bytes_max }
     }
 }
 
@@ -103,6 +121,11 @@ impl Clock {
         other.dots.iter().for_each(|dot| self.see(*dot));
     }
 
+    /// The highest number of any actor.
+    pub fn order_max(&self) -> Order {
+        Order(self.dots.iter().map(|dot| dot.number).max().unwrap_or(0))
+    }
+
     fn see(&mut self, dot: Dot) {
         match self.dots.binary_search_by_key(&dot.actor, |dot| dot.actor) {
             Ok(at) => self.dots[at].number = self.dots[at].number.max(dot.number),
@@ -111,7 +134,7 @@ impl Clock {
     }
 }
 
-/// Why a write was not put into a set. Nothing was changed.
+/// Why a write was not put into a set. Nothing was changed. In words it names the way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
     /// There would be more siblings than allowed: read, merge, and put with the context of that read.
@@ -129,6 +152,22 @@ pub enum Full {
         /// How many there may be.
         max: usize,
     },
+}
+
+impl std::fmt::Display for Full {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Full::Siblings { max } => write!(f, "the key has {max} siblings, the most it may")?,
+            Full::Actors { max } => write!(f, "{max} actors have written the key, the most there may be")?,
+            Full::Bytes { max } => write!(f, "the key's siblings would take more than {max} bytes together")?,
+        }
+        match self {
+            Full::Siblings { .. } | Full::Bytes { .. } => {
+                f.write_str(": read it, merge them, and put the result with the context of that read")
+            }
+            Full::Actors { .. } => f.write_str(": move what it holds to another key"),
+        }
+    }
 }
 
 /// The siblings of a key, and what has been seen of it. Values are borrowed.
@@ -150,13 +189,36 @@ impl<'a> SiblingSet<'a> {
         &self.siblings
     }
 
-    /// The highest order of a sibling; 0 if there is none.
-    pub fn order_max(&self) -> Order {
-        self.siblings.iter().map(|sibling| sibling.order).max().unwrap_or_default()
+    /// The version of the record that holds the set: the highest number that was seen, and a hash of everything in it but the values, which
+    /// their dots stand for. Equal sets have equal versions, and other sets have others: it is the set's digest.
+    pub fn version(&self) -> Version {
+        let mut hash = Xxh3::new();
+        let sibling_dots = self.siblings.iter().map(|sibling| sibling.dot);
+        for dot in self.clock.dots.iter().copied().chain(sibling_dots) {
+            if !planted::active(planted::Bug::DigestBlind) {
+                hash.update(&dot.actor.0.to_le_bytes());
+                hash.update(&dot.number.to_le_bytes());
+            }
+        }
+        Version {
+            order: self.clock.order_max(),
+            actor: Actor(hash.digest()),
+            flags: VersionFlags(VersionFlags::SIBLINGS),
+            expiry_ms: 0,
+        }
+    }
+
+    /// Takes out what has expired at `now_ms`, for good: the clock goes on covering it.
+    pub fn expire(&mut self, now_ms: u64) {
+        self.siblings.retain(|sibling| !sibling.is_expired(now_ms));
     }
 
     /// What both sets say together: everything that either has seen, and the siblings that neither has seen replaced.
     pub fn join(&self, other: &SiblingSet<'a>) -> SiblingSet<'a> {
+        if planted::active(planted::Bug::JoinKeepsOne) {
+            let other_wins = other.version().beats(&self.version());
+            return if other_wins { other.clone() } else { self.clone() };
+        }
         let mut siblings = Vec::with_capacity(self.siblings.len().max(other.siblings.len()));
         let (mut mine, mut theirs) = (self.siblings.iter().peekable(), other.siblings.iter().peekable());
         loop {
@@ -196,7 +258,7 @@ impl<'a> SiblingSet<'a> {
         next.clock.see(sibling.dot);
         let at = next.siblings.partition_point(|other| other.dot < sibling.dot);
         next.siblings.insert(at, sibling);
-        next.check(limits)?;
+        next.check(self, limits)?;
         *self = next;
         Ok(())
     }
@@ -204,9 +266,17 @@ impl<'a> SiblingSet<'a> {
     /// Deletes exactly what `seen` covers.
     pub fn delete(&mut self, seen: &Clock, limits: &SetLimits) -> Result<(), Full> {
         let next = self.without(seen);
-        next.check(limits)?;
+        next.check(self, limits)?;
         *self = next;
         Ok(())
+    }
+
+    /// What a planted bug ships in place of the set.
+    pub fn lone(&self, dot: Dot) -> SiblingSet<'a> {
+        let mut clock = Clock::default();
+        clock.see(dot);
+        let siblings = self.siblings.iter().filter(|sibling| sibling.dot == dot).copied().collect();
+        SiblingSet { clock, siblings }
     }
 
     fn without(&self, seen: &Clock) -> SiblingSet<'a> {
@@ -216,15 +286,17 @@ impl<'a> SiblingSet<'a> {
         SiblingSet { clock, siblings }
     }
 
-    fn check(&self, limits: &SetLimits) -> Result<(), Full> {
+    /// Whether a write may make this of `before`.
+    fn check(&self, before: &SiblingSet<'_>, limits: &SetLimits) -> Result<(), Full> {
         let SetLimits { siblings_max, actors_max, bytes_max } = *limits;
-        if self.siblings.len() > siblings_max {
+        let is_over = |now: usize, before: usize, max: usize| now > max && now > before;
+        if is_over(self.siblings.len(), before.siblings.len(), siblings_max) {
             return Err(Full::Siblings { max: siblings_max });
         }
-        if self.clock.dots.len() > actors_max {
+        if is_over(self.clock.dots.len(), before.clock.dots.len(), actors_max) {
             return Err(Full::Actors { max: actors_max });
         }
-        if self.encoded_bytes() > bytes_max {
+        if is_over(self.encoded_bytes(), before.encoded_bytes(), bytes_max) {
             return Err(Full::Bytes { max: bytes_max });
         }
         Ok(())

@@ -77,6 +77,64 @@ fn each_limit_is_answered_by_name_and_changes_nothing() {
     set.put(&seen, sibling(1, 2, b"c"), &limits).expect("merging makes room");
 }
 
+/// Replicas that took writes apart have more together than a write may leave. Merging in steps must be possible, and growing not.
+#[test]
+fn what_joins_have_made_too_large_may_be_made_smaller_and_not_larger() {
+    let limits = SetLimits { siblings_max: 2, actors_max: 9, bytes_max: 200 };
+    let of = |actor| {
+        let mut set = SiblingSet::default();
+        set.put(&Clock::default(), sibling(actor, 1, &[7; 40]), &limits).unwrap();
+        set.put(&Clock::default(), sibling(actor, 2, &[7; 40]), &limits).unwrap();
+        set
+    };
+    let mut set = of(1).join(&of(2)).join(&of(3));
+    assert_eq!(set.siblings().len(), 6);
+    let before = set.encoded_bytes();
+    assert!(before > limits.bytes_max);
+    assert_eq!(set.put(&Clock::default(), sibling(1, 3, b"c"), &limits), Err(Full::Siblings { max: 2 }));
+    set.delete(of(1).clock(), &limits).expect("it is fewer than before");
+    set.put(of(2).clock(), sibling(1, 3, b"c"), &limits).expect("so is this, and still too many");
+    assert_eq!(set.siblings().len(), 3);
+    assert!(set.encoded_bytes() < before);
+    let seen = set.clock().clone();
+    set.put(&seen, sibling(1, 4, b"merged"), &limits).expect("one is not too many");
+    assert_eq!(values(&set), [b"merged"]);
+}
+
+#[test]
+fn what_may_be_left_by_the_writes_of_all_replicas_travels_when_it_is_joined() {
+    for replicas in 1..=limits::REPLICAS_MAX {
+        let of_table = SetLimits::of_table(32, replicas);
+        assert!(of_table.bytes_max * replicas <= limits::SET_BYTES_MAX, "{replicas}");
+        assert!(of_table.bytes_max <= limits::VALUE_BYTES_MAX);
+    }
+}
+
+/// Coordinators compare versions in place of sets. One that did not tell of every sibling would hide it from every read.
+#[test]
+fn sets_that_differ_have_different_versions_and_equal_ones_the_same() {
+    let mut all = Vec::new();
+    let mut set = SiblingSet::default();
+    for (actor, number) in [(1, 1), (1, 5), (2, 5), (3, 4)] {
+        set.put(&Clock::default(), sibling(actor, number, b"v"), &ROOMY).unwrap();
+        all.push(set.clone());
+    }
+    let mut expired = set.clone();
+    expired.siblings[1].expiry_ms = 9;
+    expired.expire(9);
+    assert_eq!((expired.clock(), expired.siblings().len()), (set.clock(), 3));
+    let mut deleted = set.clone();
+    deleted.delete(set.clock(), &ROOMY).unwrap();
+    all.extend([SiblingSet::default(), expired, deleted]);
+    for (at, one) in all.iter().enumerate() {
+        assert_eq!(one.version(), one.join(one).version());
+        assert_eq!(one.version().order, one.clock().order_max(), "no join lowers it");
+        for other in &all[..at] {
+            assert_ne!(one.version(), other.version());
+        }
+    }
+}
+
 #[test]
 #[should_panic(expected = "is not new")]
 fn a_number_that_is_used_again_is_a_bug() {

@@ -12,6 +12,7 @@ use ferrite_wire::{
 };
 
 use super::record::{engine_key, version_of};
+use super::sets::hash_of;
 use super::{Next, Route, Shard};
 use crate::env::{Connection, Env, Sent};
 
@@ -45,7 +46,8 @@ impl<E: Env> Shard<E> {
         let stale = self.is_stale(epoch);
         let mut answered = false;
         let sent = self.env.send(connection, |out| {
-            let result = self.engine.get(key, |record| self.encode_found(record.as_ref(), id, stale, out));
+            let result =
+                self.engine.get(key, |record| self.encode_found(&key, record.as_ref(), id, stale, out));
             answered = result.is_ok();
         });
         self.counters.gets.set(self.counters.gets.get() + u64::from(answered));
@@ -94,7 +96,8 @@ impl<E: Env> Shard<E> {
             self.engine.get_batch(keys, |at, found| match found {
                 _ if at >= no_room_from => {}
                 Ok(record) if out.len() - start < BATCH_BYTES_MAX => {
-                    self.encode_found(record.as_ref(), asked[at].id, asked[at].stale, out);
+                    let Asked { id, stale, .. } = asked[at];
+                    self.encode_found(&keys[at], record.as_ref(), id, stale, out);
                 }
                 Ok(_) => no_room_from = at,
                 Err(_) => missed |= 1 << at,
@@ -143,6 +146,7 @@ impl<E: Env> Shard<E> {
     #[inline]
     fn encode_found(
         &self,
+        key: &ferrite_lsm::Key<'_>,
         record: Option<&ferrite_lsm::Record<'_>>,
         request: RequestId,
         stale: bool,
@@ -150,14 +154,19 @@ impl<E: Env> Shard<E> {
     ) {
         let start = start_frame(out);
         let version = record.map(version_of);
-        let reply = match (record, &version) {
-            (Some(record), Some(version)) => self.client_reply(version, record.value, 1),
-            _ => Reply::Absent { answered: 1 },
+        let mut encode = |reply: &Reply<'_>| {
+            reply.encode(out);
+            reply.kind()
         };
-        reply.encode(out);
+        let kind = match (record, &version) {
+            (Some(record), Some(version)) => {
+                self.with_reply(|| hash_of(key), version, record.value, 1, encode)
+            }
+            _ => encode(&Reply::Absent { answered: 1 }),
+        };
         let time = version.map_or(Order(0), |version| version.order);
         let flags = FrameFlags(u8::from(stale) * FrameFlags::STALE_TOPOLOGY);
-        finish_frame(out, start, &FrameHeader { kind: reply.kind(), flags, deadline_us: 0, request, time });
+        finish_frame(out, start, &FrameHeader { kind, flags, deadline_us: 0, request, time });
     }
 }
 

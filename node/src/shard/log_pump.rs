@@ -10,6 +10,7 @@ use ferrite_lsm::{CommitError, Key, Record, Refusal, Seq};
 use ferrite_wire::{ErrorCode, Order, PeerMessage, Reply, Version, WriteAnswer};
 
 use super::Shard;
+use super::latches::LatchId;
 use super::requester::Requester;
 use super::slab::OperationId;
 use crate::env::Env;
@@ -32,6 +33,15 @@ pub(super) enum Ack {
         operation: OperationId,
         /// This node's place in the key's preference list.
         replica: u8,
+    },
+    /// The same, of a set of siblings that this core has made: then its key's latch is let go.
+    Set {
+        /// Which.
+        operation: OperationId,
+        /// This node's place in the key's preference list.
+        replica: u8,
+        /// The latch.
+        latch: LatchId,
     },
     /// The clock may now mint up to here.
     ClockBound(Order),
@@ -133,6 +143,12 @@ impl<E: Env> Shard<E> {
             Ack::Local { operation, replica } => {
                 self.on_write_answer(operation, replica, WriteAnswer::Refused(code));
             }
+            Ack::Set { operation, replica, latch } => {
+                // Others may have the set, and this replica has not.
+                self.renew_actor();
+                self.on_write_answer(operation, replica, WriteAnswer::Refused(code));
+                self.release_latch(latch);
+            }
             Ack::ClockBound(_) => self.lease_staged.set(false),
         }
     }
@@ -183,6 +199,10 @@ impl<E: Env> Shard<E> {
                 }
                 Ack::Local { operation, replica } => {
                     self.on_write_answer(operation, replica, WriteAnswer::Applied);
+                }
+                Ack::Set { operation, replica, latch } => {
+                    self.on_write_answer(operation, replica, WriteAnswer::Applied);
+                    self.release_latch(latch);
                 }
                 Ack::ClockBound(bound) => {
                     self.clock.borrow_mut().persisted(bound);

@@ -8,8 +8,11 @@
 //! What is in memory is answered within the call that brought the question; only disk reads, log groups and background jobs
 //! are tasks, and every one of them ends by itself.
 
+mod dots;
+mod forward;
 mod gets;
 mod greeting;
+mod latches;
 mod link;
 mod log_pump;
 mod multi_get;
@@ -20,6 +23,8 @@ mod replica;
 mod requester;
 mod requests;
 mod session;
+mod set_writes;
+mod sets;
 mod settings;
 mod slab;
 mod status;
@@ -44,6 +49,8 @@ pub use settings::ShardSettings;
 
 use crate::env::{Connection, Env, Handler, Hop, Received, Sent};
 use crate::recovered;
+use forward::ForwardOperation;
+use latches::Latches;
 use link::Links;
 use log_pump::AckQueue;
 use multi_get::MultiGet;
@@ -77,6 +84,8 @@ struct Route {
     position: Option<usize>,
     /// How many replicas the key's table has: the first so many of the preference list.
     replicas: usize,
+    /// Most siblings of the key, in a table that keeps them; 0 = the last write wins.
+    max_siblings: u16,
     /// The core of this node that owns the vnode, if it is not this one.
     hop: Option<CoreId>,
 }
@@ -87,6 +96,7 @@ struct Route {
 enum Operation {
     Read(Box<ReadOperation>),
     Write(WriteOperation),
+    Forward(ForwardOperation),
 }
 
 /// What comes after a frame.
@@ -113,6 +123,11 @@ pub struct Shard<E: Env> {
     engine: Engine<E::Disk, E::Pace>,
     me: Weak<Shard<E>>,
     actor: Actor,
+    /// The actor of the dots that are minted from now on.
+    dots: Cell<Actor>,
+    /// How often the core's data was opened.
+    life: u64,
+    latches: RefCell<Latches>,
     clock: RefCell<Clock>,
     ring: RefCell<Ring>,
     /// The tables, encoded: every peer has the same.
@@ -163,7 +178,8 @@ impl<E: Env> Shard<E> {
         let (engine, recovery) = Engine::open(env.disk(), env.pace(), options).await?;
         status::log_quarantined(settings.core, &recovery.quarantined);
         recovered::tell(settings.core, settings.engine.core, &recovery);
-        settle_vnodes::<E>(&engine, &settings).await?;
+        let grew = settle_vnodes::<E>(&engine, &settings).await?;
+        let dots = dots::restore(&env, &settings, &engine, &recovery, grew).await;
         let clock = time::restore(&env, &settings, &engine).await?;
         let ring = Ring::new(settings.topology.clone(), settings.node);
         let mut tables = Vec::with_capacity(ring.tables().encoded_len());
@@ -171,6 +187,9 @@ impl<E: Env> Shard<E> {
         let now_ns = env.now_ns();
         let shard = Rc::new_cyclic(|me| Shard {
             actor: Actor(env.random()),
+            dots: Cell::new(dots),
+            life: recovery.incarnation,
+            latches: RefCell::new(Latches::new(settings.operations_max)),
             engine,
             me: me.clone(),
             clock: RefCell::new(clock),
@@ -268,6 +287,7 @@ impl<E: Env> Shard<E> {
                 }
                 true
             }
+            FrameKind::Put | FrameKind::Delete => self.on_handed_on(connection, requester, frame, raw),
             FrameKind::Ping | FrameKind::Topology => match Request::decode(frame.header.kind, frame.body) {
                 Ok(request) => {
                     self.execute(requester, frame.header.time, &request, 0);
@@ -333,6 +353,7 @@ impl<E: Env> Shard<E> {
         self.engine.allow_scrub(bytes as u64);
         let quarantines = self.engine.quarantines();
         if self.quarantines_told.replace(quarantines) != quarantines {
+            self.renew_actor();
             status::log_quarantined(self.settings.core, &self.engine.quarantined());
         }
     }
@@ -372,14 +393,15 @@ impl<E: Env> Shard<E> {
 
 /// The first start persists which store holds which vnode. Later starts have found the same vnodes here, or the engine
 /// refused to open: the configuration has changed under the data then. Served on, acknowledged records would be out of
-/// sight, and a replica that is empty would count in quorums.
+/// sight, and a replica that is empty would count in quorums. Says whether there were some that were not here before.
 async fn settle_vnodes<E: Env>(
     engine: &Engine<E::Disk, E::Pace>,
     settings: &ShardSettings,
-) -> Result<(), OpenError> {
+) -> Result<bool, OpenError> {
     let mut mine = settings.placement.vnodes_of(settings.core);
     mine.retain(|(vnode, _)| engine.vnode_store(*vnode).is_none());
-    Ok(engine.assign(&mine).await?)
+    engine.assign(&mine).await?;
+    Ok(!mine.is_empty())
 }
 
 impl<E: Env> Handler for Shard<E> {
@@ -475,7 +497,11 @@ impl<E: Env> Handler for Shard<E> {
                     unreachable!("the other core checked this frame");
                 };
                 let requester = Requester::Core { core: from, connection, request: frame.header.request };
-                if from_peer {
+                if from_peer && matches!(frame.header.kind, FrameKind::Put | FrameKind::Delete) {
+                    let request =
+                        Request::decode(frame.header.kind, frame.body).expect("the other core decoded it");
+                    shard.take_over(requester, frame.header.time, &request, deadline_ns);
+                } else if from_peer {
                     let message = PeerMessage::decode(frame.header.kind, frame.body)
                         .expect("the other core decoded it");
                     if self.env.now_ns() >= deadline_ns {
@@ -533,6 +559,7 @@ impl<E: Env> Handler for Shard<E> {
             && self.waiting.borrow().is_empty()
             && self.operations.borrow().len() == 0
             && self.multi_gets.borrow().len() == 0
+            && self.latches.borrow().is_empty()
             && self.hop_backlog.borrow().is_empty()
             && self.disk_reads.get() == 0
             && !self.pump_runs.get()
@@ -542,6 +569,7 @@ impl<E: Env> Handler for Shard<E> {
             self.pump_runs.set(true);
             let shard = self.rc();
             self.env.spawn(async move {
+                shard.leave_actor();
                 if let Err(error) = shard.engine.close().await {
                     tracing::error!(core = shard.settings.core.0, %error, "the log was not closed cleanly");
                 }

@@ -3,13 +3,14 @@
 use std::rc::Rc;
 
 use ferrite_wire::{
-    ErrorCode, FrameKind, Item, Key, Keys, Level, Order, Reply, RequestId, Token, Version, VnodeId,
-    start_frame,
+    ErrorCode, FrameKind, Item, Key, Keys, Level, Order, Reader, Reply, RequestId, Siblings, Token, Version,
+    VnodeId, start_frame,
 };
 
 use super::gets::BATCH_MAX;
 use super::record::{engine_key, version_of};
 use super::requester::Requester;
+use super::sets::hash_of;
 use super::slab::OperationId;
 use super::{Route, Shard};
 use crate::env::{Connection, Env, Hop};
@@ -26,6 +27,8 @@ enum Slot {
     Waiting,
     Absent,
     Value(Version, Box<[u8]>),
+    /// Encoded siblings.
+    Siblings(Box<[u8]>),
     Error(ErrorCode),
 }
 
@@ -122,8 +125,13 @@ impl<E: Env> Shard<E> {
         self.engine.get_batch(&keys[..items.len()], |at, found| match found {
             Ok(Some(record)) => {
                 let version = version_of(&record);
-                let reply = self.client_reply(&version, record.value, 1);
-                self.answer_item(id, items[at].0, &reply, version.order);
+                self.with_reply(
+                    || hash_of(&keys[at]),
+                    &version,
+                    record.value,
+                    1,
+                    |reply| self.answer_item(id, items[at].0, reply, version.order),
+                );
             }
             Ok(None) => self.answer_item(id, items[at].0, &Reply::Absent { answered: 1 }, Order(0)),
             Err(_) => missed |= 1 << at,
@@ -171,6 +179,16 @@ impl<E: Env> Shard<E> {
                     Slot::Value(*version, (*value).into())
                 }
             }
+            Reply::Siblings { siblings, .. } => {
+                let mut bytes = Vec::new();
+                Siblings::encode_parts(siblings.context(), siblings.iter(), &mut bytes);
+                if multi_get.bytes + bytes.len() > ferrite_wire::limits::BODY_BYTES_MAX {
+                    Slot::Error(ErrorCode::TooLarge)
+                } else {
+                    multi_get.bytes += bytes.len();
+                    Slot::Siblings(bytes.into())
+                }
+            }
             Reply::Absent { .. } => Slot::Absent,
             Reply::Error { code, .. } => Slot::Error(*code),
             Reply::Pong | Reply::Topology(_) | Reply::Status(_) | Reply::Done { .. } | Reply::Values(_) => {
@@ -192,6 +210,9 @@ impl<E: Env> Shard<E> {
             Slot::Waiting => unreachable!("all keys are answered"),
             Slot::Absent => Item::Absent,
             Slot::Value(version, value) => Item::Value { version: *version, value },
+            Slot::Siblings(bytes) => {
+                Item::Siblings(Siblings::decode(&mut Reader::new(bytes)).expect("just encoded"))
+            }
             Slot::Error(code) => Item::Error(*code),
         });
         Reply::encode_values(items, &mut body);

@@ -172,6 +172,18 @@ impl<E: Env> Shard<E> {
                 }
                 true
             }
+            // The answer to a write that was handed on. One that comes late answers nothing; and a peer that found fault with this
+            // node's bytes says so under their number, too, and closes.
+            FrameKind::Done | FrameKind::Error
+                if up && ![OWN_REQUEST, RequestId(0)].contains(&frame.header.request) =>
+            {
+                drop(links);
+                match Reply::decode(frame.header.kind, frame.body) {
+                    Ok(reply) => self.on_forward_answer(frame.header.request, &reply),
+                    Err(_) => return false,
+                }
+                true
+            }
             FrameKind::Error => {
                 if let Ok(Reply::Error { code, text }) = Reply::decode(frame.header.kind, frame.body) {
                     let refusal = Fault { code, text: text.to_owned() };

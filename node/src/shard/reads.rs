@@ -4,7 +4,7 @@
 
 use std::rc::Rc;
 
-use ferrite_cluster::{Ask, ReadAnswer, ReadOutcome, ReadQuorum, ReadStep};
+use ferrite_cluster::{Ask, ReadAnswer, ReadOutcome, ReadQuorum, ReadStep, Reading};
 use ferrite_lsm::cover;
 use ferrite_wire::{
     ErrorCode, Key, Level, PeerMessage, ReadWant, ReplicaAnswer, Reply, TableId, limits::REPLICAS_MAX,
@@ -12,6 +12,8 @@ use ferrite_wire::{
 
 use super::record::version_of;
 use super::requester::Requester;
+use super::set_writes::SetWrite;
+use super::sets::{arrived, clock_of, join_into};
 use super::slab::OperationId;
 use super::{Operation, Route, Shard};
 use crate::env::{Connection, Env};
@@ -27,8 +29,10 @@ pub(super) struct ReadOperation {
     partition_len: usize,
     deadline_ns: u64,
     quorum: ReadQuorum,
-    /// The newest full record that has come.
+    /// The newest full record that has come; of sets, what all that have come are together.
     kept: Vec<u8>,
+    /// What is to be written on top of what is found, in place of an answer.
+    then: Option<Box<SetWrite>>,
     /// How each replica is reached; this node has no connection to itself.
     connections: [Option<Connection>; REPLICAS_MAX],
 }
@@ -43,13 +47,27 @@ impl<E: Env> Shard<E> {
         key: &Key<'_>,
         deadline_ns: u64,
     ) {
+        self.coordinate_read_for(requester, route, level, key, deadline_ns, None);
+    }
+
+    /// The same; with `then`, that is written on top of what is found.
+    pub(super) fn coordinate_read_for(
+        self: &Rc<Self>,
+        requester: Requester,
+        route: Route,
+        level: Level,
+        key: &Key<'_>,
+        deadline_ns: u64,
+        then: Option<Box<SetWrite>>,
+    ) {
         if !self.operations.borrow().has_room() {
             return self.answer_error(requester, ErrorCode::Overloaded);
         }
         let (live, connections) = self.live_replicas(route);
         let local = route.position.map(|at| at as u8);
         let needed = level.needed(route.replicas) as u8;
-        let Ok((quorum, asks)) = ReadQuorum::start(route.replicas as u8, live, local, needed) else {
+        let reading = if route.has_siblings() { Reading::Joined } else { Reading::Newest };
+        let Ok((quorum, asks)) = ReadQuorum::start(reading, route.replicas as u8, live, local, needed) else {
             return self.answer_error(requester, ErrorCode::Unavailable);
         };
         let operation = ReadOperation {
@@ -61,6 +79,7 @@ impl<E: Env> Shard<E> {
             deadline_ns,
             quorum,
             kept: Vec::new(),
+            then,
             connections,
         };
         let id = self.operations.borrow_mut().insert(Operation::Read(Box::new(operation)));
@@ -113,9 +132,20 @@ impl<E: Env> Shard<E> {
         let step = {
             let mut operations = self.operations.borrow_mut();
             let Some(Operation::Read(read)) = operations.get_mut(id) else { return };
+            let short = match short {
+                // A set that is none, or not the one that its version says.
+                ReadAnswer::Full(version)
+                    if read.route.has_siblings() && arrived(&version, bytes).is_none() =>
+                {
+                    ReadAnswer::Failed(ErrorCode::Damaged)
+                }
+                short => short,
+            };
             let step = read.quorum.on_answer(replica, short);
-            // What ends the read now is answered from where it lies.
-            if step.keep && step.outcome.is_none() {
+            if step.keep && read.quorum.joins() {
+                join_into(&mut read.kept, bytes);
+            } else if step.keep && (step.outcome.is_none() || read.route.has_siblings()) {
+                // What ends the read now is answered from where it lies.
                 read.kept.clear();
                 read.kept.extend_from_slice(bytes);
             }
@@ -130,7 +160,7 @@ impl<E: Env> Shard<E> {
             Some(Operation::Read(read)) => {
                 read.connections.iter().position(|asked| *asked == Some(connection))
             }
-            Some(Operation::Write(_)) | None => None,
+            Some(Operation::Write(_) | Operation::Forward(_)) | None => None,
         };
         if let Some(replica) = lost {
             self.on_read_answer(id, replica as u8, &ReplicaAnswer::Refused(ErrorCode::Unavailable));
@@ -141,17 +171,31 @@ impl<E: Env> Shard<E> {
     pub(super) fn on_read_deadline(self: &Rc<Self>, id: OperationId) {
         let outcome = match self.operations.borrow_mut().get_mut(id) {
             Some(Operation::Read(read)) => read.quorum.on_deadline(),
-            Some(Operation::Write(_)) | None => return,
+            Some(Operation::Write(_) | Operation::Forward(_)) | None => return,
         };
         self.follow_read(id, ReadStep { outcome: Some(outcome), ..ReadStep::default() }, b"");
     }
 
     fn follow_read(self: &Rc<Self>, id: OperationId, step: ReadStep, bytes: &[u8]) {
         if let Some(outcome) = step.outcome {
-            let Some(Operation::Read(read)) = self.operations.borrow_mut().remove(id) else {
+            let Some(Operation::Read(mut read)) = self.operations.borrow_mut().remove(id) else {
                 unreachable!("an outcome comes from a read in flight");
             };
+            if let Some(write) = read.then.take() {
+                return self.follow_overwrite(*write, outcome, &read.kept);
+            }
             match outcome {
+                ReadOutcome::Found { version, answered } if read.route.has_siblings() => {
+                    let (partition, sort) = read.key.split_at(read.partition_len);
+                    let key = Key { table: read.table, partition, sort };
+                    self.with_reply(
+                        || read.route.context_hash(&key),
+                        &version,
+                        &read.kept,
+                        answered,
+                        |reply| self.answer_seen(read.requester, reply, version.order),
+                    );
+                }
                 ReadOutcome::Found { version, answered } => {
                     let value = if step.keep { bytes } else { &read.kept };
                     let reply = self.client_reply(&version, value, answered);
@@ -179,10 +223,30 @@ impl<E: Env> Shard<E> {
 }
 
 impl<E: Env> Shard<E> {
+    /// The read before a write that overwrites has ended: what it found is replaced.
+    fn follow_overwrite(self: &Rc<Self>, mut write: SetWrite, outcome: ReadOutcome, kept: &[u8]) {
+        match outcome {
+            ReadOutcome::Found { .. } => {
+                write.has_seen(&clock_of(kept));
+                self.latch_set_write(write);
+            }
+            ReadOutcome::Absent { .. } => self.latch_set_write(write),
+            // Nothing has been written: whatever says otherwise of a write is not the word for it.
+            ReadOutcome::Failed(ErrorCode::Timeout) => {
+                self.answer_error(write.requester(), ErrorCode::Expired);
+            }
+            ReadOutcome::Failed(code) if code.says_not_applied() => {
+                self.answer_error(write.requester(), code);
+            }
+            ReadOutcome::Failed(_) => self.answer_error(write.requester(), ErrorCode::Unavailable),
+        }
+    }
+
     /// An operation's time is up.
     pub(super) fn on_deadline(self: &Rc<Self>, id: OperationId) {
         self.on_write_deadline(id);
         self.on_read_deadline(id);
+        self.on_forward_lost(id, None);
     }
 
     /// A connection to another node is gone: the operations that waited for answers over it are told.
@@ -191,6 +255,7 @@ impl<E: Env> Shard<E> {
         for id in ids {
             self.on_write_connection_lost(id, connection);
             self.on_read_connection_lost(id, connection);
+            self.on_forward_lost(id, Some(connection));
         }
     }
 }

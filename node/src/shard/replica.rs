@@ -2,14 +2,16 @@
 
 use std::rc::Rc;
 
-use ferrite_lsm::Record;
+use ferrite_lsm::{Record, RecordBuf};
 use ferrite_wire::{
     ErrorCode, FrameView, Key, PeerMessage, ReadWant, ReplicaAnswer, Reply, Version, WriteAnswer,
+    payload_bytes_max,
 };
 
 use super::log_pump::Ack;
 use super::record::{engine_key, record_of, version_of};
 use super::requester::Requester;
+use super::sets::arrived;
 use super::{Route, Shard};
 use crate::env::Env;
 
@@ -27,6 +29,12 @@ impl<E: Env> Shard<E> {
                 let refused = match self.route(key) {
                     // Others would go on writing for as long as it takes to drain, and it would take as long as they do.
                     _ if self.stopping.get() => Some(ErrorCode::Stopping),
+                    Ok(route) if route.has_siblings() != version.flags.has_siblings() => {
+                        Some(ErrorCode::Malformed)
+                    }
+                    Ok(route) if route.has_siblings() && arrived(version, value).is_none() => {
+                        Some(ErrorCode::Malformed)
+                    }
                     Ok(Route { position: Some(_), vnode, token, .. }) => {
                         self.clock.borrow_mut().observe(version.order);
                         let key = engine_key(key, vnode, token);
@@ -75,6 +83,9 @@ impl<E: Env> Shard<E> {
                 Err(code) => ReplicaAnswer::Refused(code),
                 Ok(None) => ReplicaAnswer::Absent,
                 Ok(Some(record)) => match want {
+                    ReadWant::Full if record.value.len() > payload_bytes_max(&version_of(&record)) => {
+                        ReplicaAnswer::Refused(ErrorCode::TooLarge)
+                    }
                     ReadWant::Full => {
                         ReplicaAnswer::Full { version: version_of(&record), value: record.value }
                     }
@@ -102,6 +113,33 @@ impl<E: Env> Shard<E> {
             debug_assert!(answered.is_ok());
             return;
         };
+        self.disk_read(engine_key, done);
+    }
+
+    /// As [`Shard::local_read`], of a copy: `done` may stage what it makes of it, which a look into the engine may not.
+    pub(super) fn local_copy(
+        self: &Rc<Self>,
+        route: Route,
+        key: &Key<'_>,
+        done: impl FnOnce(&Rc<Shard<E>>, Result<Option<RecordBuf>, ErrorCode>) + 'static,
+    ) {
+        let engine_key = engine_key(key, route.vnode, route.token);
+        let copy = |record: Record<'_>| {
+            let Record { order, actor, flags, expiry_ms, value } = record;
+            RecordBuf { order, actor, flags, expiry_ms, value: value.to_vec() }
+        };
+        let mut copied = None;
+        if self.engine.get(engine_key, |record| copied = Some(record.map(copy))).is_ok() {
+            return done(self, Ok(copied.expect("what is in memory is shown")));
+        }
+        self.disk_read(engine_key, move |shard, found| done(shard, found.map(|record| record.map(copy))));
+    }
+
+    fn disk_read(
+        self: &Rc<Self>,
+        engine_key: ferrite_lsm::Key<'_>,
+        done: impl FnOnce(&Rc<Shard<E>>, Result<Option<Record<'_>>, ErrorCode>) + 'static,
+    ) {
         if self.disk_reads.get() >= self.settings.disk_reads_max {
             return done(self, Err(ErrorCode::Overloaded));
         }

@@ -88,7 +88,8 @@ impl<E: Env> Shard<E> {
     fn minting_core(&self, request: &Request<'_>, route: Route) -> Option<CoreId> {
         let is_write = matches!(request, Request::Put { .. } | Request::Delete { .. });
         let core = self.settings.placement.core(route.vnode);
-        (is_write && route.position.is_none() && core != self.settings.core).then_some(core)
+        let mints_here = is_write && route.position.is_none() && !route.has_siblings();
+        (mints_here && core != self.settings.core).then_some(core)
     }
 
     /// Counts a request against its connection's bound. `None` = over it.
@@ -130,6 +131,19 @@ impl<E: Env> Shard<E> {
             Some(Err(refusal)) => return self.answer_table_refusal(requester, refusal),
         };
         let routed = || route.expect("a request of one key has a route");
+        if let Some(route) = route.filter(Route::has_siblings)
+            && let Request::Put { .. } | Request::Delete { .. } = request
+        {
+            let counter = match request {
+                Request::Put { .. } => &self.counters.puts,
+                _ => &self.counters.deletes,
+            };
+            counter.set(counter.get() + 1);
+            return match route.position {
+                Some(_) => self.write_set(requester, route, time, request, deadline_ns),
+                None => self.forward(requester, route, time, request, deadline_ns),
+            };
+        }
         match *request {
             Request::Ping => self.answer(requester, &Reply::Pong),
             Request::Topology { .. } => {
@@ -176,12 +190,18 @@ impl<E: Env> Shard<E> {
         deadline_ns: u64,
     ) {
         if route.position.is_some() && level.needed(route.replicas) == 1 {
+            let context_hash = route.context_hash(key);
             return self.local_read(route, key, move |shard, found| match found {
                 Ok(None) => shard.answer(requester, &Reply::Absent { answered: 1 }),
                 Ok(Some(record)) => {
                     let version = version_of(&record);
-                    let reply = shard.client_reply(&version, record.value, 1);
-                    shard.answer_seen(requester, &reply, version.order);
+                    shard.with_reply(
+                        || context_hash,
+                        &version,
+                        record.value,
+                        1,
+                        |reply| shard.answer_seen(requester, reply, version.order),
+                    );
                 }
                 Err(code) => shard.answer_error(requester, code),
             });
@@ -237,7 +257,8 @@ impl<E: Env> Shard<E> {
         let position = ring.position_of_me(vnode).filter(|position| *position < replicas);
         let owner = self.settings.placement.core(vnode);
         let hop = (position.is_some() && owner != self.settings.core).then_some(owner);
-        Ok(Route { token, vnode, vnode_epoch: ring.vnode_epoch(vnode), position, replicas, hop })
+        let (vnode_epoch, max_siblings) = (ring.vnode_epoch(vnode), table.max_siblings);
+        Ok(Route { token, vnode, vnode_epoch, position, replicas, max_siblings, hop })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use ferrite_wire::{CoreId, NodeId, Topology};
 
+use super::sets::join_records;
 use crate::Placement;
 
 const MS: u64 = 1_000_000;
@@ -70,6 +71,7 @@ impl ShardSettings {
     ) -> ShardSettings {
         // Tables then leave the tokens out: they follow from the keys.
         engine.table.token_seed = Some(topology.hash_seed.0);
+        engine.join = ferrite_lsm::JoinByFlag(join_records);
         ShardSettings {
             node,
             core,

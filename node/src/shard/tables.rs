@@ -1,7 +1,7 @@
 //! Which tables there are, and what a key's table says of it.
 
 use ferrite_cluster::Ring;
-use ferrite_wire::{ErrorCode, Mode, NodeEntry, Reply, Table, TableId, TableList};
+use ferrite_wire::{ErrorCode, NodeEntry, Reply, Table, TableId, TableList};
 
 use super::Shard;
 use super::requester::Requester;
@@ -12,8 +12,6 @@ use crate::env::Env;
 pub(super) enum TableRefusal {
     /// There is no such table.
     Unknown,
-    /// It keeps siblings, and this version can neither read nor write them.
-    Siblings,
 }
 
 impl TableRefusal {
@@ -21,7 +19,6 @@ impl TableRefusal {
     pub(super) fn code(self) -> ErrorCode {
         match self {
             TableRefusal::Unknown => ErrorCode::NoTable,
-            TableRefusal::Siblings => ErrorCode::Unsupported,
         }
     }
 
@@ -29,21 +26,14 @@ impl TableRefusal {
     fn text(self) -> &'static str {
         match self {
             TableRefusal::Unknown => "this node knows no table of that number",
-            TableRefusal::Siblings => {
-                "tables with mode = \"siblings\" can be declared, and not yet read or written"
-            }
         }
     }
 }
 
-/// The table of a number, if its keys can be read and written.
+/// The table of a number, if there is one.
 #[inline]
 pub(super) fn usable(ring: &Ring, id: TableId) -> Result<&Table, TableRefusal> {
-    let table = ring.table(id).ok_or(TableRefusal::Unknown)?;
-    match table.mode {
-        Mode::Lww => Ok(table),
-        Mode::Siblings => Err(TableRefusal::Siblings),
-    }
+    ring.table(id).ok_or(TableRefusal::Unknown)
 }
 
 impl<E: Env> Shard<E> {

@@ -24,6 +24,18 @@ pub(super) struct WriteOperation {
     asked: [Option<Connection>; ferrite_wire::limits::REPLICAS_MAX],
 }
 
+impl WriteOperation {
+    /// A write that has been started, with the way to each replica.
+    pub(super) fn new(
+        requester: Requester,
+        version: Version,
+        quorum: WriteQuorum,
+        asked: [Option<Connection>; ferrite_wire::limits::REPLICAS_MAX],
+    ) -> WriteOperation {
+        WriteOperation { requester, version, quorum, asked }
+    }
+}
+
 impl<E: Env> Shard<E> {
     /// The replicas of a route that can be reached at this moment.
     pub(super) fn live_replicas(
@@ -127,7 +139,7 @@ impl<E: Env> Shard<E> {
     ) -> Option<R> {
         match self.operations.borrow_mut().get_mut(id) {
             Some(Operation::Write(write)) => act(write),
-            Some(Operation::Read(_)) | None => None,
+            Some(Operation::Read(_) | Operation::Forward(_)) | None => None,
         }
     }
 

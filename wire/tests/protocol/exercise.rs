@@ -55,6 +55,7 @@ pub(crate) fn recode((kind, body): &(FrameKind, Vec<u8>)) -> Result<Vec<u8>, Dec
         | FrameKind::Absent
         | FrameKind::Done
         | FrameKind::Values
+        | FrameKind::Siblings
         | FrameKind::Error => Reply::decode(*kind, body)?.encode(&mut out),
     }
     Ok(out)

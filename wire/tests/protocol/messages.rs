@@ -2,9 +2,10 @@
 
 use ferrite_wire::{
     Actor, ClusterId, CoreId, Epoch, ErrorCode, Features, FrameFlags, FrameHeader, FrameKind, HashSeed,
-    Hello, HelloReply, Item, Key, Level, Mode, NodeEntry, NodeId, Order, PROTOCOL_MAX, PeerMessage, ReadWant,
-    ReplicaAnswer, Reply, Request, RequestId, Role, Table, TableId, TableList, Tables, Topology, Version,
-    VersionFlags, WriteAnswer, finish_frame, start_frame,
+    Hello, HelloReply, Item, Key, Level, Mode, NodeEntry, NodeId, OVERWRITE, Order, PROTOCOL_MAX,
+    PeerMessage, ReadWant, Reader, ReplicaAnswer, Reply, Request, RequestId, Role, SiblingValue, Siblings,
+    Table, TableId, TableList, Tables, Topology, Version, VersionFlags, WriteAnswer, finish_frame,
+    start_frame,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -90,22 +91,14 @@ pub(crate) fn request() -> impl Strategy<Value = Body> {
         (common(), key()).prop_map(|((epoch, level), key)| {
             request_body(&Request::Get { epoch, level, options: 0, key: key.view() })
         }),
-        (common(), key(), any::<u64>(), bytes(), bytes()).prop_map(
-            |((epoch, level), key, ttl_ms, context, value)| {
+        (common(), 0..=OVERWRITE, key(), any::<u64>(), bytes(), bytes()).prop_map(
+            |((epoch, level), options, key, ttl_ms, context, value)| {
                 let (context, value) = (&context[..], &value[..]);
-                request_body(&Request::Put {
-                    epoch,
-                    level,
-                    options: 0,
-                    key: key.view(),
-                    ttl_ms,
-                    context,
-                    value,
-                })
+                request_body(&Request::Put { epoch, level, options, key: key.view(), ttl_ms, context, value })
             }
         ),
-        (common(), key(), bytes()).prop_map(|((epoch, level), key, context)| {
-            request_body(&Request::Delete { epoch, level, options: 0, key: key.view(), context: &context })
+        (common(), 0..=OVERWRITE, key(), bytes()).prop_map(|((epoch, level), options, key, context)| {
+            request_body(&Request::Delete { epoch, level, options, key: key.view(), context: &context })
         }),
         (common(), vec(key(), 0..6)).prop_map(|((epoch, level), keys)| {
             let mut out = Vec::new();
@@ -116,14 +109,35 @@ pub(crate) fn request() -> impl Strategy<Value = Body> {
     ]
 }
 
+/// The encoded siblings of a key.
+fn siblings() -> impl Strategy<Value = Vec<u8>> {
+    (bytes(), vec((version(), bytes()), 0..4)).prop_map(|(context, siblings)| {
+        let mut out = Vec::new();
+        let parts = siblings.iter().map(|(version, value)| SiblingValue { version: *version, value });
+        Siblings::encode_parts(&context, parts, &mut out);
+        out
+    })
+}
+
 pub(crate) fn reply() -> impl Strategy<Value = Body> {
+    #[derive(Clone, Debug)]
+    enum OwnedItem {
+        Absent,
+        Error(ErrorCode),
+        Value(Version, Vec<u8>),
+        Siblings(Vec<u8>),
+    }
     let item = || {
         prop_oneof![
-            Just(None),
-            code().prop_map(|code| Some(Err(code))),
-            (version(), bytes()).prop_map(|found| Some(Ok(found))),
+            Just(OwnedItem::Absent),
+            code().prop_map(OwnedItem::Error),
+            (version(), bytes()).prop_map(|(version, value)| OwnedItem::Value(version, value)),
+            siblings().prop_map(OwnedItem::Siblings),
         ]
     };
+    fn read(bytes: &[u8]) -> Siblings<'_> {
+        Siblings::decode(&mut Reader::new(bytes)).expect("just encoded")
+    }
     prop_oneof![
         Just(reply_body(&Reply::Pong)),
         bytes().prop_map(|bytes| reply_body(&Reply::Topology(&bytes))),
@@ -137,13 +151,16 @@ pub(crate) fn reply() -> impl Strategy<Value = Body> {
         vec(item(), 0..6).prop_map(|items| {
             let mut out = Vec::new();
             let items = items.iter().map(|item| match item {
-                None => Item::Absent,
-                Some(Err(code)) => Item::Error(*code),
-                Some(Ok((version, value))) => Item::Value { version: *version, value },
+                OwnedItem::Absent => Item::Absent,
+                OwnedItem::Error(code) => Item::Error(*code),
+                OwnedItem::Value(version, value) => Item::Value { version: *version, value },
+                OwnedItem::Siblings(bytes) => Item::Siblings(read(bytes)),
             });
             Reply::encode_values(items, &mut out);
             (FrameKind::Values, out)
         }),
+        (any::<u8>(), siblings())
+            .prop_map(|(answered, bytes)| reply_body(&Reply::Siblings { answered, siblings: read(&bytes) })),
         (code(), "[ -~é]{0,30}").prop_map(|(code, text)| reply_body(&Reply::Error { code, text: &text })),
     ]
 }

@@ -5,9 +5,10 @@
 
 use ferrite_wire::{
     Actor, ClusterId, CoreId, Epoch, ErrorCode, Features, FrameFlags, FrameHeader, FrameKind, FrameView,
-    HashSeed, Hello, HelloReply, Item, Key, Level, Mode, NodeEntry, NodeId, Order, Parsed, PeerMessage,
-    ReadWant, ReplicaAnswer, Reply, Request, RequestId, Role, Table, TableId, TableList, Tables, Topology,
-    Version, VersionFlags, WriteAnswer, finish_frame, limits, parse_frame, start_frame,
+    HashSeed, Hello, HelloReply, Item, Key, Level, Mode, NodeEntry, NodeId, OVERWRITE, Order, Parsed,
+    PeerMessage, ReadWant, Reader, ReplicaAnswer, Reply, Request, RequestId, Role, SiblingValue, Siblings,
+    Table, TableId, TableList, Tables, Topology, Version, VersionFlags, WriteAnswer, finish_frame, limits,
+    parse_frame, start_frame,
 };
 use std::fmt::Write;
 
@@ -121,6 +122,14 @@ fn frames() -> Vec<(&'static str, Vec<u8>)> {
         body_bytes_max: limits::BODY_BYTES_MAX as u32,
     };
     let delete = Version { flags: VersionFlags(VersionFlags::TOMBSTONE), expiry_ms: 0, ..VERSION };
+    let of_carts = Key { table: TableId::of("carts"), partition: b"user:7", sort: b"" };
+    let other = Version { actor: Actor(5), flags: VersionFlags(0), expiry_ms: 0, ..VERSION };
+    let (mut two, mut none) = (Vec::new(), Vec::new());
+    let values = [(VERSION, b"v"), (other, b"w")].map(|(version, value)| SiblingValue { version, value });
+    Siblings::encode_parts(b"seen", values.into_iter(), &mut two);
+    Siblings::encode_parts(b"seen", [].into_iter(), &mut none);
+    let read = |bytes| Siblings::decode(&mut Reader::new(bytes)).unwrap();
+    let (two, none) = (read(&two), read(&none));
     let items =
         [Item::Value { version: VERSION, value: b"v" }, Item::Absent, Item::Error(ErrorCode::Damaged)];
     vec![
@@ -149,6 +158,14 @@ fn frames() -> Vec<(&'static str, Vec<u8>)> {
         ),
         ("delete", request(&Request::Delete { epoch, level: Level::One, options, key, context: b"" })),
         (
+            "delete that overwrites",
+            request(&Request::Delete { epoch, level, options: OVERWRITE, key: of_carts, context: b"" }),
+        ),
+        (
+            "delete of what a read had seen",
+            request(&Request::Delete { epoch, level, options, key: of_carts, context: b"seen" }),
+        ),
+        (
             "multi-get",
             frame(FrameKind::MultiGet, |out| {
                 Request::encode_multi_get(epoch, level, &[key, Key::plain(b"k")], out);
@@ -166,6 +183,14 @@ fn frames() -> Vec<(&'static str, Vec<u8>)> {
         ("absent, with a newer topology to fetch", reply(&Reply::Absent { answered: 2 })),
         ("done", reply(&Reply::Done { version: VERSION, answered: 3 })),
         ("values", frame(FrameKind::Values, |out| Reply::encode_values(items.into_iter(), out))),
+        ("siblings", reply(&Reply::Siblings { answered: 2, siblings: two })),
+        ("siblings of a deleted key", reply(&Reply::Siblings { answered: 2, siblings: none })),
+        (
+            "values with siblings",
+            frame(FrameKind::Values, |out| {
+                Reply::encode_values([Item::Absent, Item::Siblings(two)].into_iter(), out);
+            }),
+        ),
         ("error", reply(&Reply::Error { code: ErrorCode::Unavailable, text: "1 of 2 replicas" })),
         (
             "refusal of a peer",
@@ -265,6 +290,7 @@ fn version_words(version: &Version) -> String {
 
 fn request_words(request: &Request<'_>) -> String {
     let common = |epoch: &Epoch, level: &Level| format!("epoch={} level={}", epoch.0, level.to_u8());
+    let overwrites = |options: &u8| if *options == OVERWRITE { " overwrite" } else { "" };
     match request {
         Request::Ping | Request::Status => String::new(),
         Request::Topology { have } => format!("have={}", have.0),
@@ -274,8 +300,9 @@ fn request_words(request: &Request<'_>) -> String {
                 (common(epoch, level), key_words(key), quoted(context), quoted(value));
             format!("{common} {key} ttl_ms={ttl_ms} context={context} value={value}")
         }
-        Request::Delete { epoch, level, key, context, .. } => {
-            format!("{} {} context={}", common(epoch, level), key_words(key), quoted(context))
+        Request::Delete { epoch, level, options, key, context } => {
+            let (common, key, context) = (common(epoch, level), key_words(key), quoted(context));
+            format!("{common} {key} context={context}{}", overwrites(options))
         }
         Request::MultiGet { epoch, level, keys, .. } => {
             let mut words = format!("{} count={}", common(epoch, level), keys.len());
@@ -283,6 +310,14 @@ fn request_words(request: &Request<'_>) -> String {
             words
         }
     }
+}
+
+fn siblings_words(siblings: &Siblings<'_>) -> String {
+    let mut words = format!("context={} count={}", quoted(siblings.context()), siblings.len());
+    for SiblingValue { version, value } in siblings.iter() {
+        write!(words, " [{} value={}]", version_words(&version), quoted(value)).unwrap();
+    }
+    words
 }
 
 fn reply_words(reply: &Reply<'_>) -> String {
@@ -301,12 +336,18 @@ fn reply_words(reply: &Reply<'_>) -> String {
                 match item {
                     Item::Absent => words.push_str(" [absent]"),
                     Item::Error(code) => write!(words, " [error={}]", code as u16).unwrap(),
+                    Item::Siblings(siblings) => {
+                        write!(words, " [siblings {}]", siblings_words(&siblings)).unwrap();
+                    }
                     Item::Value { version, value } => {
                         write!(words, " [{} value={}]", version_words(&version), quoted(value)).unwrap();
                     }
                 }
             }
             words
+        }
+        Reply::Siblings { answered, siblings } => {
+            format!("answered={answered} {}", siblings_words(siblings))
         }
         Reply::Error { code, text } => format!("code={} text={}", *code as u16, quoted(text.as_bytes())),
     }

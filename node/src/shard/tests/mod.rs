@@ -10,6 +10,7 @@ mod multi_get;
 mod opening;
 mod pressure;
 mod replies;
+mod siblings;
 mod tables;
 
 use std::cell::{Cell, RefCell};

@@ -1,0 +1,89 @@
+//! Keys of tables with siblings, for tasks.
+
+use ferrite_wire::{Key, Version};
+
+use super::Client;
+use crate::outcome::{ReadError, Value, WriteOutcome};
+use crate::pipeline::{Completion, Operation};
+use crate::siblings::{Merged, Replaces, Siblings, begins_anew, check_update};
+use crate::{ReadOptions, WriteOptions};
+
+impl Client {
+    /// Reads a key of a table with siblings: all its values, and the context to replace them with. A key of another table has one value or
+    /// none, and an empty context.
+    pub async fn get_siblings(&self, key: Key<'_>, options: ReadOptions) -> Result<Siblings, ReadError> {
+        match self.call(Operation::Get(key, options)).await {
+            Completion::Siblings(siblings) => Ok(siblings),
+            Completion::Read(result) => result.map(Siblings::of_one),
+            other => unreachable!("a get ends as a read, not {other:?}"),
+        }
+    }
+
+    /// Reads a key and makes one value of all its siblings; `merge` is asked only where there are several. Nothing is written: put the
+    /// result with its context to leave it alone.
+    pub async fn get_merged(
+        &self,
+        key: Key<'_>,
+        options: ReadOptions,
+        merge: impl FnOnce(&[Value]) -> Vec<u8>,
+    ) -> Result<Option<Merged>, ReadError> {
+        Ok(self.get_siblings(key, options).await?.merged(merge))
+    }
+
+    /// Writes a key of a table with siblings in place of what a read had seen, or of all there is.
+    pub async fn put_replacing(
+        &self,
+        key: Key<'_>,
+        value: &[u8],
+        replaces: Replaces<'_>,
+        options: WriteOptions,
+    ) -> WriteOutcome {
+        match self.call(Operation::PutReplacing(key, value, replaces, options)).await {
+            Completion::Write(outcome) => outcome,
+            other => unreachable!("a put ends as a write, not {other:?}"),
+        }
+    }
+
+    /// Deletes what a read of a key of a table with siblings had seen, or all there is.
+    pub async fn delete_replacing(
+        &self,
+        key: Key<'_>,
+        replaces: Replaces<'_>,
+        options: WriteOptions,
+    ) -> WriteOutcome {
+        match self.call(Operation::DeleteReplacing(key, replaces, options)).await {
+            Completion::Write(outcome) => outcome,
+            other => unreachable!("a delete ends as a write, not {other:?}"),
+        }
+    }
+
+    /// Reads a key of a table with siblings at the level of the write, has `change` make its next value of all there are (`None` =
+    /// delete), and writes that in place of them. What others write meanwhile stays beside it, and is before the next update. Where
+    /// they fill the key up, all of it is done again, [`UPDATE_ATTEMPTS_MAX`](crate::UPDATE_ATTEMPTS_MAX) times at most; each call
+    /// has the whole timeout. An update whose outcome is unknown may be made again if `change` takes it well that its own result is
+    /// among the values. Refused for tables that keep the last write.
+    pub async fn update(
+        &self,
+        key: Key<'_>,
+        options: WriteOptions,
+        mut change: impl FnMut(&[Value]) -> Option<Vec<u8>>,
+    ) -> Result<WriteOutcome, ReadError> {
+        check_update(self.known_topology().as_ref().map(|topology| &topology.tables), key.table)?;
+        let read = ReadOptions { level: options.level, timeout: options.timeout };
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let Siblings { values, context } = self.get_siblings(key, read).await?;
+            let seen = Replaces::Seen(&context);
+            let outcome = match change(&values) {
+                Some(value) => self.put_replacing(key, &value, seen, options).await,
+                // Where nothing was ever written there is nothing to delete, and no context to do it with.
+                None if context.is_empty() => WriteOutcome::Done { version: Version::default(), answered: 0 },
+                None => self.delete_replacing(key, seen, options).await,
+            };
+            if !begins_anew(&outcome, attempt) {
+                return Ok(outcome);
+            }
+        }
+    }
+}

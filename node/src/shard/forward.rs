@@ -1,0 +1,146 @@
+//! Handing a write on: a put or delete of a key with siblings is coordinated by a replica of it, and this node is none.
+//!
+//! The client's frame goes to the first replica that can be reached, with a number of this core's, and its answer comes back the same way.
+//! Whoever is handed a write does not hand it on again. What becomes of a write whose answer does not come is not known.
+
+use std::rc::Rc;
+
+use ferrite_wire::{
+    ErrorCode, FrameHeader, FrameView, Order, Reply, Request, RequestId, finish_frame, start_frame,
+};
+
+use super::requester::Requester;
+use super::slab::OperationId;
+use super::{Operation, Route, Shard};
+use crate::env::{Connection, Env, Hop, Sent};
+
+/// A write that another node coordinates for this one.
+#[derive(Debug)]
+pub(super) struct ForwardOperation {
+    requester: Requester,
+    /// The way it went.
+    connection: Connection,
+}
+
+impl<E: Env> Shard<E> {
+    /// Hands a client's write on to a replica of its key.
+    pub(super) fn forward(
+        self: &Rc<Self>,
+        requester: Requester,
+        route: Route,
+        time: Order,
+        request: &Request<'_>,
+        deadline_ns: u64,
+    ) {
+        if !self.operations.borrow().has_room() {
+            return self.answer_error(requester, ErrorCode::Overloaded);
+        }
+        let (live, connections) = self.live_replicas(route);
+        let Some(connection) = live.first().and_then(|first| connections[first as usize]) else {
+            return self.answer_error(requester, ErrorCode::Unavailable);
+        };
+        let operation = ForwardOperation { requester, connection };
+        let id = self.operations.borrow_mut().insert(Operation::Forward(operation));
+        self.deadlines.borrow_mut().add(deadline_ns, id);
+        let left_ns = deadline_ns.saturating_sub(self.env.now_ns());
+        let sent = self.env.send(connection, |out| {
+            let start = start_frame(out);
+            request.encode(out);
+            let deadline_us = (left_ns / 1_000).clamp(1, u64::from(u32::MAX)) as u32;
+            let request_id = RequestId(id.to_request(0));
+            let header = FrameHeader {
+                kind: request.kind(),
+                flags: Default::default(),
+                deadline_us,
+                request: request_id,
+                time,
+            };
+            finish_frame(out, start, &header);
+        });
+        ferrite_lsm::cover::mark("write handed on");
+        if sent != Sent::Queued {
+            self.end_forward(id, &Reply::Error { code: ErrorCode::Overloaded, text: "" });
+        }
+    }
+
+    /// A write that a peer hands on to this node. False = the connection closes.
+    pub(super) fn on_handed_on(
+        self: &Rc<Self>,
+        connection: Connection,
+        requester: Requester,
+        frame: &FrameView<'_>,
+        raw: &[u8],
+    ) -> bool {
+        let request = match Request::decode(frame.header.kind, frame.body) {
+            Ok(request) => request,
+            Err(error) => return self.refuse_bytes(connection, frame.header.request, error),
+        };
+        let (Request::Put { key, .. } | Request::Delete { key, .. }) = &request else {
+            unreachable!("only puts and deletes are handed on")
+        };
+        let deadline_ns = self.env.now_ns() + self.timeout_ns(frame.header.deadline_us);
+        if let Ok(Route { hop: Some(core), .. }) = self.route(key) {
+            let hop = Hop::Request { connection, from_peer: true, deadline_ns, frame: raw.to_vec() };
+            self.counters.hops.set(self.counters.hops.get() + 1);
+            if self.env.hop(core, hop).is_err() {
+                self.answer_error(requester, ErrorCode::Overloaded);
+            }
+            return true;
+        }
+        self.take_over(requester, frame.header.time, &request, deadline_ns);
+        true
+    }
+
+    /// Carries out a write that was handed on, on the core that owns its key.
+    pub(super) fn take_over(
+        self: &Rc<Self>,
+        requester: Requester,
+        time: Order,
+        request: &Request<'_>,
+        deadline_ns: u64,
+    ) {
+        let (Request::Put { key, .. } | Request::Delete { key, .. }) = request else {
+            unreachable!("only puts and deletes are handed on")
+        };
+        let code = match self.route(key) {
+            _ if self.stopping.get() => ErrorCode::Stopping,
+            _ if self.env.now_ns() >= deadline_ns => ErrorCode::Expired,
+            Err(refusal) => return self.answer_table_refusal(requester, refusal),
+            Ok(route) if !route.has_siblings() => ErrorCode::Unsupported,
+            // The other node knows other replicas than this one does.
+            Ok(route) if route.position.is_none() => ErrorCode::Unavailable,
+            Ok(route) => return self.write_set(requester, route, time, request, deadline_ns),
+        };
+        self.answer_error(requester, code);
+    }
+
+    /// The answer to a write that was handed on, unless that has ended without it.
+    pub(super) fn on_forward_answer(self: &Rc<Self>, request: RequestId, reply: &Reply<'_>) {
+        let (id, _) = OperationId::from_request(request.0);
+        let is_open = matches!(self.operations.borrow_mut().get_mut(id), Some(Operation::Forward(_)));
+        if is_open {
+            self.end_forward(id, reply);
+        }
+    }
+
+    fn end_forward(&self, id: OperationId, reply: &Reply<'_>) {
+        let Some(Operation::Forward(forward)) = self.operations.borrow_mut().remove(id) else {
+            unreachable!("found by the caller");
+        };
+        if let Reply::Error { code, .. } = reply {
+            self.counters.count_error(*code);
+        }
+        self.answer(forward.requester, reply);
+    }
+
+    /// Time is up, or the connection is gone that it went over: nobody knows what became of it.
+    pub(super) fn on_forward_lost(&self, id: OperationId, gone: Option<Connection>) {
+        let is_lost = match self.operations.borrow_mut().get_mut(id) {
+            Some(Operation::Forward(forward)) => gone.is_none_or(|gone| forward.connection == gone),
+            Some(Operation::Read(_) | Operation::Write(_)) | None => false,
+        };
+        if is_lost {
+            self.end_forward(id, &Reply::Error { code: ErrorCode::Unknown, text: "" });
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! Coordinating writes of keys with siblings.
+//!
+//! ```text
+//! no replica of the key here ──► handed on to one (`forward`)
+//! overwrite ──► read at the level ──┐ what it saw
+//!                                   ▼
+//! context ────────────────────► latch ──► local set ──► mint, put or delete ──► log ──► other replicas
+//!                                 ▲                                              │
+//!                                 └──────── let go when the log has it ◄─────────┘
+//! ```
+//!
+//! What is sent is the whole set, as it is here with the write in it, never the write alone. It is staged here first: what the log
+//! refuses at once has reached nobody. A set that was sent and is refused after that (a disk that turns out to be full) is with others
+//! and not here, and so the dots to come are of another actor ([`super::dots`]).
+
+use std::rc::Rc;
+
+use ferrite_cluster::{
+    CausalClock, Context, Dot, Full, SetLimits, Sibling, SiblingSet, WriteQuorum, planted,
+};
+use ferrite_lsm::{RecordBuf, cover};
+use ferrite_wire::{
+    Actor, ErrorCode, Key, Level, OVERWRITE, Order, PeerMessage, Reply, Request, TableId, Version,
+    VersionFlags, WriteAnswer,
+};
+
+use super::latches::{Entered, LatchId};
+use super::log_pump::Ack;
+use super::record::{engine_key, record_of};
+use super::requester::Requester;
+use super::sets::set_of;
+use super::writes::WriteOperation;
+use super::{Operation, Route, Shard};
+use crate::env::Env;
+
+/// A put or delete of a key with siblings, on its way through its latch.
+#[derive(Debug)]
+pub(super) struct SetWrite {
+    requester: Requester,
+    route: Route,
+    /// The highest order that its client has seen.
+    time: Order,
+    level: Level,
+    table: TableId,
+    /// Partition key, then sort key.
+    key: Box<[u8]>,
+    partition_len: usize,
+    /// The value to put, with its expiry; `None` = a delete.
+    value: Option<(Box<[u8]>, u64)>,
+    /// What it replaces.
+    seen: CausalClock,
+    deadline_ns: u64,
+}
+
+impl SetWrite {
+    /// What its latch goes by.
+    pub(super) fn latch_key(&self) -> (u32, Box<[u8]>, usize) {
+        (self.table.0, self.key.clone(), self.partition_len)
+    }
+
+    /// Bytes that it takes while it waits.
+    pub(super) fn bytes(&self) -> usize {
+        let value = self.value.as_ref().map_or(0, |(value, _)| value.len());
+        size_of::<SetWrite>() + self.key.len() + value + size_of_val(self.seen.dots())
+    }
+
+    fn key(&self) -> Key<'_> {
+        let (partition, sort) = self.key.split_at(self.partition_len);
+        Key { table: self.table, partition, sort }
+    }
+
+    /// Who waits for it.
+    pub(super) fn requester(&self) -> Requester {
+        self.requester
+    }
+
+    /// Adds what a read has seen to what is replaced.
+    pub(super) fn has_seen(&mut self, clock: &CausalClock) {
+        self.seen.merge(clock);
+    }
+}
+
+/// Why a write was refused, in words.
+struct Refusal {
+    code: ErrorCode,
+    text: String,
+}
+
+impl From<ErrorCode> for Refusal {
+    fn from(code: ErrorCode) -> Refusal {
+        Refusal { code, text: String::new() }
+    }
+}
+
+impl From<Full> for Refusal {
+    fn from(full: Full) -> Refusal {
+        let code = match full {
+            Full::Siblings { .. } | Full::Actors { .. } => ErrorCode::TooManySiblings,
+            Full::Bytes { .. } => ErrorCode::TooLarge,
+        };
+        Refusal { code, text: full.to_string() }
+    }
+}
+
+impl<E: Env> Shard<E> {
+    /// Coordinates a put or delete of a key with siblings, of which this node is a replica and this core the owner.
+    pub(super) fn write_set(
+        self: &Rc<Self>,
+        requester: Requester,
+        route: Route,
+        time: Order,
+        request: &Request<'_>,
+        deadline_ns: u64,
+    ) {
+        let (level, options, key, context, value) = match *request {
+            Request::Put { level, options, key, ttl_ms, context, value, .. } => {
+                if value.len() > self.settings.value_bytes_max {
+                    return self.answer_error(requester, ErrorCode::TooLarge);
+                }
+                let expiry_ms = match self.ttl_ms(key.table, ttl_ms) {
+                    0 => 0,
+                    ttl_ms => self.env.wall_ms().saturating_add(ttl_ms),
+                };
+                (level, options, key, context, Some((value.into(), expiry_ms)))
+            }
+            Request::Delete { level, options, key, context, .. } => (level, options, key, context, None),
+            _ => unreachable!("only puts and deletes write"),
+        };
+        let overwrites = options & OVERWRITE != 0;
+        if value.is_none() && context.is_empty() && !overwrites {
+            let text = "a delete needs the context of a get, which says what to delete, or to overwrite";
+            return self
+                .refuse_set_write(requester, Refusal { code: ErrorCode::BadContext, text: text.to_owned() });
+        }
+        let seen = match Context::decode(context, Context::hash_of(&key)) {
+            Ok(context) => context.clock,
+            Err(error) => {
+                let refusal = Refusal { code: ErrorCode::BadContext, text: error.to_string() };
+                return self.refuse_set_write(requester, refusal);
+            }
+        };
+        if self.engine.is_fenced() {
+            return self.answer_error(requester, ErrorCode::Fenced);
+        }
+        let write = SetWrite {
+            requester,
+            route,
+            time,
+            level,
+            table: key.table,
+            key: [key.partition, key.sort].concat().into(),
+            partition_len: key.partition.len(),
+            value,
+            seen,
+            deadline_ns,
+        };
+        if overwrites {
+            return self.read_before(write, level, &key);
+        }
+        self.latch_set_write(write);
+    }
+
+    /// Reads a key at the level of a write that replaces what that read finds.
+    fn read_before(self: &Rc<Self>, write: SetWrite, level: Level, key: &Key<'_>) {
+        let (requester, route, deadline_ns) = (write.requester, write.route, write.deadline_ns);
+        cover::mark("set read before it was overwritten");
+        self.coordinate_read_for(requester, route, level, key, deadline_ns, Some(Box::new(write)));
+    }
+
+    /// Takes the latch of a write's key, now or when it is free.
+    pub(super) fn latch_set_write(self: &Rc<Self>, write: SetWrite) {
+        let entered = self.latches.borrow_mut().enter(write);
+        match entered {
+            Entered::Holds(latch, write) => self.begin_set_write(latch, write),
+            Entered::Waits => cover::mark("write waited for a latch"),
+            Entered::Full(write) => self.answer_error(write.requester, ErrorCode::Overloaded),
+        }
+    }
+
+    /// Lets a latch go. Whoever has waited longest goes on.
+    pub(super) fn release_latch(self: &Rc<Self>, latch: LatchId) {
+        let next = self.latches.borrow_mut().leave(latch);
+        if let Some(write) = next {
+            self.begin_set_write(latch, write);
+        }
+    }
+
+    fn begin_set_write(self: &Rc<Self>, latch: LatchId, write: SetWrite) {
+        if self.env.now_ns() >= write.deadline_ns {
+            self.answer_error(write.requester, ErrorCode::Expired);
+            return self.release_latch(latch);
+        }
+        let (route, key) = (write.route, write.key.clone());
+        let (partition, sort) = key.split_at(write.partition_len);
+        self.local_copy(route, &Key { table: write.table, partition, sort }, move |shard, found| {
+            if let Err(refusal) = shard.append_to_set(latch, &write, found) {
+                shard.refuse_set_write(write.requester, refusal);
+                shard.release_latch(latch);
+            }
+        });
+    }
+
+    fn refuse_set_write(&self, requester: Requester, refusal: Refusal) {
+        if refusal.code == ErrorCode::TooManySiblings {
+            cover::mark("too many siblings");
+        }
+        self.counters.count_error(refusal.code);
+        self.answer(requester, &Reply::Error { code: refusal.code, text: &refusal.text });
+    }
+
+    /// Makes the next set of the local one, and sends it to the log and the other replicas. After an error it is with nobody, and the
+    /// latch is still held.
+    fn append_to_set(
+        self: &Rc<Self>,
+        latch: LatchId,
+        write: &SetWrite,
+        found: Result<Option<RecordBuf>, ErrorCode>,
+    ) -> Result<(), Refusal> {
+        // Without what this replica has, no dot may be minted on top of it: another replica can.
+        let unreadable = || Refusal {
+            code: ErrorCode::Unavailable,
+            text: "this replica cannot read what it has of the key: ask another".to_owned(),
+        };
+        let found = found.map_err(|code| match code {
+            ErrorCode::Overloaded => code.into(),
+            _ => unreadable(),
+        })?;
+        let mut set = match &found {
+            None => SiblingSet::default(),
+            Some(record) => set_of(&record.as_record()).ok_or_else(unreadable)?,
+        };
+        // What has expired for the slowest clock there may be gives its place to others.
+        set.expire(self.env.wall_ms().saturating_sub(self.settings.clock_drift_max_ms));
+        let limits = SetLimits::of_table(usize::from(write.route.max_siblings), write.route.replicas);
+        let mut given = Version::default();
+        let mut dot = Dot { actor: Actor(0), number: 0 };
+        match &write.value {
+            Some((value, expiry_ms)) => {
+                // Above everything that is known of the key: the number is new for its actor, whatever a context claims to have seen.
+                let above = write.time.max(set.clock().order_max()).max(write.seen.order_max());
+                let order = self.mint(above)?;
+                dot = Dot { actor: self.dots.get(), number: order.0 };
+                set.put(&write.seen, Sibling { dot, order, expiry_ms: *expiry_ms, value }, &limits)?;
+                (given.order, given.actor, given.expiry_ms) = (order, dot.actor, *expiry_ms);
+                given.flags.0 |= u8::from(*expiry_ms > 0) * VersionFlags::EXPIRES;
+            }
+            None => {
+                // A context from a clock that is too far ahead would hide what is written later: it is held to the same bound.
+                self.mint(write.time.max(write.seen.order_max()))?;
+                set.delete(&write.seen, &limits)?;
+                given.order = set.clock().order_max();
+                given.flags.0 |= VersionFlags::TOMBSTONE;
+            }
+        }
+        self.send_set(latch, write, &set, given, dot)
+    }
+
+    fn send_set(
+        self: &Rc<Self>,
+        latch: LatchId,
+        write: &SetWrite,
+        set: &SiblingSet<'_>,
+        given: Version,
+        dot: Dot,
+    ) -> Result<(), Refusal> {
+        let (route, key) = (write.route, write.key());
+        let (mut bytes, version) = (Vec::new(), set.version());
+        set.encode(&mut bytes);
+        if !self.operations.borrow().has_room() {
+            return Err(ErrorCode::Overloaded.into());
+        }
+        let (live, connections) = self.live_replicas(route);
+        let needed = write.level.needed(route.replicas) as u8;
+        let quorum =
+            WriteQuorum::start(route.replicas as u8, live, needed).map_err(|_| ErrorCode::Unavailable)?;
+        let operation = WriteOperation::new(write.requester, given, quorum, connections);
+        let id = self.operations.borrow_mut().insert(Operation::Write(operation));
+        let here = route.position.expect("a coordinator of a set is a replica of it") as u8;
+        let ack = Ack::Set { operation: id, replica: here, latch };
+        let record = record_of(&version, &bytes);
+        if let Err(code) =
+            self.stage(engine_key(&key, route.vnode, route.token), record, route.vnode_epoch.0, ack)
+        {
+            self.operations.borrow_mut().remove(id);
+            return Err(code.into());
+        }
+        self.deadlines.borrow_mut().add(write.deadline_ns, id);
+        let (mut shipped, mut shipped_version) = (bytes, version);
+        if planted::active(planted::Bug::LoneDotShipped) && dot.number > 0 {
+            let lone = set.lone(dot);
+            (shipped, shipped_version) = (Vec::new(), lone.version());
+            lone.encode(&mut shipped);
+        }
+        let message = PeerMessage::ReplicaWrite {
+            vnode_epoch: route.vnode_epoch,
+            key,
+            version: shipped_version,
+            value: &shipped,
+        };
+        let left_ns = write.deadline_ns.saturating_sub(self.env.now_ns());
+        for replica in live.iter() {
+            let Some(connection) = connections[replica as usize] else { continue };
+            if !self.ask_replica(connection, id, replica, left_ns, &message) {
+                self.on_write_answer(id, replica, WriteAnswer::Refused(ErrorCode::Overloaded));
+            }
+        }
+        Ok(())
+    }
+}
