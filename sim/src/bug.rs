@@ -11,12 +11,17 @@ pub enum Bug {
 
 impl Bug {
     /// Every bug with its name on the command line.
-    pub const ALL: [(&'static str, Bug); 5] = [
+    pub const ALL: [(&'static str, Bug); 10] = [
         ("ack-before-sync", Bug::Engine(ferrite_lsm::planted::Bug::AckBeforeSync)),
         ("stale-segment-replayed", Bug::Engine(ferrite_lsm::planted::Bug::StaleSegmentReplayed)),
         ("skipped-directory-sync", Bug::Engine(ferrite_lsm::planted::Bug::SkippedDirectorySync)),
         ("quorum-off-by-one", Bug::Cluster(ferrite_cluster::planted::Bug::QuorumOffByOne)),
         ("tail-repeats-node", Bug::Cluster(ferrite_cluster::planted::Bug::TailRepeatsNode)),
+        ("lone-dot-shipped", Bug::Cluster(ferrite_cluster::planted::Bug::LoneDotShipped)),
+        ("actor-reused", Bug::Cluster(ferrite_cluster::planted::Bug::ActorReused)),
+        ("join-keeps-one", Bug::Cluster(ferrite_cluster::planted::Bug::JoinKeepsOne)),
+        ("digest-blind", Bug::Cluster(ferrite_cluster::planted::Bug::DigestBlind)),
+        ("read-keeps-newest", Bug::Cluster(ferrite_cluster::planted::Bug::ReadKeepsNewest)),
     ];
 
     /// Its name on the command line.

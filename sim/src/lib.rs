@@ -11,6 +11,7 @@
 //! | `env` | the world as a shard sees it |
 //! | `scenario` | one run: the plan drawn from the seed, clients, faults, phases |
 //! | `history` | what was written and acknowledged, and what every read must therefore see |
+//! | `set_history` | the same of keys with siblings |
 //! | `bug` | bugs to plant, to see that they are caught |
 //!
 //! What it refuses: real time, threads, files and sockets. Nothing in here, and nothing that runs in here, may ask for them, or
@@ -26,6 +27,7 @@ mod network;
 mod random;
 mod report;
 mod scenario;
+mod set_history;
 mod trace;
 mod world;
 

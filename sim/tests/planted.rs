@@ -36,6 +36,35 @@ fn a_quorum_of_one_too_few_is_caught() {
     caught("quorum-off-by-one", 5, true);
 }
 
+/// A replica that is sent one dot of an actor takes it that the earlier ones were replaced.
+#[test]
+fn a_dot_that_is_sent_without_its_set_is_caught() {
+    let what = caught("lone-dot-shipped", 5, true);
+    assert!(what.contains("is lost"), "{what}");
+}
+
+/// The famous one: a coordinator that has lost what it wrote and goes on counting hides what others have of it.
+#[test]
+fn an_actor_that_is_used_again_after_amnesia_is_caught() {
+    let what = caught("actor-reused", 80, true);
+    assert!(what.contains("is lost"), "{what}");
+}
+
+#[test]
+fn a_join_that_keeps_one_of_two_sets_is_caught() {
+    caught("join-keeps-one", 5, true);
+}
+
+#[test]
+fn a_digest_that_does_not_tell_of_every_sibling_is_caught() {
+    caught("digest-blind", 10, true);
+}
+
+#[test]
+fn a_read_that_takes_the_newest_set_for_all_of_them_is_caught() {
+    caught("read-keeps-newest", 10, true);
+}
+
 #[test]
 fn two_replicas_on_one_node_are_seen_in_the_placement() {
     let what = caught("tail-repeats-node", 1, true);

@@ -7,10 +7,11 @@ use ferrite_sim::Run;
 const SEEDS: std::ops::Range<u64> = 1..81;
 
 /// What the range must have met, faults and paths of the server.
-const FAULTS: [&str; 14] = [
+const FAULTS: [&str; 15] = [
     "bit flipped",
     "clock jump",
     "connection reset",
+    "disk stalled",
     "full disk",
     "kill",
     "one-way partition",
@@ -23,7 +24,8 @@ const FAULTS: [&str; 14] = [
     "short read",
     "sync failed",
 ];
-const MARKS: [&str; 17] = [
+const MARKS: [&str; 24] = [
+    "actor renewed",
     "background work found the disk full",
     "client's request hopped",
     "core fenced",
@@ -37,10 +39,16 @@ const MARKS: [&str; 17] = [
     "read asked another replica",
     "record read from a table",
     "replicas differed",
+    "set read before it was overwritten",
+    "sets of siblings joined",
+    "sibling sets joined",
     "silent peer cut",
     "table moved down",
     "tables compacted",
+    "too many siblings",
+    "write handed on",
     "write in doubt",
+    "write waited for a latch",
 ];
 /// Fewest kinds of faults that a run meets.
 const KINDS_MIN: usize = 2;

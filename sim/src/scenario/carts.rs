@@ -14,7 +14,7 @@ use crate::world::World;
 /// One write of a key with siblings in so many overwrites what is there.
 const OVERWRITES_ONE_IN: u64 = 24;
 /// One in so many bears no context although there is one.
-const BLIND_ONE_IN: u64 = 4;
+const BLIND_ONE_IN: u64 = 3;
 /// A context is used again once in so many writes: such a client writes on top of what it saw long ago.
 const REUSED_ONE_IN: u64 = 4;
 

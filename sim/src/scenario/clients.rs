@@ -1,16 +1,19 @@
 //! Simulated clients: they speak the real frames, each with one request in flight, and judge every answer.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use ferrite_wire::{
     ErrorCode, Features, FrameFlags, FrameHeader, FrameKind, Hello, Item, Key, Level, Order, PROTOCOL_MAX,
-    PROTOCOL_MIN, Parsed, Reply, Request, RequestId, Role, finish_frame, limits, parse_frame, start_frame,
+    PROTOCOL_MIN, Parsed, Reply, Request, RequestId, Role, Version, finish_frame, limits, parse_frame,
+    start_frame,
 };
 
 use super::value::{id_of, value_of};
 use super::{CORES, MS, NODES, Phase, Scenario, address};
 use crate::history::{Floor, Told, Violation};
 use crate::network::SocketId;
+use crate::set_history::SetFloor;
 use crate::world::{Event, World};
 
 /// Deadline of a request, in microseconds.
@@ -24,6 +27,15 @@ const WRITTEN_MIN: usize = 2;
 /// A client with nothing in flight closes its connection once in so many turns.
 const LEAVES_ONE_IN: u64 = 200;
 
+/// What a read must see at least.
+#[derive(Clone, Debug)]
+pub(super) enum Expected {
+    /// Of the last write.
+    Last(Floor),
+    /// Of siblings.
+    Set(SetFloor),
+}
+
 /// What a client waits for.
 #[derive(Clone, Debug)]
 pub(super) enum Pending {
@@ -34,6 +46,15 @@ pub(super) enum Pending {
         /// Its number in the history.
         id: u64,
     },
+    /// A put or delete of a key with siblings.
+    WriteSet {
+        /// Of which key.
+        key: u64,
+        /// Its number in the history.
+        id: u64,
+        /// Whether it deletes.
+        is_delete: bool,
+    },
     /// A read.
     Read {
         /// Of which key.
@@ -41,19 +62,19 @@ pub(super) enum Pending {
         /// At which level.
         level: Level,
         /// What it must see at least.
-        floor: Floor,
+        floor: Expected,
         /// One of the reads at the end, which must be answered.
         is_final: bool,
     },
     /// A multi-get at QUORUM: the keys, and what it must see of each at least.
-    ReadMany(Vec<(u64, Floor)>),
+    ReadMany(Vec<(u64, Expected)>),
 }
 
 impl Pending {
     /// The key, or one of the keys.
     fn key(&self) -> u64 {
         match self {
-            Pending::Write { key, .. } | Pending::Read { key, .. } => *key,
+            Pending::Write { key, .. } | Pending::WriteSet { key, .. } | Pending::Read { key, .. } => *key,
             Pending::ReadMany(keys) => keys[0].0,
         }
     }
@@ -70,6 +91,8 @@ pub(super) struct Client {
     requests: u64,
     /// The highest order it has seen, sent along with each request.
     seen: Order,
+    /// By key: the context of the last read, and what that read showed.
+    pub(super) contexts: BTreeMap<u64, (Vec<u8>, BTreeSet<u64>)>,
 }
 
 impl Scenario {
@@ -116,7 +139,7 @@ impl Scenario {
         (state.socket, state.node, state.greeted) = (Some(socket), node, false);
     }
 
-    fn send(&self, world: &World, client: usize, request: &Request<'_>, pending: Pending) {
+    pub(super) fn send(&self, world: &World, client: usize, request: &Request<'_>, pending: Pending) {
         self.send_body(world, client, request.kind(), |bytes| request.encode(bytes), pending);
     }
 
@@ -162,6 +185,7 @@ impl Scenario {
             0..=5 => self.read(world, client, key, Level::Quorum, false),
             6 => self.read(world, client, key, Level::One, false),
             7 => self.read_many(world, client, key),
+            _ if self.has_siblings(key) => self.write_set(world, client, key),
             _ => self.write(world, client, key),
         }
     }
@@ -191,7 +215,11 @@ impl Scenario {
         // Where reads and writes need not meet, a read promises nothing but that what it shows was written.
         let replicas = self.replicas_of(key);
         let meets = level.needed(replicas) + WRITTEN_MIN.min(replicas) > replicas;
-        let floor = if meets { self.history.borrow().floor(key) } else { None };
+        let floor = match self.has_siblings(key) {
+            true if meets => Expected::Set(self.sets.borrow().floor(key)),
+            true => Expected::Set(SetFloor::default()),
+            false => Expected::Last(if meets { self.history.borrow().floor(key) } else { None }),
+        };
         let name = key.to_be_bytes();
         let request =
             Request::Get { epoch: self.topology.epoch, level, options: 0, key: self.key(key, &name) };
@@ -204,25 +232,50 @@ impl Scenario {
         let names: Vec<[u8; 8]> = keys.iter().map(|key| key.to_be_bytes()).collect();
         let asked: Vec<Key<'_>> = keys.iter().zip(&names).map(|(key, name)| self.key(*key, name)).collect();
         let epoch = self.topology.epoch;
-        let floors = keys.iter().map(|key| (*key, self.history.borrow().floor(*key))).collect();
+        let floor = |key: u64| match self.has_siblings(key) {
+            true => Expected::Set(self.sets.borrow().floor(key)),
+            false => Expected::Last(self.history.borrow().floor(key)),
+        };
+        let floors = keys.iter().map(|key| (*key, floor(*key))).collect();
         let encode = |out: &mut Vec<u8>| Request::encode_multi_get(epoch, Level::Quorum, &asked, out);
         self.send_body(world, client, FrameKind::MultiGet, encode, Pending::ReadMany(floors));
     }
 
-    fn on_item(&self, client: usize, key: u64, floor: Floor, item: &Item<'_>) {
+    fn on_item(&self, client: usize, key: u64, floor: &Expected, item: &Item<'_>) {
         match item {
-            Item::Value { version, value } => {
-                let state = &mut self.clients.borrow_mut()[client];
-                state.seen = state.seen.max(version.order);
-                let verdict = self.history.borrow_mut().saw_value(key, floor, id_of(value), *version);
-                self.answered(verdict, false);
-            }
-            Item::Absent => {
-                let verdict = self.history.borrow().saw_nothing(key, floor);
-                self.answered(verdict, false);
-            }
+            Item::Value { version, value } => self.on_value(client, key, floor, *version, value, false),
+            Item::Siblings(siblings) => self.on_siblings(client, key, floor, siblings, false),
+            Item::Absent => self.on_absent(key, floor, false),
             Item::Error(code) => self.count_error(*code),
         }
+    }
+
+    fn on_value(
+        &self,
+        client: usize,
+        key: u64,
+        floor: &Expected,
+        version: Version,
+        value: &[u8],
+        is_final: bool,
+    ) {
+        let state = &mut self.clients.borrow_mut()[client];
+        state.seen = state.seen.max(version.order);
+        let verdict = match floor {
+            Expected::Last(floor) => self.history.borrow_mut().saw_value(key, *floor, id_of(value), version),
+            Expected::Set(_) => {
+                Err(Violation { key, what: format!("a value that is no sibling, as {version:?}") })
+            }
+        };
+        self.answered(verdict, is_final);
+    }
+
+    fn on_absent(&self, key: u64, floor: &Expected, is_final: bool) {
+        let verdict = match floor {
+            Expected::Last(floor) => self.history.borrow().saw_nothing(key, *floor),
+            Expected::Set(floor) => self.sets.borrow_mut().saw(key, floor, &[]),
+        };
+        self.answered(verdict, is_final);
     }
 
     fn count_error(&self, code: ErrorCode) {
@@ -257,15 +310,29 @@ impl Scenario {
                 let verdict = self.history.borrow_mut().told(key, id, told);
                 self.judge(verdict);
             }
+            (Pending::WriteSet { key, id, is_delete }, Reply::Done { version, .. }) => {
+                let seen = self.clients.borrow()[client].seen;
+                if version.order <= seen && !is_delete {
+                    let what = format!("sibling {id} got {version:?}, but its client had seen {seen:?}");
+                    self.judge(Err(Violation { key, what }));
+                }
+                self.clients.borrow_mut()[client].seen = seen.max(version.order);
+                let verdict = self.sets.borrow_mut().told(key, id, Told::Acknowledged(*version));
+                self.judge(verdict);
+            }
+            (Pending::WriteSet { key, id, .. }, Reply::Error { code, .. }) => {
+                let told = if code.says_not_applied() { Told::NotApplied } else { Told::InDoubt };
+                let verdict = self.sets.borrow_mut().told(key, id, told);
+                self.judge(verdict);
+            }
             (Pending::Read { key, floor, is_final, .. }, Reply::Value { version, value, .. }) => {
-                let state = &mut self.clients.borrow_mut()[client];
-                state.seen = state.seen.max(version.order);
-                let verdict = self.history.borrow_mut().saw_value(key, floor, id_of(value), *version);
-                self.answered(verdict, is_final);
+                self.on_value(client, key, &floor, *version, value, is_final);
+            }
+            (Pending::Read { key, floor, is_final, .. }, Reply::Siblings { siblings, .. }) => {
+                self.on_siblings(client, key, &floor, siblings, is_final);
             }
             (Pending::Read { key, floor, is_final, .. }, Reply::Absent { .. }) => {
-                let verdict = self.history.borrow().saw_nothing(key, floor);
-                self.answered(verdict, is_final);
+                self.on_absent(key, &floor, is_final);
             }
             (Pending::Read { key, level, is_final, .. }, Reply::Error { .. }) => {
                 if is_final {
@@ -274,7 +341,7 @@ impl Scenario {
             }
             (Pending::ReadMany(keys), Reply::Values(items)) if items.len() == keys.len() => {
                 for ((key, floor), item) in keys.into_iter().zip(items.iter()) {
-                    self.on_item(client, key, floor, &item);
+                    self.on_item(client, key, &floor, &item);
                 }
             }
             (Pending::ReadMany(_), Reply::Error { .. }) => {}
@@ -285,7 +352,7 @@ impl Scenario {
         }
     }
 
-    fn answered(&self, verdict: Result<(), Violation>, is_final: bool) {
+    pub(super) fn answered(&self, verdict: Result<(), Violation>, is_final: bool) {
         self.judge(verdict);
         self.reads.set(self.reads.get() + 1);
         if is_final {

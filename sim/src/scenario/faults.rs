@@ -18,6 +18,13 @@ const PAUSE_MS_MAX: u64 = 3_000;
 impl Scenario {
     /// One tick: a fault of one of the run's kinds, and some repairs.
     pub(super) fn inject(&self, world: &Rc<World>) {
+        if let Some(stalled) = self.stalled.take()
+            && world.is_running(stalled)
+        {
+            // What stood still is lost, and the machine is back before anybody has told it of what it had told them.
+            world.stop(stalled, Death::PowerCut(CrashMode::None));
+            self.start(world, stalled);
+        }
         let node = self.draw(NODES as u64) as usize;
         let other = (node + 1 + self.draw(NODES as u64 - 1) as usize) % NODES;
         match self.next_kind() {
@@ -62,6 +69,13 @@ impl Scenario {
             FaultKind::FullDisk => {
                 world.count("full disk");
                 world.disk(node).set_full(true);
+            }
+            FaultKind::StalledDisk => {
+                if world.is_running(node) {
+                    world.count("disk stalled");
+                    world.stall_disk(node);
+                    self.stalled.set(Some(node));
+                }
             }
         }
         self.repair(world);

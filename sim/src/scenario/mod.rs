@@ -7,13 +7,15 @@
 //! | settling | everything is healed and restarted, then every key is read at ALL and at QUORUM | that all reads are answered, and see what was acknowledged |
 //! | degraded | one node is cut off its power for good, then every key is read at QUORUM | the same: two of three replicas suffice |
 //!
-//! In some runs every other key is of a second table with one or two replicas. Of those a node takes with it what is nowhere else: in
+//! In some runs every third key is of a table with siblings, which clients read, merge and write ([`SetHistory`]). In some every other of
+//! the rest is of a table with one or two replicas. Of those a node takes with it what is nowhere else: in
 //! the degraded phase they are read at ONE where one of their replicas is left.
 //!
 //! A run ends early at the first broken promise. What may fail within the promise: any number of power cuts, kills, pauses,
 //! partitions, clock jumps and full disks; reads that fail or come back damaged; syncs that fail. A disk never forgets what it said
 //! was synced, and there is no sloppy quorum, so acknowledged writes at two of three replicas survive all of it.
 
+mod carts;
 mod clients;
 mod faults;
 mod plan;
@@ -29,7 +31,7 @@ use ferrite_cluster::{Member, initial_topology};
 use ferrite_lsm::Strategy;
 use ferrite_lsm::mem_disk::CrashMode;
 use ferrite_node::{Placement, ShardSettings};
-use ferrite_wire::{ClusterId, CoreId, HashSeed, Key, Level, NodeId, Table, TableId, Tables, Topology};
+use ferrite_wire::{ClusterId, CoreId, HashSeed, Key, Level, Mode, NodeId, Table, TableId, Tables, Topology};
 
 use self::clients::Client;
 use self::plan::{FaultKind, Plan};
@@ -38,6 +40,7 @@ use crate::history::{History, Violation};
 use crate::network::SocketId;
 use crate::random::Random;
 use crate::report::Report;
+use crate::set_history::SetHistory;
 use crate::world::{Death, Director, DiskFaults, Event, World};
 
 const MS: u64 = 1_000_000;
@@ -52,6 +55,10 @@ const STORES: u16 = 4;
 const VNODES: u32 = 16;
 /// The table with fewer replicas, in runs that have one.
 const NARROW: &str = "narrow";
+/// The table with siblings, in runs that have one.
+const CARTS: &str = "carts";
+/// Most siblings of a key in it: few enough to be reached.
+const MAX_SIBLINGS: u16 = 8;
 /// Time for nodes to start and to find each other.
 const FORMING_NS: u64 = 2 * SECOND;
 /// Time for clients to end what they were at, and for links to come up again.
@@ -82,7 +89,7 @@ impl Run {
         // Left by a run that panicked, if any.
         let _earlier = ferrite_lsm::cover::take();
         let mut random = Random::new(self.seed);
-        let plan = Plan::draw(&mut random);
+        let plan = Plan::draw(&mut random).with_carts(self.seed);
         let world = World::new(random.bits(), addresses());
         let scenario = Scenario::new(plan, random);
         if self.checks_placement {
@@ -113,6 +120,7 @@ struct Scenario {
     random: RefCell<Random>,
     clients: RefCell<Vec<Client>>,
     history: RefCell<History>,
+    sets: RefCell<SetHistory>,
     violation: RefCell<Option<Violation>>,
     phase: Cell<Phase>,
     /// In the end: what remains to be read, and at which level.
@@ -120,6 +128,8 @@ struct Scenario {
     outstanding: Cell<usize>,
     reads: Cell<u64>,
     errors: RefCell<BTreeMap<&'static str, u64>>,
+    /// The node whose disk stands still; its power fails at the next tick.
+    stalled: Cell<Option<usize>>,
     /// Kinds of faults that are still to come in this round.
     deck: RefCell<Vec<FaultKind>>,
 }
@@ -163,7 +173,14 @@ impl Scenario {
             name: NARROW.to_owned(),
             ..Table::default_of(replication)
         });
-        let list = [Table::default_of(NODES as u8)].into_iter().chain(narrow).collect();
+        let carts = plan.carts.map(|replication| Table {
+            id: TableId::of(CARTS),
+            name: CARTS.to_owned(),
+            mode: Mode::Siblings,
+            max_siblings: MAX_SIBLINGS,
+            ..Table::default_of(replication)
+        });
+        let list = [Table::default_of(NODES as u8)].into_iter().chain(narrow).chain(carts).collect();
         let tables = Tables::new(list).expect("the tables of a run are sound");
         Scenario {
             topology: initial_topology(ClusterId([9; 16]), seed, VNODES, &members, tables),
@@ -171,12 +188,14 @@ impl Scenario {
             plan,
             random: RefCell::new(random),
             history: RefCell::default(),
+            sets: RefCell::default(),
             violation: RefCell::default(),
             phase: Cell::new(Phase::Forming),
             left: RefCell::default(),
             outstanding: Cell::new(0),
             reads: Cell::new(0),
             errors: RefCell::default(),
+            stalled: Cell::new(None),
             deck: RefCell::default(),
         }
     }
@@ -207,6 +226,9 @@ impl Scenario {
         self.phase.set(Phase::Settling);
         world.set_disk_faults(DiskFaults::default());
         world.heal();
+        if let Some(stalled) = self.stalled.take() {
+            world.stop(stalled, Death::Kill);
+        }
         for node in 0..NODES {
             world.disk(node).set_full(false);
             world.set_wall_offset_ms(node, 0);
@@ -249,8 +271,14 @@ impl Scenario {
     }
 
     fn table_of(&self, key: u64) -> &Table {
+        let carts = self.topology.tables.named(CARTS).filter(|_| key % 3 == 2);
         let narrow = self.topology.tables.named(NARROW).filter(|_| key % 2 == 1);
-        narrow.unwrap_or(&self.topology.tables.as_slice()[0])
+        carts.or(narrow).unwrap_or(&self.topology.tables.as_slice()[0])
+    }
+
+    /// Whether a key has siblings.
+    fn has_siblings(&self, key: u64) -> bool {
+        self.table_of(key).mode == Mode::Siblings
     }
 
     /// How many replicas a key has.
@@ -259,7 +287,7 @@ impl Scenario {
     }
 
     fn read_all(&self, world: &Rc<World>, levels: impl Fn(u64) -> Vec<Level>, of_what: &str) {
-        let keys = self.history.borrow().keys();
+        let keys = [self.history.borrow().keys(), self.sets.borrow().keys()].concat();
         let wanted: VecDeque<(u64, Level)> =
             keys.iter().flat_map(|key| levels(*key).into_iter().map(|level| (*key, level))).collect();
         self.outstanding.set(wanted.len());
@@ -274,7 +302,8 @@ impl Scenario {
     }
 
     fn report(&self, run: Run, world: &World) -> Report {
-        let history = self.history.borrow();
+        let (history, sets) = (self.history.borrow(), self.sets.borrow());
+        let (of_last, of_sets) = (history.counts(), sets.counts());
         let violation = self.violation.borrow().clone();
         Report {
             seed: run.seed,
@@ -282,13 +311,15 @@ impl Scenario {
             trace: world.trace().hash(),
             events: world.trace().events(),
             virtual_ns: world.now_ns(),
-            writes: history.counts(),
+            writes: (of_last.0 + of_sets.0, of_last.1 + of_sets.1, of_last.2 + of_sets.2),
             reads: self.reads.get(),
             faults: world.counts(),
             errors: self.errors.borrow().clone(),
             marks: ferrite_lsm::cover::take(),
             violation: violation.map(|violation| {
-                let described = history.describe(violation.key);
+                let key = violation.key;
+                let described =
+                    if self.has_siblings(key) { sets.describe(key) } else { history.describe(key) };
                 (violation, described)
             }),
         }

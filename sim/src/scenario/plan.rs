@@ -25,9 +25,12 @@ pub(super) enum FaultKind {
     ClockJump,
     /// A disk has no room.
     FullDisk,
+    /// A disk stands still, and some time later its node is reset. What others have of that node's writes it has not.
+    StalledDisk,
 }
 
 impl FaultKind {
+    /// Those that any run may draw.
     const ALL: [FaultKind; 9] = [
         FaultKind::PowerCut,
         FaultKind::PowerCutOfAll,
@@ -63,6 +66,8 @@ pub(super) struct Plan {
     pub(super) value_bytes_max: u64,
     /// Replicas of a second table, fewer than the default table's, which every other key is of; `None` = there is none.
     pub(super) narrow: Option<u8>,
+    /// Replicas of a third table, with siblings, which every third key is of; `None` = there is none.
+    pub(super) carts: Option<u8>,
     /// Memtable budget of a core, small enough to be flushed many times, and not below what the memtables of its stores take at
     /// least: then any frozen one would be over the bound, and writes be refused until it is flushed. Together with reads that
     /// fail, each of which makes a flush pause before it is tried again, a node would refuse most of what it is asked.
@@ -108,9 +113,33 @@ impl Plan {
             value_bytes_max: one_of(random, &[64, 1024, 4096]),
             memtable_bytes: one_of(random, &[96 * 1024, 192 * 1024, 512 * 1024]) as usize,
             segment_bytes: one_of(random, &[72 * 1024, 128 * 1024]),
+            carts: None,
             narrow: random.one_in(3).then(|| one_of(random, &[1, 2, 2]) as u8),
             disk,
             kinds,
         }
     }
+
+    /// The plan of a seed's run, with a table of siblings in some. That is drawn apart: what else a seed means stays as it is.
+    pub(super) fn with_carts(self, seed: u64) -> Plan {
+        let mut random = Random::new(seed ^ CARTS);
+        let replicas = [2, 3, 3][random.below(3) as usize];
+        if !random.one_in(2) {
+            return self;
+        }
+        let plan = Plan { carts: Some(replicas), ..self };
+        if !random.one_in(2) {
+            return plan;
+        }
+        // Often, and with many keys: what a replica has forgotten must be written on top of before others have told it.
+        let kinds = plan.kinds.iter().copied().chain([FaultKind::StalledDisk; STALLS]).collect();
+        Plan { keys: MANY_KEYS, kinds, ..plan }
+    }
 }
+
+/// How often a disk stalls in a round of faults, in runs in which any does.
+const STALLS: usize = 4;
+/// So many that what one client writes is not soon replaced by another.
+const MANY_KEYS: u64 = 256;
+/// Sets the draw of the table with siblings apart from all else.
+const CARTS: u64 = 0x0000_c0ff_ee00_ca57;

@@ -21,6 +21,7 @@ fn calm(seed: u64) -> (Scenario, Rc<World>) {
         disk: DiskFaults::default(),
         kinds: Vec::new(),
         narrow: None,
+        carts: None,
         ..Plan::draw(&mut random)
     };
     let world = World::new(random.bits(), addresses());

@@ -45,7 +45,7 @@ impl World {
     /// Gives every disk operation that was called since the last time the moment at which it completes.
     pub(super) fn schedule_disk(&self) {
         let mut calls = Vec::new();
-        for node in self.nodes.borrow_mut().iter_mut() {
+        for node in self.nodes.borrow_mut().iter_mut().filter(|node| !node.is_stalled) {
             let Some(process) = node.process.as_mut() else { continue };
             for operation in process.disk.in_flight(process.last_op) {
                 process.last_op = Some(operation.id);

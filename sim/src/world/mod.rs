@@ -79,6 +79,8 @@ struct Node {
     disk: MemDisk,
     lives: u32,
     wall_offset_ms: i64,
+    /// Nothing that is asked of its disk from now on is done.
+    is_stalled: bool,
 }
 
 /// Told of everything that concerns clients and faults; the rest of the world is told of nothing else.
@@ -121,8 +123,14 @@ pub(crate) struct World {
 impl World {
     /// An empty world for a seed; node `i` is reached at `addresses[i]`: the contact address, then one per core.
     pub(crate) fn new(seed: u64, addresses: Vec<Vec<String>>) -> Rc<World> {
-        let node =
-            |addresses| Node { addresses, process: None, disk: MemDisk::new(), lives: 0, wall_offset_ms: 0 };
+        let node = |addresses| Node {
+            addresses,
+            process: None,
+            disk: MemDisk::new(),
+            lives: 0,
+            wall_offset_ms: 0,
+            is_stalled: false,
+        };
         Rc::new(World {
             now_ns: Cell::new(1_000_000_000),
             sequence: Cell::new(0),

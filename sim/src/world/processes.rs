@@ -24,6 +24,11 @@ impl World {
         self.nodes.borrow_mut()[node].wall_offset_ms = offset_ms;
     }
 
+    /// Lets a node's disk stand still: what is asked of it from now on is not done while the process lives.
+    pub(crate) fn stall_disk(&self, node: usize) {
+        self.nodes.borrow_mut()[node].is_stalled = true;
+    }
+
     /// Whether a node's process runs.
     pub(crate) fn is_running(&self, node: usize) -> bool {
         self.nodes.borrow()[node].process.is_some()
@@ -56,6 +61,7 @@ impl World {
             at.lives += 1;
             let id = ProcessId { node, life: at.lives };
             at.disk.defer();
+            at.is_stalled = false;
             let core = || Core { shard: None, timer_ns: None, hops_waiting: 0 };
             at.process = Some(Process {
                 id,
