@@ -1,10 +1,13 @@
 //! `ferrite get`, `put` and `del`: one key at a time, for people and scripts.
 //!
-//! Values are bytes: they go to stdout and come from the argument or stdin exactly as they are, without a newline added.
+//! Values are bytes: they go to stdout and come from the argument or stdin exactly as they are, without a newline added. Of a key with
+//! several siblings all are shown on request, escaped, one on a line, with the context that a write takes to replace them.
 
 use std::io::{self, Read, Write};
 
-use ferrite_client::{Key, ReadOptions, WriteOptions, WriteOutcome};
+use ferrite_client::{
+    BlockingClient, Context, Key, ReadError, ReadOptions, Replaces, WriteOptions, WriteOutcome,
+};
 use ferrite_node::config::Interval;
 use ferrite_wire::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
@@ -20,12 +23,35 @@ const EXIT_UNKNOWN: u8 = 3;
 pub(crate) struct GetArgs {
     /// The key
     key: String,
+    /// Print the context of the read, and then all siblings, escaped, one on a line
+    #[arg(long)]
+    siblings: bool,
     #[command(flatten)]
     table: TableArgs,
     #[command(flatten)]
     level: LevelArgs,
     #[command(flatten)]
     cluster: ClusterArgs,
+}
+
+/// What a write of a key of a table with siblings replaces.
+#[derive(clap::Args)]
+struct ReplacesArgs {
+    /// Replace what a read had seen, whose context this is, as `get --siblings` shows it
+    #[arg(long, value_name = "HEX", value_parser = context)]
+    context: Option<Context>,
+    /// Replace all siblings there are
+    #[arg(long, conflicts_with = "context")]
+    overwrite: bool,
+}
+
+impl ReplacesArgs {
+    fn get(&self) -> Option<Replaces<'_>> {
+        match &self.context {
+            Some(context) => Some(Replaces::Seen(context)),
+            None => self.overwrite.then_some(Replaces::All),
+        }
+    }
 }
 
 /// Write a key
@@ -40,6 +66,8 @@ pub(crate) struct PutArgs {
     #[arg(long, value_name = "TIME")]
     ttl: Option<Interval>,
     #[command(flatten)]
+    replaces: ReplacesArgs,
+    #[command(flatten)]
     table: TableArgs,
     #[command(flatten)]
     level: LevelArgs,
@@ -53,6 +81,8 @@ pub(crate) struct DelArgs {
     /// The key
     key: String,
     #[command(flatten)]
+    replaces: ReplacesArgs,
+    #[command(flatten)]
     table: TableArgs,
     #[command(flatten)]
     level: LevelArgs,
@@ -65,7 +95,16 @@ pub(crate) fn get(args: &GetArgs) -> Result<(), Failure> {
     let options = ReadOptions { level: Some(args.level.level), timeout: None };
     let mut client = args.cluster.connect()?;
     let key = Key { table: args.table.find(&mut client)?, partition, sort: b"" };
-    let value = client.get(key, options).map_err(Failure::failed)?;
+    if args.siblings {
+        return show_siblings(&mut client, key, options, &args.key);
+    }
+    let value = client.get(key, options).map_err(|error| match error {
+        ReadError::Siblings { count } => Failure::failed(format!(
+            "\"{}\" has {count} siblings: get --siblings shows them, and put --context writes one in their place",
+            args.key
+        )),
+        error => Failure::failed(error),
+    })?;
     let value = value.ok_or_else(|| Failure::failed(format!("\"{}\" has no value", args.key)))?;
     let mut out = io::stdout().lock();
     out.write_all(&value.bytes).and_then(|()| out.flush()).map_err(Failure::failed)
@@ -84,7 +123,10 @@ pub(crate) fn put(args: &PutArgs) -> Result<(), Failure> {
     let options = WriteOptions { level: Some(args.level.level), timeout: None, ttl };
     let mut client = args.cluster.connect()?;
     let key = Key { table: args.table.find(&mut client)?, partition, sort: b"" };
-    written(client.put(key, &value, options))
+    written(match args.replaces.get() {
+        None => client.put(key, &value, options),
+        Some(replaces) => client.put_replacing(key, &value, replaces, options),
+    })
 }
 
 pub(crate) fn del(args: &DelArgs) -> Result<(), Failure> {
@@ -92,7 +134,45 @@ pub(crate) fn del(args: &DelArgs) -> Result<(), Failure> {
     let options = WriteOptions { level: Some(args.level.level), ..WriteOptions::default() };
     let mut client = args.cluster.connect()?;
     let key = Key { table: args.table.find(&mut client)?, partition, sort: b"" };
-    written(client.delete(key, options))
+    written(match args.replaces.get() {
+        None => client.delete(key, options),
+        Some(replaces) => client.delete_replacing(key, replaces, options),
+    })
+}
+
+/// The context, then the siblings.
+fn show_siblings(
+    client: &mut BlockingClient,
+    key: Key<'_>,
+    options: ReadOptions,
+    name: &str,
+) -> Result<(), Failure> {
+    let found = client.get_siblings(key, options).map_err(Failure::failed)?;
+    let mut out = io::stdout().lock();
+    let mut show = || {
+        if !found.context.is_empty() {
+            let hex: String = found.context.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+            writeln!(out, "context {hex}")?;
+        }
+        found.values.iter().try_for_each(|value| writeln!(out, "value {}", value.bytes.escape_ascii()))?;
+        out.flush()
+    };
+    show().map_err(Failure::failed)?;
+    if found.values.is_empty() { Err(Failure::failed(format!("\"{name}\" has no value"))) } else { Ok(()) }
+}
+
+/// A context from the digits that a get has shown.
+fn context(text: &str) -> Result<Context, String> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+    let pair = |pair: &[u8]| match *pair {
+        [high, low] => Some(digit(high)? << 4 | digit(low)?),
+        _ => None,
+    };
+    let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(pair).collect();
+    match bytes {
+        Some(bytes) if !bytes.is_empty() => Ok(Context::from_bytes(bytes)),
+        _ => Err("write the digits as get --siblings shows them".to_owned()),
+    }
 }
 
 fn partition(text: &str) -> Result<&[u8], Failure> {

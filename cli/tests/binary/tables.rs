@@ -67,10 +67,67 @@ fn keys_are_of_the_table_that_is_named() {
 
     let (code, said) = outcome(&run(&["get", "7", "--table", "cart"]));
     assert_eq!((code, said.contains("there is no table \"cart\"")), (2, true), "{said}");
-    for arguments in [&["get", "7", "--table", "wishes"][..], &["put", "7", "v", "--table", "wishes"]] {
+}
+
+/// Two puts that know nothing of each other are both kept; what one has seen it can replace, and nothing else.
+#[test]
+fn siblings_are_shown_and_replaced_by_context() {
+    let home = directory();
+    let mut cluster = configured(home.path(), 3);
+    let made = std::fs::read_to_string(cluster.config_file()).unwrap();
+    declare(cluster.config_file(), &made, WISHES);
+    cluster.start_all().expect("all nodes start");
+    let run = |arguments: &[&str]| ferrite(home.path(), &[arguments, &["--table", "wishes"]].concat());
+    let wrote = |arguments: &[&str]| {
         let (code, said) = outcome(&run(arguments));
-        let part = "mode = \"siblings\" can be declared, and not yet read or written";
-        assert_eq!((code, said.contains(part)), (1, true), "{said}");
+        assert_eq!(code, 0, "{arguments:?}: {said}");
+    };
+    let shown = || {
+        let output = run(&["get", "7", "--siblings"]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        let mut lines = text.lines().map(str::to_owned);
+        let context = lines.next().and_then(|line| line.strip_prefix("context ").map(str::to_owned));
+        let mut values: Vec<String> = lines.collect();
+        values.sort();
+        (output.status.code(), context.expect("a context"), values)
+    };
+    wrote(&["put", "7", "a kite"]);
+    wrote(&["put", "7", "a\nball"]);
+    let (code, both, values) = shown();
+    assert_eq!((code, values), (Some(0), vec!["value a kite".to_owned(), "value a\\nball".to_owned()]));
+    let (code, said) = outcome(&run(&["get", "7"]));
+    assert_eq!((code, said.contains("\"7\" has 2 siblings: get --siblings")), (1, true), "{said}");
+    wrote(&["put", "7", "unseen"]);
+    wrote(&["put", "7", "both", "--context", &both]);
+    assert_eq!(shown().2, ["value both", "value unseen"]);
+    let (code, said) = outcome(&run(&["del", "7"]));
+    assert_eq!((code, said.contains("needs the context of a get")), (1, true), "{said}");
+    let (code, said) = outcome(&run(&["put", "8", "v", "--context", &both]));
+    assert_eq!((code, said.contains("of another key")), (1, true), "{said}");
+    let (code, said) = outcome(&run(&["put", "7", "v", "--context", "0x"]));
+    assert_eq!((code, said.contains("as get --siblings shows them")), (2, true), "{said}");
+    wrote(&["put", "7", "all", "--overwrite"]);
+    let output = run(&["get", "7"]);
+    assert_eq!((output.status.code(), output.stdout), (Some(0), b"all".to_vec()));
+    let (_, seen, _) = shown();
+    wrote(&["del", "7", "--context", &seen]);
+    let (code, _, values) = shown();
+    assert_eq!((code, values), (Some(1), Vec::new()));
+
+    // The nodes are stopped and started: what was read and deleted stays as it is, and so does what was written.
+    wrote(&["put", "7", "again"]);
+    for index in 0..3 {
+        assert!(cluster.stop(index).expect("it stops").success());
+        cluster.start(index).expect("it starts again");
+    }
+    let deadline = Instant::now() + WITHIN;
+    loop {
+        let output = run(&["get", "7", "--level", "all"]);
+        if output.status.success() {
+            assert_eq!(output.stdout, b"again");
+            break;
+        }
+        assert!(Instant::now() < deadline, "in vain: {}", outcome(&output).1);
     }
 }
 
