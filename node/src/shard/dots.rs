@@ -13,7 +13,8 @@
 //! It is kept in the core's local space, written as the last thing of a life and under that life's number: only the very next life takes
 //! it. A life that does not end in order leaves none. Numbers are the clock's orders, which never repeat.
 //!
-//! A data directory that is put back from a copy is outside of what this can see. Whoever restores one starts it once and kills it.
+//! What this cannot see is a data directory that is put back from a copy of one that was left in order, after its node has written more: the
+//! actor would go on without what it wrote since. A checkpoint is no such copy, for it was never closed.
 
 use ferrite_cluster::planted;
 use ferrite_lsm::{Engine, Key, Prefix, Record, RecordFlags, Recovery, cover};
