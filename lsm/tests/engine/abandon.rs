@@ -45,6 +45,30 @@ pub(crate) fn litter(disk: &MemDisk, engine: &TestEngine) -> usize {
     tables - engine.stats().tables.iter().sum::<u64>() as usize
 }
 
+/// Bytes of a merge's input between two looks at whether something else waits, at most: a block's worth, and the record behind it.
+const SLICE_BYTES_MAX: u64 = 8 << 10;
+
+#[test]
+fn a_merge_lets_others_run_after_every_few_kilobytes() {
+    for strategy in [Strategy::Leveled, Strategy::Tiered] {
+        let (_disk, engine, _) = due(strategy);
+        let before = engine.stats().compaction_read_bytes;
+        let job = engine.next_job().expect("a compaction is due");
+        let mut running = Box::pin(engine.run(job));
+        let pauses = std::iter::from_fn(|| match poll_once(Pin::as_mut(&mut running)) {
+            Some(done) => {
+                done.expect("no faults");
+                None
+            }
+            None => Some(()),
+        });
+        let pauses = pauses.count() as u64;
+        let read = engine.stats().compaction_read_bytes - before;
+        assert!(read > 50_000, "{read} bytes");
+        assert!(pauses * SLICE_BYTES_MAX >= read, "{pauses} pauses in {read} bytes");
+    }
+}
+
 #[test]
 fn a_compaction_stopped_at_any_slice_changes_nothing() {
     for strategy in [Strategy::Leveled, Strategy::Tiered] {
