@@ -78,8 +78,14 @@ impl<E: Env> Shard<E> {
         let (Request::Put { key, .. } | Request::Delete { key, .. }) = &request else {
             unreachable!("only puts and deletes are handed on")
         };
+        let route = self.route(key);
+        if route.as_ref().is_ok_and(|route| !route.has_siblings()) {
+            // Both nodes have the same tables, so this is no slip of theirs.
+            let text = "a write of a table without siblings";
+            return self.refuse(connection, frame.header.request, ErrorCode::Unsupported, text);
+        }
         let deadline_ns = self.env.now_ns() + self.timeout_ns(frame.header.deadline_us);
-        if let Ok(Route { hop: Some(core), .. }) = self.route(key) {
+        if let Ok(Route { hop: Some(core), .. }) = route {
             let hop = Hop::Request { connection, from_peer: true, deadline_ns, frame: raw.to_vec() };
             self.counters.hops.set(self.counters.hops.get() + 1);
             if self.env.hop(core, hop).is_err() {

@@ -779,10 +779,14 @@ fn a_write_that_is_handed_on_is_taken_by_a_replica_and_by_nobody_else() {
     };
     ask(&put_of(&mine, b"v", b"")).version();
     assert_eq!(ask(&put_of(&theirs, b"v", b"")).code(), ErrorCode::Unavailable);
-    assert_eq!(ask(&put(b"k", b"v", Level::One)).code(), ErrorCode::Unsupported);
     assert_eq!(ask(&put_of(&mine, b"v", b"x")).code(), ErrorCode::BadContext);
     shard.on_stop();
     assert_eq!(ask(&put_of(&mine, b"v", b"")).code(), ErrorCode::Stopping);
+    // Of a table in which the last write wins nothing is handed on: that ends the connection.
+    let of_another = request_frame(9, &put(b"k", b"v", Level::One));
+    assert_eq!(shard.on_received(from, &of_another), Received::Close);
+    let (header, body) = bench.frames(from).remove(0);
+    assert_eq!(told(&header, &body).code(), ErrorCode::Unsupported);
 }
 
 #[test]
