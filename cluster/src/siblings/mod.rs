@@ -35,7 +35,8 @@ use crate::planted;
 pub struct SetLimits {
     /// Most siblings.
     pub siblings_max: usize,
-    /// Most actors in the clock. Actors are minted anew at unclean starts only, so a key meets few.
+    /// Most actors in the clock. Actors are minted anew at unclean starts, after quarantines, and where a log refused a set that was
+    /// sent already, so a key meets few; nothing retires them.
     pub actors_max: usize,
     /// Most bytes of the encoded set.
     pub bytes_max: usize,

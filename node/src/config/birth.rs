@@ -101,7 +101,7 @@ impl Birth {
              # Tables beside \"default\", which always exists. Every node must declare the same.\n\
              # [[table]]\n\
              # name = \"carts\"\n\
-             # mode = \"lww\"  # or \"siblings\": concurrent writes are all kept; cannot be read or written yet\n\
+             # mode = \"lww\"  # or \"siblings\": concurrent writes are kept until one that has seen them replaces them; for life\n\
              # replication = {replication}  # the cluster's, where a table does not say\n\
              # ttl = \"30d\"  # of writes that name none; without it records live for ever\n",
             name = self.name,

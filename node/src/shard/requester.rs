@@ -75,11 +75,12 @@ pub(super) fn frame(answer: &impl Answer, request: RequestId, stale: bool, time:
 }
 
 /// Appends "overloaded" in place of an answer of `kind`, in the words of whoever asked. False = there are none: the answer says
-/// that something was done, and is short itself.
+/// that something was done, or failed, and is short itself; and that nobody knows what became of a write must not be told as if it had not
+/// been tried.
 fn overloaded(kind: FrameKind, request: RequestId, out: &mut Vec<u8>) -> bool {
     let code = ErrorCode::Overloaded;
     match kind {
-        FrameKind::Done | FrameKind::ReplicaWriteAnswer => return false,
+        FrameKind::Done | FrameKind::Error | FrameKind::ReplicaWriteAnswer => return false,
         FrameKind::ReplicaReadAnswer => {
             let answer = PeerMessage::ReplicaReadAnswer(ReplicaAnswer::Refused(code));
             frame(&answer, request, false, Order(0), out);
@@ -188,6 +189,23 @@ impl<E: Env> Shard<E> {
                 break;
             }
             self.hop_backlog_bytes.set(self.hop_backlog_bytes.get() - bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A write of which nobody knows what became was told as overload where answers had no room, and the client sent it again.
+    #[test]
+    fn an_outcome_is_never_told_as_overload() {
+        for kind in FrameKind::ALL {
+            let mut out = Vec::new();
+            let is_outcome =
+                matches!(kind, FrameKind::Done | FrameKind::Error | FrameKind::ReplicaWriteAnswer);
+            assert_eq!(overloaded(kind, RequestId(1), &mut out), !is_outcome, "{kind:?}");
+            assert_eq!(out.is_empty(), is_outcome);
         }
     }
 }

@@ -54,7 +54,8 @@ impl<T> Slab<T> {
             self.entries.len() as u32 - 1
         });
         let entry = &mut self.entries[slot as usize];
-        entry.0 = (entry.0 + 1) % GENERATIONS;
+        // None has generation 0: with slot 0 that would be the request number that stands for none.
+        entry.0 = entry.0 % (GENERATIONS - 1) + 1;
         entry.1 = Some(value);
         OperationId { slot, generation: entry.0 }
     }
@@ -106,6 +107,16 @@ mod tests {
         assert_eq!(slab.remove(first), None);
         assert_eq!(slab.get_mut(second), Some(&mut 'b'));
         assert_eq!((slab.len(), slab.ids()), (1, vec![second]));
+    }
+
+    /// The number stands for no request: the answer to an operation that had it was taken for something else, and closed its link.
+    #[test]
+    fn no_operation_ever_has_request_number_zero() {
+        let mut slab = Slab::new(1);
+        slab.insert(());
+        slab.entries[0].0 = GENERATIONS - 1;
+        slab.remove(OperationId { slot: 0, generation: GENERATIONS - 1 });
+        assert_ne!(slab.insert(()).to_request(0), 0);
     }
 
     #[test]
