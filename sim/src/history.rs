@@ -29,6 +29,21 @@ pub(crate) enum Told {
     Acknowledged(Version),
 }
 
+impl Told {
+    /// Writes acknowledged, not applied, and in doubt.
+    pub(crate) fn count(all: impl Iterator<Item = Told>) -> (u64, u64, u64) {
+        let mut counts = (0, 0, 0);
+        for told in all {
+            match told {
+                Told::Acknowledged(_) => counts.0 += 1,
+                Told::NotApplied => counts.1 += 1,
+                Told::InDoubt => counts.2 += 1,
+            }
+        }
+        counts
+    }
+}
+
 /// One write.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Write {
@@ -205,15 +220,7 @@ impl History {
 
     /// Writes acknowledged, not applied, and in doubt.
     pub(crate) fn counts(&self) -> (u64, u64, u64) {
-        let mut counts = (0, 0, 0);
-        for write in self.keys.values().flatten() {
-            match write.told {
-                Told::Acknowledged(_) => counts.0 += 1,
-                Told::NotApplied => counts.1 += 1,
-                Told::InDoubt => counts.2 += 1,
-            }
-        }
-        counts
+        Told::count(self.keys.values().flatten().map(|write| write.told))
     }
 }
 

@@ -178,15 +178,7 @@ impl SetHistory {
 
     /// Writes acknowledged, not applied, and in doubt.
     pub(crate) fn counts(&self) -> (u64, u64, u64) {
-        let mut counts = (0, 0, 0);
-        for write in self.keys.values().flatten() {
-            match write.told {
-                Told::Acknowledged(_) => counts.0 += 1,
-                Told::NotApplied => counts.1 += 1,
-                Told::InDoubt => counts.2 += 1,
-            }
-        }
-        counts
+        Told::count(self.keys.values().flatten().map(|write| write.told))
     }
 }
 
