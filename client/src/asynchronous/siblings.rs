@@ -61,7 +61,8 @@ impl Client {
     /// delete), and writes that in place of them. What others write meanwhile stays beside it, and is before the next update. Where
     /// they fill the key up, all of it is done again, [`UPDATE_ATTEMPTS_MAX`](crate::UPDATE_ATTEMPTS_MAX) times at most; each call
     /// has the whole timeout. An update whose outcome is unknown may be made again if `change` takes it well that its own result is
-    /// among the values. Refused for tables that keep the last write.
+    /// among the values. Refused for tables that keep the last write,
+    /// once the topology is known: before, it is a get and a put like any other there, which may lose updates.
     pub async fn update(
         &self,
         key: Key<'_>,

@@ -52,7 +52,8 @@ impl Default for SetLimits {
 pub const ACTORS_MAX: usize = 512;
 
 impl SetLimits {
-    /// Those of a table: `replicas` sets, each as long as a write may leave it, make one that still travels.
+    /// Those of a table: `replicas` sets, each as long as a write may leave it, make one that still travels. Writes that make a
+    /// set smaller are held to no such share, so several of those at once may make one that does not.
     pub fn of_table(siblings_max: usize, replicas: usize) -> SetLimits {
         let bytes_max = (limits::SET_BYTES_MAX / replicas.max(1)).min(limits::VALUE_BYTES_MAX);
         SetLimits { siblings_max, actors_max: ACTORS_MAX, bytes_max }

@@ -14,8 +14,8 @@ use super::record::version_of;
 use super::{Route, Shard};
 use crate::env::Env;
 
-/// Longest set that a join makes, in bytes: what the engine takes as a record, less its key. Only replicas that have lost what they knew
-/// again and again, each time with siblings of the longest kind under way, can come near it; of two sets that would be longer together
+/// Longest set that a join makes, in bytes: what the engine takes as a record, less its key. Writes that make a long
+/// set smaller, through nine replicas or more at once, can come near it; of two sets that would be longer together
 /// the newer stays as it is, and the other is told of in the log.
 const JOINED_BYTES_MAX: usize = ferrite_lsm::RECORD_BYTES_MAX / 2;
 
