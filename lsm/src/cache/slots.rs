@@ -275,9 +275,11 @@ impl Slots {
         self.places.put(Place::new(key, item, self.stamp, small), self.len);
     }
 
+    /// Removes an item. The list of those that readers hold may grow by it, so that another one has to go.
     pub(super) fn remove(&mut self, key: ItemKey) {
         if let Some(at) = self.find(key) {
             self.remove_at(at);
+            self.make_room(0);
         }
     }
 
@@ -295,6 +297,7 @@ impl Slots {
                 at += 1;
             }
         }
+        self.make_room(0);
         (self.values > 0 && at < self.places.len()).then_some(at)
     }
 

@@ -98,6 +98,26 @@ proptest! {
     }
 }
 
+/// A full cache whose blocks are removed while readers hold them: the list of those that are held grew past the budget, for nothing was
+/// evicted for it.
+#[test]
+fn the_list_of_what_readers_hold_is_within_the_budget() {
+    let (_, table) = table(2500, BLOCKS);
+    for slack in 0..64 {
+        let cache = BlockCache::new(64 << 10);
+        for block in 0..BLOCKS {
+            block_on(cache.read(&table, BlockHandle(block), Class::Read)).unwrap();
+        }
+        let budget = cache.stats().all_bytes() + slack;
+        cache.resize(budget);
+        let (at, _held) = (0..BLOCKS)
+            .find_map(|block| Some((block, cache.get(NAME.number, BlockHandle(block))?)))
+            .expect("a full cache holds a block");
+        cache.forget(NAME.number, at..at + 1);
+        assert!(cache.stats().all_bytes() <= budget, "{:?} of {budget}", cache.stats());
+    }
+}
+
 /// They are the cache's last reference: below its budget nothing ever made it look for them.
 #[test]
 fn what_readers_let_go_of_does_not_stay() {
