@@ -54,6 +54,15 @@ impl ReplacesArgs {
     }
 }
 
+/// Who may acknowledge a write.
+#[derive(clap::Args)]
+struct SloppyArgs {
+    /// Let other nodes stand in for replicas that are away: they keep the write and deliver it later, and until then no level makes
+    /// reads see it
+    #[arg(long)]
+    sloppy: bool,
+}
+
 /// Write a key
 #[derive(clap::Args)]
 pub(crate) struct PutArgs {
@@ -67,6 +76,8 @@ pub(crate) struct PutArgs {
     ttl: Option<Interval>,
     #[command(flatten)]
     replaces: ReplacesArgs,
+    #[command(flatten)]
+    sloppy: SloppyArgs,
     #[command(flatten)]
     table: TableArgs,
     #[command(flatten)]
@@ -82,6 +93,8 @@ pub(crate) struct DelArgs {
     key: String,
     #[command(flatten)]
     replaces: ReplacesArgs,
+    #[command(flatten)]
+    sloppy: SloppyArgs,
     #[command(flatten)]
     table: TableArgs,
     #[command(flatten)]
@@ -120,7 +133,8 @@ pub(crate) fn put(args: &PutArgs) -> Result<(), Failure> {
         return Err(Failure::usage(format!("the value is longer than {VALUE_BYTES_MAX} bytes")));
     }
     let ttl = args.ttl.map(|ttl| ttl.0);
-    let options = WriteOptions { level: Some(args.level.level), timeout: None, ttl };
+    let (level, sloppy) = (Some(args.level.level), args.sloppy.sloppy);
+    let options = WriteOptions { level, timeout: None, ttl, sloppy };
     let mut client = args.cluster.connect()?;
     let key = Key { table: args.table.find(&mut client)?, partition, sort: b"" };
     written(match args.replaces.get() {
@@ -131,7 +145,8 @@ pub(crate) fn put(args: &PutArgs) -> Result<(), Failure> {
 
 pub(crate) fn del(args: &DelArgs) -> Result<(), Failure> {
     let partition = partition(&args.key)?;
-    let options = WriteOptions { level: Some(args.level.level), ..WriteOptions::default() };
+    let (level, sloppy) = (Some(args.level.level), args.sloppy.sloppy);
+    let options = WriteOptions { level, sloppy, ..WriteOptions::default() };
     let mut client = args.cluster.connect()?;
     let key = Key { table: args.table.find(&mut client)?, partition, sort: b"" };
     written(match args.replaces.get() {
@@ -193,6 +208,10 @@ fn from_stdin() -> Result<Vec<u8>, Failure> {
 
 fn written(outcome: WriteOutcome) -> Result<(), Failure> {
     match outcome {
+        WriteOutcome::Done { sloppy: true, .. } => {
+            eprintln!("ferrite: {outcome}");
+            Ok(())
+        }
         WriteOutcome::Done { .. } => Ok(()),
         WriteOutcome::NotApplied(_) => Err(Failure::failed(outcome)),
         WriteOutcome::Unknown(_) => Err(Failure::with_code(

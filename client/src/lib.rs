@@ -51,7 +51,9 @@ mod siblings;
 
 pub use asynchronous::Client;
 pub use blocking::{BatchSummary, BlockingClient};
-pub use ferrite_wire::{ClusterId, ErrorCode, Fault, Key, Level, Mode, Table, TableId, Topology, Version};
+pub use ferrite_wire::{
+    ClusterId, ErrorCode, Fault, HintsAction, Key, Level, Mode, Table, TableId, Topology, Version,
+};
 pub use options::{Builder, CONNECTIONS_PER_CORE_MAX, IN_FLIGHT_MAX, Options, ReadOptions, WriteOptions};
 pub use outcome::{ReadError, ReadResult, Record, UnknownReason, Value, WriteOutcome};
 pub use pipeline::{Action, Completion, ConnectionId, Operation, Pipeline};

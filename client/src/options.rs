@@ -72,6 +72,10 @@ pub struct WriteOptions {
     pub timeout: Option<Duration>,
     /// Time to live of a put, in whole milliseconds; `None` = the table's, which may be for ever.
     pub ttl: Option<Duration>,
+    /// Lets other nodes stand in for replicas that are away: they keep the write for them, and their acknowledgements count. The outcome says
+    /// whether one did. A write can be done so while no replica of its key is there; but then no level makes reads see it before it
+    /// is delivered.
+    pub sloppy: bool,
 }
 
 /// Collects [`Options`], then connects.

@@ -25,8 +25,12 @@ pub enum WriteOutcome {
     Done {
         /// The version it was given.
         version: Version,
-        /// How many replicas had acknowledged it.
+        /// How many had acknowledged it: replicas, and with [`WriteOptions::sloppy`](crate::WriteOptions::sloppy) nodes that stand in for
+        /// replicas.
         answered: u8,
+        /// Whether one of those only stands in for a replica that was away: the level was not met by replicas alone, and until the write
+        /// is delivered, reads at any level may miss it.
+        sloppy: bool,
     },
     /// The write certainly reached no replica, now or later. Sending it again is safe.
     NotApplied(Fault),
@@ -45,7 +49,13 @@ impl WriteOutcome {
 impl std::fmt::Display for WriteOutcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            WriteOutcome::Done { answered, .. } => write!(f, "done on {answered} replicas"),
+            WriteOutcome::Done { answered, sloppy: false, .. } => write!(f, "done on {answered} replicas"),
+            WriteOutcome::Done { answered, sloppy: true, .. } => {
+                write!(
+                    f,
+                    "done on {answered} nodes, not all of them replicas: some keep it for replicas that are away"
+                )
+            }
             WriteOutcome::NotApplied(fault) => write!(f, "not applied: {fault}"),
             WriteOutcome::Unknown(reason) => write!(f, "unknown: {reason}"),
         }

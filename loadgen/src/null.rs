@@ -260,12 +260,12 @@ fn answer_frame(
         },
         Request::Put { key, value, .. } => {
             answers.put(key.partition, value);
-            Reply::Done { version, answered: 1 }
+            Reply::Done { version, answered: 1, sloppy: false }
         }
         Request::Ping => Reply::Pong,
         Request::Status => Reply::Status("null server\n"),
         Request::Topology { .. } => Reply::Topology(topology),
-        Request::Delete { .. } | Request::MultiGet { .. } => Reply::Error {
+        Request::Delete { .. } | Request::MultiGet { .. } | Request::Hints(_) => Reply::Error {
             code: ErrorCode::Unsupported,
             text: "the null server reads and writes single keys",
         },

@@ -79,13 +79,14 @@ impl<E: Env> NullShard<E> {
             Version { order: Order(1), actor: Actor(1), flags: VersionFlags::default(), expiry_ms: 0 };
         let reply = match frame.header.kind {
             FrameKind::Get => Reply::Value { version, answered: 1, value: &self.value },
-            FrameKind::Put | FrameKind::Delete => Reply::Done { version, answered: 1 },
+            FrameKind::Put | FrameKind::Delete => Reply::Done { version, answered: 1, sloppy: false },
             FrameKind::Ping => Reply::Pong,
             FrameKind::Status => Reply::Status("server null\n"),
             FrameKind::Topology => Reply::Topology(&self.topology),
             FrameKind::MultiGet => return self.answer_many(frame, version, out),
             FrameKind::Hello => return self.greet(frame, out),
             FrameKind::HelloReply
+            | FrameKind::Hints
             | FrameKind::Pong
             | FrameKind::TopologyReply
             | FrameKind::StatusReply
@@ -97,6 +98,7 @@ impl<E: Env> NullShard<E> {
             | FrameKind::Error
             | FrameKind::ReplicaWrite
             | FrameKind::ReplicaRead
+            | FrameKind::HintedWrite
             | FrameKind::ReplicaWriteAnswer
             | FrameKind::ReplicaReadAnswer => {
                 encode(frame, out, &error(ErrorCode::Unsupported));

@@ -33,6 +33,8 @@ pub enum FrameKind {
     Delete = 0x15,
     /// Reads several keys.
     MultiGet = 0x16,
+    /// Asks what is owed to other nodes, or holds delivery up.
+    Hints = 0x18,
 
     /// Answers a ping.
     Pong = 0x20,
@@ -57,6 +59,8 @@ pub enum FrameKind {
     ReplicaWrite = 0x40,
     /// A coordinator reads from a replica.
     ReplicaRead = 0x41,
+    /// A coordinator sends a record to a node that keeps it for one of the replicas.
+    HintedWrite = 0x42,
     /// A replica's answer to a write.
     ReplicaWriteAnswer = 0x50,
     /// A replica's answer to a read.
@@ -65,7 +69,7 @@ pub enum FrameKind {
 
 impl FrameKind {
     /// Every kind, for tables and tests.
-    pub const ALL: [FrameKind; 22] = [
+    pub const ALL: [FrameKind; 24] = [
         FrameKind::Hello,
         FrameKind::HelloReply,
         FrameKind::Ping,
@@ -75,6 +79,7 @@ impl FrameKind {
         FrameKind::Put,
         FrameKind::Delete,
         FrameKind::MultiGet,
+        FrameKind::Hints,
         FrameKind::Pong,
         FrameKind::TopologyReply,
         FrameKind::StatusReply,
@@ -86,6 +91,7 @@ impl FrameKind {
         FrameKind::Error,
         FrameKind::ReplicaWrite,
         FrameKind::ReplicaRead,
+        FrameKind::HintedWrite,
         FrameKind::ReplicaWriteAnswer,
         FrameKind::ReplicaReadAnswer,
     ];
@@ -103,6 +109,7 @@ impl FrameKind {
             0x14 => FrameKind::Put,
             0x15 => FrameKind::Delete,
             0x16 => FrameKind::MultiGet,
+            0x18 => FrameKind::Hints,
             0x20 => FrameKind::Pong,
             0x21 => FrameKind::TopologyReply,
             0x22 => FrameKind::StatusReply,
@@ -114,6 +121,7 @@ impl FrameKind {
             0x2f => FrameKind::Error,
             0x40 => FrameKind::ReplicaWrite,
             0x41 => FrameKind::ReplicaRead,
+            0x42 => FrameKind::HintedWrite,
             0x50 => FrameKind::ReplicaWriteAnswer,
             0x51 => FrameKind::ReplicaReadAnswer,
             _ => return Err(DecodeError::Unknown { field: "frame kind", value: u64::from(value) }),

@@ -32,7 +32,7 @@ pub use ids::{Actor, ClusterId, CoreId, Epoch, NodeId, Order, RequestId, TableId
 pub use key::{HashSeed, Key};
 pub use peer::{PeerMessage, ReadWant, ReplicaAnswer, WriteAnswer, payload_bytes_max};
 pub use reply::{Item, Items, Reply};
-pub use request::{Keys, Level, OVERWRITE, Request};
+pub use request::{HintsAction, Keys, Level, OVERWRITE, Request, SLOPPY};
 pub use siblings::{SiblingValue, Siblings};
 pub use table::{Mode, Table};
 pub use tables::{TableList, Tables};

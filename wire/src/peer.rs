@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! replica_write        := vnode_epoch:u64 key version value_len:u32 value
+//! hinted_write         := target:u16 vnode_epoch:u64 key version value_len:u32 value
 //! replica_read         := vnode_epoch:u64 want:u8 key
 //! replica_write_answer := applied:u8(0) | refused:u8(1) code:u16
 //! replica_read_answer  := absent:u8(0) | full:u8(1) version value_len:u32 value | digest:u8(2) version | refused:u8(3) code:u16
@@ -10,11 +11,13 @@
 //! A digest of a record is its version: it covers versions, not visibility, so that an expired record and its live twin agree. The version
 //! of a set of siblings is made of all that is in it, so that different sets have different ones.
 //!
+//! A hinted write is kept for the node that it names, a replica that could not be reached, and answered as a replica write is.
+//!
 //! A put or delete may come from a peer, too, with the body that a client sends: from a node that is no replica of a key with siblings,
 //! whose writes only a replica may take. It is answered as a client's.
 
 use crate::request::{checked, decode_key, encode_key};
-use crate::{DecodeError, Epoch, ErrorCode, FrameKind, Key, Reader, Version, limits};
+use crate::{DecodeError, Epoch, ErrorCode, FrameKind, Key, NodeId, Reader, Version, limits};
 
 /// Longest payload of a record of a version, in bytes.
 pub fn payload_bytes_max(version: &Version) -> usize {
@@ -74,6 +77,19 @@ pub enum PeerMessage<'a> {
         /// The record's payload.
         value: &'a [u8],
     },
+    /// Keep this record for another node, a replica of its key, and deliver it once that is there.
+    HintedWrite {
+        /// Whom it is for.
+        target: NodeId,
+        /// The epoch of the vnode's replica list, as the coordinator knows it.
+        vnode_epoch: Epoch,
+        /// The key.
+        key: Key<'a>,
+        /// The record's version.
+        version: Version,
+        /// The record's payload.
+        value: &'a [u8],
+    },
     /// Read this record.
     ReplicaRead {
         /// The epoch of the vnode's replica list, as the coordinator knows it.
@@ -83,7 +99,7 @@ pub enum PeerMessage<'a> {
         /// The key.
         key: Key<'a>,
     },
-    /// Answers `ReplicaWrite`.
+    /// Answers `ReplicaWrite` and `HintedWrite`.
     ReplicaWriteAnswer(WriteAnswer),
     /// Answers `ReplicaRead`.
     ReplicaReadAnswer(ReplicaAnswer<'a>),
@@ -94,6 +110,7 @@ impl<'a> PeerMessage<'a> {
     pub fn kind(&self) -> FrameKind {
         match self {
             PeerMessage::ReplicaWrite { .. } => FrameKind::ReplicaWrite,
+            PeerMessage::HintedWrite { .. } => FrameKind::HintedWrite,
             PeerMessage::ReplicaRead { .. } => FrameKind::ReplicaRead,
             PeerMessage::ReplicaWriteAnswer(_) => FrameKind::ReplicaWriteAnswer,
             PeerMessage::ReplicaReadAnswer(_) => FrameKind::ReplicaReadAnswer,
@@ -105,11 +122,11 @@ impl<'a> PeerMessage<'a> {
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
             PeerMessage::ReplicaWrite { vnode_epoch, key, version, value } => {
-                out.extend_from_slice(&vnode_epoch.0.to_le_bytes());
-                encode_key(key, out);
-                version.encode(out);
-                out.extend_from_slice(&(value.len() as u32).to_le_bytes());
-                out.extend_from_slice(value);
+                encode_record(*vnode_epoch, key, version, value, out);
+            }
+            PeerMessage::HintedWrite { target, vnode_epoch, key, version, value } => {
+                out.extend_from_slice(&target.0.to_le_bytes());
+                encode_record(*vnode_epoch, key, version, value, out);
             }
             PeerMessage::ReplicaRead { vnode_epoch, want, key } => {
                 out.extend_from_slice(&vnode_epoch.0.to_le_bytes());
@@ -148,11 +165,13 @@ impl<'a> PeerMessage<'a> {
         let mut reader = Reader::new(body);
         let message = match kind {
             FrameKind::ReplicaWrite => {
-                let vnode_epoch = Epoch(reader.u64()?);
-                let key = decode_key(&mut reader)?;
-                let version = Version::decode(&mut reader)?;
-                let len = checked(reader.u32()?, "value", payload_bytes_max(&version))?;
-                PeerMessage::ReplicaWrite { vnode_epoch, key, version, value: reader.take(len)? }
+                let (vnode_epoch, key, version, value) = decode_record(&mut reader)?;
+                PeerMessage::ReplicaWrite { vnode_epoch, key, version, value }
+            }
+            FrameKind::HintedWrite => {
+                let target = NodeId(reader.u16()?);
+                let (vnode_epoch, key, version, value) = decode_record(&mut reader)?;
+                PeerMessage::HintedWrite { target, vnode_epoch, key, version, value }
             }
             FrameKind::ReplicaRead => {
                 let vnode_epoch = Epoch(reader.u64()?);
@@ -183,4 +202,22 @@ impl<'a> PeerMessage<'a> {
         };
         if reader.rest().is_empty() { Ok(message) } else { Err(DecodeError::Trailing) }
     }
+}
+
+#[inline]
+fn encode_record(vnode_epoch: Epoch, key: &Key<'_>, version: &Version, value: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(&vnode_epoch.0.to_le_bytes());
+    encode_key(key, out);
+    version.encode(out);
+    out.extend_from_slice(&(value.len() as u32).to_le_bytes());
+    out.extend_from_slice(value);
+}
+
+#[inline]
+fn decode_record<'a>(reader: &mut Reader<'a>) -> Result<(Epoch, Key<'a>, Version, &'a [u8]), DecodeError> {
+    let vnode_epoch = Epoch(reader.u64()?);
+    let key = decode_key(reader)?;
+    let version = Version::decode(reader)?;
+    let len = checked(reader.u32()?, "value", payload_bytes_max(&version))?;
+    Ok((vnode_epoch, key, version, reader.take(len)?))
 }

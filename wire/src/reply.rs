@@ -1,12 +1,13 @@
 //! What servers answer.
 //!
 //! ```text
-//! value    := version answered:u8 value_len:u32 value
-//! absent   := answered:u8
-//! done     := version answered:u8
+//! value    := version answered:u8 flags:u8 value_len:u32 value
+//! absent   := answered:u8 flags:u8
+//! done     := version answered:u8 flags:u8
 //! values   := count:u32 item*      item := found:u8(1) version value_len:u32 value | absent:u8(0) | error:u8(2) code:u16
 //!                                          | several:u8(3) siblings
-//! siblings_reply := answered:u8 siblings
+//! siblings_reply := answered:u8 flags:u8 siblings
+//! flags    := of done: bit 0 sloppy; all other bits, and all of the others, 0
 //! error    := code:u16 text_len:u16 text
 //! topology_reply, status_reply := bytes
 //! pong     := (empty)
@@ -14,6 +15,9 @@
 
 use crate::request::checked;
 use crate::{DecodeError, ErrorCode, FrameKind, Reader, Siblings, Version, limits};
+
+/// In the flags of `done`: somebody who is no replica counted.
+const SLOPPY_ANSWER: u8 = 1;
 
 /// A reply, borrowed from its frame's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +46,10 @@ pub enum Reply<'a> {
     Done {
         /// The version it was given.
         version: Version,
-        /// How many replicas had acknowledged it.
+        /// How many had acknowledged it: replicas, and nodes that stand in for replicas.
         answered: u8,
+        /// Whether one of those stands in for a replica: reads at any level may miss the write until it is delivered.
+        sloppy: bool,
     },
     /// Answers of a multi-get, in the order of its keys.
     Values(Items<'a>),
@@ -177,21 +183,21 @@ impl<'a> Reply<'a> {
             Reply::Status(text) => out.extend_from_slice(text.as_bytes()),
             Reply::Value { version, answered, value } => {
                 version.encode(out);
-                out.push(answered);
+                out.extend_from_slice(&[answered, 0]);
                 out.extend_from_slice(&(value.len() as u32).to_le_bytes());
                 out.extend_from_slice(value);
             }
-            Reply::Absent { answered } => out.push(answered),
-            Reply::Done { version, answered } => {
+            Reply::Absent { answered } => out.extend_from_slice(&[answered, 0]),
+            Reply::Done { version, answered, sloppy } => {
                 version.encode(out);
-                out.push(answered);
+                out.extend_from_slice(&[answered, if sloppy { SLOPPY_ANSWER } else { 0 }]);
             }
             Reply::Values(items) => {
                 out.extend_from_slice(&items.count.to_le_bytes());
                 out.extend_from_slice(items.bytes);
             }
             Reply::Siblings { answered, siblings } => {
-                out.push(answered);
+                out.extend_from_slice(&[answered, 0]);
                 siblings.encode(out);
             }
             Reply::Error { code, text } => {
@@ -232,12 +238,16 @@ impl<'a> Reply<'a> {
         let reply = match kind {
             FrameKind::Value => {
                 let version = Version::decode(&mut reader)?;
-                let answered = reader.u8()?;
+                let (answered, _) = decode_answered(&mut reader, 0)?;
                 let len = checked(reader.u32()?, "value", limits::VALUE_BYTES_MAX)?;
                 Reply::Value { version, answered, value: reader.take(len)? }
             }
-            FrameKind::Absent => Reply::Absent { answered: reader.u8()? },
-            FrameKind::Done => Reply::Done { version: Version::decode(&mut reader)?, answered: reader.u8()? },
+            FrameKind::Absent => Reply::Absent { answered: decode_answered(&mut reader, 0)?.0 },
+            FrameKind::Done => {
+                let version = Version::decode(&mut reader)?;
+                let (answered, flags) = decode_answered(&mut reader, SLOPPY_ANSWER)?;
+                Reply::Done { version, answered, sloppy: flags & SLOPPY_ANSWER != 0 }
+            }
             FrameKind::Values => {
                 let count = checked(reader.u32()?, "multi-get", limits::MULTI_GET_KEYS_MAX)? as u32;
                 let bytes = reader.rest();
@@ -247,7 +257,8 @@ impl<'a> Reply<'a> {
                 Reply::Values(Items { count, bytes })
             }
             FrameKind::Siblings => {
-                Reply::Siblings { answered: reader.u8()?, siblings: Siblings::decode(&mut reader)? }
+                let (answered, _) = decode_answered(&mut reader, 0)?;
+                Reply::Siblings { answered, siblings: Siblings::decode(&mut reader)? }
             }
             FrameKind::Error => {
                 let code = ErrorCode::from_u16(reader.u16()?)?;
@@ -264,4 +275,14 @@ impl<'a> Reply<'a> {
         };
         if reader.rest().is_empty() { Ok(reply) } else { Err(DecodeError::Trailing) }
     }
+}
+
+/// How many answered, and flags of which only the `defined` may be set.
+#[inline]
+fn decode_answered(reader: &mut Reader<'_>, defined: u8) -> Result<(u8, u8), DecodeError> {
+    let (answered, flags) = (reader.u8()?, reader.u8()?);
+    if flags & !defined != 0 {
+        return Err(DecodeError::Unknown { field: "answer flags", value: u64::from(flags) });
+    }
+    Ok((answered, flags))
 }

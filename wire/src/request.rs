@@ -8,7 +8,8 @@
 //! multi_get := epoch:u64 level:u8 options:u8 count:u32 key*
 //! topology  := have:u64
 //! ping, status := (empty)
-//! options   := of a put or delete: bit 0 overwrite; all other bits, and all of other requests, 0
+//! hints     := action:u8                                   0 = tell, 1 = pause, 2 = resume
+//! options   := of a put or delete: bit 0 overwrite, bit 1 sloppy; all other bits, and all of other requests, 0
 //! ```
 
 use crate::{DecodeError, Epoch, FrameKind, Key, Reader, TableId, limits};
@@ -16,6 +17,41 @@ use crate::{DecodeError, Epoch, FrameKind, Key, Reader, TableId, limits};
 /// In the options of a put or delete of a key with siblings: the coordinator reads the key at the request's level first, and the
 /// write replaces what that read found. Elsewhere it changes nothing: writes replace what is there anyway.
 pub const OVERWRITE: u8 = 1;
+/// In the options of a put or delete: replicas that are away may be stood in for by other nodes, which keep the record for them, and whose
+/// acknowledgements count. Without it a level is met by the key's own replicas or not at all.
+pub const SLOPPY: u8 = 1 << 1;
+const OPTIONS_OF_WRITES: u8 = OVERWRITE | SLOPPY;
+
+/// What is wanted of a core's hints: the records it keeps for replicas on other nodes that missed them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HintsAction {
+    /// Only to be told.
+    Tell,
+    /// Delivery stops until it is resumed, or the node restarted; hints are taken as before.
+    Pause,
+    /// Delivery goes on.
+    Resume,
+}
+
+impl HintsAction {
+    /// Every action, for tests.
+    pub const ALL: [HintsAction; 3] = [HintsAction::Tell, HintsAction::Pause, HintsAction::Resume];
+
+    fn to_u8(self) -> u8 {
+        match self {
+            HintsAction::Tell => 0,
+            HintsAction::Pause => 1,
+            HintsAction::Resume => 2,
+        }
+    }
+
+    fn from_u8(value: u8) -> Result<HintsAction, DecodeError> {
+        HintsAction::ALL
+            .into_iter()
+            .find(|action| action.to_u8() == value)
+            .ok_or(DecodeError::Unknown { field: "hints action", value: u64::from(value) })
+    }
+}
 
 /// How many replicas must answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -120,6 +156,8 @@ pub enum Request<'a> {
     },
     /// Answered by a text of `name value` lines.
     Status,
+    /// Answered by a text of `name value` lines about the hints of the core that is asked, as they are after the action.
+    Hints(HintsAction),
     /// Reads one key.
     Get {
         /// The client's topology epoch; 0 = none.
@@ -137,7 +175,7 @@ pub enum Request<'a> {
         epoch: Epoch,
         /// How many replicas must answer.
         level: Level,
-        /// [`OVERWRITE`] or 0.
+        /// [`OVERWRITE`] and [`SLOPPY`], or 0.
         options: u8,
         /// The key.
         key: Key<'a>,
@@ -154,7 +192,7 @@ pub enum Request<'a> {
         epoch: Epoch,
         /// How many replicas must answer.
         level: Level,
-        /// [`OVERWRITE`] or 0.
+        /// [`OVERWRITE`] and [`SLOPPY`], or 0.
         options: u8,
         /// The key.
         key: Key<'a>,
@@ -181,6 +219,7 @@ impl<'a> Request<'a> {
             Request::Ping => FrameKind::Ping,
             Request::Topology { .. } => FrameKind::Topology,
             Request::Status => FrameKind::Status,
+            Request::Hints(_) => FrameKind::Hints,
             Request::Get { .. } => FrameKind::Get,
             Request::Put { .. } => FrameKind::Put,
             Request::Delete { .. } => FrameKind::Delete,
@@ -194,6 +233,7 @@ impl<'a> Request<'a> {
         match *self {
             Request::Ping | Request::Status => {}
             Request::Topology { have } => out.extend_from_slice(&have.0.to_le_bytes()),
+            Request::Hints(action) => out.push(action.to_u8()),
             Request::Get { epoch, level, options, key } => {
                 encode_common(epoch, level, options, out);
                 encode_key(&key, out);
@@ -238,7 +278,7 @@ impl<'a> Request<'a> {
                 Request::Get { epoch, level, options, key: decode_key(&mut reader)? }
             }
             FrameKind::Put => {
-                let (epoch, level, options) = decode_common(&mut reader, OVERWRITE)?;
+                let (epoch, level, options) = decode_common(&mut reader, OPTIONS_OF_WRITES)?;
                 let key = decode_key(&mut reader)?;
                 let ttl_ms = reader.u64()?;
                 let context_len = checked(reader.u32()?, "context", limits::CONTEXT_BYTES_MAX)?;
@@ -247,7 +287,7 @@ impl<'a> Request<'a> {
                 Request::Put { epoch, level, options, key, ttl_ms, context, value: reader.take(value_len)? }
             }
             FrameKind::Delete => {
-                let (epoch, level, options) = decode_common(&mut reader, OVERWRITE)?;
+                let (epoch, level, options) = decode_common(&mut reader, OPTIONS_OF_WRITES)?;
                 let key = decode_key(&mut reader)?;
                 let context_len = checked(reader.u32()?, "context", limits::CONTEXT_BYTES_MAX)?;
                 Request::Delete { epoch, level, options, key, context: reader.take(context_len)? }
@@ -263,6 +303,7 @@ impl<'a> Request<'a> {
             }
             FrameKind::Ping => Request::Ping,
             FrameKind::Status => Request::Status,
+            FrameKind::Hints => Request::Hints(HintsAction::from_u8(reader.u8()?)?),
             FrameKind::Topology => Request::Topology { have: Epoch(reader.u64()?) },
             other => return Err(DecodeError::Unknown { field: "request", value: other as u64 }),
         };

@@ -111,8 +111,11 @@ fn delimiter(text: &str) -> Result<u8, String> {
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let layout = layout(args)?;
     let mut client = args.cluster.connect()?;
-    let options =
-        WriteOptions { level: Some(args.level.level), timeout: None, ttl: args.ttl.map(|ttl| ttl.0) };
+    let options = WriteOptions {
+        level: Some(args.level.level),
+        ttl: args.ttl.map(|ttl| ttl.0),
+        ..WriteOptions::default()
+    };
     let name = args.file.display().to_string();
     let table = args.table.find(&mut client)?;
     let (on_error, window) = (args.on_error, usize::from(args.window));

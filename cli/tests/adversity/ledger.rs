@@ -134,7 +134,8 @@ impl Ledger {
             next += 1;
             Some(Record::plain(ledger.name(key), ledger.value(key, count)))
         });
-        let options = WriteOptions { level: Some(Level::Quorum), timeout: Some(WRITE_TIMEOUT), ttl: None };
+        let (level, timeout) = (Some(Level::Quorum), Some(WRITE_TIMEOUT));
+        let options = WriteOptions { level, timeout, ..WriteOptions::default() };
         client.put_many(records, options, WINDOW, |number, outcome| {
             let (key, count) = taken.borrow_mut().remove(&number).expect("it was tried");
             free.borrow_mut().push_back(key);

@@ -59,8 +59,12 @@ impl Ledger {
             next += 1;
             Some(Record::plain(format!("key {key}"), value(key, known.tried)))
         });
-        let options =
-            WriteOptions { level: Some(Level::Quorum), timeout: Some(Duration::from_secs(2)), ttl: None };
+        let options = WriteOptions {
+            level: Some(Level::Quorum),
+            timeout: Some(Duration::from_secs(2)),
+            ttl: None,
+            sloppy: false,
+        };
         client.put_many(records, options, WINDOW, |number, outcome| {
             let (key, count) = taken.borrow_mut().remove(&number).expect("it was taken");
             match outcome {

@@ -13,7 +13,7 @@ use crate::outcome::{ReadError, ReadResult, WriteOutcome, table_in};
 use crate::pipeline::{Action, Completion, ConnectionId, Operation, Pipeline};
 use crate::{ReadOptions, WriteOptions};
 pub use batch::BatchSummary;
-use ferrite_wire::{ErrorCode, Key, Table, Topology};
+use ferrite_wire::{ErrorCode, HintsAction, Key, Table, Topology};
 use socket::{Event, What};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -137,6 +137,19 @@ impl BlockingClient {
     /// The state of the server at `address` (`host:port`), as `name value` lines.
     pub fn status_at(&mut self, address: &str, options: ReadOptions) -> Result<String, ReadError> {
         self.status_call(Some(address), options)
+    }
+
+    /// Asks the core behind `address` what it keeps for other nodes, as `name value` lines, after an action.
+    pub fn hints_at(
+        &mut self,
+        address: &str,
+        action: HintsAction,
+        options: ReadOptions,
+    ) -> Result<String, ReadError> {
+        match self.call(Operation::Hints(Some(address), action, options)) {
+            Completion::Status(result) => result,
+            other => unreachable!("a request for hints ends as a status, not {other:?}"),
+        }
     }
 
     fn status_call(&mut self, at: Option<&str>, options: ReadOptions) -> Result<String, ReadError> {

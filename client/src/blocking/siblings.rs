@@ -79,7 +79,9 @@ impl BlockingClient {
             let outcome = match change(&values) {
                 Some(value) => self.put_replacing(key, &value, seen, options),
                 // Where nothing was ever written there is nothing to delete, and no context to do it with.
-                None if context.is_empty() => WriteOutcome::Done { version: Version::default(), answered: 0 },
+                None if context.is_empty() => {
+                    WriteOutcome::Done { version: Version::default(), answered: 0, sloppy: false }
+                }
                 None => self.delete_replacing(key, seen, options),
             };
             if !begins_anew(&outcome, attempt) {

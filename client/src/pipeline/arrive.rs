@@ -122,8 +122,8 @@ impl Pipeline {
             (FrameKind::Get, Reply::Siblings { answered, siblings }) => {
                 Completion::Siblings(own(&siblings, Some(answered)))
             }
-            (FrameKind::Put | FrameKind::Delete, Reply::Done { version, answered }) => {
-                Completion::Write(WriteOutcome::Done { version, answered })
+            (FrameKind::Put | FrameKind::Delete, Reply::Done { version, answered, sloppy }) => {
+                Completion::Write(WriteOutcome::Done { version, answered, sloppy })
             }
             (FrameKind::MultiGet, Reply::Values(items)) => {
                 let call = self.calls.open(slot);
@@ -136,7 +136,9 @@ impl Pipeline {
                 Completion::Reads(items.iter().map(|item| item_result(&item)).collect())
             }
             (FrameKind::Ping, Reply::Pong) => Completion::Pong(Ok(())),
-            (FrameKind::Status, Reply::Status(text)) => Completion::Status(Ok(text.to_owned())),
+            (FrameKind::Status | FrameKind::Hints, Reply::Status(text)) => {
+                Completion::Status(Ok(text.to_owned()))
+            }
             (FrameKind::Topology, Reply::Topology(bytes)) => {
                 let topology = Arc::new(Topology::decode(bytes)?);
                 Completion::Topology(self.learn(now, topology))

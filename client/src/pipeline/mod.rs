@@ -30,7 +30,7 @@ use crate::session::Session;
 use crate::siblings::{Replaces, Siblings};
 use crate::{Options, ReadOptions, WriteOptions};
 use call::{Calls, Place};
-use ferrite_wire::{Key, Order, Topology};
+use ferrite_wire::{HintsAction, Key, Order, Topology};
 use gather::Gather;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -60,6 +60,8 @@ pub enum Operation<'a> {
     Ping(Option<&'a str>, ReadOptions),
     /// Asks this address or any member for its state. Completes with [`Completion::Status`].
     Status(Option<&'a str>, ReadOptions),
+    /// Asks this address or any member what it keeps for other nodes, after an action. Completes with [`Completion::Status`].
+    Hints(Option<&'a str>, HintsAction, ReadOptions),
     /// Fetches the topology, of this address or of any member. Completes with [`Completion::Topology`].
     Topology(Option<&'a str>, ReadOptions),
 }

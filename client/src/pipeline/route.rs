@@ -11,7 +11,8 @@ use crate::outcome::{ReadError, UnknownReason, WriteOutcome};
 use crate::router::{EndpointId, Stop, Target};
 use crate::siblings::Replaces;
 use ferrite_wire::{
-    Epoch, ErrorCode, Fault, FrameFlags, FrameHeader, FrameKind, Key, Level, OVERWRITE, Request, limits,
+    Epoch, ErrorCode, Fault, FrameFlags, FrameHeader, FrameKind, Key, Level, OVERWRITE, Request, SLOPPY,
+    limits,
 };
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,7 @@ impl Pipeline {
             | Operation::MultiGet(_, options)
             | Operation::Ping(_, options)
             | Operation::Status(_, options)
+            | Operation::Hints(_, _, options)
             | Operation::Topology(_, options) => options.timeout,
             Operation::Put(_, _, options)
             | Operation::Delete(_, options)
@@ -50,31 +52,41 @@ impl Pipeline {
             | Operation::Delete(key, options)
             | Operation::PutReplacing(key, _, _, options)
             | Operation::DeleteReplacing(key, _, options) => (self.router.target(&key), options.level),
-            Operation::Ping(at, _) | Operation::Status(at, _) | Operation::Topology(at, _) => {
+            Operation::Ping(at, _)
+            | Operation::Status(at, _)
+            | Operation::Hints(at, _, _)
+            | Operation::Topology(at, _) => {
                 (at.map_or(Target::Anyone, |at| Target::Address(self.router.endpoint_at(at))), None)
             }
         };
-        let (epoch, options, level) = (Epoch(0), 0, level.unwrap_or(self.options.level));
+        let (epoch, level) = (Epoch(0), level.unwrap_or(self.options.level));
+        let sloppy = |write: WriteOptions| if write.sloppy { SLOPPY } else { 0 };
         // A lifetime shorter than a millisecond must not become "for ever".
         let ttl_ms = |write: WriteOptions| {
             write.ttl.map_or(0, |ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1))
         };
         let request = match operation {
-            Operation::Get(key, _) => Request::Get { epoch, level, options, key },
+            Operation::Get(key, _) => Request::Get { epoch, level, options: 0, key },
             Operation::Put(key, value, write) => {
+                let options = sloppy(write);
                 Request::Put { epoch, level, options, key, ttl_ms: ttl_ms(write), context: b"", value }
             }
             Operation::PutReplacing(key, value, replaces, write) => {
-                let (options, context) = what_is_replaced(replaces);
+                let (overwrites, context) = what_is_replaced(replaces);
+                let options = overwrites | sloppy(write);
                 Request::Put { epoch, level, options, key, ttl_ms: ttl_ms(write), context, value }
             }
-            Operation::Delete(key, _) => Request::Delete { epoch, level, options, key, context: b"" },
-            Operation::DeleteReplacing(key, replaces, _) => {
-                let (options, context) = what_is_replaced(replaces);
+            Operation::Delete(key, write) => {
+                Request::Delete { epoch, level, options: sloppy(write), key, context: b"" }
+            }
+            Operation::DeleteReplacing(key, replaces, write) => {
+                let (overwrites, context) = what_is_replaced(replaces);
+                let options = overwrites | sloppy(write);
                 Request::Delete { epoch, level, options, key, context }
             }
             Operation::Ping(..) => Request::Ping,
             Operation::Status(..) => Request::Status,
+            Operation::Hints(_, action, _) => Request::Hints(action),
             Operation::Topology(..) => Request::Topology { have: Epoch(0) },
             Operation::MultiGet(..) => unreachable!("accepted above"),
         };
@@ -110,7 +122,9 @@ impl Pipeline {
             }
             Operation::MultiGet(keys, _) => keys.iter().find_map(key_too_long),
             Operation::Put(key, value, _) => key_too_long(key).or_else(|| value_too_long(value)),
-            Operation::Ping(..) | Operation::Status(..) | Operation::Topology(..) => None,
+            Operation::Ping(..) | Operation::Status(..) | Operation::Hints(..) | Operation::Topology(..) => {
+                None
+            }
         };
         if let Some(text) = too_large {
             return Some(Fault { code: ErrorCode::TooLarge, text });
@@ -121,7 +135,9 @@ impl Pipeline {
             | Operation::Delete(_, options)
             | Operation::PutReplacing(_, _, _, options)
             | Operation::DeleteReplacing(_, _, options) => options.level,
-            Operation::Ping(..) | Operation::Status(..) | Operation::Topology(..) => None,
+            Operation::Ping(..) | Operation::Status(..) | Operation::Hints(..) | Operation::Topology(..) => {
+                None
+            }
         };
         match level.unwrap_or(self.options.level) {
             Level::Number(count) if !(1..=limits::REPLICAS_MAX as u8).contains(&count) => Some(Fault {
@@ -354,7 +370,7 @@ impl Pipeline {
         let completion = match (ended(call.is_write()), call.kind) {
             (Ended::Write(outcome), _) => Completion::Write(outcome),
             (Ended::Read(error), FrameKind::Ping) => Completion::Pong(Err(error)),
-            (Ended::Read(error), FrameKind::Status) => Completion::Status(Err(error)),
+            (Ended::Read(error), FrameKind::Status | FrameKind::Hints) => Completion::Status(Err(error)),
             (Ended::Read(error), FrameKind::Topology) => Completion::Topology(Err(error)),
             (Ended::Read(error), _) => Completion::Read(Err(error)),
         };
@@ -405,7 +421,7 @@ fn refused(operation: &Operation<'_>, fault: Fault) -> Completion {
         | Operation::PutReplacing(..)
         | Operation::DeleteReplacing(..) => Completion::Write(WriteOutcome::NotApplied(fault)),
         Operation::Ping(..) => Completion::Pong(Err(error(fault))),
-        Operation::Status(..) => Completion::Status(Err(error(fault))),
+        Operation::Status(..) | Operation::Hints(..) => Completion::Status(Err(error(fault))),
         Operation::Topology(..) => Completion::Topology(Err(error(fault))),
     }
 }

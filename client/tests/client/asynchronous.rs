@@ -6,7 +6,7 @@ use ferrite_wire::Request;
 use std::time::Duration;
 
 const READ: ReadOptions = ReadOptions { level: None, timeout: None };
-const WRITE: WriteOptions = WriteOptions { level: None, timeout: None, ttl: None };
+const WRITE: WriteOptions = WriteOptions { level: None, timeout: None, ttl: None, sloppy: false };
 
 #[tokio::test]
 async fn many_tasks_share_a_client() {

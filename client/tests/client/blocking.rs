@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 const READ: ReadOptions = ReadOptions { level: None, timeout: None };
-const WRITE: WriteOptions = WriteOptions { level: None, timeout: None, ttl: None };
+const WRITE: WriteOptions = WriteOptions { level: None, timeout: None, ttl: None, sloppy: false };
 
 fn connect(address: &str) -> BlockingClient {
     BlockingClient::builder().seeds([address]).connect_blocking().unwrap()

@@ -199,6 +199,9 @@ impl Shelf {
                 Some(topology) => Answer::reply(id, &Reply::Topology(&encoded(topology))),
                 None => Answer::reply(id, &crate::frames::error(ferrite_wire::ErrorCode::Unsupported)),
             },
+            Request::Hints(_) => {
+                Answer::reply(id, &crate::frames::error(ferrite_wire::ErrorCode::Unsupported))
+            }
             Request::Get { key, .. } => match values.get(&place(key)) {
                 Some(value) => Answer::reply(id, &Reply::Value { version: version(1), answered: 2, value }),
                 None => Answer::reply(id, &Reply::Absent { answered: 2 }),

@@ -55,7 +55,7 @@ pub(crate) fn version(order: u64) -> Version {
 }
 
 pub(crate) fn done() -> Reply<'static> {
-    Reply::Done { version: version(1), answered: 2 }
+    Reply::Done { version: version(1), answered: 2, sloppy: false }
 }
 
 /// Four vnodes on the nodes whose cores listen at these addresses, every node a replica of each; node `v mod n` first.

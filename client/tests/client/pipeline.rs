@@ -3,10 +3,11 @@
 use crate::frames::{done, encoded, error, header, reply_frame, topology, version};
 use crate::script::{Script, options};
 use ferrite_client::{
-    Completion, ErrorCode, Key, Operation, ReadError, ReadOptions, UnknownReason, WriteOptions, WriteOutcome,
+    Completion, ErrorCode, Key, Operation, ReadError, ReadOptions, Replaces, UnknownReason, WriteOptions,
+    WriteOutcome,
 };
 use ferrite_wire::{
-    FrameFlags, FrameHeader, FrameKind, Item, Order, Reply, Request, RequestId, TableId, limits,
+    FrameFlags, FrameHeader, FrameKind, Item, Order, Reply, Request, RequestId, SLOPPY, TableId, limits,
 };
 use std::time::Duration;
 
@@ -38,6 +39,31 @@ fn replies_may_come_in_any_order() {
         assert_eq!((tag, value.bytes, value.answered), (at as u64, vec![at as u8; 3], Some(2)));
     }
     assert_eq!(script.pipeline.calls_open(), 0);
+}
+
+/// Whether stand-ins counted is the caller's to know: it asked for them, and may not have needed them.
+#[test]
+fn a_sloppy_write_says_so_and_is_told_whether_it_was() {
+    let write = WriteOptions { sloppy: true, ..WriteOptions::default() };
+    for (operation, kind) in [
+        (Operation::Put(KEY, b"value", write), FrameKind::Put),
+        (Operation::PutReplacing(KEY, b"value", Replaces::All, write), FrameKind::Put),
+        (Operation::Delete(KEY, write), FrameKind::Delete),
+        (Operation::DeleteReplacing(KEY, Replaces::All, write), FrameKind::Delete),
+    ] {
+        let mut script = Script::with_nodes(options(&["n1:7101"]), 1);
+        script.submit(1, operation);
+        let seen = script.request();
+        let Ok(Request::Put { options, .. } | Request::Delete { options, .. }) =
+            Request::decode(kind, &seen.body)
+        else {
+            panic!("not a write")
+        };
+        assert_eq!(options & SLOPPY, SLOPPY);
+        script.reply(&seen, &Reply::Done { version: version(1), answered: 2, sloppy: true });
+        let (1, Completion::Write(outcome)) = script.completion() else { panic!("not a write's end") };
+        assert!(matches!(outcome, WriteOutcome::Done { answered: 2, sloppy: true, .. }));
+    }
 }
 
 #[test]

@@ -100,7 +100,7 @@ fn server() -> (Fake, Arc<Mutex<Shelf>>) {
 }
 
 const READ: ReadOptions = ReadOptions { level: None, timeout: None };
-const WRITE: WriteOptions = WriteOptions { level: None, timeout: None, ttl: None };
+const WRITE: WriteOptions = WriteOptions { level: None, timeout: None, ttl: None, sloppy: false };
 
 fn texts(values: &[Value]) -> Vec<String> {
     let mut texts: Vec<_> =

@@ -192,7 +192,7 @@ impl<E: Env> Shard<E> {
             let Some(ack) = ack else { break };
             match ack {
                 Ack::Client { requester, version } => {
-                    self.answer(requester, &Reply::Done { version, answered: 1 });
+                    self.answer(requester, &Reply::Done { version, answered: 1, sloppy: false });
                 }
                 Ack::Peer(requester) => {
                     self.answer_peer(requester, &PeerMessage::ReplicaWriteAnswer(WriteAnswer::Applied));

@@ -263,12 +263,14 @@ impl<E: Env> Shard<E> {
         let id = frame.header.request;
         let requester = Requester::Connection { connection, request: id, stale: false };
         match frame.header.kind {
-            FrameKind::ReplicaWrite | FrameKind::ReplicaRead => {
+            FrameKind::ReplicaWrite | FrameKind::HintedWrite | FrameKind::ReplicaRead => {
                 let message = match PeerMessage::decode(frame.header.kind, frame.body) {
                     Ok(message) => message,
                     Err(error) => return self.refuse_bytes(connection, id, error),
                 };
-                let (PeerMessage::ReplicaWrite { key, .. } | PeerMessage::ReplicaRead { key, .. }) = &message
+                let (PeerMessage::ReplicaWrite { key, .. }
+                | PeerMessage::HintedWrite { key, .. }
+                | PeerMessage::ReplicaRead { key, .. }) = &message
                 else {
                     unreachable!("the kinds above");
                 };

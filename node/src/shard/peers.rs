@@ -166,7 +166,12 @@ impl<E: Env> Shard<E> {
                     Ok(PeerMessage::ReplicaReadAnswer(answer)) => {
                         self.on_read_answer(operation, replica, &answer);
                     }
-                    Ok(PeerMessage::ReplicaWrite { .. } | PeerMessage::ReplicaRead { .. }) | Err(_) => {
+                    Ok(
+                        PeerMessage::ReplicaWrite { .. }
+                        | PeerMessage::HintedWrite { .. }
+                        | PeerMessage::ReplicaRead { .. },
+                    )
+                    | Err(_) => {
                         return false;
                     }
                 }

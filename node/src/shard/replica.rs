@@ -47,6 +47,9 @@ impl<E: Env> Shard<E> {
                     self.answer_peer(requester, &PeerMessage::ReplicaWriteAnswer(WriteAnswer::Refused(code)));
                 }
             }
+            PeerMessage::HintedWrite { .. } => {
+                self.refuse_message(requester, message, ErrorCode::Unsupported);
+            }
             PeerMessage::ReplicaRead { want, key, .. } => match self.route(key) {
                 Ok(route @ Route { position: Some(_), .. }) => {
                     self.replica_read(requester, route, *want, key);
@@ -63,7 +66,7 @@ impl<E: Env> Shard<E> {
     /// Refuses a peer's question without having looked at it.
     pub(super) fn refuse_message(&self, requester: Requester, message: &PeerMessage<'_>, code: ErrorCode) {
         match message {
-            PeerMessage::ReplicaWrite { .. } => {
+            PeerMessage::ReplicaWrite { .. } | PeerMessage::HintedWrite { .. } => {
                 self.answer_peer(requester, &PeerMessage::ReplicaWriteAnswer(WriteAnswer::Refused(code)));
             }
             PeerMessage::ReplicaRead { .. } => self.refuse_read(requester, code),

@@ -154,6 +154,7 @@ impl<E: Env> Shard<E> {
                 let text = self.status();
                 self.answer(requester, &Reply::Status(&text));
             }
+            Request::Hints(_) => self.answer_error(requester, ErrorCode::Unsupported),
             Request::Get { level, key, .. } => {
                 self.counters.gets.set(self.counters.gets.get() + 1);
                 self.get(requester, routed(), level, &key, deadline_ns);
@@ -265,7 +266,11 @@ impl<E: Env> Shard<E> {
 fn single_key<'r>(request: &'r Request<'_>) -> Option<&'r Key<'r>> {
     match request {
         Request::Get { key, .. } | Request::Put { key, .. } | Request::Delete { key, .. } => Some(key),
-        Request::Ping | Request::Topology { .. } | Request::Status | Request::MultiGet { .. } => None,
+        Request::Ping
+        | Request::Topology { .. }
+        | Request::Status
+        | Request::Hints(_)
+        | Request::MultiGet { .. } => None,
     }
 }
 
@@ -275,6 +280,6 @@ fn request_epoch(request: &Request<'_>) -> Epoch {
         | Request::Put { epoch, .. }
         | Request::Delete { epoch, .. }
         | Request::MultiGet { epoch, .. } => *epoch,
-        Request::Ping | Request::Topology { .. } | Request::Status => Epoch(0),
+        Request::Ping | Request::Topology { .. } | Request::Status | Request::Hints(_) => Epoch(0),
     }
 }

@@ -150,7 +150,10 @@ impl<E: Env> Shard<E> {
         };
         match outcome {
             WriteOutcome::Done { answered } => {
-                self.answer(write.requester, &Reply::Done { version: write.version, answered });
+                self.answer(
+                    write.requester,
+                    &Reply::Done { version: write.version, answered, sloppy: false },
+                );
             }
             WriteOutcome::NotApplied(code) => self.answer_error(write.requester, code),
             WriteOutcome::Unknown => {

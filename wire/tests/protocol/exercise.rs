@@ -39,11 +39,13 @@ pub(crate) fn recode((kind, body): &(FrameKind, Vec<u8>)) -> Result<Vec<u8>, Dec
         FrameKind::HelloReply => HelloReply::decode(body)?.encode(&mut out),
         FrameKind::ReplicaWrite
         | FrameKind::ReplicaRead
+        | FrameKind::HintedWrite
         | FrameKind::ReplicaWriteAnswer
         | FrameKind::ReplicaReadAnswer => PeerMessage::decode(*kind, body)?.encode(&mut out),
         FrameKind::Ping
         | FrameKind::Topology
         | FrameKind::Status
+        | FrameKind::Hints
         | FrameKind::Get
         | FrameKind::Put
         | FrameKind::Delete

@@ -2,10 +2,10 @@
 
 use ferrite_wire::{
     Actor, ClusterId, CoreId, Epoch, ErrorCode, Features, FrameFlags, FrameHeader, FrameKind, HashSeed,
-    Hello, HelloReply, Item, Key, Level, Mode, NodeEntry, NodeId, OVERWRITE, Order, PROTOCOL_MAX,
-    PeerMessage, ReadWant, Reader, ReplicaAnswer, Reply, Request, RequestId, Role, SiblingValue, Siblings,
-    Table, TableId, TableList, Tables, Topology, Version, VersionFlags, WriteAnswer, finish_frame,
-    start_frame,
+    Hello, HelloReply, HintsAction, Item, Key, Level, Mode, NodeEntry, NodeId, OVERWRITE, Order,
+    PROTOCOL_MAX, PeerMessage, ReadWant, Reader, ReplicaAnswer, Reply, Request, RequestId, Role, SLOPPY,
+    SiblingValue, Siblings, Table, TableId, TableList, Tables, Topology, Version, VersionFlags, WriteAnswer,
+    finish_frame, start_frame,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -87,19 +87,23 @@ pub(crate) fn request() -> impl Strategy<Value = Body> {
     prop_oneof![
         Just(request_body(&Request::Ping)),
         Just(request_body(&Request::Status)),
+        prop::sample::select(HintsAction::ALL.to_vec())
+            .prop_map(|action| request_body(&Request::Hints(action))),
         any::<u64>().prop_map(|have| request_body(&Request::Topology { have: Epoch(have) })),
         (common(), key()).prop_map(|((epoch, level), key)| {
             request_body(&Request::Get { epoch, level, options: 0, key: key.view() })
         }),
-        (common(), 0..=OVERWRITE, key(), any::<u64>(), bytes(), bytes()).prop_map(
+        (common(), 0..=(OVERWRITE | SLOPPY), key(), any::<u64>(), bytes(), bytes()).prop_map(
             |((epoch, level), options, key, ttl_ms, context, value)| {
                 let (context, value) = (&context[..], &value[..]);
                 request_body(&Request::Put { epoch, level, options, key: key.view(), ttl_ms, context, value })
             }
         ),
-        (common(), 0..=OVERWRITE, key(), bytes()).prop_map(|((epoch, level), options, key, context)| {
-            request_body(&Request::Delete { epoch, level, options, key: key.view(), context: &context })
-        }),
+        (common(), 0..=(OVERWRITE | SLOPPY), key(), bytes()).prop_map(
+            |((epoch, level), options, key, context)| {
+                request_body(&Request::Delete { epoch, level, options, key: key.view(), context: &context })
+            }
+        ),
         (common(), vec(key(), 0..6)).prop_map(|((epoch, level), keys)| {
             let mut out = Vec::new();
             let keys: Vec<Key<'_>> = keys.iter().map(OwnedKey::view).collect();
@@ -146,8 +150,9 @@ pub(crate) fn reply() -> impl Strategy<Value = Body> {
             reply_body(&Reply::Value { version, answered, value: &value })
         }),
         any::<u8>().prop_map(|answered| reply_body(&Reply::Absent { answered })),
-        (version(), any::<u8>())
-            .prop_map(|(version, answered)| reply_body(&Reply::Done { version, answered })),
+        (version(), any::<u8>(), any::<bool>()).prop_map(|(version, answered, sloppy)| {
+            reply_body(&Reply::Done { version, answered, sloppy })
+        }),
         vec(item(), 0..6).prop_map(|items| {
             let mut out = Vec::new();
             let items = items.iter().map(|item| match item {
@@ -171,6 +176,12 @@ pub(crate) fn peer() -> impl Strategy<Value = Body> {
             let vnode_epoch = Epoch(epoch);
             peer_body(&PeerMessage::ReplicaWrite { vnode_epoch, key: key.view(), version, value: &value })
         }),
+        (any::<(u16, u64)>(), key(), version(), bytes()).prop_map(
+            |((target, epoch), key, version, value)| {
+                let (target, vnode_epoch, key) = (NodeId(target), Epoch(epoch), key.view());
+                peer_body(&PeerMessage::HintedWrite { target, vnode_epoch, key, version, value: &value })
+            }
+        ),
         (any::<u64>(), key(), any::<bool>()).prop_map(|(epoch, key, full)| {
             let want = if full { ReadWant::Full } else { ReadWant::Digest };
             peer_body(&PeerMessage::ReplicaRead { vnode_epoch: Epoch(epoch), want, key: key.view() })

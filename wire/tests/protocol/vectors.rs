@@ -5,10 +5,10 @@
 
 use ferrite_wire::{
     Actor, ClusterId, CoreId, Epoch, ErrorCode, Features, FrameFlags, FrameHeader, FrameKind, FrameView,
-    HashSeed, Hello, HelloReply, Item, Key, Level, Mode, NodeEntry, NodeId, OVERWRITE, Order, Parsed,
-    PeerMessage, ReadWant, Reader, ReplicaAnswer, Reply, Request, RequestId, Role, SiblingValue, Siblings,
-    Table, TableId, TableList, Tables, Topology, Version, VersionFlags, WriteAnswer, finish_frame, limits,
-    parse_frame, start_frame,
+    HashSeed, Hello, HelloReply, HintsAction, Item, Key, Level, Mode, NodeEntry, NodeId, OVERWRITE, Order,
+    Parsed, PeerMessage, ReadWant, Reader, ReplicaAnswer, Reply, Request, RequestId, Role, SLOPPY,
+    SiblingValue, Siblings, Table, TableId, TableList, Tables, Topology, Version, VersionFlags, WriteAnswer,
+    finish_frame, limits, parse_frame, start_frame,
 };
 use std::fmt::Write;
 
@@ -139,6 +139,7 @@ fn frames() -> Vec<(&'static str, Vec<u8>)> {
         ("ping", request(&Request::Ping)),
         ("topology request", request(&Request::Topology { have: Epoch(4) })),
         ("status request", request(&Request::Status)),
+        ("hints request", request(&Request::Hints(HintsAction::Pause))),
         ("get", request(&Request::Get { epoch, level, options, key })),
         (
             "get at a number",
@@ -154,6 +155,18 @@ fn frames() -> Vec<(&'static str, Vec<u8>)> {
                 ttl_ms: 60_000,
                 context: b"",
                 value: b"two\0",
+            }),
+        ),
+        (
+            "put that may be stood in for",
+            request(&Request::Put {
+                epoch,
+                level,
+                options: SLOPPY,
+                key: Key::plain(b"k"),
+                ttl_ms: 0,
+                context: b"",
+                value: b"v",
             }),
         ),
         ("delete", request(&Request::Delete { epoch, level: Level::One, options, key, context: b"" })),
@@ -181,7 +194,8 @@ fn frames() -> Vec<(&'static str, Vec<u8>)> {
         ("status reply", reply(&Reply::Status("node 1\nuptime_s 17\n"))),
         ("value", reply(&Reply::Value { version: VERSION, answered: 2, value: b"two\0" })),
         ("absent, with a newer topology to fetch", reply(&Reply::Absent { answered: 2 })),
-        ("done", reply(&Reply::Done { version: VERSION, answered: 3 })),
+        ("done", reply(&Reply::Done { version: VERSION, answered: 3, sloppy: false })),
+        ("done, with a stand-in", reply(&Reply::Done { version: VERSION, answered: 2, sloppy: true })),
         ("values", frame(FrameKind::Values, |out| Reply::encode_values(items.into_iter(), out))),
         ("siblings", reply(&Reply::Siblings { answered: 2, siblings: two })),
         ("siblings of a deleted key", reply(&Reply::Siblings { answered: 2, siblings: none })),
@@ -211,6 +225,16 @@ fn frames() -> Vec<(&'static str, Vec<u8>)> {
         (
             "replica write of a delete",
             peer(&PeerMessage::ReplicaWrite { vnode_epoch: Epoch(4), key, version: delete, value: b"" }),
+        ),
+        (
+            "hinted write",
+            peer(&PeerMessage::HintedWrite {
+                target: NodeId(2),
+                vnode_epoch: Epoch(4),
+                key,
+                version: VERSION,
+                value: b"two\0",
+            }),
         ),
         (
             "replica read",
@@ -290,19 +314,24 @@ fn version_words(version: &Version) -> String {
 
 fn request_words(request: &Request<'_>) -> String {
     let common = |epoch: &Epoch, level: &Level| format!("epoch={} level={}", epoch.0, level.to_u8());
-    let overwrites = |options: &u8| if *options == OVERWRITE { " overwrite" } else { "" };
+    let options = |options: &u8| {
+        let words = [(OVERWRITE, " overwrite"), (SLOPPY, " sloppy")];
+        words.map(|(bit, word)| if options & bit != 0 { word } else { "" }).concat()
+    };
     match request {
         Request::Ping | Request::Status => String::new(),
+        Request::Hints(action) => format!("action={action:?}"),
         Request::Topology { have } => format!("have={}", have.0),
         Request::Get { epoch, level, key, .. } => format!("{} {}", common(epoch, level), key_words(key)),
-        Request::Put { epoch, level, key, ttl_ms, context, value, .. } => {
+        Request::Put { epoch, level, options: bits, key, ttl_ms, context, value } => {
             let (common, key, context, value) =
                 (common(epoch, level), key_words(key), quoted(context), quoted(value));
-            format!("{common} {key} ttl_ms={ttl_ms} context={context} value={value}")
+            let options = options(bits);
+            format!("{common} {key} ttl_ms={ttl_ms} context={context} value={value}{options}")
         }
-        Request::Delete { epoch, level, options, key, context } => {
+        Request::Delete { epoch, level, options: bits, key, context } => {
             let (common, key, context) = (common(epoch, level), key_words(key), quoted(context));
-            format!("{common} {key} context={context}{}", overwrites(options))
+            format!("{common} {key} context={context}{}", options(bits))
         }
         Request::MultiGet { epoch, level, keys, .. } => {
             let mut words = format!("{} count={}", common(epoch, level), keys.len());
@@ -329,7 +358,10 @@ fn reply_words(reply: &Reply<'_>) -> String {
             format!("{} answered={answered} value={}", version_words(version), quoted(value))
         }
         Reply::Absent { answered } => format!("answered={answered}"),
-        Reply::Done { version, answered } => format!("{} answered={answered}", version_words(version)),
+        Reply::Done { version, answered, sloppy } => {
+            let sloppy = if *sloppy { " sloppy" } else { "" };
+            format!("{} answered={answered}{sloppy}", version_words(version))
+        }
         Reply::Values(items) => {
             let mut words = format!("count={}", items.len());
             for item in items.iter() {
@@ -389,6 +421,10 @@ fn peer_words(message: &PeerMessage<'_>) -> String {
         PeerMessage::ReplicaWrite { vnode_epoch, key, version, value } => {
             let (key, version, value) = (key_words(key), version_words(version), quoted(value));
             format!("vnode_epoch={} {key} {version} value={value}", vnode_epoch.0)
+        }
+        PeerMessage::HintedWrite { target, vnode_epoch, key, version, value } => {
+            let (key, version, value) = (key_words(key), version_words(version), quoted(value));
+            format!("target={} vnode_epoch={} {key} {version} value={value}", target.0, vnode_epoch.0)
         }
         PeerMessage::ReplicaRead { vnode_epoch, want, key } => {
             let want = if *want == ReadWant::Full { "full" } else { "digest" };

@@ -83,7 +83,7 @@ fn a_large_answer_that_finds_no_room_is_overload_and_the_connection_lives() {
         shard.on_hop(CoreId(1), Hop::Reply { connection, frame });
     };
     let value = Reply::Value { version: Version::default(), answered: 1, value: &[7; 1000] };
-    let done = Reply::Done { version: Version::default(), answered: 1 };
+    let done = Reply::Done { version: Version::default(), answered: 1, sloppy: false };
     bench.0.out_nearly_full.set(true);
     hop(1, &value);
     hop(2, &done);

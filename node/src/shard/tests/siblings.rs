@@ -737,7 +737,7 @@ fn a_node_that_is_no_replica_hands_a_write_on_and_relays_the_answer() {
     let version = Version { order: Order(77), actor: Actor(5), ..Version::default() };
     let text = "the way out";
     for (reply, expected) in [
-        (Reply::Done { version, answered: 1 }, Told::Done(version)),
+        (Reply::Done { version, answered: 1, sloppy: false }, Told::Done(version)),
         (
             Reply::Error { code: ErrorCode::TooManySiblings, text },
             Told::Error(ErrorCode::TooManySiblings, text.to_owned()),
@@ -800,7 +800,7 @@ fn the_siblings_of_a_reply_are_read_back_as_they_were() {
     node.send(&get_of(b"k", Level::One));
     let (header, body) = node.bench.frames(node.client).remove(0);
     assert_eq!(header.kind, FrameKind::Siblings);
-    let mut reader = Reader::new(&body[1..]);
+    let mut reader = Reader::new(&body[2..]);
     let siblings = Siblings::decode(&mut reader).expect("siblings");
     assert_eq!((siblings.len(), reader.rest()), (1, &b""[..]));
 }
