@@ -61,15 +61,20 @@ impl Client {
     /// delete), and writes that in place of them. What others write meanwhile stays beside it, and is before the next update. Where
     /// they fill the key up, all of it is done again, [`UPDATE_ATTEMPTS_MAX`](crate::UPDATE_ATTEMPTS_MAX) times at most; each call
     /// has the whole timeout. An update whose outcome is unknown may be made again if `change` takes it well that its own result is
-    /// among the values. Refused for tables that keep the last write,
-    /// once the topology is known: before, it is a get and a put like any other there, which may lose updates.
+    /// among the values. Refused for tables that keep the last write: two updates at once would lose one. The topology, which says that, is
+    /// fetched first where it is not known yet.
     pub async fn update(
         &self,
         key: Key<'_>,
         options: WriteOptions,
         mut change: impl FnMut(&[Value]) -> Option<Vec<u8>>,
     ) -> Result<WriteOutcome, ReadError> {
-        check_update(self.known_topology().as_ref().map(|topology| &topology.tables), key.table)?;
+        let known = self.known_topology();
+        let topology = match known {
+            Some(topology) => topology,
+            None => self.topology().await?,
+        };
+        check_update(&topology.tables, key.table)?;
         let read = ReadOptions { level: options.level, timeout: options.timeout };
         let mut attempt = 0;
         loop {

@@ -190,6 +190,17 @@ fn an_update_of_nothing_to_nothing_asks_for_no_write_and_one_of_the_last_write_i
     assert!(shelf.lock().unwrap().asked.is_empty());
 }
 
+/// Before a topology was known an update of a table that keeps the last write was a get and a put like any other, and lost what was
+/// written between the two.
+#[test]
+fn the_first_call_of_a_client_is_refused_as_well_if_it_updates_the_last_write() {
+    let (fake, shelf) = server();
+    let mut client = BlockingClient::builder().seeds([&fake.address]).connect_blocking().unwrap();
+    let refused = client.update(Key::plain(b"k"), WRITE, |_| unreachable!("refused before it is read"));
+    assert!(matches!(refused, Err(ReadError::Refused(fault)) if fault.text.contains("keeps the last write")));
+    assert!(shelf.lock().unwrap().asked.is_empty());
+}
+
 #[tokio::test]
 async fn tasks_have_the_same_calls() {
     let (fake, _) = server();
