@@ -42,11 +42,28 @@ impl Clock {
     }
 }
 
+impl Sibling<'_> {
+    /// Bytes of its encoding.
+    pub(super) fn bytes(&self) -> usize {
+        SIBLING_BYTES + self.value.len()
+    }
+}
+
 impl<'a> SiblingSet<'a> {
     /// Bytes of its encoding.
     pub fn encoded_bytes(&self) -> usize {
-        let values: usize = self.siblings.iter().map(|sibling| sibling.value.len()).sum();
-        4 + self.clock.dots.len() * ENTRY_BYTES + self.siblings.len() * SIBLING_BYTES + values
+        let siblings: usize = self.siblings.iter().map(Sibling::bytes).sum();
+        self.clock_bytes() + siblings
+    }
+
+    /// Bytes of it that are not its siblings'.
+    pub(super) fn clock_bytes(&self) -> usize {
+        4 + self.clock.dots.len() * ENTRY_BYTES
+    }
+
+    /// Whether it has an encoding: no number of writes makes one that has not, but joins of what never came from writes may.
+    pub fn is_encodable(&self) -> bool {
+        self.clock.dots.len().max(self.siblings.len()) <= usize::from(u16::MAX)
     }
 
     /// Appends the set.
@@ -96,7 +113,7 @@ impl<'a> SiblingSet<'a> {
 }
 
 /// # Panics
-/// If a set has outgrown its encoding: by joins alone, of more replicas than there may be.
+/// If a set is not [encodable](SiblingSet::is_encodable).
 fn count(items: usize) -> [u8; 2] {
     u16::try_from(items).expect("puts keep sets far smaller").to_le_bytes()
 }

@@ -29,8 +29,10 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::planted;
 
-/// What a write may make of a set. A join is not bounded by it: what several replicas took in apart is kept together. Nor is a write that
-/// leaves less than there was: it is what ends a set that joins have made too large.
+/// What a write may make of a set. A join is not bounded by it: what several replicas took in apart is kept together.
+///
+/// A set that joins have made larger than a write may leave it can be made smaller, in steps: such a write replaces `replicas` times what it
+/// adds. So each replica may do the same to the same siblings at once, and what they have together is still no more than there was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SetLimits {
     /// Most siblings.
@@ -40,11 +42,18 @@ pub struct SetLimits {
     pub actors_max: usize,
     /// Most bytes of the encoded set.
     pub bytes_max: usize,
+    /// How many replicas may write at once without having seen each other.
+    pub replicas: usize,
 }
 
 impl Default for SetLimits {
     fn default() -> Self {
-        SetLimits { siblings_max: 32, actors_max: ACTORS_MAX, bytes_max: limits::VALUE_BYTES_MAX }
+        SetLimits {
+            siblings_max: 32,
+            actors_max: ACTORS_MAX,
+            bytes_max: limits::VALUE_BYTES_MAX,
+            replicas: 1,
+        }
     }
 }
 
@@ -52,11 +61,11 @@ impl Default for SetLimits {
 pub const ACTORS_MAX: usize = 512;
 
 impl SetLimits {
-    /// Those of a table: `replicas` sets, each as long as a write may leave it, make one that still travels. Writes that make a
-    /// set smaller are held to no such share, so several of those at once may make one that does not.
+    /// Those of a table: `replicas` sets, each as long as a write may leave it, make one that still travels.
     pub fn of_table(siblings_max: usize, replicas: usize) -> SetLimits {
-        let bytes_max = (limits::SET_BYTES_MAX / replicas.max(1)).min(limits::VALUE_BYTES_MAX);
-        SetLimits { siblings_max, actors_max: ACTORS_MAX, bytes_max }
+        let replicas = replicas.max(1);
+        let bytes_max = (limits::SET_BYTES_MAX / replicas).min(limits::VALUE_BYTES_MAX);
+        SetLimits { siblings_max, actors_max: ACTORS_MAX, bytes_max, replicas }
     }
 }
 
@@ -149,9 +158,14 @@ pub enum Full {
         /// How many may be.
         max: usize,
     },
-    /// The set would be longer than allowed: as with siblings, or put less.
+    /// The set would be longer than allowed: as with siblings.
     Bytes {
         /// How many there may be.
+        max: usize,
+    },
+    /// The value alone would make the set longer than allowed.
+    Value {
+        /// How many bytes the set may have.
         max: usize,
     },
 }
@@ -162,12 +176,14 @@ impl std::fmt::Display for Full {
             Full::Siblings { max } => write!(f, "the key has {max} siblings, the most it may")?,
             Full::Actors { max } => write!(f, "{max} actors have written the key, the most there may be")?,
             Full::Bytes { max } => write!(f, "the key's siblings would take more than {max} bytes together")?,
+            Full::Value { max } => write!(f, "a value and its clock may take {max} bytes in this table")?,
         }
         match self {
             Full::Siblings { .. } | Full::Bytes { .. } => {
                 f.write_str(": read it, merge them, and put the result with the context of that read")
             }
             Full::Actors { .. } => f.write_str(": move what it holds to another key"),
+            Full::Value { .. } => f.write_str(": put less, or into a table with fewer replicas"),
         }
     }
 }
@@ -290,17 +306,33 @@ impl<'a> SiblingSet<'a> {
 
     /// Whether a write may make this of `before`.
     fn check(&self, before: &SiblingSet<'_>, limits: &SetLimits) -> Result<(), Full> {
-        let SetLimits { siblings_max, actors_max, bytes_max } = *limits;
-        let is_over = |now: usize, before: usize, max: usize| now > max && now > before;
-        if is_over(self.siblings.len(), before.siblings.len(), siblings_max) {
+        let SetLimits { siblings_max, actors_max, bytes_max, replicas } = *limits;
+        let kept = self.siblings.iter().filter(|sibling| before.has(sibling.dot));
+        let (kept, kept_bytes) =
+            kept.fold((0, 0), |(count, bytes), sibling| (count + 1, bytes + sibling.bytes()));
+        let (added, removed) = (self.siblings.len() - kept, before.siblings.len() - kept);
+        if self.siblings.len() > siblings_max && added * replicas > removed {
             return Err(Full::Siblings { max: siblings_max });
         }
-        if is_over(self.clock.dots.len(), before.clock.dots.len(), actors_max) {
+        let (actors, actors_before) = (self.clock.dots.len(), before.clock.dots.len());
+        if actors > actors_max && actors > actors_before {
             return Err(Full::Actors { max: actors_max });
         }
-        if is_over(self.encoded_bytes(), before.encoded_bytes(), bytes_max) {
-            return Err(Full::Bytes { max: bytes_max });
+        let bytes = self.encoded_bytes();
+        let removed_bytes = before.encoded_bytes() - before.clock_bytes() - kept_bytes;
+        let added_bytes = bytes - before.clock_bytes() - kept_bytes;
+        if bytes > bytes_max && added_bytes * replicas > removed_bytes {
+            let is_alone = self.siblings.len() == 1;
+            return Err(if is_alone {
+                Full::Value { max: bytes_max }
+            } else {
+                Full::Bytes { max: bytes_max }
+            });
         }
         Ok(())
+    }
+
+    fn has(&self, dot: Dot) -> bool {
+        self.siblings.binary_search_by_key(&dot, |sibling| sibling.dot).is_ok()
     }
 }

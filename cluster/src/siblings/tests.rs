@@ -7,7 +7,9 @@ use proptest::prelude::*;
 
 use super::*;
 
-const ROOMY: SetLimits = SetLimits { siblings_max: 1000, actors_max: 1000, bytes_max: 1 << 20 };
+const ROOMY: SetLimits = SetLimits { siblings_max: 1000, actors_max: 1000, bytes_max: 1 << 20, replicas: 3 };
+
+const ZEROES: [u8; 400] = [0; 400];
 
 fn dot(actor: u64, number: u64) -> Dot {
     Dot { actor: Actor(actor), number }
@@ -64,7 +66,7 @@ fn interleaved_clients_do_not_make_an_explosion_of_siblings() {
 #[test]
 fn each_limit_is_answered_by_name_and_changes_nothing() {
     let mut set = SiblingSet::default();
-    let limits = SetLimits { siblings_max: 2, actors_max: 2, bytes_max: 200 };
+    let limits = SetLimits { siblings_max: 2, actors_max: 2, bytes_max: 200, replicas: 1 };
     set.put(&Clock::default(), sibling(1, 1, b"a"), &limits).unwrap();
     set.put(&Clock::default(), sibling(2, 1, b"b"), &limits).unwrap();
     let before = set.clone();
@@ -72,7 +74,9 @@ fn each_limit_is_answered_by_name_and_changes_nothing() {
     assert_eq!(set.put(&Clock::default(), third, &limits), Err(Full::Siblings { max: 2 }));
     let seen = set.clock().clone();
     assert_eq!(set.put(&seen, sibling(3, 1, b"c"), &limits), Err(Full::Actors { max: 2 }));
-    assert_eq!(set.put(&seen, sibling(1, 2, &[0; 200]), &limits), Err(Full::Bytes { max: 200 }));
+    assert_eq!(set.put(&seen, sibling(1, 2, &[0; 200]), &limits), Err(Full::Value { max: 200 }));
+    let one = set.lone(dot(1, 1)).clock;
+    assert_eq!(set.put(&one, sibling(1, 2, &[0; 120]), &limits), Err(Full::Bytes { max: 200 }));
     assert_eq!(set, before);
     set.put(&seen, sibling(1, 2, b"c"), &limits).expect("merging makes room");
 }
@@ -80,7 +84,7 @@ fn each_limit_is_answered_by_name_and_changes_nothing() {
 /// Replicas that took writes apart have more together than a write may leave. Merging in steps must be possible, and growing not.
 #[test]
 fn what_joins_have_made_too_large_may_be_made_smaller_and_not_larger() {
-    let limits = SetLimits { siblings_max: 2, actors_max: 9, bytes_max: 200 };
+    let limits = SetLimits { siblings_max: 2, actors_max: 9, bytes_max: 200, replicas: 2 };
     let of = |actor| {
         let mut set = SiblingSet::default();
         set.put(&Clock::default(), sibling(actor, 1, &[7; 40]), &limits).unwrap();
@@ -99,6 +103,40 @@ fn what_joins_have_made_too_large_may_be_made_smaller_and_not_larger() {
     let seen = set.clock().clone();
     set.put(&seen, sibling(1, 4, b"merged"), &limits).expect("one is not too many");
     assert_eq!(values(&set), [b"merged"]);
+}
+
+/// A set that joins had made longer than a write may leave it was grown further by writes that each made it smaller: every replica replaced
+/// the same sibling by a little less, and all of those stood beside each other. In the end it was longer than a reply, and no read could
+/// bring the context that would have ended it.
+#[test]
+fn replicas_that_each_make_a_large_set_smaller_do_not_make_it_larger_together() {
+    proptest!(|(replicas in 1_usize..6, rounds in prop::collection::vec((any::<u64>(), 1_usize..400), 1..60))| {
+        let limits = SetLimits { siblings_max: 4, actors_max: 99, bytes_max: 600, replicas };
+        let (siblings_most, bytes_most) = (limits.siblings_max * replicas, limits.bytes_max * replicas);
+        let mut number = 0;
+        let mut common = SiblingSet::default();
+        for (random, len) in rounds {
+            // Each replica writes what it can, of what all had, and then all is joined.
+            let mut sets = vec![common.clone(); replicas];
+            for (actor, set) in sets.iter_mut().enumerate() {
+                for step in 0..4 {
+                    number += 1;
+                    let bits = random.rotate_left(7 * step + 13 * actor as u32);
+                    let dots: Vec<Dot> = set.siblings().iter().map(|sibling| sibling.dot).collect();
+                    let mut seen = Clock::default();
+                    for (at, dot) in dots.iter().enumerate() {
+                        if bits >> at & 1 == 1 {
+                            seen.merge(&set.lone(*dot).clock);
+                        }
+                    }
+                    set.put(&seen, sibling(actor as u64, number, &ZEROES[..len]), &limits).ok();
+                }
+            }
+            common = sets.iter().fold(common, |joined, set| joined.join(set));
+            prop_assert!(common.siblings().len() <= siblings_most, "{} siblings", common.siblings().len());
+            prop_assert!(common.encoded_bytes() <= bytes_most, "{} bytes", common.encoded_bytes());
+        }
+    });
 }
 
 #[test]

@@ -96,7 +96,7 @@ impl From<Full> for Refusal {
     fn from(full: Full) -> Refusal {
         let code = match full {
             Full::Siblings { .. } | Full::Actors { .. } => ErrorCode::TooManySiblings,
-            Full::Bytes { .. } => ErrorCode::TooLarge,
+            Full::Bytes { .. } | Full::Value { .. } => ErrorCode::TooLarge,
         };
         Refusal { code, text: full.to_string() }
     }

@@ -14,9 +14,9 @@ use super::record::version_of;
 use super::{Route, Shard};
 use crate::env::Env;
 
-/// Longest set that a join makes, in bytes: what the engine takes as a record, less its key. Writes that make a long
-/// set smaller, through nine replicas or more at once, can come near it; of two sets that would be longer together
-/// the newer stays as it is, and the other is told of in the log.
+/// Longest set that a join makes, in bytes: what the engine takes as a record, less its key. What writes leave stays far below it
+/// however it is joined ([`ferrite_cluster::SetLimits`]); of two sets that would be longer together, or could not be encoded, the newer
+/// stays as it is, and the other is told of in the log.
 const JOINED_BYTES_MAX: usize = ferrite_lsm::RECORD_BYTES_MAX / 2;
 
 /// How the engine makes one record of two sets of a key.
@@ -39,7 +39,7 @@ pub(crate) fn join_records(
     if joined == other {
         return Joined::Right;
     }
-    if joined.encoded_bytes() > JOINED_BYTES_MAX {
+    if !is_bounded(&joined) {
         tracing::error!(bytes = joined.encoded_bytes(), "siblings of a key are too long to be kept together");
         return if right.beats(left) { Joined::Right } else { Joined::Left };
     }
@@ -50,6 +50,10 @@ pub(crate) fn join_records(
     out.value.clear();
     joined.encode(&mut out.value);
     Joined::Both
+}
+
+fn is_bounded(set: &SiblingSet<'_>) -> bool {
+    set.is_encodable() && set.encoded_bytes() <= JOINED_BYTES_MAX
 }
 
 /// The set that a record is, if it is one.
@@ -63,7 +67,7 @@ pub(super) fn arrived<'b>(version: &Version, bytes: &'b [u8]) -> Option<SiblingS
     (set.version() == *version).then_some(set)
 }
 
-/// Joins an arrived set with those that came before it.
+/// Joins an arrived set with those that came before it. One that cannot be joined is left out, as in [`join_records`].
 pub(super) fn join_into(kept: &mut Vec<u8>, arrived: &[u8]) {
     let joined = match (SiblingSet::decode(kept), SiblingSet::decode(arrived)) {
         (Ok(one), Ok(other)) => one.join(&other),
@@ -71,6 +75,10 @@ pub(super) fn join_into(kept: &mut Vec<u8>, arrived: &[u8]) {
         (Err(_), Ok(other)) => other,
         (_, Err(_)) => unreachable!("a set is checked when it arrives"),
     };
+    if !is_bounded(&joined) {
+        tracing::error!(bytes = joined.encoded_bytes(), "siblings of a key are too long to be read together");
+        return;
+    }
     let mut out = Vec::with_capacity(joined.encoded_bytes());
     joined.encode(&mut out);
     *kept = out;
