@@ -229,8 +229,6 @@ impl<E: Env> Shard<E> {
             None => SiblingSet::default(),
             Some(record) => set_of(&record.as_record()).ok_or_else(unreadable)?,
         };
-        // What has expired for the slowest clock there may be gives its place to others.
-        set.expire(self.env.wall_ms().saturating_sub(self.settings.clock_drift_max_ms));
         let limits = SetLimits::of_table(usize::from(write.route.max_siblings), write.route.replicas);
         let mut given = Version::default();
         let mut dot = Dot { actor: Actor(0), number: 0 };
@@ -240,7 +238,14 @@ impl<E: Env> Shard<E> {
                 let above = write.time.max(set.clock().order_max()).max(write.seen.order_max());
                 let order = self.mint(above)?;
                 dot = Dot { actor: self.dots.get(), number: order.0 };
-                set.put(&write.seen, Sibling { dot, order, expiry_ms: *expiry_ms, value }, &limits)?;
+                let sibling = Sibling { dot, order, expiry_ms: *expiry_ms, value };
+                if let Err(full) = set.put(&write.seen, sibling, &limits) {
+                    // What has expired for the slowest clock there may be gives its place to others. Only where there is no other way:
+                    // it is gone everywhere then, and a clock that is further off would be believed.
+                    cover::mark("expired siblings gave their places up");
+                    set.expire(self.env.wall_ms().saturating_sub(self.settings.clock_drift_max_ms));
+                    set.put(&write.seen, sibling, &limits).map_err(|_| full)?;
+                }
                 (given.order, given.actor, given.expiry_ms) = (order, dot.actor, *expiry_ms);
                 given.flags.0 |= u8::from(*expiry_ms > 0) * VersionFlags::EXPIRES;
             }

@@ -355,6 +355,29 @@ fn each_sibling_expires_for_itself_on_every_path_and_makes_room() {
     assert_eq!(node.get(b"k").values().0.len(), usize::from(MAX_SIBLINGS));
 }
 
+/// The coordinator of a write took what had expired by its own clock out of the set it sent. One whose clock was further ahead
+/// than clocks may be deleted what others still showed.
+#[test]
+fn a_write_leaves_what_has_expired_where_it_is_while_there_is_room() {
+    let mut node = Alone::new();
+    let brief = Request::Put {
+        epoch: Epoch(0),
+        level: Level::One,
+        options: 0,
+        key: key(b"k"),
+        ttl_ms: 50,
+        context: b"",
+        value: b"brief",
+    };
+    node.ask(&brief).version();
+    let right_ms = node.bench.wall_ms();
+    node.bench.0.wall_ms.set(right_ms + node.shard.settings.clock_drift_max_ms + 100);
+    node.put(b"k", b"lasting", b"").version();
+    assert_eq!(node.get(b"k").values().0, owned(&[b"lasting"]), "to this clock");
+    node.bench.0.wall_ms.set(right_ms);
+    assert_eq!(node.get(b"k").values().0.len(), 2, "to the others'");
+}
+
 /// Two puts of one receive: the second must see the first, which is not in the log yet, or its set would take the first from other
 /// replicas.
 #[test]
