@@ -14,6 +14,7 @@ pub mod ring;
 pub mod server;
 pub mod shard;
 pub mod startup;
+pub mod table_modes;
 
 pub use env::{Connection, Env, Handler, Hop, Received, Sent};
 pub use placement::Placement;

@@ -194,3 +194,28 @@ fn a_node_that_declares_other_tables_is_refused_by_name_until_it_declares_the_sa
     }
     assert_eq!(outcome(&ferrite(home.path(), &["put", "key", "value"])).0, 0);
 }
+
+/// A set of siblings is no value, and a value no set: with its mode changed a table lost writes, and nothing said why.
+#[test]
+fn a_table_keeps_its_mode_for_life() {
+    let home = directory();
+    let mut cluster = configured(home.path(), 1);
+    let file = cluster.config_file().to_owned();
+    let made = std::fs::read_to_string(&file).unwrap();
+    declare(&file, &made, WISHES);
+    cluster.start_all().expect("the node starts");
+    let put = ["put", "7", "a bicycle", "--table", "wishes"];
+    assert!(ferrite(home.path(), &put).status.success());
+    assert!(cluster.stop(0).expect("it stops").success());
+
+    declare(&file, &made, &WISHES.replace("siblings", "lww"));
+    let name = cluster.node(0).name.clone();
+    let (code, said) = outcome(&ferrite(home.path(), &["serve", "--node", &name]));
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("table wishes is declared as lww") && said.contains("are siblings"), "{said}");
+
+    declare(&file, &made, WISHES);
+    cluster.start(0).expect("with the old mode it starts");
+    let got = ferrite(home.path(), &["get", "7", "--table", "wishes"]);
+    assert_eq!(String::from_utf8(got.stdout).unwrap(), "a bicycle");
+}

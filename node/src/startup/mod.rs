@@ -1,7 +1,7 @@
 //! Checks before a node starts: what the machine lacks is said in one line that names the remedy, before any data is touched.
 //!
 //! [`prepare`] does all of it in an order in which each step may rely on the ones before, and the first that changes
-//! anything on disk is the last but one: CPUs, kernel, io_uring, limits, memory, ports, data directory, direct I/O.
+//! anything on disk is the last but two: CPUs, kernel, io_uring, limits, memory, ports, data directory, direct I/O, tables.
 //! It raises soft limits to what the process is allowed anyway and refuses huge pages; it changes nothing else about the machine.
 
 mod cpus;
@@ -19,6 +19,7 @@ use ferrite_wire::CoreId;
 use crate::config::{ByteSize, Config, Node};
 use crate::identity::{DataDirectory, Identity, IdentityError};
 use crate::memory;
+use crate::table_modes::{self, TableModesError};
 
 pub use host::refuse_huge_pages;
 pub(crate) use patience::{Patience, is_alive};
@@ -152,6 +153,8 @@ pub enum StartupError {
     },
     /// The data directory cannot be used.
     Directory(IdentityError),
+    /// Its records are not as the configuration declares their tables.
+    Tables(TableModesError),
 }
 
 /// Checks everything `node` needs, and takes its data directory.
@@ -177,6 +180,7 @@ pub fn prepare(config: &Config, node: &Node) -> Result<Ready, StartupError> {
     };
     let directory = DataDirectory::open(&node.data, &identity).map_err(StartupError::Directory)?;
     direct::check(directory.path())?;
+    table_modes::settle(directory.path(), &config.tables).map_err(StartupError::Tables)?;
     Ok(Ready { cpus, memory, directory })
 }
 
@@ -228,6 +232,7 @@ impl StartupError {
             | StartupError::Unreadable { .. }
             | StartupError::DirectIo { .. } => EXIT_ENVIRONMENT,
             StartupError::Directory(error) => error.exit_code(),
+            StartupError::Tables(error) => error.exit_code(),
         }
     }
 }
@@ -313,6 +318,7 @@ impl fmt::Display for StartupError {
                 path.display()
             ),
             StartupError::Directory(error) => write!(f, "{error}"),
+            StartupError::Tables(error) => write!(f, "{error}"),
         }
     }
 }
@@ -328,6 +334,7 @@ impl std::error::Error for StartupError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             StartupError::Directory(error) => Some(error),
+            StartupError::Tables(error) => Some(error),
             _ => None,
         }
     }
