@@ -1,0 +1,313 @@
+//! Keys of tables with siblings: what a shard makes of the sets that other replicas send, and sends to them.
+
+use ferrite_cluster::{CausalClock, Context, Dot, SetLimits, Sibling, SiblingSet};
+use ferrite_wire::{Actor, ErrorCode, OVERWRITE, ReadWant, ReplicaAnswer, Reply, Version, WriteAnswer};
+
+use super::siblings::{Told, get_of, key, owned, put_of, settings_of, told};
+use super::*;
+
+/// A node of three that is a replica of all keys, with links to both others.
+fn of_three() -> (Bench, Rc<Shard<Bench>>) {
+    let bench = Bench::new(MemDisk::new());
+    let shard = open(&bench, settings_of(3, 1, 3)).expect("an empty disk opens");
+    tables::accept_links(&bench, &shard);
+    (bench, shard)
+}
+
+fn links(shard: &Shard<Bench>) -> Vec<Connection> {
+    shard.links.borrow().iter().map(|link| link.up().expect("it is up")).collect()
+}
+
+/// The set of a write that others coordinated.
+fn set_with<'v>(dots: &[(u64, u64, &'v [u8])]) -> SiblingSet<'v> {
+    let mut set = SiblingSet::default();
+    for (actor, number, value) in dots {
+        let dot = Dot { actor: Actor(*actor), number: *number };
+        let sibling = Sibling { dot, order: Order(*number), expiry_ms: 0, value };
+        set.put(&CausalClock::default(), sibling, &SetLimits::default()).expect("there is room");
+    }
+    set
+}
+
+fn bytes_of(set: &SiblingSet<'_>) -> Vec<u8> {
+    let mut out = Vec::new();
+    set.encode(&mut out);
+    out
+}
+
+fn peer_answers(bench: &Bench, connection: Connection) -> Vec<(FrameHeader, Vec<u8>)> {
+    bench.frames(connection)
+}
+
+/// Sends a set as its coordinator does; the answer.
+fn replicate(bench: &Bench, shard: &Rc<Shard<Bench>>, from: Connection, set: &SiblingSet<'_>) -> WriteAnswer {
+    let value = bytes_of(set);
+    let message = PeerMessage::ReplicaWrite {
+        vnode_epoch: Epoch(1),
+        key: key(b"k"),
+        version: set.version(),
+        value: &value,
+    };
+    receive(shard, from, &message_frame(1, 1_000_000, &message));
+    shard.on_batch_end();
+    bench.run();
+    let (header, body) = peer_answers(bench, from).remove(0);
+    match PeerMessage::decode(header.kind, &body) {
+        Ok(PeerMessage::ReplicaWriteAnswer(answer)) => answer,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_whole_joined_set_is_sent_to_the_other_replicas() {
+    let (bench, shard) = of_three();
+    let from = peer(&bench, &shard);
+    let theirs = set_with(&[(7, 10, b"theirs"), (8, 20, b"others")]);
+    assert_eq!(replicate(&bench, &shard, from, &theirs), WriteAnswer::Applied);
+    let connection = client(&bench, &shard);
+    for link in links(&shard) {
+        bench.frames(link);
+    }
+    receive(&shard, connection, &request_frame(1, &put_of(b"k", b"mine", b"")));
+    let mut sent = Vec::new();
+    for link in links(&shard) {
+        for (header, body) in bench.frames(link) {
+            if let Ok(PeerMessage::ReplicaWrite { version, value, .. }) =
+                PeerMessage::decode(header.kind, &body)
+            {
+                let set = SiblingSet::decode(value).expect("a set");
+                assert_eq!(set.version(), version);
+                let values: Vec<&[u8]> = set.siblings().iter().map(|sibling| sibling.value).collect();
+                let mut values = owned(&values);
+                values.sort();
+                sent.push(values);
+            }
+        }
+    }
+    let all = owned(&[b"mine", b"others", b"theirs"]);
+    assert_eq!(sent, [all.clone(), all], "each of both gets all of it");
+}
+
+#[test]
+fn sets_of_others_are_joined_whatever_their_order_and_repeats() {
+    let one = set_with(&[(7, 10, b"a")]);
+    let mut merged = one.clone();
+    let sibling = Sibling {
+        dot: Dot { actor: Actor(8), number: 30 },
+        order: Order(30),
+        expiry_ms: 0,
+        value: b"merged",
+    };
+    merged.put(one.clock(), sibling, &SetLimits::default()).expect("there is room");
+    let apart = set_with(&[(9, 20, b"apart")]);
+    for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2], [1, 2, 0], [2, 0, 1], [0, 2, 1]] {
+        let (bench, shard) = of_three();
+        let from = peer(&bench, &shard);
+        for at in order.into_iter().chain(order) {
+            let set = [&one, &merged, &apart][at];
+            assert_eq!(replicate(&bench, &shard, from, set), WriteAnswer::Applied);
+        }
+        let read = PeerMessage::ReplicaRead { vnode_epoch: Epoch(1), want: ReadWant::Full, key: key(b"k") };
+        receive(&shard, from, &message_frame(2, 1_000_000, &read));
+        let (header, body) = peer_answers(&bench, from).remove(0);
+        let Ok(PeerMessage::ReplicaReadAnswer(ReplicaAnswer::Full { version, value })) =
+            PeerMessage::decode(header.kind, &body)
+        else {
+            panic!("{:?}", header.kind)
+        };
+        let expected = merged.join(&apart);
+        assert_eq!((version, value), (expected.version(), &bytes_of(&expected)[..]), "{order:?}");
+    }
+}
+
+#[test]
+fn what_is_no_set_is_not_taken_and_a_set_in_another_table_neither() {
+    let (bench, shard) = of_three();
+    let from = peer(&bench, &shard);
+    let set = set_with(&[(7, 10, b"a")]);
+    let (version, value) = (set.version(), bytes_of(&set));
+    let plain = Version { order: Order(5), ..Version::default() };
+    let other = Version { actor: Actor(version.actor.0 ^ 1), ..version };
+    for (key, version, value) in [
+        (key(b"k"), plain, &value[..]),
+        (key(b"k"), version, &value[1..]),
+        (key(b"k"), other, &value),
+        (Key::plain(b"k"), version, &value),
+    ] {
+        let message = PeerMessage::ReplicaWrite { vnode_epoch: Epoch(1), key, version, value };
+        receive(&shard, from, &message_frame(1, 1_000_000, &message));
+        let (header, body) = peer_answers(&bench, from).remove(0);
+        let refused = PeerMessage::ReplicaWriteAnswer(WriteAnswer::Refused(ErrorCode::Malformed));
+        assert_eq!(PeerMessage::decode(header.kind, &body), Ok(refused));
+    }
+}
+
+/// The answers of the other replicas to a read of this node's client.
+fn answer_reads(bench: &Bench, shard: &Rc<Shard<Bench>>, sets: &[(usize, &SiblingSet<'_>)]) -> usize {
+    let mut answered = 0;
+    for (at, set) in sets {
+        let link = links(shard)[*at];
+        for (header, body) in bench.frames(link) {
+            let Ok(PeerMessage::ReplicaRead { want, .. }) = PeerMessage::decode(header.kind, &body) else {
+                continue;
+            };
+            let (version, value) = (set.version(), bytes_of(set));
+            let answer = match want {
+                ReadWant::Full => ReplicaAnswer::Full { version, value: &value },
+                ReadWant::Digest => ReplicaAnswer::Digest { version },
+            };
+            let message = PeerMessage::ReplicaReadAnswer(answer);
+            receive(shard, link, &message_frame(header.request.0, 0, &message));
+            answered += 1;
+        }
+    }
+    answered
+}
+
+#[test]
+fn a_read_joins_the_sets_of_all_replicas_that_differ() {
+    let (bench, shard) = of_three();
+    let from = peer(&bench, &shard);
+    replicate(&bench, &shard, from, &set_with(&[(7, 10, b"here")]));
+    let connection = client(&bench, &shard);
+    for link in links(&shard) {
+        bench.frames(link);
+    }
+    let (two, three) = (set_with(&[(8, 5, b"older")]), set_with(&[(9, 20, b"newer")]));
+    receive(&shard, connection, &request_frame(1, &get_of(b"k", Level::All)));
+    for _ in 0..4 {
+        answer_reads(&bench, &shard, &[(0, &two), (1, &three)]);
+    }
+    let (header, body) = bench.frames(connection).remove(0);
+    let (values, context) = told(&header, &body).values();
+    assert_eq!(values, owned(&[b"here", b"newer", b"older"]));
+    // Its context covers all three: a put with it replaces them everywhere.
+    let decoded = Context::decode(&context, Context::hash_of(&key(b"k"))).expect("a context");
+    assert_eq!(decoded.clock.dots().len(), 3);
+    assert!(header.time >= Order(20));
+}
+
+/// The set is known to be longer than travels only by those who cannot send it.
+#[test]
+fn a_set_that_is_too_long_to_travel_is_told_of_and_ended_by_an_overwrite_at_one() {
+    let (bench, shard) = of_three();
+    let connection = client(&bench, &shard);
+    let from = peer(&bench, &shard);
+    let value = vec![7; 50_000];
+    for actor in 1..=64 {
+        let set = set_with(&[(actor, 10, &value)]);
+        assert_eq!(replicate(&bench, &shard, from, &set), WriteAnswer::Applied);
+        pass(&bench, &shard, 1);
+        bench.frames(from);
+    }
+    bench.frames(connection);
+    receive(&shard, connection, &request_frame(1, &get_of(b"k", Level::One)));
+    bench.run();
+    let (header, body) = bench.frames(connection).remove(0);
+    let Told::Error(ErrorCode::TooLarge, text) = told(&header, &body) else { panic!("{:?}", header.kind) };
+    assert!(text.contains("with overwrite, at ONE"), "{text}");
+    let read = PeerMessage::ReplicaRead { vnode_epoch: Epoch(1), want: ReadWant::Full, key: key(b"k") };
+    receive(&shard, from, &message_frame(2, 1_000_000, &read));
+    bench.run();
+    let (header, body) = peer_answers(&bench, from).remove(0);
+    let refused = PeerMessage::ReplicaReadAnswer(ReplicaAnswer::Refused(ErrorCode::TooLarge));
+    assert_eq!(PeerMessage::decode(header.kind, &body), Ok(refused));
+    let overwrite = Request::Put {
+        epoch: Epoch(0),
+        level: Level::One,
+        options: OVERWRITE,
+        key: key(b"k"),
+        ttl_ms: 0,
+        context: b"",
+        value: b"short",
+    };
+    receive(&shard, connection, &request_frame(3, &overwrite));
+    shard.on_batch_end();
+    pass(&bench, &shard, 2);
+    let (header, body) = bench.frames(connection).remove(0);
+    told(&header, &body).version();
+    receive(&shard, connection, &request_frame(4, &get_of(b"k", Level::One)));
+    bench.run();
+    let (header, body) = bench.frames(connection).remove(0);
+    assert_eq!(told(&header, &body).values().0, owned(&[b"short"]));
+}
+
+/// A name of a key that this node is, or is not, a replica of.
+fn named(shard: &Shard<Bench>, is_replica: bool) -> [u8; 4] {
+    let is_it = |name: &[u8; 4]| shard.route(&key(name)).expect("a table").position.is_some() == is_replica;
+    (0..1_000u32).map(u32::to_le_bytes).find(is_it).expect("there are some of both")
+}
+
+#[test]
+fn a_node_that_is_no_replica_hands_a_write_on_and_relays_the_answer() {
+    let bench = Bench::new(MemDisk::new());
+    let shard = open(&bench, settings_of(3, 1, 1)).expect("an empty disk opens");
+    tables::accept_links(&bench, &shard);
+    let connection = client(&bench, &shard);
+    let name = named(&shard, false);
+    let handed_on = |number: u64| {
+        for link in links(&shard) {
+            bench.frames(link);
+        }
+        receive(&shard, connection, &request_frame(number, &put_of(&name, b"v", b"")));
+        let all = links(&shard)
+            .into_iter()
+            .flat_map(|link| bench.frames(link).into_iter().map(move |(header, body)| (link, header, body)));
+        let mut puts: Vec<_> = all.filter(|(_, header, _)| header.kind == FrameKind::Put).collect();
+        assert_eq!(puts.len(), 1, "to one of them");
+        puts.remove(0)
+    };
+    let version = Version { order: Order(77), actor: Actor(5), ..Version::default() };
+    let text = "the way out";
+    for (reply, expected) in [
+        (Reply::Done { version, answered: 1, sloppy: false }, Told::Done(version)),
+        (
+            Reply::Error { code: ErrorCode::TooManySiblings, text },
+            Told::Error(ErrorCode::TooManySiblings, text.to_owned()),
+        ),
+    ] {
+        let (link, header, body) = handed_on(5);
+        assert_eq!(
+            Request::decode(header.kind, &body),
+            Ok(put_of(&name, b"v", b"")),
+            "as the client sent it"
+        );
+        let answer = frame_of(reply.kind(), header.request.0, 0, |out| reply.encode(out));
+        receive(&shard, link, &answer);
+        let (header, body) = bench.frames(connection).remove(0);
+        assert_eq!((told(&header, &body), header.request), (expected, RequestId(5)));
+        // Once more, and late, it answers nothing, and the link stays.
+        receive(&shard, link, &answer);
+        assert!(bench.frames(connection).is_empty());
+    }
+    handed_on(6);
+    pass(&bench, &shard, 2_100);
+    let (header, body) = bench.frames(connection).remove(0);
+    assert_eq!(told(&header, &body).code(), ErrorCode::Unknown, "nobody knows what became of it");
+}
+
+#[test]
+fn a_write_that_is_handed_on_is_taken_by_a_replica_and_by_nobody_else() {
+    let bench = Bench::new(MemDisk::new());
+    let shard = open(&bench, settings_of(3, 1, 1)).expect("an empty disk opens");
+    let from = peer(&bench, &shard);
+    let (mine, theirs) = (named(&shard, true), named(&shard, false));
+    let ask = |request: &Request<'_>| {
+        receive(&shard, from, &request_frame(9, request));
+        shard.on_batch_end();
+        bench.run();
+        let (header, body) = bench.frames(from).remove(0);
+        assert_eq!(header.request, RequestId(9));
+        told(&header, &body)
+    };
+    ask(&put_of(&mine, b"v", b"")).version();
+    assert_eq!(ask(&put_of(&theirs, b"v", b"")).code(), ErrorCode::Unavailable);
+    assert_eq!(ask(&put_of(&mine, b"v", b"x")).code(), ErrorCode::BadContext);
+    shard.on_stop();
+    assert_eq!(ask(&put_of(&mine, b"v", b"")).code(), ErrorCode::Stopping);
+    // Of a table in which the last write wins nothing is handed on: that ends the connection.
+    let of_another = request_frame(9, &put(b"k", b"v", Level::One));
+    assert_eq!(shard.on_received(from, &of_another), Received::Close);
+    let (header, body) = bench.frames(from).remove(0);
+    assert_eq!(told(&header, &body).code(), ErrorCode::Unsupported);
+}
