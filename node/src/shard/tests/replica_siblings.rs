@@ -1,10 +1,14 @@
 //! Keys of tables with siblings: what a shard makes of the sets that other replicas send, and sends to them.
 
 use ferrite_cluster::{CausalClock, Context, Dot, SetLimits, Sibling, SiblingSet};
+use ferrite_lsm::mem_disk::CrashMode;
 use ferrite_wire::{Actor, ErrorCode, OVERWRITE, ReadWant, ReplicaAnswer, Reply, Version, WriteAnswer};
 
 use super::siblings::{Told, get_of, key, owned, put_of, settings_of, told};
 use super::*;
+
+/// Longer than any write is delayed, in milliseconds.
+const DELAY_MS_MAX: usize = 1_000;
 
 /// A node of three that is a replica of all keys, with links to both others.
 fn of_three() -> (Bench, Rc<Shard<Bench>>) {
@@ -41,17 +45,35 @@ fn peer_answers(bench: &Bench, connection: Connection) -> Vec<(FrameHeader, Vec<
 
 /// Sends a set as its coordinator does; the answer.
 fn replicate(bench: &Bench, shard: &Rc<Shard<Bench>>, from: Connection, set: &SiblingSet<'_>) -> WriteAnswer {
+    replicate_of(bench, shard, from, b"k", set)
+}
+
+/// The same of this name. Where writers are delayed because flushes are behind, the time passes that it takes.
+fn replicate_of(
+    bench: &Bench,
+    shard: &Rc<Shard<Bench>>,
+    from: Connection,
+    name: &[u8],
+    set: &SiblingSet<'_>,
+) -> WriteAnswer {
     let value = bytes_of(set);
     let message = PeerMessage::ReplicaWrite {
         vnode_epoch: Epoch(1),
-        key: key(b"k"),
+        key: key(name),
         version: set.version(),
         value: &value,
     };
     receive(shard, from, &message_frame(1, 1_000_000, &message));
     shard.on_batch_end();
     bench.run();
-    let (header, body) = peer_answers(bench, from).remove(0);
+    let mut answers = peer_answers(bench, from);
+    for _ in 0..DELAY_MS_MAX {
+        if answers.is_empty() {
+            pass(bench, shard, 1);
+            answers = peer_answers(bench, from);
+        }
+    }
+    let (header, body) = answers.remove(0);
     match PeerMessage::decode(header.kind, &body) {
         Ok(PeerMessage::ReplicaWriteAnswer(answer)) => answer,
         other => panic!("{other:?}"),
@@ -118,6 +140,50 @@ fn sets_of_others_are_joined_whatever_their_order_and_repeats() {
         let expected = merged.join(&apart);
         assert_eq!((version, value), (expected.version(), &bytes_of(&expected)[..]), "{order:?}");
     }
+}
+
+/// Sets of a key lie in tables, in memtables and in the log at once, and are joined wherever two of them meet: later ones must not take
+/// the place of earlier ones, nor newer ones that of older ones.
+#[test]
+fn sets_of_others_are_joined_across_memtables_tables_and_merges() {
+    let mut settings = settings_of(3, 1, 3);
+    settings.engine.memtable_bytes = 64 * 1024;
+    let bench = Bench::new(MemDisk::new());
+    let shard = open(&bench, settings.clone()).expect("an empty disk opens");
+    let from = peer(&bench, &shard);
+    let names: Vec<[u8; 4]> = (0..60_u32).map(u32::to_be_bytes).collect();
+    let values: [Vec<u8>; 4] = std::array::from_fn(|round| vec![round as u8; 700]);
+    // The second is the newest.
+    let sets: Vec<SiblingSet<'_>> = (0..4)
+        .map(|round| set_with(&[(7 + round, [20, 40, 10, 30][round as usize], &values[round as usize])]))
+        .collect();
+    for set in &sets {
+        for name in &names {
+            assert_eq!(replicate_of(&bench, &shard, from, name, set), WriteAnswer::Applied);
+        }
+    }
+    let expected = bytes_of(&sets.iter().fold(SiblingSet::default(), |joined, set| joined.join(set)));
+    let check = |shard: &Shard<Bench>| {
+        for name in &names {
+            let route = shard.route(&key(name)).expect("a table");
+            let stored = crate::shard::record::engine_key(&key(name), route.vnode, route.token);
+            let found = block_on(shard.engine.read(stored)).expect("readable").expect("written");
+            assert_eq!(found.record().value, expected, "{name:?}");
+        }
+    };
+    check(&shard);
+    let stats = shard.engine.stats();
+    assert!(stats.flushes > 4 && stats.compactions > 0, "{} and {}", stats.flushes, stats.compactions);
+    let mut bits = 0;
+    let image = bench.0.disk.crash(CrashMode::All, &mut || {
+        bits += 1;
+        bits
+    });
+    bench.0.tasks.borrow_mut().clear();
+    let wall_ms = bench.wall_ms();
+    let bench = Bench::new(image);
+    bench.0.wall_ms.set(wall_ms);
+    check(&open(&bench, settings).expect("what a process leaves opens"));
 }
 
 #[test]

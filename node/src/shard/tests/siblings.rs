@@ -1,7 +1,5 @@
 //! Keys of tables with siblings: what a shard that is alone makes of writes and reads of them.
 
-use std::collections::BTreeSet;
-
 use ferrite_cluster::{CausalClock, Context, Dot, SetLimits, Sibling, SiblingSet};
 use ferrite_lsm::mem_disk::CrashMode;
 use ferrite_wire::{ErrorCode, Item, Mode, OVERWRITE, Reader, Reply, Siblings, Table, TableId, Version};
@@ -10,8 +8,6 @@ use super::*;
 use crate::shard::latches::WAITERS_MAX;
 
 const MAX_SIBLINGS: u16 = 4;
-/// The longest that a write is delayed while flushes are behind, and more.
-const DELAY_MS_MAX: usize = 1_000;
 
 pub(super) fn carts(replication: u8) -> Table {
     let name = "carts".to_owned();
@@ -104,13 +100,7 @@ impl Alone {
         self.send(request);
         self.shard.on_batch_end();
         self.bench.run();
-        let mut frames = self.bench.frames(self.client);
-        for _ in 0..DELAY_MS_MAX {
-            if frames.is_empty() {
-                pass(&self.bench, &self.shard, 1);
-                frames = self.bench.frames(self.client);
-            }
-        }
+        let frames = self.bench.frames(self.client);
         let [(header, body)] = &frames[..] else { panic!("one answer: {frames:?}") };
         told(header, body)
     }
@@ -511,53 +501,6 @@ fn sets_are_the_same_after_restarts() {
     let mut node = node.restart(true);
     assert_eq!(node.get(b"one").values().0.len(), 2);
     assert_eq!(node.get(b"two").values().0.len(), 3);
-}
-
-/// Sets of a key lie in tables, in memtables and in the log at once, and are joined wherever two of them meet.
-#[test]
-fn sets_are_joined_across_memtables_tables_and_merges() {
-    let mut settings = settings_of(1, 1, 3);
-    settings.engine.memtable_bytes = 64 * 1024;
-    let bench = Bench::new(MemDisk::new());
-    let shard = open(&bench, settings.clone()).expect("an empty disk opens");
-    let client = client(&bench, &shard);
-    let mut node = Alone { bench, shard, client, number: 0 };
-    let names: Vec<[u8; 4]> = (0..60_u32).map(u32::to_be_bytes).collect();
-    let value = |round: u8| vec![round; 700];
-    for round in 0..3 {
-        for name in &names {
-            node.put(name, &value(round), b"").version();
-        }
-    }
-    let is_replaced = |name: &[u8; 4]| name[3].is_multiple_of(3);
-    for name in names.iter().filter(|name| is_replaced(name)) {
-        let context = node.get(name).values().1;
-        node.put(name, b"beside", b"").version();
-        node.put(name, b"merged", &context).version();
-    }
-    let check = |node: &mut Alone| {
-        for name in &names {
-            let found: BTreeSet<Vec<u8>> = node.get(name).values().0.into_iter().collect();
-            let put = [value(0), value(1), value(2)];
-            let merged = [b"beside".to_vec(), b"merged".to_vec()];
-            let expected = if is_replaced(name) { merged.into() } else { BTreeSet::from(put) };
-            assert_eq!(found, expected, "{name:?}");
-        }
-    };
-    check(&mut node);
-    let stats = node.shard.engine.stats();
-    assert!(stats.flushes > 4 && stats.compactions > 0, "{} and {}", stats.flushes, stats.compactions);
-    let mut bits = 0;
-    let image = node.bench.0.disk.crash(CrashMode::All, &mut || {
-        bits += 1;
-        bits
-    });
-    node.bench.0.tasks.borrow_mut().clear();
-    let bench = Bench::new(image);
-    bench.0.wall_ms.set(node.bench.wall_ms());
-    let shard = open(&bench, settings).expect("what a process leaves opens");
-    let client = super::client(&bench, &shard);
-    check(&mut Alone { bench, shard, client, number: 0 });
 }
 
 #[test]
