@@ -17,7 +17,7 @@ mod write_quorum;
 pub use claim::{Member, claim, reclaim};
 pub use clock::{Clock, ClockSettings, MintError};
 pub use founding::initial_topology;
-pub use read_quorum::{Ask, Asks, ReadAnswer, ReadOutcome, ReadQuorum, ReadStep, Reading};
+pub use read_quorum::{Ask, Asks, ReadAnswer, ReadOutcome, ReadQuorum, ReadStep, Reading, Repairing};
 pub use replica_set::ReplicaSet;
 pub use ring::Ring;
 pub use siblings::{

@@ -18,6 +18,10 @@ pub enum Bug {
     DigestBlind,
     /// A read takes the newest of the sets that answered instead of joining them.
     ReadKeepsNewest,
+    /// A read at QUORUM answers before a majority holds what it found.
+    RepairUnawaited,
+    /// A repair mints a new version for the record that it writes.
+    RepairMintsAnew,
 }
 
 #[cfg(feature = "planted-bugs")]

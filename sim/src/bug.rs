@@ -11,7 +11,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every bug with its name on the command line.
-    pub const ALL: [(&'static str, Bug); 10] = [
+    pub const ALL: [(&'static str, Bug); 12] = [
         ("ack-before-sync", Bug::Engine(ferrite_lsm::planted::Bug::AckBeforeSync)),
         ("stale-segment-replayed", Bug::Engine(ferrite_lsm::planted::Bug::StaleSegmentReplayed)),
         ("skipped-directory-sync", Bug::Engine(ferrite_lsm::planted::Bug::SkippedDirectorySync)),
@@ -22,6 +22,8 @@ impl Bug {
         ("join-keeps-one", Bug::Cluster(ferrite_cluster::planted::Bug::JoinKeepsOne)),
         ("digest-blind", Bug::Cluster(ferrite_cluster::planted::Bug::DigestBlind)),
         ("read-keeps-newest", Bug::Cluster(ferrite_cluster::planted::Bug::ReadKeepsNewest)),
+        ("repair-unawaited", Bug::Cluster(ferrite_cluster::planted::Bug::RepairUnawaited)),
+        ("repair-mints-anew", Bug::Cluster(ferrite_cluster::planted::Bug::RepairMintsAnew)),
     ];
 
     /// Its name on the command line.

@@ -12,6 +12,7 @@
 //! | `scenario` | one run: the plan drawn from the seed, clients, faults, phases |
 //! | `history` | what was written and acknowledged, and what every read must therefore see |
 //! | `set_history` | the same of keys with siblings |
+//! | `shown` | what reads of a majority have shown, and later ones must therefore see |
 //! | `bug` | bugs to plant, to see that they are caught |
 //!
 //! What it refuses: real time, threads, files and sockets. Nothing in here, and nothing that runs in here, may ask for them, or
@@ -28,6 +29,7 @@ mod random;
 mod report;
 mod scenario;
 mod set_history;
+mod shown;
 mod trace;
 mod world;
 

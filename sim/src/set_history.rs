@@ -60,6 +60,14 @@ pub(crate) struct SetFloor {
     gone: BTreeSet<u64>,
 }
 
+impl SetFloor {
+    /// These must be shown, too: a read of a majority has shown them.
+    pub(crate) fn and_shown(mut self, ids: impl Iterator<Item = u64>) -> SetFloor {
+        self.there.extend(ids);
+        self
+    }
+}
+
 /// All writes by key.
 #[derive(Debug, Default)]
 pub(crate) struct SetHistory {

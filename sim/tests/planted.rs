@@ -65,6 +65,17 @@ fn a_read_that_takes_the_newest_set_for_all_of_them_is_caught() {
     caught("read-keeps-newest", 10, true);
 }
 
+/// Whoever reads next may ask the others, and find what was shown gone.
+#[test]
+fn a_repair_that_answers_before_a_majority_has_the_record_is_caught() {
+    caught("repair-unawaited", 10, true);
+}
+
+#[test]
+fn a_repair_that_mints_a_version_of_its_own_is_caught() {
+    caught("repair-mints-anew", 5, true);
+}
+
 #[test]
 fn two_replicas_on_one_node_are_seen_in_the_placement() {
     let what = caught("tail-repeats-node", 1, true);

@@ -96,7 +96,7 @@ pub enum ErrorCode {
     TooLarge = 4,
     /// Fewer live replicas than the level needs. Not applied.
     Unavailable = 5,
-    /// Too few replicas answered a read before its deadline.
+    /// Too few replicas answered a read before its deadline, or hold by then what it found.
     Timeout = 6,
     /// A write may have reached a replica, but its level was not reached in time. It may or may not become visible.
     Unknown = 7,

@@ -8,7 +8,7 @@
 //!   waiting ──(one fails)──► another live one is asked in its place; none left ──► Failed
 //!     │ needed have answered
 //!     ├── nobody has a record ───────────────────────────────────────────────────► Absent
-//!     ├── no digest is newer than the full record in hand ────────────────────────► Found
+//!     ├── no digest is newer than the full record in hand ──(repairs: `repair.rs`)─► Found
 //!     ▼ a digest is newer
 //!   asking its holder for the record ──(it comes)──► the same questions again
 //!     └──(it fails)──► another holder of that version; none ──► the holder is out, and another takes its place
@@ -20,7 +20,7 @@
 //!
 //! Sets of siblings ([`Reading::Joined`]) are joined instead, and for that one copy of each version that anybody has is fetched, one after
 //! the other; the answer is what they say together. A replica's set only grows: one that comes with a later version than its digest had
-//! says all that the digest's did.
+//! says all that the digest's did. What version they have together only the host can tell ([`ReadStep::settle`]).
 //!
 //! A holder that cannot give its record stays counted while another has the same version to give. Otherwise it leaves, with
 //! its version, and the quorum is formed without it: that quorum overlaps as well as the first.
@@ -28,14 +28,21 @@
 //! The state machine keeps versions; the host keeps the bytes of the newest full record ([`ReadStep::keep`]), and decides
 //! what a tombstone or an expired record means to the client: the version says so.
 //!
-//! Bound: a replica is asked at most twice, once for its digest and once for its record.
+//! Bound: a replica is asked at most twice, once for its digest and once for its record, and written to at most once.
+
+mod repair;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Deref;
 
 use ferrite_wire::limits::REPLICAS_MAX;
-use ferrite_wire::{Actor, ErrorCode, Order, ReadWant, Version};
+use ferrite_wire::{Actor, ErrorCode, Order, ReadWant, Version, WriteAnswer};
 
+use self::repair::{Progress, Repairs};
 use crate::{ReplicaSet, Unavailable, planted};
+
+pub use repair::Repairing;
 
 /// What a read makes of records that differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +102,7 @@ pub enum ReadAnswer {
 pub enum ReadOutcome {
     /// The newest record is the one the host was last told to keep; of sets, the join of all that it was told to keep.
     Found {
-        /// Its version; of sets, that of the newest.
+        /// Its version; of sets, that of the join.
         version: Version,
         /// How many replicas answered.
         answered: u8,
@@ -116,6 +123,11 @@ pub struct ReadStep {
     pub keep: bool,
     /// Ask this.
     pub ask: Option<Ask>,
+    /// All sets are joined and they differed: tell [`ReadQuorum::on_settled`] what version the join has.
+    pub settle: bool,
+    /// Write what is kept to these, with its version as it is. With an outcome nobody waits for their answers, else
+    /// [`ReadQuorum::on_repaired`] does.
+    pub repair: ReplicaSet,
     /// The read has ended.
     pub outcome: Option<ReadOutcome>,
 }
@@ -129,6 +141,7 @@ const NO_STAMP: Stamp = (Order(0), Actor(0));
 #[derive(Clone, Debug)]
 pub struct ReadQuorum {
     reading: Reading,
+    repairing: Repairing,
     needed: u8,
     /// Live and never asked.
     spare: ReplicaSet,
@@ -149,6 +162,8 @@ pub struct ReadQuorum {
     kept: Option<Version>,
     /// Why the first replica that failed did.
     failure: Option<ErrorCode>,
+    /// What has been found, while replicas are brought up to it.
+    repairs: Option<Repairs>,
     ended: bool,
 }
 
@@ -157,6 +172,7 @@ impl ReadQuorum {
     /// the record.
     pub fn start(
         reading: Reading,
+        repairing: Repairing,
         replicas: u8,
         live: ReplicaSet,
         local: Option<u8>,
@@ -165,6 +181,7 @@ impl ReadQuorum {
         let needed = Unavailable::check(replicas, live, needed)?;
         let mut read = ReadQuorum {
             reading,
+            repairing,
             needed,
             spare: live,
             asked: ReplicaSet::default(),
@@ -176,6 +193,7 @@ impl ReadQuorum {
             full_from: None,
             kept: None,
             failure: None,
+            repairs: None,
             ended: false,
         };
         let first = local.filter(|local| live.contains(*local)).or(live.first()).expect("live is not empty");
@@ -197,6 +215,9 @@ impl ReadQuorum {
         self.asked.remove(replica);
         if gives_full {
             self.full_from = None;
+        }
+        if self.repairs.is_some() {
+            return self.on_late(replica, answer);
         }
         let mut keep = false;
         match answer {
@@ -224,18 +245,32 @@ impl ReadQuorum {
         self.next(keep)
     }
 
+    /// What the host has joined has this version.
+    pub fn on_settled(&mut self, version: Version) -> ReadStep {
+        assert!(!self.ended && self.repairs.is_none(), "asked for once, when all is joined");
+        self.complete(ReadStep::default(), version)
+    }
+
+    /// The joined set is too long to be sent: replicas stay as they are.
+    pub fn never_repairs(&mut self) {
+        self.repairing = Repairing::Never;
+    }
+
+    /// The version that replicas are, or were, brought up to before the answer.
+    pub fn repaired_to(&self) -> Option<Version> {
+        self.repairs.map(|repairs| repairs.version)
+    }
+
+    /// A replica that was written to has answered, or is lost. Answers that come twice, unasked or after the end are ignored.
+    pub fn on_repaired(&mut self, replica: u8, answer: WriteAnswer) -> ReadStep {
+        let Some(repairs) = self.repairs.as_mut().filter(|_| !self.ended) else { return ReadStep::default() };
+        if repairs.on_answer(replica, answer) { self.next_repair() } else { ReadStep::default() }
+    }
+
     /// Time is up.
     pub fn on_deadline(&mut self) -> ReadOutcome {
         self.ended = true;
         ReadOutcome::Failed(ErrorCode::Timeout)
-    }
-
-    /// After the end: replicas that answered with an older record than the newest, or none. They want repair.
-    pub fn stale(&self) -> ReplicaSet {
-        match self.newest() {
-            None => ReplicaSet::default(),
-            Some(newest) => self.answered.without(self.holders(newest)),
-        }
     }
 
     fn ask_first(&mut self, replica: u8, want: ReadWant) -> Ask {
@@ -344,9 +379,83 @@ impl ReadQuorum {
                     step.ask = Some(self.ask(holder, ReadWant::Full));
                 }
                 (Some(_), _) => {}
-                (None, Some(version)) => step.outcome = Some(ReadOutcome::Found { version, answered }),
+                (None, Some(_)) if self.joins() && self.differ() => step.settle = true,
+                (None, Some(version)) => return self.complete(step, version),
                 (None, None) => step.outcome = Some(ReadOutcome::Absent { answered }),
             }
+        }
+        self.ended = step.outcome.is_some();
+        step
+    }
+}
+
+impl ReadQuorum {
+    /// Whether those that hold sets hold different ones.
+    fn differ(&self) -> bool {
+        let mut stamps = self.holding.iter().map(|replica| self.stamps[replica as usize]);
+        let first = stamps.next();
+        stamps.any(|stamp| Some(stamp) != first)
+    }
+
+    /// The answer is known, and so is who lacks it.
+    fn complete(&mut self, mut step: ReadStep, version: Version) -> ReadStep {
+        let holding = self.holders(stamp(&version));
+        let behind = self.answered.without(holding);
+        let waits = match self.repairing {
+            Repairing::Before => !planted::active(planted::Bug::RepairUnawaited),
+            Repairing::After | Repairing::Never => false,
+        };
+        if waits && holding.len() < self.needed {
+            self.repairs = Some(Repairs::new(version, holding, behind));
+            step.repair = behind;
+            return step;
+        }
+        if self.repairing != Repairing::Never {
+            step.repair = behind;
+        }
+        self.ended = true;
+        step.outcome = Some(ReadOutcome::Found { version, answered: self.answered.len() });
+        step
+    }
+
+    /// An answer to the read itself that comes while others are written to: it may spare one of them.
+    fn on_late(&mut self, replica: u8, answer: ReadAnswer) -> ReadStep {
+        let repairs = self.repairs.as_mut().expect("called while replicas are repaired");
+        let (found, target) = (
+            match answer {
+                ReadAnswer::Digest(version) | ReadAnswer::Full(version) => Some(stamp(&version)),
+                ReadAnswer::Absent => None,
+                ReadAnswer::Failed(_) => return self.next_repair(),
+            },
+            stamp(&repairs.version),
+        );
+        // What another set holds is not in its version.
+        let holds = found == Some(target) || self.reading == Reading::Newest && found > Some(target);
+        if holds {
+            repairs.holds(replica);
+        } else {
+            self.spare.insert(replica);
+        }
+        self.next_repair()
+    }
+
+    fn next_repair(&mut self) -> ReadStep {
+        let (needed, answered, spare) = (self.needed, self.answered.len(), self.spare.first());
+        let repairs = self.repairs.as_mut().expect("called while replicas are repaired");
+        let mut step = ReadStep::default();
+        match (repairs.progress(needed), spare) {
+            (Progress::Waits, _) => return step,
+            (Progress::Held, _) => {
+                step.outcome = Some(ReadOutcome::Found { version: repairs.version, answered });
+            }
+            (Progress::Short, Some(spare)) => {
+                self.spare.remove(spare);
+                repairs.write_to(spare);
+                step.repair.insert(spare);
+            }
+            // Somebody who was asked may still say that it holds it, or can be written to.
+            (Progress::Short, None) if !self.asked.is_empty() => return step,
+            (Progress::Short, None) => step.outcome = Some(ReadOutcome::Failed(repairs.code())),
         }
         self.ended = step.outcome.is_some();
         step
@@ -356,6 +465,3 @@ impl ReadQuorum {
 fn stamp(version: &Version) -> Stamp {
     (version.order, version.actor)
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,6 +1,7 @@
 //! Reads over replicas whose records do not change while they are read.
 
 mod joined;
+mod repairs;
 
 use super::*;
 use proptest::prelude::*;
@@ -46,6 +47,8 @@ struct World {
     /// The version of the bytes the host has kept.
     bytes: Option<u64>,
     asked: usize,
+    /// Whom the read would have repaired.
+    behind: ReplicaSet,
 }
 
 impl World {
@@ -59,6 +62,7 @@ impl World {
             self.bytes = Some(replica.order);
         }
         self.open.extend(step.ask);
+        self.behind = step.repair;
         self.asked += step.ask.iter().len();
         assert!(self.asked <= 2 * replicas.len(), "a replica is asked at most twice");
         assert!(
@@ -90,20 +94,20 @@ impl World {
         // The overlap: a write that R + W > N protects is on more replicas than a read may miss.
         let newer = replicas.iter().filter(|replica| replica.order > found).count();
         assert!(newer <= replicas.len() - needed as usize, "{newer} hold a newer record than {found}");
-        let stale = self.read.stale();
-        assert!(stale.iter().all(|replica| replicas[replica as usize].order < found));
-        assert!(stale.is_within(replicas.len() as u8));
+        assert!(self.behind.iter().all(|replica| replicas[replica as usize].order < found));
+        assert!(self.behind.is_within(replicas.len() as u8));
     }
 }
 
 fn start(replicas: &[Replica], live: ReplicaSet, local: Option<u8>, needed: u8) -> World {
-    let (read, asks) = ReadQuorum::start(Reading::Newest, replicas.len() as u8, live, local, needed)
-        .expect("enough are live");
+    let (read, asks) =
+        ReadQuorum::start(Reading::Newest, Repairing::After, replicas.len() as u8, live, local, needed)
+            .expect("enough are live");
     assert_eq!(asks.len(), needed as usize);
     assert_eq!(asks.iter().filter(|ask| ask.want == ReadWant::Full).count(), 1);
     let first = local.filter(|local| live.contains(*local)).or(live.first());
     assert_eq!(asks.first().map(|ask| (ask.replica, ask.want)), first.map(|first| (first, ReadWant::Full)));
-    World { read, open: asks.to_vec(), bytes: None, asked: asks.len() }
+    World { read, open: asks.to_vec(), bytes: None, asked: asks.len(), behind: ReplicaSet::default() }
 }
 
 /// Delivers answers in every order. Returns the number of ends.
@@ -193,20 +197,24 @@ fn script_of(
 ) -> Vec<String> {
     let name = |ask: &Ask| format!("ask {} {:?}", ask.replica, ask.want);
     let live = (0..replicas).collect();
-    let (mut read, asks) = ReadQuorum::start(reading, replicas, live, local, needed).expect("all are live");
+    let (mut read, asks) =
+        ReadQuorum::start(reading, Repairing::After, replicas, live, local, needed).expect("all are live");
     let mut told = vec![asks.iter().map(name).collect::<Vec<_>>().join(", ")];
     for (replica, answer) in answers {
-        let step = read.on_answer(*replica, *answer);
+        let mut step = read.on_answer(*replica, *answer);
+        if step.settle {
+            step = ReadStep { keep: step.keep, ..read.on_settled(version(100)) };
+        }
         let keep = step.keep.then(|| "keep".to_owned());
         let outcome = step.outcome.map(|outcome| match outcome {
             ReadOutcome::Found { version, answered } => format!("found {} of {answered}", version.order.0),
             ReadOutcome::Absent { answered } => format!("absent of {answered}"),
             ReadOutcome::Failed(code) => format!("failed: {code}"),
         });
-        let stale: Vec<String> = read.stale().iter().map(|replica| replica.to_string()).collect();
-        let stale = (outcome.is_some() && !stale.is_empty()).then(|| format!("stale {}", stale.join(" ")));
+        let behind: Vec<String> = step.repair.iter().map(|replica| replica.to_string()).collect();
+        let repair = (!behind.is_empty()).then(|| format!("repair {}", behind.join(" ")));
         let said: Vec<String> =
-            [keep, step.ask.as_ref().map(name), outcome, stale].into_iter().flatten().collect();
+            [keep, step.ask.as_ref().map(name), outcome, repair].into_iter().flatten().collect();
         told.push(if said.is_empty() { "wait".to_owned() } else { said.join(", ") });
     }
     told
@@ -231,14 +239,14 @@ fn digests_that_agree_end_the_read() {
 #[test]
 fn a_newer_digest_is_followed_to_its_holder() {
     let told = script(3, None, 2, &[(0, full(7)), (1, digest(8)), (1, full(8))]);
-    let expected = ["ask 0 Full, ask 1 Digest", "keep", "ask 1 Full", "keep, found 8 of 2, stale 0"];
+    let expected = ["ask 0 Full, ask 1 Digest", "keep", "ask 1 Full", "keep, found 8 of 2, repair 0"];
     assert_eq!(told, expected);
 }
 
 #[test]
 fn an_older_digest_needs_no_second_round() {
     let told = script(3, None, 2, &[(0, full(8)), (1, digest(7))]);
-    assert_eq!(told, ["ask 0 Full, ask 1 Digest", "keep", "found 8 of 2, stale 1"]);
+    assert_eq!(told, ["ask 0 Full, ask 1 Digest", "keep", "found 8 of 2, repair 1"]);
 }
 
 #[test]
@@ -254,7 +262,7 @@ fn another_holder_gives_the_record_when_the_first_cannot() {
     let answers = [(0, full(7)), (1, digest(8)), (2, digest(8)), (1, DAMAGED), (2, full(8))];
     let told = script(3, None, 3, &answers);
     let asks = "ask 0 Full, ask 1 Digest, ask 2 Digest";
-    assert_eq!(told, [asks, "keep", "wait", "ask 1 Full", "ask 2 Full", "keep, found 8 of 3, stale 0"]);
+    assert_eq!(told, [asks, "keep", "wait", "ask 1 Full", "ask 2 Full", "keep, found 8 of 3, repair 0"]);
 }
 
 #[test]
@@ -266,9 +274,9 @@ fn a_version_that_nobody_can_give_leaves_with_its_holder() {
 #[test]
 fn a_record_that_has_gone_or_grown_since_its_digest_is_taken_as_it_is() {
     let told = script(2, None, 2, &[(0, full(7)), (1, digest(8)), (1, ReadAnswer::Absent)]);
-    assert_eq!(told[3], "found 7 of 2, stale 1");
+    assert_eq!(told[3], "found 7 of 2, repair 1");
     let told = script(2, None, 2, &[(0, full(7)), (1, digest(8)), (1, full(9))]);
-    assert_eq!(told[3], "keep, found 9 of 2, stale 0");
+    assert_eq!(told[3], "keep, found 9 of 2, repair 0");
 }
 
 #[test]
@@ -286,8 +294,8 @@ fn equal_times_are_told_apart_by_their_actor() {
 
 #[test]
 fn the_deadline_is_a_timeout_and_the_end() {
-    let (mut read, _) =
-        ReadQuorum::start(Reading::Newest, 3, (0..3).collect(), None, 2).expect("all are live");
+    let (mut read, _) = ReadQuorum::start(Reading::Newest, Repairing::After, 3, (0..3).collect(), None, 2)
+        .expect("all are live");
     assert_eq!(read.on_deadline(), ReadOutcome::Failed(ErrorCode::Timeout));
     assert_eq!(read.on_answer(0, full(7)), ReadStep::default());
 }
@@ -295,7 +303,8 @@ fn the_deadline_is_a_timeout_and_the_end() {
 #[test]
 fn too_few_live_replicas_are_told_at_once() {
     let unavailable = |live: &[u8], needed| {
-        ReadQuorum::start(Reading::Newest, 3, live.iter().copied().collect(), None, needed).err()
+        ReadQuorum::start(Reading::Newest, Repairing::After, 3, live.iter().copied().collect(), None, needed)
+            .err()
     };
     assert_eq!(unavailable(&[2], 2), Some(Unavailable { live: 1, needed: 2 }));
     assert_eq!(unavailable(&[], 1), Some(Unavailable { live: 0, needed: 1 }));

@@ -143,7 +143,7 @@ impl<E: Env> Shard<E> {
     pub(super) fn on_forward_lost(&self, id: OperationId, gone: Option<Connection>) {
         let is_lost = match self.operations.borrow_mut().get_mut(id) {
             Some(Operation::Forward(forward)) => gone.is_none_or(|gone| forward.connection == gone),
-            Some(Operation::Read(_) | Operation::Write(_)) | None => false,
+            Some(Operation::Read(_) | Operation::Repair(_) | Operation::Write(_)) | None => false,
         };
         if is_lost {
             self.end_forward(id, &Reply::Error { code: ErrorCode::Unknown, text: "" });

@@ -34,7 +34,14 @@ pub(super) enum Ack {
         /// This node's place in the key's preference list.
         replica: u8,
     },
-    /// The same, of a set of siblings that this core has made: then its key's latch is let go.
+    /// Count for a read of this core that repairs its own copy.
+    Repair {
+        /// Which.
+        operation: OperationId,
+        /// This node's place in the key's preference list.
+        replica: u8,
+    },
+    /// As `Local`, of a set of siblings that this core has made: then its key's latch is let go.
     Set {
         /// Which.
         operation: OperationId,
@@ -143,6 +150,9 @@ impl<E: Env> Shard<E> {
             Ack::Local { operation, replica } => {
                 self.on_write_answer(operation, replica, WriteAnswer::Refused(code));
             }
+            Ack::Repair { operation, replica } => {
+                self.on_repair_answer(operation, replica, WriteAnswer::Refused(code));
+            }
             Ack::Set { operation, replica, latch } => {
                 // Others may have the set, and this replica has not.
                 self.renew_actor();
@@ -199,6 +209,9 @@ impl<E: Env> Shard<E> {
                 }
                 Ack::Local { operation, replica } => {
                     self.on_write_answer(operation, replica, WriteAnswer::Applied);
+                }
+                Ack::Repair { operation, replica } => {
+                    self.on_repair_answer(operation, replica, WriteAnswer::Applied);
                 }
                 Ack::Set { operation, replica, latch } => {
                     self.on_write_answer(operation, replica, WriteAnswer::Applied);

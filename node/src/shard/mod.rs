@@ -19,6 +19,7 @@ mod multi_get;
 mod peers;
 mod reads;
 mod record;
+mod repairs;
 mod replica;
 mod requester;
 mod requests;
@@ -55,6 +56,7 @@ use link::Links;
 use log_pump::AckQueue;
 use multi_get::MultiGet;
 use reads::ReadOperation;
+use repairs::RepairOperation;
 use requester::Requester;
 use session::{SessionKind, Sessions};
 use slab::{OperationId, Slab};
@@ -95,6 +97,7 @@ struct Route {
 #[expect(clippy::large_enum_variant, reason = "a box would be an allocation for every replicated write")]
 enum Operation {
     Read(Box<ReadOperation>),
+    Repair(Box<RepairOperation>),
     Write(WriteOperation),
     Forward(ForwardOperation),
 }

@@ -161,7 +161,7 @@ impl<E: Env> Shard<E> {
                 let (operation, replica) = OperationId::from_request(frame.header.request.0);
                 match PeerMessage::decode(frame.header.kind, frame.body) {
                     Ok(PeerMessage::ReplicaWriteAnswer(answer)) => {
-                        self.on_write_answer(operation, replica, answer);
+                        self.on_wrote(operation, replica, answer);
                     }
                     Ok(PeerMessage::ReplicaReadAnswer(answer)) => {
                         self.on_read_answer(operation, replica, &answer);

@@ -4,10 +4,13 @@
 
 use std::rc::Rc;
 
-use ferrite_cluster::{Ask, ReadAnswer, ReadOutcome, ReadQuorum, ReadStep, Reading};
+use ferrite_cluster::{
+    Ask, ReadAnswer, ReadOutcome, ReadQuorum, ReadStep, Reading, Repairing, ReplicaSet, SiblingSet,
+};
 use ferrite_lsm::cover;
 use ferrite_wire::{
-    ErrorCode, Key, Level, PeerMessage, ReadWant, ReplicaAnswer, Reply, TableId, limits::REPLICAS_MAX,
+    ErrorCode, Key, Level, PeerMessage, ReadWant, ReplicaAnswer, Reply, TableId, Version, WriteAnswer,
+    limits::{REPLICAS_MAX, SET_BYTES_MAX},
 };
 
 use super::record::version_of;
@@ -22,19 +25,50 @@ use crate::env::{Connection, Env};
 #[derive(Debug)]
 pub(super) struct ReadOperation {
     requester: Requester,
-    route: Route,
+    pub(super) route: Route,
     table: TableId,
     /// The key, partition then sort: asked again if answers differ or a replica fails.
     key: Box<[u8]>,
     partition_len: usize,
-    deadline_ns: u64,
+    pub(super) deadline_ns: u64,
     quorum: ReadQuorum,
     /// The newest full record that has come; of sets, what all that have come are together.
     kept: Vec<u8>,
     /// What is to be written on top of what is found, in place of an answer.
     then: Option<Box<SetWrite>>,
     /// How each replica is reached; this node has no connection to itself.
-    connections: [Option<Connection>; REPLICAS_MAX],
+    pub(super) connections: [Option<Connection>; REPLICAS_MAX],
+}
+
+impl ReadOperation {
+    pub(super) fn key(&self) -> Key<'_> {
+        let (partition, sort) = self.key.split_at(self.partition_len);
+        Key { table: self.table, partition, sort }
+    }
+
+    /// The best record so far, or what the sets so far are together.
+    pub(super) fn kept(&self) -> &[u8] {
+        &self.kept
+    }
+
+    /// The version of what is kept, while replicas are brought up to it.
+    pub(super) fn repaired_to(&self) -> Option<Version> {
+        self.quorum.repaired_to()
+    }
+
+    /// A replica that was written to has answered.
+    pub(super) fn on_repaired(&mut self, replica: u8, answer: WriteAnswer) -> ReadStep {
+        self.quorum.on_repaired(replica, answer)
+    }
+
+    /// All sets have come: tells what they are together.
+    fn settle(&mut self) -> ReadStep {
+        let set = SiblingSet::decode(&self.kept).expect("a set is checked when it arrives");
+        if self.kept.len() > SET_BYTES_MAX {
+            self.quorum.never_repairs();
+        }
+        self.quorum.on_settled(set.version())
+    }
 }
 
 impl<E: Env> Shard<E> {
@@ -67,7 +101,10 @@ impl<E: Env> Shard<E> {
         let local = route.position.map(|at| at as u8);
         let needed = level.needed(route.replicas) as u8;
         let reading = if route.has_siblings() { Reading::Joined } else { Reading::Newest };
-        let Ok((quorum, asks)) = ReadQuorum::start(reading, route.replicas as u8, live, local, needed) else {
+        let replicas = route.replicas as u8;
+        // The write that follows replaces on all replicas what is found here.
+        let repairing = if then.is_some() { Repairing::Never } else { Repairing::of_level(needed, replicas) };
+        let Ok((quorum, asks)) = ReadQuorum::start(reading, repairing, replicas, live, local, needed) else {
             return self.answer_error(requester, ErrorCode::Unavailable);
         };
         let operation = ReadOperation {
@@ -141,6 +178,10 @@ impl<E: Env> Shard<E> {
                 }
                 short => short,
             };
+            if bytes.len() > SET_BYTES_MAX {
+                // This node's own set, longer than one that travels.
+                read.quorum.never_repairs();
+            }
             let step = read.quorum.on_answer(replica, short);
             if step.keep && read.quorum.joins() {
                 join_into(&mut read.kept, bytes);
@@ -160,7 +201,7 @@ impl<E: Env> Shard<E> {
             Some(Operation::Read(read)) => {
                 read.connections.iter().position(|asked| *asked == Some(connection))
             }
-            Some(Operation::Write(_) | Operation::Forward(_)) | None => None,
+            Some(Operation::Repair(_) | Operation::Write(_) | Operation::Forward(_)) | None => None,
         };
         if let Some(replica) = lost {
             self.on_read_answer(id, replica as u8, &ReplicaAnswer::Refused(ErrorCode::Unavailable));
@@ -171,12 +212,18 @@ impl<E: Env> Shard<E> {
     pub(super) fn on_read_deadline(self: &Rc<Self>, id: OperationId) {
         let outcome = match self.operations.borrow_mut().get_mut(id) {
             Some(Operation::Read(read)) => read.quorum.on_deadline(),
-            Some(Operation::Write(_) | Operation::Forward(_)) | None => return,
+            Some(Operation::Repair(_) | Operation::Write(_) | Operation::Forward(_)) | None => return,
         };
         self.follow_read(id, ReadStep { outcome: Some(outcome), ..ReadStep::default() }, b"");
     }
 
-    fn follow_read(self: &Rc<Self>, id: OperationId, step: ReadStep, bytes: &[u8]) {
+    /// Does what a read wants next. `bytes` are of the answer that made it want that.
+    pub(super) fn follow_read(self: &Rc<Self>, id: OperationId, mut step: ReadStep, bytes: &[u8]) {
+        if step.settle {
+            let mut operations = self.operations.borrow_mut();
+            let Some(Operation::Read(read)) = operations.get_mut(id) else { return };
+            step = read.settle();
+        }
         if let Some(outcome) = step.outcome {
             let Some(Operation::Read(mut read)) = self.operations.borrow_mut().remove(id) else {
                 unreachable!("an outcome comes from a read in flight");
@@ -186,28 +233,26 @@ impl<E: Env> Shard<E> {
             }
             match outcome {
                 ReadOutcome::Found { version, answered } if read.route.has_siblings() => {
-                    let (partition, sort) = read.key.split_at(read.partition_len);
-                    let key = Key { table: read.table, partition, sort };
                     self.with_reply(
-                        || read.route.context_hash(&key),
+                        || read.route.context_hash(&read.key()),
                         &version,
                         &read.kept,
                         answered,
                         |reply| self.answer_seen(read.requester, reply, version.order),
                     );
+                    self.after_read(&read, version, &read.kept, step.repair);
                 }
                 ReadOutcome::Found { version, answered } => {
                     let value = if step.keep { bytes } else { &read.kept };
                     let reply = self.client_reply(&version, value, answered);
                     self.answer_seen(read.requester, &reply, version.order);
+                    self.after_read(&read, version, value, step.repair);
                 }
                 ReadOutcome::Absent { answered } => self.answer(read.requester, &Reply::Absent { answered }),
                 ReadOutcome::Failed(code) => self.answer_error(read.requester, code),
             }
-            if !read.quorum.stale().is_empty() {
-                cover::mark("replicas differed");
-                self.counters.digest_mismatches.set(self.counters.digest_mismatches.get() + 1);
-            }
+        } else if !step.repair.is_empty() {
+            self.repair_first(id, step.repair);
         } else if let Some(ask) = step.ask {
             cover::mark("read asked another replica");
             let (route, table, key, partition_len, connection, deadline_ns) = {
@@ -223,6 +268,21 @@ impl<E: Env> Shard<E> {
 }
 
 impl<E: Env> Shard<E> {
+    /// A read has been answered: replicas that lack what it found are written to.
+    fn after_read(self: &Rc<Self>, read: &ReadOperation, version: Version, value: &[u8], behind: ReplicaSet) {
+        let waited = read.repaired_to().is_some();
+        if !waited && behind.is_empty() {
+            return;
+        }
+        cover::mark("replicas differed");
+        let (mismatches, before) = (&self.counters.digest_mismatches, &self.counters.repairs.before);
+        mismatches.set(mismatches.get() + 1);
+        before.set(before.get() + u64::from(waited));
+        if !behind.is_empty() {
+            self.repair_afterwards(read, version, value, behind);
+        }
+    }
+
     /// The read before a write that overwrites has ended: what it found is replaced.
     fn follow_overwrite(self: &Rc<Self>, mut write: SetWrite, outcome: ReadOutcome, kept: &[u8]) {
         match outcome {
@@ -246,6 +306,7 @@ impl<E: Env> Shard<E> {
     pub(super) fn on_deadline(self: &Rc<Self>, id: OperationId) {
         self.on_write_deadline(id);
         self.on_read_deadline(id);
+        self.end_repair(id);
         self.on_forward_lost(id, None);
     }
 
@@ -255,6 +316,7 @@ impl<E: Env> Shard<E> {
         for id in ids {
             self.on_write_connection_lost(id, connection);
             self.on_read_connection_lost(id, connection);
+            self.on_repair_connection_lost(id, connection);
             self.on_forward_lost(id, Some(connection));
         }
     }

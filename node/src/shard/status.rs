@@ -22,6 +22,8 @@ pub(super) struct Counters {
     pub(super) hops: Cell<u64>,
     /// Reads whose replicas did not agree.
     pub(super) digest_mismatches: Cell<u64>,
+    /// Repairs that reads made.
+    pub(super) repairs: RepairCounters,
     /// Background jobs that failed.
     pub(super) jobs_failed: Cell<u64>,
     errors: RefCell<Vec<(ErrorCode, u64)>>,
@@ -29,6 +31,21 @@ pub(super) struct Counters {
     closed_cleanly: bool,
     damaged: u64,
     cut_tail: bool,
+}
+
+/// What reads did to replicas that were behind.
+#[derive(Debug, Default)]
+pub(super) struct RepairCounters {
+    /// Reads whose answer waited for them.
+    pub(super) before: Cell<u64>,
+    /// Reads that were answered first.
+    pub(super) after: Cell<u64>,
+    /// Reads that would have been of the latter, but there were too many.
+    pub(super) dropped: Cell<u64>,
+    /// Records sent to replicas.
+    pub(super) written: Cell<u64>,
+    /// Repairs in flight that nobody waits for.
+    pub(super) in_flight: Cell<usize>,
 }
 
 /// Says which keys cannot be read.
@@ -85,6 +102,10 @@ impl<E: Env> Shard<E> {
             ("deletes", &self.counters.deletes),
             ("hops", &self.counters.hops),
             ("digest_mismatches", &self.counters.digest_mismatches),
+            ("read_repairs.before_answer", &self.counters.repairs.before),
+            ("read_repairs.after_answer", &self.counters.repairs.after),
+            ("read_repairs.dropped", &self.counters.repairs.dropped),
+            ("read_repairs.records", &self.counters.repairs.written),
             ("jobs_failed", &self.counters.jobs_failed),
         ] {
             line(name, &counter.get());

@@ -139,7 +139,7 @@ impl<E: Env> Shard<E> {
     ) -> Option<R> {
         match self.operations.borrow_mut().get_mut(id) {
             Some(Operation::Write(write)) => act(write),
-            Some(Operation::Read(_) | Operation::Forward(_)) | None => None,
+            Some(Operation::Read(_) | Operation::Repair(_) | Operation::Forward(_)) | None => None,
         }
     }
 

@@ -14,6 +14,7 @@ use super::{CORES, MS, NODES, Phase, Scenario, address};
 use crate::history::{Floor, Told, Violation};
 use crate::network::SocketId;
 use crate::set_history::SetFloor;
+use crate::shown::Shown;
 use crate::world::{Event, World};
 
 /// Deadline of a request, in microseconds.
@@ -216,9 +217,9 @@ impl Scenario {
         let replicas = self.replicas_of(key);
         let meets = level.needed(replicas) + WRITTEN_MIN.min(replicas) > replicas;
         let floor = match self.has_siblings(key) {
-            true if meets => Expected::Set(self.sets.borrow().floor(key)),
-            true => Expected::Set(SetFloor::default()),
-            false => Expected::Last(if meets { self.history.borrow().floor(key) } else { None }),
+            true if !meets => Expected::Set(SetFloor::default()),
+            false if !meets => Expected::Last(None),
+            _ => self.floor(key),
         };
         let name = key.to_be_bytes();
         let request =
@@ -232,13 +233,33 @@ impl Scenario {
         let names: Vec<[u8; 8]> = keys.iter().map(|key| key.to_be_bytes()).collect();
         let asked: Vec<Key<'_>> = keys.iter().zip(&names).map(|(key, name)| self.key(*key, name)).collect();
         let epoch = self.topology.epoch;
-        let floor = |key: u64| match self.has_siblings(key) {
-            true => Expected::Set(self.sets.borrow().floor(key)),
-            false => Expected::Last(self.history.borrow().floor(key)),
-        };
-        let floors = keys.iter().map(|key| (*key, floor(*key))).collect();
+        let floors = keys.iter().map(|key| (*key, self.floor(*key))).collect();
         let encode = |out: &mut Vec<u8>| Request::encode_multi_get(epoch, Level::Quorum, &asked, out);
         self.send_body(world, client, FrameKind::MultiGet, encode, Pending::ReadMany(floors));
+    }
+
+    /// What a read that begins now, and overlaps with the writes, must see at least.
+    fn floor(&self, key: u64) -> Expected {
+        let shown = self.shown.borrow();
+        match self.has_siblings(key) {
+            true => Expected::Set(self.sets.borrow().floor(key).and_shown(shown.siblings_of(key))),
+            false => Expected::Last(shown.floor(key, self.history.borrow().floor(key))),
+        }
+    }
+
+    /// Keeps what a read of a majority has shown.
+    fn has_shown(&self, key: u64, level: Level, reply: &Reply<'_>) {
+        if !Shown::holds(level, self.replicas_of(key)) {
+            return;
+        }
+        match reply {
+            Reply::Value { version, .. } => self.shown.borrow_mut().value(key, *version),
+            Reply::Siblings { siblings, .. } => {
+                let ids = siblings.iter().filter_map(|sibling| id_of(sibling.value));
+                self.shown.borrow_mut().siblings(key, ids);
+            }
+            _ => {}
+        }
     }
 
     fn on_item(&self, client: usize, key: u64, floor: &Expected, item: &Item<'_>) {
@@ -293,6 +314,9 @@ impl Scenario {
         };
         if let Reply::Error { code, .. } = reply {
             self.count_error(*code);
+        }
+        if let Pending::Read { key, level, .. } = &pending {
+            self.has_shown(*key, *level, reply);
         }
         match (pending, reply) {
             (Pending::Write { key, id }, Reply::Done { version, .. }) => {

@@ -41,6 +41,7 @@ use crate::network::SocketId;
 use crate::random::Random;
 use crate::report::Report;
 use crate::set_history::SetHistory;
+use crate::shown::Shown;
 use crate::world::{Death, Director, DiskFaults, Event, World};
 
 const MS: u64 = 1_000_000;
@@ -121,6 +122,7 @@ struct Scenario {
     clients: RefCell<Vec<Client>>,
     history: RefCell<History>,
     sets: RefCell<SetHistory>,
+    shown: RefCell<Shown>,
     violation: RefCell<Option<Violation>>,
     phase: Cell<Phase>,
     /// In the end: what remains to be read, and at which level.
@@ -189,6 +191,7 @@ impl Scenario {
             random: RefCell::new(random),
             history: RefCell::default(),
             sets: RefCell::default(),
+            shown: RefCell::default(),
             violation: RefCell::default(),
             phase: Cell::new(Phase::Forming),
             left: RefCell::default(),

@@ -22,7 +22,7 @@ fn every_set_that_differs_is_asked_for_the_older_ones_too() {
     // The first of them while the last digest is still out, one at a time.
     assert_eq!(
         told,
-        [asks, "keep", "wait", "ask 1 Full", "keep, ask 2 Full", "keep, found 9 of 3, stale 0 1"]
+        [asks, "keep", "wait", "ask 1 Full", "keep, ask 2 Full", "keep, found 100 of 3, repair 0 1 2"]
     );
 }
 
@@ -30,14 +30,14 @@ fn every_set_that_differs_is_asked_for_the_older_ones_too() {
 fn one_of_several_equal_sets_stands_for_them() {
     let answers = [(0, full(8)), (1, digest(7)), (2, digest(7)), (1, full(7))];
     let told = joined(3, None, 3, &answers);
-    assert_eq!(told[3..], ["ask 1 Full", "keep, found 8 of 3, stale 1 2"]);
+    assert_eq!(told[3..], ["ask 1 Full", "keep, found 100 of 3, repair 0 1 2"]);
 }
 
 #[test]
 fn a_set_that_has_grown_since_its_digest_says_all_that_the_digest_did() {
     let answers = [(0, full(8)), (1, digest(7)), (2, digest(7)), (1, full(9))];
     let told = joined(3, None, 3, &answers);
-    assert_eq!(told[3..], ["ask 1 Full", "keep, found 9 of 3, stale 0 2"]);
+    assert_eq!(told[3..], ["ask 1 Full", "keep, found 100 of 3, repair 0 1 2"]);
 }
 
 #[test]
@@ -63,9 +63,12 @@ fn explore_joined(host: &Host, replicas: &[Replica], needed: u8) -> usize {
         let mut next = host.clone();
         let ask = next.open.remove(at);
         let replica = replicas[ask.replica as usize];
-        let step = next.read.on_answer(ask.replica, replica.answer(ask.want));
+        let mut step = next.read.on_answer(ask.replica, replica.answer(ask.want));
         if step.keep {
             next.joined.insert(replica.order);
+        }
+        if step.settle {
+            step = next.read.on_settled(version(100));
         }
         next.open.extend(step.ask);
         next.asked += step.ask.iter().len();
@@ -107,8 +110,15 @@ fn every_history_of_up_to_three_replicas_joins_every_set_of_its_quorum() {
             for needed in 1..=count as u8 {
                 for local in (0..count as u8).map(Some).chain([None]) {
                     let live = (0..count as u8).collect();
-                    let (read, asks) = ReadQuorum::start(Reading::Joined, count as u8, live, local, needed)
-                        .expect("all are live");
+                    let (read, asks) = ReadQuorum::start(
+                        Reading::Joined,
+                        Repairing::After,
+                        count as u8,
+                        live,
+                        local,
+                        needed,
+                    )
+                    .expect("all are live");
                     let host = Host { read, open: asks.to_vec(), joined: BTreeSet::new(), asked: asks.len() };
                     ends += explore_joined(&host, &replicas, needed);
                 }

@@ -9,6 +9,7 @@ mod memory;
 mod multi_get;
 mod opening;
 mod pressure;
+mod repairs;
 mod replica_siblings;
 mod replies;
 mod siblings;

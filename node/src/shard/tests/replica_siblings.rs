@@ -208,21 +208,23 @@ fn what_is_no_set_is_not_taken_and_a_set_in_another_table_neither() {
     }
 }
 
-/// The answers of the other replicas to a read of this node's client.
+/// The answers of the other replicas to a read of this node's client, and to the repairs that it asks for.
 fn answer_reads(bench: &Bench, shard: &Rc<Shard<Bench>>, sets: &[(usize, &SiblingSet<'_>)]) -> usize {
     let mut answered = 0;
     for (at, set) in sets {
         let link = links(shard)[*at];
         for (header, body) in bench.frames(link) {
-            let Ok(PeerMessage::ReplicaRead { want, .. }) = PeerMessage::decode(header.kind, &body) else {
-                continue;
-            };
             let (version, value) = (set.version(), bytes_of(set));
-            let answer = match want {
-                ReadWant::Full => ReplicaAnswer::Full { version, value: &value },
-                ReadWant::Digest => ReplicaAnswer::Digest { version },
+            let message = match PeerMessage::decode(header.kind, &body) {
+                Ok(PeerMessage::ReplicaRead { want: ReadWant::Full, .. }) => {
+                    PeerMessage::ReplicaReadAnswer(ReplicaAnswer::Full { version, value: &value })
+                }
+                Ok(PeerMessage::ReplicaRead { want: ReadWant::Digest, .. }) => {
+                    PeerMessage::ReplicaReadAnswer(ReplicaAnswer::Digest { version })
+                }
+                Ok(PeerMessage::ReplicaWrite { .. }) => PeerMessage::ReplicaWriteAnswer(WriteAnswer::Applied),
+                _ => continue,
             };
-            let message = PeerMessage::ReplicaReadAnswer(answer);
             receive(shard, link, &message_frame(header.request.0, 0, &message));
             answered += 1;
         }
@@ -244,6 +246,8 @@ fn a_read_joins_the_sets_of_all_replicas_that_differ() {
     for _ in 0..4 {
         answer_reads(&bench, &shard, &[(0, &two), (1, &three)]);
     }
+    shard.on_batch_end();
+    bench.run();
     let (header, body) = bench.frames(connection).remove(0);
     let (values, context) = told(&header, &body).values();
     assert_eq!(values, owned(&[b"here", b"newer", b"older"]));

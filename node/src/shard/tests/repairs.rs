@@ -1,0 +1,356 @@
+//! Reads that find replicas behind: what they write to whom, and when they are answered.
+
+use ferrite_cluster::{CausalClock, Dot, SetLimits, Sibling, SiblingSet};
+use ferrite_wire::{
+    Actor, ErrorCode, Mode, ReadWant, ReplicaAnswer, Reply, Table, TableId, Version, VersionFlags,
+    WriteAnswer,
+};
+
+use super::tables::accept_links;
+use super::*;
+use crate::shard::repairs::BACKGROUND_REPAIRS_MAX;
+
+/// How long requests take at most.
+const TIMEOUT_MS: u64 = 500;
+
+/// Node 1 of a cluster, whose other nodes are played by the test.
+struct Coordinator {
+    bench: Bench,
+    shard: Rc<Shard<Bench>>,
+    client: Connection,
+    number: u64,
+}
+
+/// A message to another node, with the number to answer it under.
+#[derive(Debug)]
+struct Asked {
+    connection: Connection,
+    number: u64,
+    what: What,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum What {
+    Read(ReadWant),
+    Write(Version, Vec<u8>),
+}
+
+fn carts() -> Table {
+    let name = "carts".to_owned();
+    let id = TableId::of(&name);
+    Table { id, name, mode: Mode::Siblings, max_siblings: 4, ..Table::default_of(3) }
+}
+
+impl Coordinator {
+    fn new(nodes: u16, replication: u8) -> Coordinator {
+        let tables = Tables::new(vec![Table::default_of(replication), carts()]).expect("a sound list");
+        let bench = Bench::new(MemDisk::new());
+        let mut settings = settings_with(nodes, 1, 2, tables);
+        // Sooner than links are cut whose other side is silent.
+        settings.request_timeout_ns = TIMEOUT_MS * MS;
+        let shard = open(&bench, settings).expect("an empty disk opens");
+        accept_links(&bench, &shard);
+        let client = client(&bench, &shard);
+        let coordinator = Coordinator { bench, shard, client, number: 0 };
+        coordinator.asked();
+        coordinator
+    }
+
+    /// A key of which this node has a copy, or has none.
+    fn key(&self, is_replica: bool) -> Vec<u8> {
+        let keys = (0u32..).map(|number| number.to_le_bytes().to_vec());
+        let fits = |key: &Vec<u8>| {
+            self.shard.route(&Key::plain(key)).expect("a table").position.is_some() == is_replica
+        };
+        keys.into_iter().find(fits).expect("some key")
+    }
+
+    /// What this node's own copy becomes.
+    fn store(&self, key: Key<'_>, version: Version, value: &[u8]) {
+        let connection = peer(&self.bench, &self.shard);
+        let write = PeerMessage::ReplicaWrite { vnode_epoch: Epoch(1), key, version, value };
+        receive(&self.shard, connection, &message_frame(1, 1_000_000, &write));
+        self.settle();
+        assert_eq!(self.bench.frames(connection).len(), 1);
+    }
+
+    fn settle(&self) {
+        self.shard.on_batch_end();
+        self.bench.run();
+    }
+
+    fn get(&mut self, key: Key<'_>, level: Level) {
+        self.number += 1;
+        let request = Request::Get { epoch: Epoch(0), level, options: 0, key };
+        receive(&self.shard, self.client, &request_frame(self.number, &request));
+    }
+
+    /// What other nodes have been asked since the last call.
+    fn asked(&self) -> Vec<Asked> {
+        let links: Vec<Connection> =
+            self.shard.links.borrow().iter().filter_map(|link| link.connection()).collect();
+        let mut asked = Vec::new();
+        for connection in links {
+            for (header, body) in self.bench.frames(connection) {
+                let what = match PeerMessage::decode(header.kind, &body) {
+                    Ok(PeerMessage::ReplicaRead { want, .. }) => What::Read(want),
+                    Ok(PeerMessage::ReplicaWrite { version, value, .. }) => {
+                        What::Write(version, value.to_vec())
+                    }
+                    _ => continue,
+                };
+                asked.push(Asked { connection, number: header.request.0, what });
+            }
+        }
+        asked
+    }
+
+    fn only_asked(&self) -> Asked {
+        let mut asked = self.asked();
+        assert_eq!(asked.len(), 1, "{asked:?}");
+        asked.remove(0)
+    }
+
+    fn answer(&self, asked: &Asked, message: &PeerMessage<'_>) {
+        receive(&self.shard, asked.connection, &message_frame(asked.number, 0, message));
+    }
+
+    fn answer_read(&self, asked: &Asked, answer: ReplicaAnswer<'_>) {
+        self.answer(asked, &PeerMessage::ReplicaReadAnswer(answer));
+    }
+
+    fn answer_write(&self, asked: &Asked, answer: WriteAnswer) {
+        self.answer(asked, &PeerMessage::ReplicaWriteAnswer(answer));
+    }
+
+    /// The answers that the client has got: values, `None` for an absence, or codes.
+    fn told(&self) -> Vec<Result<Option<Vec<u8>>, ErrorCode>> {
+        let told = |(header, body): (FrameHeader, Vec<u8>)| match Reply::decode(header.kind, &body) {
+            Ok(Reply::Value { value, .. }) => Ok(Some(value.to_vec())),
+            Ok(Reply::Absent { .. }) => Ok(None),
+            Ok(Reply::Siblings { siblings, .. }) => {
+                Ok(Some(siblings.iter().flat_map(|sibling| sibling.value.to_vec()).collect()))
+            }
+            Ok(Reply::Error { code, .. }) => Err(code),
+            other => panic!("no answer to a get: {other:?}"),
+        };
+        self.bench.frames(self.client).into_iter().map(told).collect()
+    }
+
+    fn status(&self, name: &str) -> u64 {
+        let status = self.shard.status();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name}"))
+    }
+}
+
+fn version(order: u64) -> Version {
+    Version { order: Order(order), actor: Actor(3), ..Version::default() }
+}
+
+fn digest(order: u64) -> ReplicaAnswer<'static> {
+    ReplicaAnswer::Digest { version: version(order) }
+}
+
+fn value(value: &[u8]) -> Vec<Result<Option<Vec<u8>>, ErrorCode>> {
+    vec![Ok(Some(value.to_vec()))]
+}
+
+#[test]
+fn a_read_at_quorum_is_answered_when_the_replica_that_was_behind_has_the_record() {
+    let mut node = Coordinator::new(3, 3);
+    let name = node.key(true);
+    let key = Key::plain(&name);
+    node.store(key, version(8), b"new");
+    node.get(key, Level::Quorum);
+    let other = node.only_asked();
+    assert_eq!(other.what, What::Read(ReadWant::Digest));
+    node.answer_read(&other, digest(7));
+    let repair = node.only_asked();
+    assert_eq!(repair.connection, other.connection);
+    assert_eq!(repair.what, What::Write(version(8), b"new".to_vec()), "as it is, with the version it has");
+    assert_eq!(node.told(), []);
+    node.answer_write(&repair, WriteAnswer::Applied);
+    assert_eq!(node.told(), value(b"new"));
+    assert_eq!((node.status("read_repairs.before_answer"), node.status("read_repairs.records")), (1, 1));
+    assert_eq!(node.shard.operations.borrow().len(), 0);
+}
+
+#[test]
+fn a_coordinator_that_is_behind_itself_syncs_the_record_first() {
+    let mut node = Coordinator::new(3, 3);
+    let name = node.key(true);
+    let key = Key::plain(&name);
+    node.store(key, version(7), b"old");
+    node.get(key, Level::Quorum);
+    let other = node.only_asked();
+    node.answer_read(&other, digest(8));
+    let other = node.only_asked();
+    assert_eq!(other.what, What::Read(ReadWant::Full));
+    node.answer_read(&other, ReplicaAnswer::Full { version: version(8), value: b"new" });
+    assert_eq!(node.told(), [], "the log has not been synced");
+    node.settle();
+    assert_eq!(node.told(), value(b"new"));
+    node.get(key, Level::One);
+    assert_eq!(node.told(), value(b"new"), "its own copy is the new one");
+    assert!(node.asked().is_empty());
+}
+
+#[test]
+fn a_read_at_all_waits_for_all() {
+    let mut node = Coordinator::new(3, 3);
+    let name = node.key(true);
+    let key = Key::plain(&name);
+    let deleted = Version { flags: VersionFlags(VersionFlags::TOMBSTONE), ..version(8) };
+    node.store(key, deleted, b"");
+    node.get(key, Level::All);
+    for other in node.asked() {
+        node.answer_read(&other, digest(7));
+    }
+    let repairs = node.asked();
+    assert_eq!(repairs.len(), 2);
+    for repair in &repairs {
+        assert_eq!(node.told(), []);
+        assert_eq!(repair.what, What::Write(deleted, Vec::new()), "what was deleted stays so everywhere");
+        node.answer_write(repair, WriteAnswer::Applied);
+    }
+    assert_eq!(node.told(), [Ok(None)]);
+}
+
+/// Until a majority has it, another read may not find it: no answer is better than one that comes and goes.
+#[test]
+fn a_repair_that_is_not_answered_is_a_timeout() {
+    let mut node = Coordinator::new(3, 3);
+    let name = node.key(true);
+    let key = Key::plain(&name);
+    node.store(key, version(8), b"new");
+    node.get(key, Level::Quorum);
+    let other = node.only_asked();
+    node.answer_read(&other, ReplicaAnswer::Absent);
+    let repair = node.only_asked();
+    pass(&node.bench, &node.shard, TIMEOUT_MS - 1);
+    assert_eq!(node.told(), []);
+    pass(&node.bench, &node.shard, 10);
+    assert_eq!(node.told(), [Err(ErrorCode::Timeout)]);
+    node.answer_write(&repair, WriteAnswer::Applied);
+    assert_eq!(node.told(), []);
+}
+
+#[test]
+fn the_third_replica_is_written_to_when_the_second_refuses_or_is_lost() {
+    for is_lost in [false, true] {
+        let mut node = Coordinator::new(3, 3);
+        let name = node.key(true);
+        let key = Key::plain(&name);
+        node.store(key, version(8), b"new");
+        node.get(key, Level::Quorum);
+        let other = node.only_asked();
+        node.answer_read(&other, digest(7));
+        let repair = node.only_asked();
+        if is_lost {
+            node.shard.on_closed(repair.connection);
+        } else {
+            node.answer_write(&repair, WriteAnswer::Refused(ErrorCode::DiskFull));
+        }
+        let third = node.only_asked();
+        assert_ne!(third.connection, repair.connection);
+        assert_eq!(third.what, repair.what);
+        node.answer_write(&third, WriteAnswer::Applied);
+        assert_eq!(node.told(), value(b"new"));
+    }
+}
+
+#[test]
+fn below_a_majority_the_answer_comes_first_and_repairs_are_bounded() {
+    let mut node = Coordinator::new(4, 4);
+    let name = node.key(true);
+    let key = Key::plain(&name);
+    node.store(key, version(8), b"new");
+    let mut repairs = Vec::new();
+    for _ in 0..BACKGROUND_REPAIRS_MAX + 5 {
+        node.get(key, Level::Two);
+        let other = node.only_asked();
+        node.answer_read(&other, digest(7));
+        assert_eq!(node.told(), value(b"new"), "nobody waits for the repair");
+        repairs.extend(node.asked());
+    }
+    assert_eq!(repairs.len(), BACKGROUND_REPAIRS_MAX);
+    assert!(repairs.iter().all(|repair| repair.what == What::Write(version(8), b"new".to_vec())));
+    assert_eq!(node.status("read_repairs.dropped"), 5);
+    for repair in &repairs[1..] {
+        node.answer_write(repair, WriteAnswer::Applied);
+    }
+    assert_eq!(node.shard.operations.borrow().len(), 1);
+    pass(&node.bench, &node.shard, TIMEOUT_MS + 10);
+    assert_eq!(node.shard.operations.borrow().len(), 0, "what nobody answers ends with its time");
+    node.get(key, Level::Two);
+    let other = node.only_asked();
+    node.answer_read(&other, digest(7));
+    assert_eq!(node.asked().len(), 1, "there is room again");
+    node.shard.on_closed(other.connection);
+    assert_eq!(node.shard.operations.borrow().len(), 0, "as it does with its connection");
+}
+
+fn set_of(dots: &[(u64, u64, &'static [u8])]) -> SiblingSet<'static> {
+    let mut set = SiblingSet::default();
+    for (actor, number, value) in dots {
+        let dot = Dot { actor: Actor(*actor), number: *number };
+        let sibling = Sibling { dot, order: Order(*number), expiry_ms: 0, value };
+        set.put(&CausalClock::default(), sibling, &SetLimits::default()).expect("within limits");
+    }
+    set
+}
+
+/// Neither replica has what both have together, so both lack something.
+#[test]
+fn sets_that_differ_are_joined_on_both_replicas_before_the_answer() {
+    let mut node = Coordinator::new(3, 3);
+    let name = node.key(true);
+    let key = Key { table: carts().id, partition: &name, sort: b"" };
+    let encoded = |set: &SiblingSet<'_>| {
+        let mut bytes = Vec::new();
+        set.encode(&mut bytes);
+        bytes
+    };
+    let (apple, pear) = (set_of(&[(1, 5, b"apple")]), set_of(&[(2, 6, b"pear")]));
+    let both = set_of(&[(1, 5, b"apple"), (2, 6, b"pear")]);
+    node.store(key, apple.version(), &encoded(&apple));
+    node.get(key, Level::Quorum);
+    let other = node.only_asked();
+    node.answer_read(&other, ReplicaAnswer::Digest { version: pear.version() });
+    let other = node.only_asked();
+    assert_eq!(other.what, What::Read(ReadWant::Full));
+    node.answer_read(&other, ReplicaAnswer::Full { version: pear.version(), value: &encoded(&pear) });
+    let repair = node.only_asked();
+    assert_eq!(repair.what, What::Write(both.version(), encoded(&both)));
+    node.settle();
+    assert_eq!(node.told(), [], "its own copy is not a majority");
+    node.answer_write(&repair, WriteAnswer::Applied);
+    assert_eq!(node.told(), value(b"applepear"));
+    node.get(key, Level::Quorum);
+    let other = node.only_asked();
+    node.answer_read(&other, ReplicaAnswer::Digest { version: both.version() });
+    assert_eq!(node.told(), value(b"applepear"), "they agree from now on");
+    assert!(node.asked().is_empty());
+}
+
+/// The write that follows is sent to all replicas and replaces what was found.
+#[test]
+fn a_read_before_an_overwrite_repairs_nothing() {
+    let mut node = Coordinator::new(3, 3);
+    let name = node.key(true);
+    let key = Key { table: carts().id, partition: &name, sort: b"" };
+    let apple = set_of(&[(1, 5, b"apple")]);
+    let mut bytes = Vec::new();
+    apple.encode(&mut bytes);
+    node.store(key, apple.version(), &bytes);
+    let (epoch, level, options) = (Epoch(0), Level::Quorum, ferrite_wire::OVERWRITE);
+    let put = Request::Put { epoch, level, options, key, ttl_ms: 0, context: b"", value: b"plum" };
+    node.number += 1;
+    receive(&node.shard, node.client, &request_frame(node.number, &put));
+    let other = node.only_asked();
+    node.answer_read(&other, ReplicaAnswer::Absent);
+    let writes = node.asked();
+    assert_eq!(writes.len(), 2, "the write itself, to both: {writes:?}");
+    assert_eq!(node.status("read_repairs.records"), 0);
+}
