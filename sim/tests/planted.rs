@@ -68,7 +68,7 @@ fn a_read_that_takes_the_newest_set_for_all_of_them_is_caught() {
 /// Whoever reads next may ask the others, and find what was shown gone.
 #[test]
 fn a_repair_that_answers_before_a_majority_has_the_record_is_caught() {
-    caught("repair-unawaited", 10, true);
+    caught("repair-unawaited", 60, true);
 }
 
 #[test]

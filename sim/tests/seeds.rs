@@ -24,7 +24,7 @@ const FAULTS: [&str; 15] = [
     "short read",
     "sync failed",
 ];
-const MARKS: [&str; 25] = [
+const MARKS: [&str; 26] = [
     "actor renewed",
     "background work found the disk full",
     "client's request hopped",
@@ -37,6 +37,7 @@ const MARKS: [&str; 25] = [
     "orphaned table removed",
     "peer's request hopped",
     "read asked another replica",
+    "read hedged",
     "read repaired before its answer",
     "record read from a table",
     "replicas differed",

@@ -28,6 +28,8 @@
 //! The state machine keeps versions; the host keeps the bytes of the newest full record ([`ReadStep::keep`]), and decides
 //! what a tombstone or an expired record means to the client: the version says so.
 //!
+//! While the first answers are out, one replica more may be asked ([`ReadQuorum::hedge`]): whichever comes first counts.
+//!
 //! Bound: a replica is asked at most twice, once for its digest and once for its record, and written to at most once.
 
 mod repair;
@@ -145,6 +147,8 @@ pub struct ReadQuorum {
     needed: u8,
     /// Live and never asked.
     spare: ReplicaSet,
+    /// Those that are asked only where others do not suffice.
+    last: ReplicaSet,
     /// Asked for the first time and not answered.
     asked: ReplicaSet,
     /// Have said what they hold, and count.
@@ -156,8 +160,8 @@ pub struct ReadQuorum {
     /// Of sets: those of `holding` of whose version one has come.
     joined: ReplicaSet,
     stamps: [Stamp; REPLICAS_MAX],
-    /// Asked for its record and not answered: never more than one.
-    full_from: Option<u8>,
+    /// Asked for their record and not answered: one at a time, but for a hedge.
+    full_from: ReplicaSet,
     /// The version of the record the host keeps. Invariant: nobody has given a newer one.
     kept: Option<Version>,
     /// Why the first replica that failed did.
@@ -169,12 +173,13 @@ pub struct ReadQuorum {
 
 impl ReadQuorum {
     /// Begins a read of the `live` of `replicas`, of which `needed` must answer. `local` is this node's own place, asked for
-    /// the record.
+    /// the record. Those of `last` are asked where the others are too few.
     pub fn start(
         reading: Reading,
         repairing: Repairing,
         replicas: u8,
         live: ReplicaSet,
+        last: ReplicaSet,
         local: Option<u8>,
         needed: u8,
     ) -> Result<(ReadQuorum, Asks), Unavailable> {
@@ -184,23 +189,25 @@ impl ReadQuorum {
             repairing,
             needed,
             spare: live,
+            last,
             asked: ReplicaSet::default(),
             answered: ReplicaSet::default(),
             holding: ReplicaSet::default(),
             unable: ReplicaSet::default(),
             joined: ReplicaSet::default(),
             stamps: [NO_STAMP; REPLICAS_MAX],
-            full_from: None,
+            full_from: ReplicaSet::default(),
             kept: None,
             failure: None,
             repairs: None,
             ended: false,
         };
-        let first = local.filter(|local| live.contains(*local)).or(live.first()).expect("live is not empty");
+        let first = local.filter(|local| live.contains(*local)).or(read.next_spare());
+        let first = first.expect("live is not empty");
         let first = read.ask_first(first, ReadWant::Full);
         let mut asks = Asks { asks: [first; REPLICAS_MAX], len: 1 };
         while asks.len() < needed as usize {
-            let next = read.spare.first().expect("as many are live as are needed");
+            let next = read.next_spare().expect("as many are live as are needed");
             asks.push(read.ask_first(next, ReadWant::Digest));
         }
         Ok((read, asks))
@@ -208,14 +215,12 @@ impl ReadQuorum {
 
     /// A replica has answered. Answers that come twice, unasked or after the end are ignored.
     pub fn on_answer(&mut self, replica: u8, answer: ReadAnswer) -> ReadStep {
-        let gives_full = self.full_from == Some(replica);
+        let gives_full = self.full_from.contains(replica);
         if self.ended || !gives_full && !self.asked.contains(replica) {
             return ReadStep::default();
         }
         self.asked.remove(replica);
-        if gives_full {
-            self.full_from = None;
-        }
+        self.full_from.remove(replica);
         if self.repairs.is_some() {
             return self.on_late(replica, answer);
         }
@@ -243,6 +248,28 @@ impl ReadQuorum {
             }
         }
         self.next(keep)
+    }
+
+    /// Answers are slow to come: asks one replica more, if the read still waits for first answers and there is one. The record, if that has
+    /// not come yet.
+    pub fn hedge(&mut self) -> Option<Ask> {
+        if !self.may_hedge() {
+            return None;
+        }
+        let spare = self.next_spare()?;
+        let want = if self.kept.is_some() { ReadWant::Digest } else { ReadWant::Full };
+        Some(self.ask_first(spare, want))
+    }
+
+    /// Whether [`ReadQuorum::hedge`] would ask anybody.
+    pub fn may_hedge(&self) -> bool {
+        let waits = !self.ended && self.repairs.is_none() && self.answered.len() < self.needed;
+        waits && !self.spare.is_empty()
+    }
+
+    /// Those that were asked and have not said what they hold.
+    pub fn awaited(&self) -> ReplicaSet {
+        self.asked
     }
 
     /// What the host has joined has this version.
@@ -281,10 +308,13 @@ impl ReadQuorum {
 
     fn ask(&mut self, replica: u8, want: ReadWant) -> Ask {
         if want == ReadWant::Full {
-            assert!(self.full_from.is_none(), "one record at a time");
-            self.full_from = Some(replica);
+            self.full_from.insert(replica);
         }
         Ask { replica, want }
+    }
+
+    fn next_spare(&self) -> Option<u8> {
+        self.spare.without(self.last).first().or(self.spare.first())
     }
 
     fn note(&mut self, replica: u8, version: &Version) {
@@ -368,14 +398,15 @@ impl ReadQuorum {
             step.outcome = Some(ReadOutcome::Failed(code));
         } else if expected < self.needed {
             // Somebody failed: another is asked in its place, for the record if nobody has sent or is about to send one.
-            let spare = self.spare.first().expect("counted above");
-            let in_hand = self.full_from.is_some() || self.kept.is_some();
+            let spare = self.next_spare().expect("counted above");
+            let in_hand = !self.full_from.is_empty() || self.kept.is_some();
             let want = if in_hand { ReadWant::Digest } else { ReadWant::Full };
             step.ask = Some(self.ask_first(spare, want));
         } else if self.answered.len() >= self.needed {
             let answered = self.answered.len();
             match (wanted, self.kept) {
-                (Some(holder), _) if self.full_from.is_none() => {
+                // A first question for the record that is still out has been hedged: nobody waits for it.
+                (Some(holder), _) if self.full_from.without(self.asked).is_empty() => {
                     step.ask = Some(self.ask(holder, ReadWant::Full));
                 }
                 (Some(_), _) => {}
@@ -433,14 +464,14 @@ impl ReadQuorum {
         let holds = found == Some(target) || self.reading == Reading::Newest && found > Some(target);
         if holds {
             repairs.holds(replica);
-        } else {
+        } else if !repairs.has_written_to(replica) {
             self.spare.insert(replica);
         }
         self.next_repair()
     }
 
     fn next_repair(&mut self) -> ReadStep {
-        let (needed, answered, spare) = (self.needed, self.answered.len(), self.spare.first());
+        let (needed, answered, spare) = (self.needed, self.answered.len(), self.next_spare());
         let repairs = self.repairs.as_mut().expect("called while replicas are repaired");
         let mut step = ReadStep::default();
         match (repairs.progress(needed), spare) {

@@ -59,7 +59,9 @@ pub(super) struct Repairs {
     pub(super) version: Version,
     /// Known to hold it, or something newer.
     holding: ReplicaSet,
-    /// Written to, and not answered.
+    /// Written to.
+    written: ReplicaSet,
+    /// Those of them that have not answered.
     waiting: ReplicaSet,
     /// Why the first that was written to in vain would not take it.
     refusal: Option<ErrorCode>,
@@ -67,7 +69,7 @@ pub(super) struct Repairs {
 
 impl Repairs {
     pub(super) fn new(version: Version, holding: ReplicaSet, behind: ReplicaSet) -> Repairs {
-        Repairs { version, holding, waiting: behind, refusal: None }
+        Repairs { version, holding, written: behind, waiting: behind, refusal: None }
     }
 
     /// A replica that was written to has answered.
@@ -87,11 +89,18 @@ impl Repairs {
 
     /// A replica has said late that it has it.
     pub(super) fn holds(&mut self, replica: u8) {
+        self.waiting.remove(replica);
         self.holding.insert(replica);
+    }
+
+    /// Whether a replica was written to.
+    pub(super) fn has_written_to(&self, replica: u8) -> bool {
+        self.written.contains(replica)
     }
 
     /// Another replica is written to.
     pub(super) fn write_to(&mut self, replica: u8) {
+        self.written.insert(replica);
         self.waiting.insert(replica);
     }
 

@@ -12,6 +12,7 @@ mod dots;
 mod forward;
 mod gets;
 mod greeting;
+mod hedges;
 mod latches;
 mod link;
 mod log_pump;
@@ -51,6 +52,7 @@ pub use settings::ShardSettings;
 use crate::env::{Connection, Env, Handler, Hop, Received, Sent};
 use crate::recovered;
 use forward::ForwardOperation;
+use hedges::Hedges;
 use latches::Latches;
 use link::Links;
 use log_pump::AckQueue;
@@ -144,6 +146,7 @@ pub struct Shard<E: Env> {
     operations: RefCell<Slab<Operation>>,
     multi_gets: RefCell<Slab<MultiGet>>,
     deadlines: RefCell<Wheel<OperationId>>,
+    hedges: RefCell<Hedges>,
     hop_backlog: RefCell<VecDeque<(CoreId, Hop)>>,
     /// Bytes of the frames in it.
     hop_backlog_bytes: Cell<usize>,
@@ -206,6 +209,7 @@ impl<E: Env> Shard<E> {
             operations: RefCell::new(Slab::new(settings.operations_max)),
             multi_gets: RefCell::new(Slab::new(MULTI_GETS_MAX)),
             deadlines: RefCell::new(Wheel::new(now_ns, DEADLINE_GRAIN_NS)),
+            hedges: RefCell::default(),
             hop_backlog: RefCell::default(),
             hop_backlog_bytes: Cell::new(0),
             counters: Counters::new(&recovery),
@@ -533,12 +537,13 @@ impl<E: Env> Handler for Shard<E> {
     }
 
     fn next_timer(&self) -> Option<u64> {
-        let tend = self.tend_ns.get();
-        Some(self.deadlines.borrow().next().map_or(tend, |deadline| deadline.min(tend)))
+        let (deadline, hedge) = (self.deadlines.borrow().next(), self.next_hedge());
+        [Some(self.tend_ns.get()), deadline, hedge].into_iter().flatten().min()
     }
 
     fn on_timer(&self, now_ns: u64) {
         let shard = self.rc();
+        shard.hedge_due(now_ns);
         let mut due = Vec::new();
         self.deadlines.borrow_mut().take_due(now_ns, &mut due);
         for operation in due {

@@ -13,6 +13,7 @@ use ferrite_wire::{
     limits::{REPLICAS_MAX, SET_BYTES_MAX},
 };
 
+use super::hedges::Timed;
 use super::record::version_of;
 use super::requester::Requester;
 use super::set_writes::SetWrite;
@@ -36,6 +37,8 @@ pub(super) struct ReadOperation {
     kept: Vec<u8>,
     /// What is to be written on top of what is found, in place of an answer.
     then: Option<Box<SetWrite>>,
+    /// How fast its answers come.
+    pub(super) timed: Timed,
     /// How each replica is reached; this node has no connection to itself.
     pub(super) connections: [Option<Connection>; REPLICAS_MAX],
 }
@@ -49,6 +52,21 @@ impl ReadOperation {
     /// The best record so far, or what the sets so far are together.
     pub(super) fn kept(&self) -> &[u8] {
         &self.kept
+    }
+
+    /// Those that were asked and have not answered.
+    pub(super) fn awaited(&self) -> ReplicaSet {
+        self.quorum.awaited()
+    }
+
+    /// Whether there is another that it may ask.
+    pub(super) fn may_hedge(&self) -> bool {
+        self.quorum.may_hedge()
+    }
+
+    /// Asks another.
+    pub(super) fn hedge(&mut self) -> Option<Ask> {
+        self.quorum.hedge()
     }
 
     /// The version of what is kept, while replicas are brought up to it.
@@ -102,11 +120,16 @@ impl<E: Env> Shard<E> {
         let needed = level.needed(route.replicas) as u8;
         let reading = if route.has_siblings() { Reading::Joined } else { Reading::Newest };
         let replicas = route.replicas as u8;
+        let (nodes, last) = self.laggards(route);
         // The write that follows replaces on all replicas what is found here.
         let repairing = if then.is_some() { Repairing::Never } else { Repairing::of_level(needed, replicas) };
-        let Ok((quorum, asks)) = ReadQuorum::start(reading, repairing, replicas, live, local, needed) else {
+        let Ok((quorum, asks)) = ReadQuorum::start(reading, repairing, replicas, live, last, local, needed)
+        else {
             return self.answer_error(requester, ErrorCode::Unavailable);
         };
+        let elsewhere: ReplicaSet =
+            asks.iter().map(|ask| ask.replica).filter(|replica| Some(*replica) != local).collect();
+        let may_hedge = quorum.may_hedge() && !elsewhere.is_empty();
         let operation = ReadOperation {
             requester,
             route,
@@ -117,10 +140,14 @@ impl<E: Env> Shard<E> {
             quorum,
             kept: Vec::new(),
             then,
+            timed: self.timed(elsewhere, nodes),
             connections,
         };
         let id = self.operations.borrow_mut().insert(Operation::Read(Box::new(operation)));
         self.deadlines.borrow_mut().add(deadline_ns, id);
+        if may_hedge {
+            self.hedge_later(id);
+        }
         // Others first: they work while this node reads its own copy.
         for ask in asks.iter().rev() {
             self.ask_read(id, route, *ask, connections[ask.replica as usize], key, deadline_ns);
@@ -178,6 +205,9 @@ impl<E: Env> Shard<E> {
                 }
                 short => short,
             };
+            if !matches!(short, ReadAnswer::Failed(_)) {
+                self.on_timed(&mut read.timed, replica);
+            }
             if bytes.len() > SET_BYTES_MAX {
                 // This node's own set, longer than one that travels.
                 read.quorum.never_repairs();
@@ -255,15 +285,20 @@ impl<E: Env> Shard<E> {
             self.repair_first(id, step.repair);
         } else if let Some(ask) = step.ask {
             cover::mark("read asked another replica");
-            let (route, table, key, partition_len, connection, deadline_ns) = {
-                let mut operations = self.operations.borrow_mut();
-                let Some(Operation::Read(read)) = operations.get_mut(id) else { return };
-                let connection = read.connections[ask.replica as usize];
-                (read.route, read.table, read.key.clone(), read.partition_len, connection, read.deadline_ns)
-            };
-            let (partition, sort) = key.split_at(partition_len);
-            self.ask_read(id, route, ask, connection, &Key { table, partition, sort }, deadline_ns);
+            self.ask_again(id, ask);
         }
+    }
+
+    /// Asks a replica for a read that is under way.
+    pub(super) fn ask_again(self: &Rc<Self>, id: OperationId, ask: Ask) {
+        let (route, table, key, partition_len, connection, deadline_ns) = {
+            let mut operations = self.operations.borrow_mut();
+            let Some(Operation::Read(read)) = operations.get_mut(id) else { return };
+            let connection = read.connections[ask.replica as usize];
+            (read.route, read.table, read.key.clone(), read.partition_len, connection, read.deadline_ns)
+        };
+        let (partition, sort) = key.split_at(partition_len);
+        self.ask_read(id, route, ask, connection, &Key { table, partition, sort }, deadline_ns);
     }
 }
 

@@ -24,6 +24,8 @@ pub(super) struct Counters {
     pub(super) digest_mismatches: Cell<u64>,
     /// Repairs that reads made.
     pub(super) repairs: RepairCounters,
+    /// Reads that asked one replica more.
+    pub(super) hedges: HedgeCounters,
     /// Background jobs that failed.
     pub(super) jobs_failed: Cell<u64>,
     errors: RefCell<Vec<(ErrorCode, u64)>>,
@@ -46,6 +48,19 @@ pub(super) struct RepairCounters {
     pub(super) written: Cell<u64>,
     /// Repairs in flight that nobody waits for.
     pub(super) in_flight: Cell<usize>,
+}
+
+/// What became of reads whose answers were slow to come.
+#[derive(Debug, Default)]
+pub(super) struct HedgeCounters {
+    /// Reads that asked other nodes.
+    pub(super) reads: Cell<u64>,
+    /// Those that asked one more.
+    pub(super) sent: Cell<u64>,
+    /// Those whose hedge answered before they ended.
+    pub(super) won: Cell<u64>,
+    /// Those that would have asked one more, but the budget was spent.
+    pub(super) refused: Cell<u64>,
 }
 
 /// Says which keys cannot be read.
@@ -106,10 +121,17 @@ impl<E: Env> Shard<E> {
             ("read_repairs.after_answer", &self.counters.repairs.after),
             ("read_repairs.dropped", &self.counters.repairs.dropped),
             ("read_repairs.records", &self.counters.repairs.written),
+            ("hedges.reads", &self.counters.hedges.reads),
+            ("hedges.sent", &self.counters.hedges.sent),
+            ("hedges.won", &self.counters.hedges.won),
+            ("hedges.refused_by_budget", &self.counters.hedges.refused),
             ("jobs_failed", &self.counters.jobs_failed),
         ] {
             line(name, &counter.get());
         }
+        let hedges = self.hedges.borrow();
+        line("hedges.delay_us", &(hedges.hedging.delay_ns() / 1_000));
+        line("hedges.nodes_asked_last", &hedges.hedging.laggards());
         line("log_records_replayed", &self.counters.replayed);
         line("log_was_closed_cleanly", &self.counters.closed_cleanly);
         line("log_damage_found", &self.counters.damaged);

@@ -115,6 +115,7 @@ fn every_history_of_up_to_three_replicas_joins_every_set_of_its_quorum() {
                         Repairing::After,
                         count as u8,
                         live,
+                        ReplicaSet::default(),
                         local,
                         needed,
                     )

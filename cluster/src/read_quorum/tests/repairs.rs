@@ -54,6 +54,8 @@ struct Cluster {
     open: Vec<Open>,
     kept: u8,
     written: ReplicaSet,
+    /// Whether one more may still be asked.
+    may_hedge: bool,
     outcome: Option<ReadOutcome>,
 }
 
@@ -153,13 +155,18 @@ fn explore_repairs(cluster: &Cluster) -> usize {
         cluster.check_rest();
         return 1;
     }
-    (0..cluster.open.len())
+    let mut hedged = cluster.clone();
+    let hedge = hedged.read.hedge().filter(|_| std::mem::take(&mut hedged.may_hedge));
+    hedged.open.extend(hedge.map(Open::Ask));
+    let ends_hedged = if hedge.is_some() { explore_repairs(&hedged) } else { 0 };
+    let ends: usize = (0..cluster.open.len())
         .map(|at| {
             let mut next = cluster.clone();
             next.deliver(at);
             explore_repairs(&next)
         })
-        .sum()
+        .sum();
+    ends + ends_hedged
 }
 
 fn explore_all(reading: Reading, records: u8) -> usize {
@@ -177,7 +184,8 @@ fn explore_all(reading: Reading, records: u8) -> usize {
             for repairing in [Repairing::Never, Repairing::of_level(needed, 3)] {
                 let live = (0..3).collect();
                 let (read, asks) =
-                    ReadQuorum::start(reading, repairing, 3, live, Some(1), needed).expect("enough are live");
+                    ReadQuorum::start(reading, repairing, 3, live, ReplicaSet::default(), Some(1), needed)
+                        .expect("enough are live");
                 let cluster = Cluster {
                     reading,
                     repairing,
@@ -188,6 +196,7 @@ fn explore_all(reading: Reading, records: u8) -> usize {
                     open: asks.iter().copied().map(Open::Ask).collect(),
                     kept: 0,
                     written: ReplicaSet::default(),
+                    may_hedge: true,
                     outcome: None,
                 };
                 ends += explore_repairs(&cluster);
@@ -220,7 +229,9 @@ fn levels_below_a_majority_are_not_held_up() {
 
 fn read_at_quorum() -> ReadQuorum {
     let live = (0..3).collect();
-    ReadQuorum::start(Reading::Newest, Repairing::Before, 3, live, None, 2).expect("all are live").0
+    ReadQuorum::start(Reading::Newest, Repairing::Before, 3, live, ReplicaSet::default(), None, 2)
+        .expect("all are live")
+        .0
 }
 
 const APPLIED: WriteAnswer = WriteAnswer::Applied;
@@ -277,4 +288,48 @@ fn a_deleted_record_is_brought_to_a_majority_as_any_other() {
     assert_eq!((step.keep, step.outcome, step.repair), (true, None, [0].into_iter().collect()));
     let outcome = Some(ReadOutcome::Found { version: tombstone, answered: 2 });
     assert_eq!(read.on_repaired(0, APPLIED).outcome, outcome);
+}
+
+#[test]
+fn a_silent_replica_is_hedged_by_another_whichever_was_asked_for_the_record() {
+    // The digest is awaited: another digest will do.
+    let mut read = read_at_quorum();
+    read.on_answer(0, full(8));
+    assert_eq!(read.awaited(), [1].into_iter().collect());
+    assert_eq!(read.hedge(), Some(Ask { replica: 2, want: ReadWant::Digest }));
+    assert_eq!(read.hedge(), None, "nobody is left");
+    let outcome = Some(ReadOutcome::Found { version: version(8), answered: 2 });
+    assert_eq!(read.on_answer(2, digest(8)).outcome, outcome);
+    // The record is: another sends its own, and neither is waited for twice.
+    let mut read = read_at_quorum();
+    read.on_answer(1, digest(8));
+    assert_eq!(read.hedge(), Some(Ask { replica: 2, want: ReadWant::Full }));
+    assert_eq!(read.on_answer(2, full(7)).ask, Some(Ask { replica: 1, want: ReadWant::Full }));
+    let step = read.on_answer(1, full(8));
+    assert_eq!((step.keep, step.outcome, step.repair), (true, None, [2].into_iter().collect()));
+    // The silent one speaks at last, and has it: the repair need not be waited for.
+    assert_eq!(read.on_answer(0, full(8)).outcome, outcome);
+}
+
+#[test]
+fn there_is_no_hedge_once_the_first_answers_are_there() {
+    let mut read = read_at_quorum();
+    read.on_answer(0, full(7));
+    read.on_answer(1, digest(8));
+    assert_eq!(read.hedge(), None, "the record of one that has answered is awaited");
+}
+
+#[test]
+fn those_that_come_last_are_asked_only_where_the_others_are_too_few() {
+    let last = [0, 1].into_iter().collect();
+    let asked = |needed, local| {
+        let live = (0..3).collect();
+        let (_, asks) = ReadQuorum::start(Reading::Newest, Repairing::After, 3, live, last, local, needed)
+            .expect("all are live");
+        asks.iter().map(|ask| ask.replica).collect::<Vec<_>>()
+    };
+    assert_eq!(asked(1, None), [2]);
+    assert_eq!(asked(2, None), [2, 0]);
+    assert_eq!(asked(2, Some(1)), [1, 2], "this node's own copy comes first");
+    assert_eq!(asked(3, None), [2, 0, 1]);
 }

@@ -2,9 +2,11 @@
 //!
 //! Whole clusters are the simulator's business; here one shard is brought into one exact state.
 
+mod coordinator;
 mod drain;
 mod durability;
 mod gets;
+mod hedges;
 mod memory;
 mod multi_get;
 mod opening;
