@@ -50,7 +50,7 @@ mod session;
 mod siblings;
 
 pub use asynchronous::Client;
-pub use blocking::{BatchSummary, BlockingClient};
+pub use blocking::{BatchSummary, BlockingClient, Dial};
 pub use ferrite_wire::{
     ClusterId, ErrorCode, Fault, HintsAction, Key, Level, Mode, Table, TableId, Topology, Version,
 };

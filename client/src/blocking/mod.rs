@@ -16,7 +16,7 @@ pub use batch::BatchSummary;
 use ferrite_wire::{ErrorCode, HintsAction, Key, Table, Topology};
 use socket::{Event, What};
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -29,6 +29,10 @@ pub(crate) const READ_BYTES: usize = 64 * 1024;
 /// Longest sleep without looking at the clock again.
 const NAP_MAX: Duration = Duration::from_millis(500);
 
+/// Opens a connection to an address, `host:port`, within a time: what a client does by itself unless it is told how. It is called on
+/// the connection's own thread, which serves nothing else.
+pub type Dial = Arc<dyn Fn(&str, Duration) -> io::Result<TcpStream> + Send + Sync>;
+
 /// A client for one thread. Dropping it closes its connections.
 pub struct BlockingClient {
     pipeline: Pipeline,
@@ -37,6 +41,7 @@ pub struct BlockingClient {
     events_in: SyncSender<Event>,
     connect_timeout: Duration,
     write_timeout: Duration,
+    dial: Option<Dial>,
     calls_max: usize,
     spare: Vec<u8>,
     calls: u64,
@@ -60,6 +65,7 @@ impl Builder {
         BlockingClient {
             connect_timeout: self.options.connect_timeout,
             write_timeout: self.options.timeout,
+            dial: None,
             calls_max: self.options.calls_max,
             pipeline: Pipeline::new(self.options),
             streams: BTreeMap::new(),
@@ -68,6 +74,13 @@ impl Builder {
             spare: Vec::new(),
             calls: 0,
         }
+    }
+
+    /// The same as [`Builder::start_blocking`], for a network that has to be reached in a way of its own.
+    pub fn start_blocking_through(self, dial: Dial) -> BlockingClient {
+        let mut client = self.start_blocking();
+        client.dial = Some(dial);
+        client
     }
 }
 
@@ -249,6 +262,7 @@ impl BlockingClient {
                         address,
                         self.connect_timeout,
                         self.write_timeout,
+                        self.dial.clone(),
                         &self.events_in,
                     );
                 }

@@ -1,6 +1,6 @@
 //! One connection's socket and the thread that opens and reads it.
 
-use super::READ_BYTES;
+use super::{Dial, READ_BYTES};
 use crate::pipeline::ConnectionId;
 use std::io::{self, ErrorKind, Read};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -28,11 +28,16 @@ pub(super) fn open(
     address: String,
     connect_timeout: Duration,
     write_timeout: Duration,
+    dial: Option<Dial>,
     events: &SyncSender<Event>,
 ) {
     let events_out = events.clone();
     let run = move || {
-        let ended = read_all(connection, &address, connect_timeout, write_timeout, &events_out);
+        let opened = match dial {
+            Some(dial) => dial(&address, connect_timeout),
+            None => connect(&address, connect_timeout),
+        };
+        let ended = opened.and_then(|stream| read_all(connection, stream, write_timeout, &events_out));
         let detail = ended.err().map_or_else(|| "the server closed it".to_owned(), |error| error.to_string());
         // A client that is gone needs no last word.
         let _ = events_out.send(Event { connection, what: What::Lost(detail) });
@@ -45,12 +50,10 @@ pub(super) fn open(
 
 fn read_all(
     connection: ConnectionId,
-    address: &str,
-    connect_timeout: Duration,
+    mut stream: TcpStream,
     write_timeout: Duration,
     events: &SyncSender<Event>,
 ) -> io::Result<()> {
-    let mut stream = connect(address, connect_timeout)?;
     stream.set_nodelay(true)?;
     stream.set_write_timeout(Some(write_timeout.max(Duration::from_millis(1))))?;
     if events.send(Event { connection, what: What::Connected(stream.try_clone()?) }).is_err() {
