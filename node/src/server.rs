@@ -109,6 +109,10 @@ impl From<io::Error> for ServeError {
 /// Runs `node` until SIGTERM or SIGINT, then drains. `ready` is called once all cores accept connections.
 pub fn serve(config: &Config, node: &Node, ready: impl FnOnce(&Started)) -> Result<(), ServeError> {
     let startup::Ready { cpus, memory, directory } = startup::prepare(config, node)?;
+    let offset_ms = config.testing.clock_offset_ms;
+    if offset_ms != 0 {
+        tracing::warn!(offset_ms, "the configuration sets this node's clock off: for tests only");
+    }
     let cores = cpus.len() as u16;
     let topology = initial_topology(config);
     topology.check().map_err(ServeError::TooLarge)?;
@@ -271,7 +275,8 @@ impl Plan {
             Spin::For(time) => time.as_micros() as u64,
             Spin::Auto => ReactorOptions::default().spin_us,
         };
-        let reactor = ReactorOptions { spin_us, ..ReactorOptions::default() };
+        let clock_offset_ms = config.testing.clock_offset_ms;
+        let reactor = ReactorOptions { spin_us, clock_offset_ms, ..ReactorOptions::default() };
         let memory = CoreMemory::of(memory, &config.server, cores);
         Plan { topology, reactor, memory, cores, stores, node: node.id, server: config.server.clone() }
     }

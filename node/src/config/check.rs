@@ -13,6 +13,7 @@ use super::choice::{CommitlogSync, Compaction, Cores, Spin};
 use super::error::{ConfigError, Problem};
 use super::raw::{RawCluster, RawConfig, RawNode, RawServer};
 use super::table::tables;
+use super::testing::testing;
 use super::units::{ByteSize, Interval};
 use super::{Cluster, Config, Node, Server};
 
@@ -51,7 +52,8 @@ pub(super) fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
     let nodes = nodes(&raw.nodes, &server_cores, &server, &place)?;
     let cluster = cluster(raw.cluster, nodes.len(), &place)?;
     let tables = tables(&raw.table, &cluster, nodes.len(), &place)?;
-    Ok(Config { cluster, nodes, tables, server })
+    let testing = testing(&raw.testing, &place)?;
+    Ok(Config { cluster, nodes, tables, server, testing })
 }
 
 /// The file, for turning a span into a line.

@@ -35,6 +35,7 @@ mod choice;
 mod error;
 mod raw;
 mod table;
+mod testing;
 mod units;
 
 use std::path::{Path, PathBuf};
@@ -46,6 +47,7 @@ pub use address::Address;
 pub use birth::{Birth, VNODES_DEFAULT};
 pub use choice::{CommitlogSync, Compaction, Cores, SPIN_MAX, Spin};
 pub use error::{ConfigError, Problem};
+pub use testing::Testing;
 pub use units::{ByteSize, Interval, UnitError};
 
 /// A configuration that has been checked: ids, names, data directories and ports are distinct, numbers are in range.
@@ -59,6 +61,8 @@ pub struct Config {
     pub tables: Tables,
     /// How a server uses its machine; the same for all nodes but where a node says otherwise.
     pub server: Server,
+    /// What only tests set.
+    pub testing: Testing,
 }
 
 /// The cluster's identity: fixed for life.

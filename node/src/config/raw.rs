@@ -11,6 +11,7 @@ use toml::Spanned;
 use super::address::Address;
 use super::choice::{CommitlogSync, Compaction, Cores, Spin};
 use super::table::RawTable;
+use super::testing::RawTesting;
 use super::units::{ByteSize, Interval};
 
 #[derive(Deserialize)]
@@ -22,6 +23,8 @@ pub(super) struct RawConfig {
     pub(super) table: Vec<RawTable>,
     #[serde(default)]
     pub(super) server: RawServer,
+    #[serde(default)]
+    pub(super) testing: RawTesting,
 }
 
 #[derive(Deserialize)]

@@ -336,3 +336,18 @@ fn what_init_cannot_place_it_does_not_write() {
     let config = parse(&Birth { addresses: two, ..birth(2) }.render().unwrap()).unwrap();
     assert_eq!(config.nodes[1].address.port, 7200);
 }
+
+#[test]
+fn a_test_may_set_a_clock_off_within_a_day() {
+    assert_eq!(parse(GOOD).unwrap().testing, Testing::default());
+    for (text, offset_ms) in [("-3s", -3_000), ("250ms", 250), ("+1h", 3_600_000), ("0s", 0)] {
+        let config = parse(&format!("{GOOD}\n[testing]\nclock_offset = \"{text}\"\n")).unwrap();
+        assert_eq!(config.testing.clock_offset_ms, offset_ms, "{text}");
+    }
+    for (text, part) in [("3", "has no unit"), ("--3s", "not a length of time"), ("-25h", "further than 1d")]
+    {
+        let error = parse(&format!("{GOOD}\n[testing]\nclock_offset = \"{text}\"\n")).unwrap_err();
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    assert!(parse(&format!("{GOOD}\n[testing]\nclock = \"3s\"\n")).is_err());
+}

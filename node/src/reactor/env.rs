@@ -43,6 +43,7 @@ impl Env for RingEnv {
         }
         // A clock before 1970 is as wrong as one at 1970.
         let ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let ms = ms.saturating_add_signed(self.0.options.clock_offset_ms);
         self.0.wall.set((now_ns, ms));
         ms
     }

@@ -23,6 +23,8 @@ pub struct ReactorOptions {
     pub drain_ms: u64,
     /// Rate of flushes and compaction, in bytes per second; 0 is unlimited.
     pub background_bytes_per_second: u64,
+    /// Added to what the system's clock says, in milliseconds: for tests of clusters whose clocks differ.
+    pub clock_offset_ms: i64,
 }
 
 impl Default for ReactorOptions {
@@ -38,6 +40,7 @@ impl Default for ReactorOptions {
             linger_ms: 5_000,
             drain_ms: 10_000,
             background_bytes_per_second: 0,
+            clock_offset_ms: 0,
         }
     }
 }
