@@ -9,6 +9,7 @@ mod crashes;
 mod crowds;
 mod damaged;
 mod full_disk;
+mod havoc;
 mod hostile;
 mod image;
 mod ledger;

@@ -1,0 +1,499 @@
+//! Rounds of fault and healing, with writers through all of them.
+//!
+//! ```text
+//! round := [all written at ALL]  writers start  fault … fault over  writers end  all is read  processes are looked at
+//! ```
+//!
+//! The fault budget: at most one copy of a record is lost at a time, and all records are written at ALL before the next one is.
+//! Everything else that is done here may lose nothing that was acknowledged. Faults are dealt like cards, so that each comes up once
+//! before any comes up twice. The seed decides which, to whom and how long; what nodes and writers make of it is the machine's.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use ferrite_client::{BlockingClient, Level};
+use ferrite_loadgen::chooser::Rng;
+
+use crate::fault::Fault;
+use crate::ground::{Ground, Kind};
+use crate::nodes::{Nodes, Shape};
+use crate::registers::{Registers, Tally};
+use crate::sets::{Set, Side};
+use crate::{Obstacle, failed, wait_for};
+
+/// Nodes of the cluster, and replicas of each record.
+const NODES: usize = 5;
+const REPLICATION: usize = 3;
+/// Nodes of the smaller side of a partition.
+const LEFT_NODES: usize = 2;
+/// Writers of registers, one beside each node.
+const WRITERS: usize = NODES;
+/// New sets of each mode in a round.
+const SETS_OF_EACH: usize = 4;
+/// Sets with siblings that are read again after later rounds; older ones are let go.
+const SETS_KEPT_MAX: usize = 64;
+/// Clocks are set off by so much, in milliseconds: within the drift that nodes allow each other, and beyond.
+const CLOCK_OFFSETS_MS: [i64; 4] = [-3_000, -300, 300, 3_000];
+/// Longest wait until a full disk is felt.
+const FULL_WITHIN: Duration = Duration::from_secs(8);
+/// Violations after which nobody needs more.
+const VIOLATIONS_MAX: usize = 50;
+/// Small memtables, so that flushes and merges meet the faults.
+const SERVER: &str = "memory = \"64MiB\"\nmemtable = \"1MiB\"\nstores = 2\nspin = \"off\"";
+
+/// What to do, and for how long.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What the nodes stand on.
+    pub kind: Kind,
+    /// What is drawn at random.
+    pub seed: u64,
+    /// Rounds at most.
+    pub rounds: u64,
+    /// No round begins after this.
+    pub time: Duration,
+    /// Shortest and longest time that a fault lasts.
+    pub fault_time: (Duration, Duration),
+}
+
+impl Plan {
+    /// Each fault once, in less than a minute.
+    pub fn short(kind: Kind, seed: u64) -> Plan {
+        let fault_time = (Duration::from_millis(2_500), Duration::from_millis(3_000));
+        Plan { kind, seed, rounds: Fault::ALL.len() as u64, time: Duration::MAX, fault_time }
+    }
+
+    /// As long as that.
+    pub fn long(kind: Kind, seed: u64, time: Duration) -> Plan {
+        Plan {
+            kind,
+            seed,
+            rounds: u64::MAX,
+            time,
+            fault_time: (Duration::from_millis(1_500), Duration::from_secs(10)),
+        }
+    }
+}
+
+/// What came of the set test in rounds with a partition.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SetTest {
+    /// Adds acknowledged on each side.
+    pub sides: [u64; 2],
+    /// Adds to sets with siblings that were acknowledged, and how many of them were lost.
+    pub siblings: (u64, u64),
+    /// The same for sets in the table that keeps the last write.
+    pub last_write: (u64, u64),
+}
+
+/// What came of a campaign.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Where the nodes stood.
+    pub ground: String,
+    /// What was drawn from.
+    pub seed: u64,
+    /// How long it took.
+    pub time: Duration,
+    /// How often what was done.
+    pub faults: BTreeMap<Fault, u64>,
+    /// What could not be done here, and why.
+    pub skipped: Vec<String>,
+    /// Operations on registers.
+    pub registers: Tally,
+    /// Adds to sets.
+    pub sets: Tally,
+    /// The set test.
+    pub set_test: SetTest,
+    /// Everything that was wrong: none, unless the database is.
+    pub violations: Vec<String>,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Report { registers, sets, set_test, .. } = self;
+        writeln!(f, "five nodes on {}, seed {}, {:.0} s", self.ground, self.seed, self.time.as_secs_f64())?;
+        let faults: Vec<String> =
+            self.faults.iter().map(|(fault, count)| format!("{fault} {count}")).collect();
+        writeln!(f, "faults: {}", faults.join(", "))?;
+        for skipped in &self.skipped {
+            writeln!(f, "skipped: {skipped}")?;
+        }
+        writeln!(
+            f,
+            "operations: {}; writes acknowledged {}, not applied {}, unknown {}; reads checked {}, unanswered {}",
+            registers.operations() + sets.operations(),
+            registers.acknowledged + sets.acknowledged,
+            registers.not_applied + sets.not_applied,
+            registers.unknown + sets.unknown,
+            registers.reads,
+            registers.unread + sets.unread,
+        )?;
+        writeln!(
+            f,
+            "set test: {} and {} adds acknowledged on the two sides of partitions",
+            set_test.sides[0], set_test.sides[1]
+        )?;
+        for (name, (acknowledged, lost)) in [("siblings", set_test.siblings), ("lww", set_test.last_write)] {
+            writeln!(f, "  {name}: of {acknowledged} acknowledged adds {lost} lost")?;
+        }
+        write!(f, "violations: {}", self.violations.len())?;
+        for violation in &self.violations {
+            write!(f, "\n  {violation}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A campaign under way.
+struct Campaign<'a> {
+    nodes: Nodes,
+    plan: &'a Plan,
+    rng: Rng,
+    writers: Vec<(usize, BlockingClient, Registers)>,
+    kept: Vec<Set>,
+    report: Report,
+    log_bytes: Vec<u64>,
+}
+
+/// Does it. `program` is the `ferrite` binary, `home` a directory on a file system that takes direct I/O; `say` is told of each round.
+pub fn run(program: &Path, home: &Path, plan: &Plan, mut say: impl FnMut(&str)) -> Result<Report, Obstacle> {
+    let started = Instant::now();
+    // Only in a mount namespace of its own can something be mounted that nobody has to unmount.
+    let small_disk = (plan.kind == Kind::Namespaces).then_some(NODES - 1);
+    let cores = match plan.kind {
+        Kind::Namespaces => 2,
+        Kind::Loopback | Kind::Plain => 1,
+    };
+    let shape = Shape {
+        nodes: NODES,
+        cores,
+        replication: REPLICATION,
+        server: SERVER.to_owned(),
+        more: String::new(),
+        small_disk,
+    };
+    let ground = Ground::new(plan.kind, NODES, cores)?;
+    let mut nodes = Nodes::configure(program, home, ground, shape)?;
+    nodes.start_all()?;
+    let mut report = Report { ground: plan.kind.to_string(), seed: plan.seed, ..Report::default() };
+    if small_disk.is_none() {
+        report.skipped.push(format!("{}: nothing can be mounted without a namespace", Fault::FullDisk));
+    }
+    let writers = (0..WRITERS).map(|number| {
+        let at = number;
+        let seed = plan.seed.wrapping_mul(31).wrapping_add(number as u64 + 1);
+        (at, nodes.client(at), Registers::new(&format!("w{number}-"), seed))
+    });
+    let writers = writers.collect();
+    let (rng, log_bytes) = (Rng::new(plan.seed), vec![0; NODES]);
+    let mut campaign = Campaign { nodes, plan, rng, writers, kept: Vec::new(), report, log_bytes };
+    let mut deck = Vec::new();
+    let mut round = 0;
+    while round < plan.rounds && started.elapsed() < plan.time {
+        if deck.is_empty() {
+            deck = campaign.deal();
+        }
+        let Some(fault) = deck.pop() else { break };
+        round += 1;
+        let told = campaign.round(round, fault)?;
+        say(&format!("[{:>5.0} s] round {round}: {told}", started.elapsed().as_secs_f64()));
+        if campaign.report.violations.len() >= VIOLATIONS_MAX {
+            break;
+        }
+    }
+    for node in 0..NODES {
+        if let Err(obstacle) = campaign.nodes.stop(node) {
+            campaign.report.violations.push(obstacle.to_string());
+        }
+    }
+    let tallies = campaign.writers.iter().map(|(_, _, registers)| registers.tally());
+    campaign.report.registers = tallies.fold(Tally::default(), Tally::plus);
+    campaign.report.time = started.elapsed();
+    Ok(campaign.report)
+}
+
+/// The logs of a campaign, for whoever looks into a violation.
+pub fn log_files(home: &Path) -> Vec<PathBuf> {
+    (1..=NODES).map(|node| home.join(format!("n{node}.log"))).collect()
+}
+
+impl Campaign<'_> {
+    /// All faults that can be done here, in random order.
+    fn deal(&mut self) -> Vec<Fault> {
+        let can = |fault: &Fault| *fault != Fault::FullDisk || self.nodes.small_disk().is_some();
+        let mut deck: Vec<Fault> = Fault::ALL.into_iter().filter(can).collect();
+        for at in (1..deck.len()).rev() {
+            deck.swap(at, self.rng.below(at as u64 + 1) as usize);
+        }
+        if self.plan.rounds < u64::MAX {
+            deck.truncate(self.plan.rounds as usize);
+        }
+        deck
+    }
+
+    fn round(&mut self, round: u64, fault: Fault) -> Result<String, Obstacle> {
+        if fault == Fault::Wipe {
+            self.level();
+        }
+        let left = self.draw_left();
+        let at = [self.draw_of(&left, true), self.draw_of(&left, false)];
+        let topology = self.nodes.client(at[1]).topology().map_err(failed("learn the topology"))?;
+        let mut sets =
+            Set::across(&topology, &format!("set {round}"), SETS_OF_EACH, |node| left.contains(&node));
+        // A wiped directory may hold the only copy of what was acknowledged at ONE.
+        let level = if fault == Fault::Wipe { Level::Quorum } else { Level::One };
+        let (shortest, longest) = self.plan.fault_time;
+        let spread_ms = (longest - shortest).as_millis() as u64;
+        let hold = shortest + Duration::from_millis(self.rng.below(spread_ms + 1));
+        // Nodes and clients first have to find out who is silent.
+        let hold = if matches!(fault, Fault::Partition | Fault::OneWay) { hold * 2 } else { hold };
+
+        let before = self.writers.iter().map(|(_, _, registers)| registers.tally());
+        let before = before.fold(Tally::default(), Tally::plus);
+        let mut sides = [0, 1].map(|side| [0, 1].map(|adder| Side::new((round << 1 | side) << 1 | adder)));
+        let stop = AtomicBool::new(false);
+        let done = std::thread::scope(|scope| {
+            let _stopped = StopAtEnd(&stop);
+            for (_, client, registers) in &mut self.writers {
+                let stop = &stop;
+                scope.spawn(move || registers.run(client, stop));
+            }
+            let adders =
+                sides.iter_mut().zip(at).flat_map(|(side, at)| side.iter_mut().map(move |side| (side, at)));
+            for (side, at) in adders {
+                let mut client = self.nodes.client(at);
+                let (sets, stop) = (&sets, &stop);
+                scope.spawn(move || {
+                    // An add asks the topology for its table's mode.
+                    let _ = client.topology();
+                    side.run(&mut client, sets, level, stop);
+                });
+            }
+            strike(&mut self.nodes, &mut self.rng, fault, &left, hold)
+        })?;
+        *self.report.faults.entry(fault).or_default() += 1;
+
+        let after = self.check();
+        let (adds, lost) = self.check_sets(fault, &mut sides, &mut sets);
+        self.look_at_processes();
+        let count = |total: u64, before: u64| total - before;
+        Ok(format!(
+            "{done}: registers {} writes acknowledged, {} not applied, {} unknown, {} reads; sets {} + {} adds acknowledged, \
+             lost {} of siblings, {} of lww; violations {}",
+            count(after.acknowledged, before.acknowledged),
+            count(after.not_applied, before.not_applied),
+            count(after.unknown, before.unknown),
+            count(after.reads, before.reads),
+            adds[0],
+            adds[1],
+            lost.0,
+            lost.1,
+            self.report.violations.len()
+        ))
+    }
+
+    /// The nodes of the smaller side.
+    fn draw_left(&mut self) -> Vec<usize> {
+        let mut nodes: Vec<usize> = (0..NODES).collect();
+        let mut drawn = || nodes.swap_remove(self.rng.below(nodes.len() as u64) as usize);
+        (0..LEFT_NODES).map(|_| drawn()).collect()
+    }
+
+    fn draw_of(&mut self, left: &[usize], is_left: bool) -> usize {
+        let side: Vec<usize> = (0..NODES).filter(|node| left.contains(node) == is_left).collect();
+        side[self.rng.below(side.len() as u64) as usize]
+    }
+
+    /// Writes everything at ALL.
+    fn level(&mut self) {
+        std::thread::scope(|scope| {
+            for (_, client, registers) in &mut self.writers {
+                scope.spawn(move || registers.level(client));
+            }
+        });
+        let mut client = self.nodes.client(0);
+        for set in &self.kept {
+            if !set.level(&mut client) {
+                self.report.violations.push(format!("{} cannot be written at ALL", set.name()));
+            }
+        }
+        self.collect();
+    }
+
+    /// Reads all registers, by those who wrote them.
+    fn check(&mut self) -> Tally {
+        std::thread::scope(|scope| {
+            for (_, client, registers) in &mut self.writers {
+                scope.spawn(move || registers.check(client));
+            }
+        });
+        self.collect();
+        let tallies = self.writers.iter().map(|(_, _, registers)| registers.tally());
+        tallies.fold(Tally::default(), Tally::plus)
+    }
+
+    fn collect(&mut self) {
+        for (_, _, registers) in &mut self.writers {
+            self.report.violations.extend(registers.take_violations());
+        }
+    }
+
+    /// Reads the round's sets, and those of earlier rounds. Adds of each side, and losses of each mode.
+    fn check_sets(
+        &mut self,
+        fault: Fault,
+        sides: &mut [[Side; 2]; 2],
+        sets: &mut Vec<Set>,
+    ) -> ([u64; 2], (u64, u64)) {
+        let counts = sides.each_mut().map(|adders| {
+            adders.iter_mut().fold((0, 0), |(siblings, last_write), adder| {
+                self.report.sets = self.report.sets.plus(adder.tally);
+                let more = adder.settle(sets);
+                (siblings + more.0, last_write + more.1)
+            })
+        });
+        let mut client = self.nodes.client(0);
+        let mut lost = (0, 0);
+        for set in self.kept.iter().chain(sets.iter()) {
+            match set.missing(&mut client) {
+                None => {
+                    self.report
+                        .violations
+                        .push(format!("{} cannot be read at ALL after healing", set.name()));
+                }
+                Some(missing) if set.keeps_siblings() => {
+                    lost.0 += missing.len() as u64;
+                    if !missing.is_empty() {
+                        let count = missing.len();
+                        self.report.violations.push(format!(
+                            "{}: {count} acknowledged adds are lost, the first is {:x} (after {fault})",
+                            set.name(),
+                            missing[0]
+                        ));
+                    }
+                }
+                Some(missing) => lost.1 += missing.len() as u64,
+            }
+        }
+        let adds = counts.map(|(siblings, last_write)| siblings + last_write);
+        if fault == Fault::Partition {
+            let test = &mut self.report.set_test;
+            test.sides = [test.sides[0] + adds[0], test.sides[1] + adds[1]];
+            test.siblings.0 += counts[0].0 + counts[1].0;
+            test.siblings.1 += lost.0;
+            test.last_write.0 += counts[0].1 + counts[1].1;
+            test.last_write.1 += lost.1;
+        }
+        self.kept.extend(std::mem::take(sets).into_iter().filter(Set::keeps_siblings));
+        let surplus = self.kept.len().saturating_sub(SETS_KEPT_MAX);
+        self.kept.drain(..surplus);
+        (adds, lost)
+    }
+
+    /// No process may have ended by itself, or have said that it found a bug.
+    fn look_at_processes(&mut self) {
+        for node in 0..NODES {
+            if let Some(status) = self.nodes.ended(node) {
+                self.report.violations.push(format!("node {} ended by itself: {status}", node + 1));
+            }
+            let log = std::fs::read(self.nodes.log_file(node)).unwrap_or_default();
+            let new = &log[(self.log_bytes[node] as usize).min(log.len())..];
+            self.log_bytes[node] = log.len() as u64;
+            for line in String::from_utf8_lossy(new).lines().filter(|line| line.contains("panicked")) {
+                self.report.violations.push(format!("node {}: {line}", node + 1));
+            }
+        }
+    }
+}
+
+/// Lets the writers end, also when something stood in the way: they are waited for.
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Does a fault for a while, and puts all in order again. What was done, in words.
+fn strike(
+    nodes: &mut Nodes,
+    rng: &mut Rng,
+    fault: Fault,
+    left: &[usize],
+    hold: Duration,
+) -> Result<String, Obstacle> {
+    let victim = rng.below(NODES as u64) as usize;
+    let seconds = hold.as_secs_f64();
+    let names =
+        |side: &[usize]| side.iter().map(|node| format!("n{}", node + 1)).collect::<Vec<_>>().join(" ");
+    let across = |act: &dyn Fn(usize, usize) -> Result<(), Obstacle>| {
+        let right = (0..NODES).filter(|node| !left.contains(node));
+        right.flat_map(|right| left.iter().map(move |left| (*left, right))).try_for_each(|(l, r)| act(l, r))
+    };
+    match fault {
+        Fault::Partition => {
+            across(&|left, right| {
+                nodes.ground.cut(left, right).and_then(|()| nodes.ground.cut(right, left))
+            })?;
+            std::thread::sleep(hold);
+            across(&|left, right| {
+                nodes.ground.mend(left, right).and_then(|()| nodes.ground.mend(right, left))
+            })?;
+            Ok(format!("partition, {} from the others, {seconds:.1} s", names(left)))
+        }
+        Fault::OneWay => {
+            across(&|left, right| nodes.ground.cut(left, right))?;
+            std::thread::sleep(hold);
+            across(&|left, right| nodes.ground.mend(left, right))?;
+            Ok(format!("one-way partition, {} are not heard, {seconds:.1} s", names(left)))
+        }
+        Fault::Pause => {
+            nodes.pause(victim)?;
+            std::thread::sleep(hold);
+            nodes.resume(victim)?;
+            Ok(format!("pause, {}, {seconds:.1} s", names(&[victim])))
+        }
+        Fault::Kill => {
+            std::thread::sleep(hold / 3);
+            nodes.kill(victim)?;
+            std::thread::sleep(hold / 3);
+            nodes.start(victim)?;
+            std::thread::sleep(hold / 3);
+            Ok(format!("kill, {}", names(&[victim])))
+        }
+        Fault::Clock => {
+            let offset_ms = CLOCK_OFFSETS_MS[rng.below(CLOCK_OFFSETS_MS.len() as u64) as usize];
+            for offset_ms in [offset_ms, 0] {
+                nodes.kill(victim)?;
+                nodes.set_clock_offset(victim, offset_ms)?;
+                nodes.start(victim)?;
+                std::thread::sleep(hold / 2);
+            }
+            Ok(format!("clock offset, {} {offset_ms} ms, {seconds:.1} s", names(&[victim])))
+        }
+        Fault::Wipe => {
+            nodes.kill(victim)?;
+            nodes.wipe(victim)?;
+            std::thread::sleep(hold / 2);
+            nodes.start(victim)?;
+            std::thread::sleep(hold / 2);
+            Ok(format!("wiped directory, {}", names(&[victim])))
+        }
+        Fault::FullDisk => {
+            nodes.fill_disk()?;
+            let disk = nodes.small_disk();
+            // There is room left in files that were made before.
+            let felt =
+                wait_for(FULL_WITHIN, || disk.is_some_and(|node| nodes.feels_full_disk(node)).then_some(()));
+            let felt = if felt.is_some() { "refuses writes" } else { "not yet felt" };
+            std::thread::sleep(hold);
+            nodes.free_disk()?;
+            Ok(format!("full disk, {}, {seconds:.1} s, {felt}", names(disk.as_slice())))
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! A node that was down under load: how soon reads at ONE on it are right again, second by second, and how soon hints are delivered.
+//!
+//! Writers write at QUORUM all the time. A reader asks the node itself, and nobody else, at ONE; a read is right if it finds what had
+//! been acknowledged of the record before it was sent, or something later.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use ferrite_client::{BlockingClient, Key, Level, ReadOptions, WriteOptions};
+use ferrite_loadgen::chooser::Rng;
+
+use super::load::{fill, key};
+use crate::Obstacle;
+use crate::ground::Kind;
+use crate::nodes::Nodes;
+
+/// How much.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Options {
+    /// How long the node is down
+    #[arg(long, default_value = "2s", value_parser = crate::figures::duration)]
+    pub down: Duration,
+    /// How long reads on it are watched afterwards
+    #[arg(long, default_value = "5s", value_parser = crate::figures::duration)]
+    pub watch: Duration,
+    /// Nodes, at least three
+    #[arg(long, default_value_t = 3)]
+    pub nodes: usize,
+    /// Writes a second, of all writers together
+    #[arg(long, default_value_t = 1_000)]
+    pub rate: u64,
+    /// Records
+    #[arg(long, default_value_t = 5_000)]
+    pub records: u64,
+}
+
+const VICTIM: usize = 2;
+const WRITERS: u64 = 4;
+const VALUE_BYTES: usize = 100;
+/// How long all is well before the node goes down: what a second looks like then.
+const BEFORE: Duration = Duration::from_secs(2);
+
+/// Reads of one second.
+#[derive(Clone, Copy, Debug, Default)]
+struct Second {
+    right: u64,
+    wrong: u64,
+    failed: u64,
+}
+
+impl Second {
+    fn line(self, name: &str, hints: Option<u64>) -> String {
+        let answered = self.right + self.wrong;
+        let share = 100.0 * self.right as f64 / answered.max(1) as f64;
+        let hints = hints.map_or_else(|| "not told".to_owned(), |hints| hints.to_string());
+        format!("| {name} | {answered} | {} | {share:.2} % | {hints} |", self.failed)
+    }
+}
+
+/// Measures, and prints a table.
+pub fn run(program: &Path, home: &Path, options: Options) -> Result<(), Obstacle> {
+    let mut nodes = super::start(program, home, Kind::Plain, options.nodes.max(VICTIM + 1))?;
+    let mut fillers: Vec<BlockingClient> = (0..8).map(|_| nodes.client(0)).collect();
+    fill(&mut fillers, options.records, &value(0))?;
+    drop(fillers);
+    let floors: Vec<AtomicU64> = (0..options.records).map(|_| AtomicU64::new(0)).collect();
+    let stop = AtomicBool::new(false);
+    let writes = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            let mut client = nodes.client(writer as usize % 2);
+            let (floors, stop, writes) = (&floors, &stop, &writes);
+            scope.spawn(move || write(&mut client, writer, options, floors, stop, writes));
+        }
+        let outcome = watch(&mut nodes, options, &floors, &writes);
+        stop.store(true, Ordering::Relaxed);
+        outcome
+    })
+}
+
+fn watch(
+    nodes: &mut Nodes,
+    options: Options,
+    floors: &[AtomicU64],
+    writes: &AtomicU64,
+) -> Result<(), Obstacle> {
+    let mut lines = Vec::new();
+    let mut reader = nodes.client_of(VICTIM, &[VICTIM]);
+    let before = read_for(&mut reader, BEFORE, floors);
+    lines.push(before.line("before", hints(nodes)));
+    drop(reader);
+    nodes.kill(VICTIM)?;
+    let written = writes.load(Ordering::Relaxed);
+    std::thread::sleep(options.down);
+    let missed = writes.load(Ordering::Relaxed) - written;
+    let owed = hints(nodes);
+    nodes.start(VICTIM)?;
+    let back = Instant::now();
+    let mut drained = None;
+    let mut second = 0;
+    // A client of its own: one that saw the node down would wait before it tries again.
+    let mut reader = nodes.client_of(VICTIM, &[VICTIM]);
+    while back.elapsed() < options.watch {
+        second += 1;
+        let left = Duration::from_secs(second).saturating_sub(back.elapsed());
+        let reads = read_for(&mut reader, left, floors);
+        let hints = hints(nodes);
+        if hints == Some(0) && drained.is_none() {
+            drained = Some(back.elapsed());
+        }
+        lines.push(reads.line(&format!("{second}"), hints));
+    }
+    println!(
+        "one of {} nodes down for {:.0} s under {} writes a second at QUORUM: {missed} writes missed; hints owed at its return: {}",
+        nodes.len(),
+        options.down.as_secs_f64(),
+        options.rate,
+        owed.map_or_else(|| "not told".to_owned(), |owed| owed.to_string()),
+    );
+    println!();
+    println!("| second after its return | reads at ONE on it | failed | right | hints left |");
+    println!("|---|---:|---:|---:|---:|");
+    lines.iter().for_each(|line| println!("{line}"));
+    match drained {
+        Some(time) => println!("\nhints were drained {:.1} s after its return", time.as_secs_f64()),
+        None => println!("\nhints were not seen drained"),
+    }
+    Ok(())
+}
+
+/// Hints that the others still owe the node; `None` = they do not tell.
+fn hints(nodes: &Nodes) -> Option<u64> {
+    let others = (0..nodes.len()).filter(|node| *node != VICTIM);
+    others.map(|node| nodes.number(node, |name| name == "hints.waiting")).sum()
+}
+
+fn value(counter: u64) -> Vec<u8> {
+    let mut value = counter.to_le_bytes().to_vec();
+    value.resize(VALUE_BYTES, b'v');
+    value
+}
+
+fn counter(value: &[u8]) -> u64 {
+    value.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+/// Writes the records of one writer at its share of the rate.
+fn write(
+    client: &mut BlockingClient,
+    writer: u64,
+    options: Options,
+    floors: &[AtomicU64],
+    stop: &AtomicBool,
+    writes: &AtomicU64,
+) {
+    let mut rng = Rng::new(writer + 1);
+    let every = Duration::from_secs_f64(WRITERS as f64 / options.rate.max(1) as f64);
+    let write = WriteOptions { level: Some(Level::Quorum), ..WriteOptions::default() };
+    let began = Instant::now();
+    for number in 1u32.. {
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        std::thread::sleep((every * number).saturating_sub(began.elapsed()));
+        let share = options.records / WRITERS;
+        let record = rng.below(share.max(1)) * WRITERS + writer;
+        let Some(floor) = floors.get(record as usize) else { continue };
+        // Counters grow with the writer's own count: a write of unknown outcome has one of its own.
+        let counter = u64::from(number);
+        if client.put(Key::plain(&key(record)), &value(counter), write).is_done() {
+            floor.store(counter, Ordering::Release);
+            writes.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Reads at ONE, one read after the other.
+fn read_for(client: &mut BlockingClient, time: Duration, floors: &[AtomicU64]) -> Second {
+    let mut rng = Rng::new(77);
+    let began = Instant::now();
+    let read = ReadOptions { level: Some(Level::One), timeout: Some(Duration::from_secs(1)) };
+    let mut second = Second::default();
+    while began.elapsed() < time {
+        let record = rng.below(floors.len() as u64);
+        let floor = floors[record as usize].load(Ordering::Acquire);
+        let count = match client.get(Key::plain(&key(record)), read) {
+            Ok(found) if found.as_ref().map_or(0, |found| counter(&found.bytes)) >= floor => {
+                &mut second.right
+            }
+            Ok(_) => &mut second.wrong,
+            Err(_) => &mut second.failed,
+        };
+        *count += 1;
+    }
+    second
+}

@@ -1,0 +1,51 @@
+//! What faults and levels cost, in tables: each figure is one command, whose defaults are short enough for a try.
+//!
+//! All run on loopback, whose latency is that of the machine. CPU is that of the nodes' processes, all their threads.
+
+pub mod cost;
+pub mod down;
+pub mod flood;
+mod load;
+pub mod slow;
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::Obstacle;
+use crate::ground::{Ground, Kind};
+use crate::nodes::{Nodes, Shape};
+
+/// Memory and habits of the nodes of figures.
+const SERVER: &str = "memory = \"256MiB\"\nspin = \"off\"";
+
+/// A cluster that runs, all of its nodes replicas of everything up to three.
+fn start(program: &Path, home: &Path, kind: Kind, nodes: usize) -> Result<Nodes, Obstacle> {
+    let shape = Shape {
+        nodes,
+        cores: 1,
+        replication: nodes.min(3),
+        server: SERVER.to_owned(),
+        more: String::new(),
+        small_disk: None,
+    };
+    let ground = Ground::new(kind, nodes, 1)?;
+    let mut nodes = Nodes::configure(program, home, ground, shape)?;
+    nodes.start_all()?;
+    Ok(nodes)
+}
+
+/// Reads a length of time from the command line: a whole number and a unit, `ms`, `s`, `m`, `h` or `d`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let factor_ms = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(format!("\"{text}\": write a whole number and a unit, like 90s or 1h")),
+    };
+    let number: u64 = number.parse().map_err(|_| format!("\"{text}\" does not begin with a number"))?;
+    number.checked_mul(factor_ms).map(Duration::from_millis).ok_or_else(|| format!("\"{text}\" is too long"))
+}

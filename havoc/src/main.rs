@@ -1,0 +1,147 @@
+//! `ferrite-havoc`: the long form. See the library beside it.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use ferrite_havoc::Obstacle;
+use ferrite_havoc::campaign::{self, Plan};
+use ferrite_havoc::figures;
+use ferrite_havoc::ground::{self, Kind};
+
+/// Do everything to five real nodes that the world does to nodes, with checked writers through all of it
+///
+/// Partitions, one-way ones too, stops, kills, wrong clocks, wiped directories and full disks, until time is up. Exit codes: 0 = nothing
+/// was lost; 1 = something was, and the nodes' logs are kept; 2 = it could not be done.
+#[derive(Parser)]
+#[command(name = "ferrite-havoc", version, max_term_width = 100)]
+struct Havoc {
+    /// How long; no round begins after that
+    #[arg(long = "for", value_name = "TIME", default_value = "1m", value_parser = figures::duration)]
+    time: Duration,
+    /// What is drawn at random; another one each time, if not given
+    #[arg(long)]
+    seed: Option<u64>,
+    #[command(flatten)]
+    where_: Where,
+    #[command(subcommand)]
+    figure: Option<Figure>,
+}
+
+/// What faults and levels cost, in a table each; the defaults are short enough for a try.
+#[derive(clap::Subcommand)]
+enum Figure {
+    /// A node down under load, and back: reads at ONE on it second by second, and hints until they are delivered
+    Down(figures::down::Options),
+    /// Reads at QUORUM while one replica is slow
+    Slow(figures::slow::Options),
+    /// Memory, and p99 of established clients, while other connections do nothing good
+    Flood(figures::flood::Options),
+    /// CPU per operation: siblings against the last write, ONE against QUORUM against ALL
+    Cost(figures::cost::Options),
+}
+
+/// Where nodes run.
+#[derive(clap::Args)]
+struct Where {
+    /// No namespaces, even where the system gives them: loopback behind a fault proxy
+    #[arg(long, global = true)]
+    no_root: bool,
+    /// The ferrite binary; the one beside this program, if not given
+    #[arg(long, global = true, value_name = "FILE")]
+    program: Option<PathBuf>,
+    /// Where to put the nodes' directories; its file system must take direct I/O
+    #[arg(long, global = true, value_name = "DIR", default_value = ".")]
+    data: PathBuf,
+}
+
+impl Where {
+    fn program(&self) -> Result<PathBuf, Obstacle> {
+        let beside = || std::env::current_exe().ok()?.parent().map(|directory| directory.join("ferrite"));
+        let program = self.program.clone().or_else(beside).unwrap_or_else(|| PathBuf::from("ferrite"));
+        let program = std::path::absolute(&program).map_err(|error| Obstacle::new("find ferrite", error))?;
+        if program.is_file() {
+            return Ok(program);
+        }
+        let why = format!("{} is not there; `cargo build --release` makes it", program.display());
+        Err(Obstacle::new("find ferrite", why))
+    }
+
+    fn home(&self) -> Result<tempfile::TempDir, Obstacle> {
+        let parent =
+            std::path::absolute(&self.data).map_err(|error| Obstacle::new("find a directory", error))?;
+        tempfile::Builder::new()
+            .prefix("ferrite-havoc-")
+            .tempdir_in(parent)
+            .map_err(|error| Obstacle::new("make a directory", error))
+    }
+}
+
+fn main() -> ExitCode {
+    let havoc = Havoc::parse();
+    match run(&havoc) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(obstacle) => {
+            eprintln!("ferrite-havoc: {obstacle}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// True = nothing was wrong.
+fn run(havoc: &Havoc) -> Result<bool, Obstacle> {
+    if let Some(figure) = &havoc.figure {
+        let (program, home) = (havoc.where_.program()?, havoc.where_.home()?);
+        match figure {
+            Figure::Down(options) => figures::down::run(&program, home.path(), *options)?,
+            Figure::Slow(options) => figures::slow::run(&program, home.path(), *options)?,
+            Figure::Flood(options) => figures::flood::run(&program, home.path(), *options)?,
+            Figure::Cost(options) => figures::cost::run(&program, home.path(), *options)?,
+        }
+        return Ok(true);
+    }
+    let kind = ground(havoc.where_.no_root)?;
+    let (program, home) = (havoc.where_.program()?, havoc.where_.home()?);
+    let seed = havoc.seed.unwrap_or_else(|| u64::from(std::process::id()) << 20 | now_s() & 0xf_ffff);
+    println!("five nodes of {} on {kind}, seed {seed}", program.display());
+    let report =
+        campaign::run(&program, home.path(), &Plan::long(kind, seed, havoc.time), |line| println!("{line}"))?;
+    println!("\n{report}");
+    if report.violations.is_empty() {
+        return Ok(true);
+    }
+    keep(home);
+    Ok(false)
+}
+
+/// Enters namespaces where that can be done, and says so.
+fn ground(no_root: bool) -> Result<Kind, Obstacle> {
+    if no_root {
+        return Ok(Kind::Loopback);
+    }
+    if ground::is_inside() {
+        return Ok(Kind::Namespaces);
+    }
+    match ground::why_not() {
+        None => Err(ground::enter(std::env::args_os().skip(1))),
+        Some(why) => {
+            println!("no network namespaces here: {why}");
+            Ok(Kind::Loopback)
+        }
+    }
+}
+
+fn keep(home: tempfile::TempDir) {
+    let home: &Path = &home.keep();
+    println!("the nodes' logs are kept:");
+    for log in campaign::log_files(home) {
+        println!("  {}", log.display());
+    }
+}
+
+fn now_s() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
