@@ -7,12 +7,14 @@
 //! context := format:u8 = 1  key_hash:u64  clock          clock as in a sibling set
 //! ```
 
-use ferrite_wire::{DecodeError, Key, Reader};
+use ferrite_wire::{DecodeError, Key, Reader, limits::REPLICAS_MAX};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::Clock;
+use super::{ACTORS_MAX, Clock};
 
 const FORMAT: u8 = 1;
+/// Most actors of a context: what replicas that were written to apart may have together. No read gives a longer one.
+const CONTEXT_ACTORS_MAX: usize = ACTORS_MAX * REPLICAS_MAX;
 
 /// What a read of one key had seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -81,5 +83,9 @@ fn decode(bytes: &[u8]) -> Result<Context, DecodeError> {
     }
     let key_hash = reader.u64()?;
     let clock = Clock::decode(&mut reader)?;
+    if clock.dots.len() > CONTEXT_ACTORS_MAX {
+        let (len, max) = (clock.dots.len() as u64, CONTEXT_ACTORS_MAX as u64);
+        return Err(DecodeError::TooLong { field: "context", len, max });
+    }
     if reader.rest().is_empty() { Ok(Context { key_hash, clock }) } else { Err(DecodeError::Trailing) }
 }

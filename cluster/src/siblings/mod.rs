@@ -129,7 +129,21 @@ impl Clock {
 
     /// Takes note of everything that `other` has seen.
     pub fn merge(&mut self, other: &Clock) {
-        other.dots.iter().for_each(|dot| self.see(*dot));
+        if other.dots.is_empty() {
+            return;
+        }
+        // Side by side: contexts are as long as clients make them, and each actor put in by itself would move all behind it.
+        let mut merged = Vec::with_capacity(self.dots.len().max(other.dots.len()));
+        let (mut mine, mut theirs) = (self.dots.iter().peekable(), other.dots.iter().peekable());
+        while let (Some(one), Some(two)) = (mine.peek(), theirs.peek()) {
+            merged.extend(match one.actor.cmp(&two.actor) {
+                std::cmp::Ordering::Less => mine.next().copied(),
+                std::cmp::Ordering::Greater => theirs.next().copied(),
+                std::cmp::Ordering::Equal => mine.next().max(theirs.next()).copied(),
+            });
+        }
+        merged.extend(mine.chain(theirs));
+        self.dots = merged;
     }
 
     /// The highest number of any actor.
@@ -281,10 +295,10 @@ impl<'a> SiblingSet<'a> {
         Ok(())
     }
 
-    /// Deletes exactly what `seen` covers.
+    /// Deletes exactly what `seen` covers. The actors alone may be too many for it: it adds nothing else.
     pub fn delete(&mut self, seen: &Clock, limits: &SetLimits) -> Result<(), Full> {
         let next = self.without(seen);
-        next.check(self, limits)?;
+        next.check_actors(self, limits)?;
         *self = next;
         Ok(())
     }
@@ -306,7 +320,7 @@ impl<'a> SiblingSet<'a> {
 
     /// Whether a write may make this of `before`.
     fn check(&self, before: &SiblingSet<'_>, limits: &SetLimits) -> Result<(), Full> {
-        let SetLimits { siblings_max, actors_max, bytes_max, replicas } = *limits;
+        let SetLimits { siblings_max, bytes_max, replicas, .. } = *limits;
         let kept = self.siblings.iter().filter(|sibling| before.has(sibling.dot));
         let (kept, kept_bytes) =
             kept.fold((0, 0), |(count, bytes), sibling| (count + 1, bytes + sibling.bytes()));
@@ -314,10 +328,7 @@ impl<'a> SiblingSet<'a> {
         if self.siblings.len() > siblings_max && added * replicas > removed {
             return Err(Full::Siblings { max: siblings_max });
         }
-        let (actors, actors_before) = (self.clock.dots.len(), before.clock.dots.len());
-        if actors > actors_max && actors > actors_before {
-            return Err(Full::Actors { max: actors_max });
-        }
+        self.check_actors(before, limits)?;
         let bytes = self.encoded_bytes();
         let removed_bytes = before.encoded_bytes() - before.clock_bytes() - kept_bytes;
         let added_bytes = bytes - before.clock_bytes() - kept_bytes;
@@ -330,6 +341,12 @@ impl<'a> SiblingSet<'a> {
             });
         }
         Ok(())
+    }
+
+    fn check_actors(&self, before: &SiblingSet<'_>, limits: &SetLimits) -> Result<(), Full> {
+        let (actors, actors_before) = (self.clock.dots.len(), before.clock.dots.len());
+        let is_over = actors > limits.actors_max && actors > actors_before;
+        if is_over { Err(Full::Actors { max: limits.actors_max }) } else { Ok(()) }
     }
 
     fn has(&self, dot: Dot) -> bool {

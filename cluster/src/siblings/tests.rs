@@ -140,6 +140,52 @@ fn replicas_that_each_make_a_large_set_smaller_do_not_make_it_larger_together() 
 }
 
 #[test]
+fn a_delete_is_held_to_the_actors_alone() {
+    let limits = SetLimits { siblings_max: 1, actors_max: 2, bytes_max: 50, replicas: 3 };
+    let mut set = SiblingSet::default();
+    set.put(&Clock::default(), sibling(1, 1, &ZEROES), &ROOMY).unwrap();
+    set.put(&Clock::default(), sibling(1, 2, &ZEROES), &ROOMY).unwrap();
+    let mut context = Clock::default();
+    context.see(dot(2, 5));
+    set.delete(&context, &limits).expect("what it has seen is not here yet, and this set is overlong");
+    context.see(dot(3, 5));
+    assert_eq!(set.delete(&context, &limits), Err(Full::Actors { max: 2 }));
+}
+
+#[test]
+fn a_context_longer_than_any_read_gives_is_refused() {
+    let mut clock = Clock::default();
+    (0..=ACTORS_MAX * limits::REPLICAS_MAX).for_each(|actor| clock.dots.push(dot(actor as u64, 1)));
+    let encoded = |clock: Clock| {
+        let mut out = Vec::new();
+        Context { key_hash: 7, clock }.encode(&mut out);
+        out
+    };
+    let refused = Context::decode(&encoded(clock.clone()), 7);
+    assert!(matches!(refused, Err(ContextError::Malformed(DecodeError::TooLong { .. }))), "{refused:?}");
+    clock.dots.pop();
+    assert_eq!(Context::decode(&encoded(clock.clone()), 7).map(|context| context.clock), Ok(clock));
+}
+
+proptest! {
+    #[test]
+    fn clocks_merge_as_each_dot_by_itself(
+        one in prop::collection::btree_map(0_u64..40, 1_u64..9, 0..30),
+        other in prop::collection::btree_map(0_u64..40, 1_u64..9, 0..30),
+    ) {
+        let clock_of = |dots: &BTreeMap<u64, u64>| {
+            let mut clock = Clock::default();
+            dots.iter().for_each(|(actor, number)| clock.see(dot(*actor, *number)));
+            clock
+        };
+        let (mut merged, mut expected) = (clock_of(&one), clock_of(&one));
+        merged.merge(&clock_of(&other));
+        clock_of(&other).dots().iter().for_each(|dot| expected.see(*dot));
+        prop_assert_eq!(merged, expected);
+    }
+}
+
+#[test]
 fn what_may_be_left_by_the_writes_of_all_replicas_travels_when_it_is_joined() {
     for replicas in 1..=limits::REPLICAS_MAX {
         let of_table = SetLimits::of_table(32, replicas);
