@@ -144,6 +144,14 @@ impl<E: Env> Shard<E> {
                 None => self.forward(requester, route, time, request, deadline_ns),
             };
         }
+        if let Request::Put { context, .. } | Request::Delete { context, .. } = request
+            && !context.is_empty()
+        {
+            // Whoever sends one counts on it that what came since the read stays.
+            let text = "the key's table keeps the last write, which no context holds back: put without one";
+            self.counters.count_error(ErrorCode::BadContext);
+            return self.answer(requester, &Reply::Error { code: ErrorCode::BadContext, text });
+        }
         match *request {
             Request::Ping => self.answer(requester, &Reply::Pong),
             Request::Topology { .. } => {

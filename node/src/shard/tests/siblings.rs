@@ -315,6 +315,33 @@ fn an_overwrite_replaces_whatever_there_is() {
     node.ask(&plain).version();
 }
 
+/// A context says that what came since its read is to stay. Where the last write wins it went unheard, and what came was lost.
+#[test]
+fn a_context_is_refused_where_the_last_write_wins() {
+    let mut node = Alone::new();
+    node.put(b"k", b"v", b"").version();
+    let context = node.get(b"k").values().1;
+    let put = |context| Request::Put {
+        epoch: Epoch(0),
+        level: Level::One,
+        options: 0,
+        key: Key::plain(b"k"),
+        ttl_ms: 0,
+        context,
+        value: b"v",
+    };
+    assert_eq!(node.ask(&put(&context)).code(), ErrorCode::BadContext);
+    node.ask(&put(b"")).version();
+    let delete = Request::Delete {
+        epoch: Epoch(0),
+        level: Level::One,
+        options: 0,
+        key: Key::plain(b"k"),
+        context: &context,
+    };
+    assert_eq!(node.ask(&delete).code(), ErrorCode::BadContext);
+}
+
 #[test]
 fn each_sibling_expires_for_itself_on_every_path_and_makes_room() {
     let mut node = Alone::new();
