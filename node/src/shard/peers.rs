@@ -5,7 +5,7 @@ use std::rc::Rc;
 use ferrite_wire::{
     CoreId, Epoch, Fault, Features, FrameFlags, FrameHeader, FrameKind, FrameView, Hello, HelloReply,
     PROTOCOL_MAX, PROTOCOL_MIN, PeerMessage, Reply, Request, RequestId, Role, TableList, Topology,
-    finish_frame, start_frame,
+    finish_frame, limits, start_frame,
 };
 
 use super::Shard;
@@ -159,6 +159,10 @@ impl<E: Env> Shard<E> {
             FrameKind::ReplicaWriteAnswer | FrameKind::ReplicaReadAnswer if up => {
                 drop(links);
                 let (operation, replica) = OperationId::from_request(frame.header.request.0);
+                if usize::from(replica) >= limits::REPLICAS_MAX {
+                    // A number that this node never gave.
+                    return false;
+                }
                 match PeerMessage::decode(frame.header.kind, frame.body) {
                     Ok(PeerMessage::ReplicaWriteAnswer(answer)) => {
                         self.on_wrote(operation, replica, answer);

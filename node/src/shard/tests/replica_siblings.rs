@@ -381,3 +381,18 @@ fn a_write_that_is_handed_on_is_taken_by_a_replica_and_by_nobody_else() {
     let (header, body) = bench.frames(from).remove(0);
     assert_eq!(told(&header, &body).code(), ErrorCode::Unsupported);
 }
+
+/// The replica of an answer is a byte of the number that the question had. One that this node never gave ended the core.
+#[test]
+fn an_answer_in_the_name_of_a_replica_that_cannot_be_ends_the_link() {
+    let (bench, shard) = of_three();
+    let client = client(&bench, &shard);
+    receive(&shard, client, &request_frame(1, &get_of(b"k", Level::All)));
+    let link = links(&shard)[0];
+    let asked = bench.frames(link);
+    let (header, _) = asked.iter().find(|(header, _)| header.kind == FrameKind::ReplicaRead).expect("asked");
+    let number = header.request.0 | 0xff << 56;
+    let message = PeerMessage::ReplicaReadAnswer(ReplicaAnswer::Absent);
+    let received = shard.on_received(link, &message_frame(number, 0, &message));
+    assert!(matches!(received, Received::Close), "{received:?}");
+}
