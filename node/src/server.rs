@@ -24,6 +24,7 @@ use crate::memory::{self, CoreMemory};
 use crate::reactor::{CoreError, CoreSetup, ReactorOptions, mailboxes, run_core};
 use crate::shard::{Shard, ShardSettings};
 use crate::startup::{self, StartupError};
+use crate::table_modes;
 
 /// Most connections that wait to be accepted, per port.
 const ACCEPT_BACKLOG: u16 = 1024;
@@ -121,6 +122,7 @@ pub fn serve(config: &Config, node: &Node, ready: impl FnOnce(&Started)) -> Resu
     let layout = layout::settle(&plan, cpus[0], &directory)?;
     // Stores are never fewer than there were.
     memory::check(memory, &config.server, cores, plan.stores.max(layout.stores()))?;
+    table_modes::settle(directory.path(), &config.tables).map_err(StartupError::Tables)?;
     let plan = plan.placed(node, layout);
     let (posts, boxes) = mailboxes(cpus.len())?;
     // Signals are taken before threads exist, so that no thread is killed by one.

@@ -60,8 +60,19 @@ pub enum TableModesError {
     },
 }
 
-/// Checks the tables against those that the directory knows, and makes it remember the new ones.
+/// Checks the tables against those that the directory knows.
+pub(crate) fn check(directory: &Path, tables: &Tables) -> Result<(), TableModesError> {
+    compare(directory, tables).map(|_| ())
+}
+
+/// The same, and makes it remember the new ones: to be called when nothing else keeps the node from taking records of them.
 pub(crate) fn settle(directory: &Path, tables: &Tables) -> Result<(), TableModesError> {
+    let (known, modes) = compare(directory, tables)?;
+    if modes == known { Ok(()) } else { write(directory, &modes) }
+}
+
+/// What the directory knows, and what it should know.
+fn compare(directory: &Path, tables: &Tables) -> Result<(Modes, Modes), TableModesError> {
     let path = directory.join(NAME);
     let known = read(&path)?;
     let mut modes = known.clone();
@@ -72,7 +83,7 @@ pub(crate) fn settle(directory: &Path, tables: &Tables) -> Result<(), TableModes
             return Err(TableModesError::Changed { path, name, found, declared });
         }
     }
-    if modes == known { Ok(()) } else { write(directory, &modes) }
+    Ok((known, modes))
 }
 
 fn read(path: &Path) -> Result<Modes, TableModesError> {
@@ -146,7 +157,7 @@ impl fmt::Display for TableModesError {
             TableModesError::Changed { path, name, found, declared } => write!(
                 f,
                 "table {name} is declared as {}, and {} says that its records are {}: a table's mode is for life; put the old \
-                 mode back, or declare a table of another name",
+                 mode back, or declare a table of another name; only if nothing was ever written to any table, remove the file",
                 declared.name(),
                 path.display(),
                 found.name()

@@ -1,7 +1,7 @@
 //! Checks before a node starts: what the machine lacks is said in one line that names the remedy, before any data is touched.
 //!
 //! [`prepare`] does all of it in an order in which each step may rely on the ones before, and the first that changes
-//! anything on disk is the last but two: CPUs, kernel, io_uring, limits, memory, ports, data directory, direct I/O, tables.
+//! anything on disk is the last but two: CPUs, kernel, io_uring, limits, memory, ports, data directory, direct I/O, modes of tables.
 //! It raises soft limits to what the process is allowed anyway and refuses huge pages; it changes nothing else about the machine.
 
 mod cpus;
@@ -180,7 +180,7 @@ pub fn prepare(config: &Config, node: &Node) -> Result<Ready, StartupError> {
     };
     let directory = DataDirectory::open(&node.data, &identity).map_err(StartupError::Directory)?;
     direct::check(directory.path())?;
-    table_modes::settle(directory.path(), &config.tables).map_err(StartupError::Tables)?;
+    table_modes::check(directory.path(), &config.tables).map_err(StartupError::Tables)?;
     Ok(Ready { cpus, memory, directory })
 }
 
