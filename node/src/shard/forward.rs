@@ -9,6 +9,7 @@ use ferrite_wire::{
     ErrorCode, FrameHeader, FrameView, Order, Reply, Request, RequestId, finish_frame, start_frame,
 };
 
+use super::expiry::Waited;
 use super::requester::Requester;
 use super::slab::OperationId;
 use super::{Operation, Route, Shard};
@@ -110,7 +111,7 @@ impl<E: Env> Shard<E> {
         };
         let code = match self.route(key) {
             _ if self.stopping.get() => ErrorCode::Stopping,
-            _ if self.env.now_ns() >= deadline_ns => ErrorCode::Expired,
+            _ if self.is_expired(deadline_ns, Waited::AtReplica) => ErrorCode::Expired,
             Err(refusal) => return self.answer_table_refusal(requester, refusal),
             Ok(route) if !route.has_siblings() => ErrorCode::Unsupported,
             // The other node knows other replicas than this one does.

@@ -10,6 +10,7 @@ use ferrite_lsm::{CommitError, Key, Record, Refusal, Seq};
 use ferrite_wire::{ErrorCode, Order, PeerMessage, Reply, Version, WriteAnswer};
 
 use super::Shard;
+use super::expiry::{NEVER_NS, Waited};
 use super::latches::LatchId;
 use super::requester::Requester;
 use super::slab::OperationId;
@@ -99,6 +100,18 @@ impl<E: Env> Shard<E> {
         vnode_epoch: u64,
         ack: Ack,
     ) -> Result<(), ErrorCode> {
+        self.stage_by(NEVER_NS, key, record, vnode_epoch, ack)
+    }
+
+    /// The same of a record that is refused if it finds no room until then.
+    pub(super) fn stage_by(
+        &self,
+        deadline_ns: u64,
+        key: Key<'_>,
+        record: Record<'_>,
+        vnode_epoch: u64,
+        ack: Ack,
+    ) -> Result<(), ErrorCode> {
         let mut waiting = self.waiting.borrow_mut();
         let refusal = if waiting.is_empty() {
             match self.engine.stage(key, record, vnode_epoch) {
@@ -111,7 +124,7 @@ impl<E: Env> Shard<E> {
         } else {
             Refusal::Overloaded
         };
-        if refusal == Refusal::Overloaded && waiting.enter(key, record, vnode_epoch, ack) {
+        if refusal == Refusal::Overloaded && waiting.enter(deadline_ns, key, record, vnode_epoch, ack) {
             return Ok(());
         }
         Err(refusal_code(refusal))
@@ -123,17 +136,21 @@ impl<E: Env> Shard<E> {
             let (refused, ack) = {
                 let mut waiting = self.waiting.borrow_mut();
                 let Some(first) = waiting.first() else { return };
-                let staged = self.engine.stage(first.key.as_key(), first.record(), first.vnode_epoch);
-                if staged == Err(Refusal::Overloaded) {
-                    return;
-                }
-                let left = waiting.leave().expect("it was first");
-                match staged {
-                    Ok(seq) => {
-                        self.acks.borrow_mut().push(seq, left.ack);
-                        continue;
+                if let Err(code) = self.in_time(first.deadline_ns, Waited::ForLog) {
+                    (code, waiting.leave().expect("it was first").ack)
+                } else {
+                    let staged = self.engine.stage(first.key.as_key(), first.record(), first.vnode_epoch);
+                    if staged == Err(Refusal::Overloaded) {
+                        return;
                     }
-                    Err(refusal) => (refusal_code(refusal), left.ack),
+                    let left = waiting.leave().expect("it was first");
+                    match staged {
+                        Ok(seq) => {
+                            self.acks.borrow_mut().push(seq, left.ack);
+                            continue;
+                        }
+                        Err(refusal) => (refusal_code(refusal), left.ack),
+                    }
                 }
             };
             self.refuse_ack(ack, refused);

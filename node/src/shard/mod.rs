@@ -9,6 +9,7 @@
 //! are tasks, and every one of them ends by itself.
 
 mod dots;
+mod expiry;
 mod forward;
 mod gets;
 mod greeting;
@@ -281,9 +282,8 @@ impl<E: Env> Shard<E> {
                 else {
                     unreachable!("the kinds above");
                 };
-                let now_ns = self.env.now_ns();
+                let deadline_ns = self.env.now_ns() + self.timeout_ns(frame.header.deadline_us);
                 if let Ok(Route { hop: Some(core), .. }) = self.route(key) {
-                    let deadline_ns = now_ns + self.timeout_ns(frame.header.deadline_us);
                     let hop = Hop::Request { connection, from_peer: true, deadline_ns, frame: raw.to_vec() };
                     ferrite_lsm::cover::mark("peer's request hopped");
                     self.counters.hops.set(self.counters.hops.get() + 1);
@@ -292,7 +292,7 @@ impl<E: Env> Shard<E> {
                         self.refuse_message(requester, &message, ferrite_wire::ErrorCode::Overloaded);
                     }
                 } else {
-                    self.on_peer_message(requester, frame, &message);
+                    self.on_peer_message(requester, frame, &message, deadline_ns);
                 }
                 true
             }
@@ -513,12 +513,12 @@ impl<E: Env> Handler for Shard<E> {
                 } else if from_peer {
                     let message = PeerMessage::decode(frame.header.kind, frame.body)
                         .expect("the other core decoded it");
-                    if self.env.now_ns() >= deadline_ns {
+                    if self.is_expired(deadline_ns, expiry::Waited::AtReplica) {
                         self.refuse_message(requester, &message, ferrite_wire::ErrorCode::Expired);
                     } else {
-                        shard.on_peer_message(requester, &frame, &message);
+                        shard.on_peer_message(requester, &frame, &message, deadline_ns);
                     }
-                } else if self.env.now_ns() >= deadline_ns {
+                } else if self.is_expired(deadline_ns, expiry::Waited::InQueue) {
                     self.answer_error(requester, ferrite_wire::ErrorCode::Expired);
                 } else if self.stopping.get() {
                     self.answer_error(requester, ferrite_wire::ErrorCode::Stopping);

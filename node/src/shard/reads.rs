@@ -164,7 +164,7 @@ impl<E: Env> Shard<E> {
         deadline_ns: u64,
     ) {
         let Some(connection) = connection else {
-            return self.local_read(route, key, move |shard, found| {
+            return self.local_read(route, key, deadline_ns, move |shard, found| {
                 let answer = match found {
                     Err(code) => ReplicaAnswer::Refused(code),
                     Ok(None) => ReplicaAnswer::Absent,

@@ -8,6 +8,7 @@ use ferrite_wire::{
     payload_bytes_max,
 };
 
+use super::expiry::Waited;
 use super::log_pump::Ack;
 use super::record::{engine_key, record_of, version_of};
 use super::requester::Requester;
@@ -22,6 +23,7 @@ impl<E: Env> Shard<E> {
         requester: Requester,
         frame: &FrameView<'_>,
         message: &PeerMessage<'_>,
+        deadline_ns: u64,
     ) {
         self.clock.borrow_mut().observe(frame.header.time);
         match message {
@@ -38,7 +40,8 @@ impl<E: Env> Shard<E> {
                     Ok(Route { position: Some(_), vnode, token, .. }) => {
                         self.clock.borrow_mut().observe(version.order);
                         let key = engine_key(key, vnode, token);
-                        self.stage(key, record_of(version, value), vnode_epoch.0, Ack::Peer(requester)).err()
+                        let (record, ack) = (record_of(version, value), Ack::Peer(requester));
+                        self.stage_by(deadline_ns, key, record, vnode_epoch.0, ack).err()
                     }
                     Ok(_) => Some(ErrorCode::Unavailable),
                     Err(refusal) => Some(refusal.code()),
@@ -52,7 +55,7 @@ impl<E: Env> Shard<E> {
             }
             PeerMessage::ReplicaRead { want, key, .. } => match self.route(key) {
                 Ok(route @ Route { position: Some(_), .. }) => {
-                    self.replica_read(requester, route, *want, key);
+                    self.replica_read(requester, route, *want, key, deadline_ns);
                 }
                 Ok(_) => self.refuse_read(requester, ErrorCode::Unavailable),
                 Err(refusal) => self.refuse_read(requester, refusal.code()),
@@ -80,8 +83,15 @@ impl<E: Env> Shard<E> {
         self.answer_peer(requester, &PeerMessage::ReplicaReadAnswer(ReplicaAnswer::Refused(code)));
     }
 
-    fn replica_read(self: &Rc<Self>, requester: Requester, route: Route, want: ReadWant, key: &Key<'_>) {
-        self.local_read(route, key, move |shard, found| {
+    fn replica_read(
+        self: &Rc<Self>,
+        requester: Requester,
+        route: Route,
+        want: ReadWant,
+        key: &Key<'_>,
+        deadline_ns: u64,
+    ) {
+        self.local_read(route, key, deadline_ns, move |shard, found| {
             let answer = match found {
                 Err(code) => ReplicaAnswer::Refused(code),
                 Ok(None) => ReplicaAnswer::Absent,
@@ -99,11 +109,13 @@ impl<E: Env> Shard<E> {
         });
     }
 
-    /// Reads this core's own copy: at once if it is in memory, else by a task that waits for the disk. `done` is called once.
+    /// Reads this core's own copy: at once if it is in memory, else by a task that waits for the disk, unless its time is up by then. `done` is
+    /// called once.
     pub(super) fn local_read(
         self: &Rc<Self>,
         route: Route,
         key: &Key<'_>,
+        deadline_ns: u64,
         done: impl FnOnce(&Rc<Shard<E>>, Result<Option<Record<'_>>, ErrorCode>) + 'static,
     ) {
         let engine_key = engine_key(key, route.vnode, route.token);
@@ -116,7 +128,7 @@ impl<E: Env> Shard<E> {
             debug_assert!(answered.is_ok());
             return;
         };
-        self.disk_read(engine_key, done);
+        self.disk_read(engine_key, deadline_ns, done);
     }
 
     /// As [`Shard::local_read`], of a copy: `done` may stage what it makes of it, which a look into the engine may not.
@@ -124,6 +136,7 @@ impl<E: Env> Shard<E> {
         self: &Rc<Self>,
         route: Route,
         key: &Key<'_>,
+        deadline_ns: u64,
         done: impl FnOnce(&Rc<Shard<E>>, Result<Option<RecordBuf>, ErrorCode>) + 'static,
     ) {
         let engine_key = engine_key(key, route.vnode, route.token);
@@ -135,12 +148,16 @@ impl<E: Env> Shard<E> {
         if self.engine.get(engine_key, |record| copied = Some(record.map(copy))).is_ok() {
             return done(self, Ok(copied.expect("what is in memory is shown")));
         }
-        self.disk_read(engine_key, move |shard, found| done(shard, found.map(|record| record.map(copy))));
+        let copied = move |shard: &Rc<Shard<E>>, found: Result<Option<Record<'_>>, ErrorCode>| {
+            done(shard, found.map(|record| record.map(copy)));
+        };
+        self.disk_read(engine_key, deadline_ns, copied);
     }
 
     fn disk_read(
         self: &Rc<Self>,
         engine_key: ferrite_lsm::Key<'_>,
+        deadline_ns: u64,
         done: impl FnOnce(&Rc<Shard<E>>, Result<Option<Record<'_>>, ErrorCode>) + 'static,
     ) {
         if self.disk_reads.get() >= self.settings.disk_reads_max {
@@ -150,6 +167,10 @@ impl<E: Env> Shard<E> {
         let read = self.engine.read(engine_key);
         let shard = self.clone();
         self.env.spawn(async move {
+            if let Err(code) = shard.in_time(deadline_ns, Waited::ForDisk) {
+                shard.disk_reads.set(shard.disk_reads.get() - 1);
+                return done(&shard, Err(code));
+            }
             let found = read.await;
             shard.disk_reads.set(shard.disk_reads.get() - 1);
             match &found {

@@ -200,7 +200,7 @@ impl<E: Env> Shard<E> {
     ) {
         if route.position.is_some() && level.needed(route.replicas) == 1 {
             let context_hash = route.context_hash(key);
-            return self.local_read(route, key, move |shard, found| match found {
+            return self.local_read(route, key, deadline_ns, move |shard, found| match found {
                 Ok(None) => shard.answer(requester, &Reply::Absent { answered: 1 }),
                 Ok(Some(record)) => {
                     let version = version_of(&record);
@@ -247,7 +247,8 @@ impl<E: Env> Shard<E> {
             }
             let ack = Ack::Client { requester, version };
             let key = engine_key(key, route.vnode, route.token);
-            if let Err(code) = self.stage(key, record_of(&version, value), route.vnode_epoch.0, ack) {
+            let record = record_of(&version, value);
+            if let Err(code) = self.stage_by(deadline_ns, key, record, route.vnode_epoch.0, ack) {
                 self.answer_error(requester, code);
             }
             return;

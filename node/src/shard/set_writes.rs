@@ -24,6 +24,7 @@ use ferrite_wire::{
     VersionFlags, WriteAnswer,
 };
 
+use super::expiry::Waited;
 use super::latches::{Entered, LatchId};
 use super::log_pump::Ack;
 use super::record::{engine_key, record_of};
@@ -186,13 +187,14 @@ impl<E: Env> Shard<E> {
     }
 
     fn begin_set_write(self: &Rc<Self>, latch: LatchId, write: SetWrite) {
-        if self.env.now_ns() >= write.deadline_ns {
+        if self.is_expired(write.deadline_ns, Waited::ForLatch) {
             self.answer_error(write.requester, ErrorCode::Expired);
             return self.release_latch(latch);
         }
-        let (route, key) = (write.route, write.key.clone());
+        let (route, key, deadline_ns) = (write.route, write.key.clone(), write.deadline_ns);
         let (partition, sort) = key.split_at(write.partition_len);
-        self.local_copy(route, &Key { table: write.table, partition, sort }, move |shard, found| {
+        let key = Key { table: write.table, partition, sort };
+        self.local_copy(route, &key, deadline_ns, move |shard, found| {
             if let Err(refusal) = shard.append_to_set(latch, &write, found) {
                 shard.refuse_set_write(write.requester, refusal);
                 shard.release_latch(latch);
@@ -222,7 +224,7 @@ impl<E: Env> Shard<E> {
             text: "this replica cannot read what it has of the key: ask another".to_owned(),
         };
         let found = found.map_err(|code| match code {
-            ErrorCode::Overloaded => code.into(),
+            ErrorCode::Overloaded | ErrorCode::Expired => code.into(),
             _ => unreadable(),
         })?;
         let mut set = match &found {

@@ -7,6 +7,7 @@ use ferrite_lsm::{Quarantined, Recovery};
 use ferrite_wire::{CoreId, ErrorCode};
 
 use super::Shard;
+use super::expiry::ExpiredCounters;
 use crate::env::Env;
 
 /// What a shard has done since it opened.
@@ -24,6 +25,8 @@ pub(super) struct Counters {
     pub(super) digest_mismatches: Cell<u64>,
     /// Repairs that reads made.
     pub(super) repairs: RepairCounters,
+    /// Work that nobody waited for any more.
+    pub(super) expired: ExpiredCounters,
     /// Reads that asked one replica more.
     pub(super) hedges: HedgeCounters,
     /// Background jobs that failed.
@@ -237,6 +240,7 @@ impl<E: Env> Shard<E> {
             line(&format!("engine.quarantined.{at}"), range);
         }
         line("engine.disk_full", &stats.disk_full);
+        self.counters.expired.write(&mut text);
         text
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A burst of large values outgrows the buffer of one group long before the disk is the limit; refusing it would turn a
 //! pause of a millisecond into an error. So records wait here, in the order they came: while one waits, none overtakes it.
-//! What waits is bounded in bytes; beyond that the answer is `Overloaded`, and it is an honest one.
+//! What waits is bounded in bytes; beyond that the answer is `Overloaded`, and it is an honest one. What nobody waits for any more
+//! leaves without having been written ([`super::expiry`]).
 
 use std::collections::VecDeque;
 
@@ -21,6 +22,8 @@ pub(super) struct Waiting {
     value: Box<[u8]>,
     pub(super) vnode_epoch: u64,
     pub(super) ack: Ack,
+    /// When nobody waits for it any more.
+    pub(super) deadline_ns: u64,
 }
 
 impl Waiting {
@@ -65,7 +68,14 @@ impl WaitingRoom {
     }
 
     /// Takes a record in. False = there is no room for it.
-    pub(super) fn enter(&mut self, key: Key<'_>, record: Record<'_>, vnode_epoch: u64, ack: Ack) -> bool {
+    pub(super) fn enter(
+        &mut self,
+        deadline_ns: u64,
+        key: Key<'_>,
+        record: Record<'_>,
+        vnode_epoch: u64,
+        ack: Ack,
+    ) -> bool {
         let waiting = Waiting {
             key: key.to_buf(),
             order: record.order,
@@ -75,6 +85,7 @@ impl WaitingRoom {
             value: record.value.into(),
             vnode_epoch,
             ack,
+            deadline_ns,
         };
         if self.bytes + waiting.bytes() > self.bytes_max {
             return false;
@@ -111,7 +122,7 @@ mod tests {
         let record =
             |order| Record { order, actor: 1, flags: RecordFlags(0), expiry_ms: 0, value: &[7; 100] };
         let entered =
-            (0..10).filter(|order| room.enter(key, record(*order), 0, Ack::ClockBound(Order(0)))).count();
+            (0..10).filter(|order| room.enter(1, key, record(*order), 0, Ack::ClockBound(Order(0)))).count();
         assert_eq!(entered, 4);
         let orders: Vec<u64> =
             std::iter::from_fn(|| room.leave()).map(|waiting| waiting.record().order).collect();

@@ -5,6 +5,7 @@
 mod coordinator;
 mod drain;
 mod durability;
+mod expiry;
 mod gets;
 mod hedges;
 mod memory;
