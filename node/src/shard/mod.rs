@@ -18,6 +18,7 @@ mod latches;
 mod link;
 mod log_pump;
 mod multi_get;
+mod passed;
 mod peers;
 mod reads;
 mod record;
@@ -58,6 +59,7 @@ use latches::Latches;
 use link::Links;
 use log_pump::AckQueue;
 use multi_get::MultiGet;
+use passed::Passed;
 use reads::ReadOperation;
 use repairs::RepairOperation;
 use requester::Requester;
@@ -174,6 +176,8 @@ pub struct Shard<E: Env> {
     quarantines_told: Cell<u64>,
     /// When scrubbing was last allowed some bytes.
     scrubbed_ns: Cell<u64>,
+    /// What has expired for everybody.
+    passed: RefCell<Passed>,
 }
 
 impl<E: Env> Shard<E> {
@@ -229,6 +233,7 @@ impl<E: Env> Shard<E> {
             fence_told: Cell::new(false),
             quarantines_told: Cell::new(0),
             scrubbed_ns: Cell::new(now_ns),
+            passed: RefCell::new(Passed::new(now_ns, env.wall_ms())),
             env,
             settings,
         });
@@ -350,8 +355,9 @@ impl<E: Env> Shard<E> {
         self.tend_log(now_ns);
         self.tend_scrub(now_ns);
         self.admit_waiting();
-        // Clocks of the nodes differ by so much at most: what had expired then has expired for all of them.
-        self.engine.set_expired(self.env.wall_ms().saturating_sub(self.settings.clock_drift_max_ms));
+        let drift_ms = self.settings.clock_drift_max_ms;
+        let passed_ms = self.passed.borrow_mut().at(now_ns, self.env.wall_ms(), drift_ms);
+        self.engine.set_expired(passed_ms);
         self.start_job();
     }
 
@@ -574,6 +580,7 @@ impl<E: Env> Handler for Shard<E> {
             && self.disk_reads.get() == 0
             && !self.pump_runs.get()
             && !self.sync_runs.get()
+            && !self.lease_staged.get()
             && !self.job_runs.get();
         if idle && !self.engine.has_staged() {
             self.pump_runs.set(true);
