@@ -235,8 +235,7 @@ impl<E: Env> Shard<E> {
                     self.release_latch(latch);
                 }
                 Ack::ClockBound(bound) => {
-                    self.clock.borrow_mut().persisted(bound);
-                    self.lease_staged.set(false);
+                    self.bound_written(bound);
                 }
             }
         }

@@ -40,13 +40,44 @@ pub(super) async fn restore<E: Env>(
     if let Some(next) = clock.lease(env.wall_ms())
         && engine.stage(KEY, bound_record(next), 0).is_ok()
         && engine.commit().await.is_ok()
+        && is_durable(engine, settings).await
     {
         clock.persisted(next);
     }
     Ok(clock)
 }
 
+/// Whether what was committed is on the disk. Where the log is synced at intervals a bound does not wait for the next: an acknowledged
+/// write may be lost with the power then, but its number must not be given out again.
+async fn is_durable<D: ferrite_lsm::Disk, P: ferrite_lsm::Pace>(
+    engine: &Engine<D, P>,
+    settings: &ShardSettings,
+) -> bool {
+    settings.sync_interval_ns.is_none() || engine.sync_now().await.is_ok()
+}
+
 impl<E: Env> Shard<E> {
+    /// The log has the next bound.
+    pub(super) fn bound_written(self: &Rc<Self>, bound: Order) {
+        if self.settings.sync_interval_ns.is_none() {
+            return self.bound_durable(bound);
+        }
+        let shard = Rc::clone(self);
+        self.env.spawn(async move {
+            // Refused, it is raised again at the next tick, and the engine is fenced.
+            if is_durable(&shard.engine, &shard.settings).await {
+                shard.bound_durable(bound);
+            } else {
+                shard.lease_staged.set(false);
+            }
+        });
+    }
+
+    fn bound_durable(&self, bound: Order) {
+        self.clock.borrow_mut().persisted(bound);
+        self.lease_staged.set(false);
+    }
+
     /// A version's order: above everything this core has seen, and what the client has.
     pub(super) fn mint(self: &Rc<Self>, seen: Order) -> Result<Order, ErrorCode> {
         let minted = self.clock.borrow_mut().mint(self.env.wall_ms(), seen);

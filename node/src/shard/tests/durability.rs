@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use ferrite_lsm::Class;
-use ferrite_lsm::mem_disk::{Fault, MemDisk};
+use ferrite_lsm::mem_disk::{CrashMode, Fault, MemDisk};
 use ferrite_wire::{ErrorCode, Level, Reply};
 
 use super::*;
@@ -106,6 +106,52 @@ fn a_periodic_sync_comes_while_the_pump_is_busy() {
         bench.run();
     }
     assert!(syncs() > before, "200 ms under load, and no sync at an interval of 100 ms");
+}
+
+/// With a log that is synced at intervals the bound of the clock counted once it was written. After a power cut an older one was found, and
+/// with a clock that had been set back versions were given out a second time.
+#[test]
+fn no_version_is_given_out_twice_though_the_log_is_synced_at_intervals() {
+    let mut settings = settings(1, 1, 2);
+    settings.engine.log.sync = ferrite_lsm::log::CommitlogSync::Periodic;
+    settings.sync_interval_ns = Some(3_600_000 * MS);
+    settings.engine.log.segment_bytes = 4 << 20;
+    let bench = Bench::new(MemDisk::new());
+    let shard = open(&bench, settings.clone()).expect("an empty disk opens");
+    let began_ms = bench.wall_ms();
+    let connection = client(&bench, &shard);
+    let mut highest = Order(0);
+    for number in 1..40 {
+        receive(&shard, connection, &request_frame(number, &put(b"a", b"1", Level::One)));
+        pass(&bench, &shard, 100);
+        highest = highest.max(order_of_last(&bench, connection));
+    }
+    assert!(highest.wall_ms() > began_ms + 3_000, "several bounds were needed");
+    bench.0.tasks.borrow_mut().clear();
+    let after = Bench::new(bench.0.disk.crash(CrashMode::None, &mut || 0));
+    after.0.wall_ms.set(began_ms);
+    let shard = open(&after, settings).expect("what a power cut leaves opens");
+    let connection = client(&after, &shard);
+    receive(&shard, connection, &request_frame(1, &put(b"a", b"1", Level::One)));
+    pass(&after, &shard, 5_000);
+    let frames = after.frames(connection);
+    for (header, body) in &frames {
+        match Reply::decode(header.kind, body).expect("a reply") {
+            Reply::Done { version, .. } => assert!(version.order > highest, "{:?} again", version.order),
+            Reply::Error { code, .. } => assert_eq!(code, ErrorCode::ClockDrift),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(frames.len(), 1);
+}
+
+fn order_of_last(bench: &Bench, connection: Connection) -> Order {
+    let frames = bench.frames(connection);
+    let (header, body) = frames.last().expect("an answer");
+    match Reply::decode(header.kind, body).expect("a reply") {
+        Reply::Done { version, .. } => version.order,
+        other => panic!("{other:?}"),
+    }
 }
 
 /// It was answered as a full disk is, which an operator cannot mend by waiting, and a client does not try again.
