@@ -60,7 +60,7 @@ impl<E: Env> Shard<E> {
         });
         ferrite_lsm::cover::mark("write handed on");
         if sent != Sent::Queued {
-            self.end_forward(id, &Reply::Error { code: ErrorCode::Overloaded, text: "" });
+            self.end_forward(id, &Reply::Error { code: ErrorCode::Overloaded, text: "" }, Order(0));
         }
     }
 
@@ -122,22 +122,22 @@ impl<E: Env> Shard<E> {
     }
 
     /// The answer to a write that was handed on, unless that has ended without it.
-    pub(super) fn on_forward_answer(self: &Rc<Self>, request: RequestId, reply: &Reply<'_>) {
-        let (id, _) = OperationId::from_request(request.0);
+    pub(super) fn on_forward_answer(self: &Rc<Self>, header: &FrameHeader, reply: &Reply<'_>) {
+        let (id, _) = OperationId::from_request(header.request.0);
         let is_open = matches!(self.operations.borrow_mut().get_mut(id), Some(Operation::Forward(_)));
         if is_open {
-            self.end_forward(id, reply);
+            self.end_forward(id, reply, header.time);
         }
     }
 
-    fn end_forward(&self, id: OperationId, reply: &Reply<'_>) {
+    fn end_forward(&self, id: OperationId, reply: &Reply<'_>, seen: Order) {
         let Some(Operation::Forward(forward)) = self.operations.borrow_mut().remove(id) else {
             unreachable!("found by the caller");
         };
         if let Reply::Error { code, .. } = reply {
             self.counters.count_error(*code);
         }
-        self.answer(forward.requester, reply);
+        self.answer_seen(forward.requester, reply, seen);
     }
 
     /// Time is up, or the connection is gone that it went over: nobody knows what became of it.
@@ -147,7 +147,7 @@ impl<E: Env> Shard<E> {
             Some(Operation::Read(_) | Operation::Repair(_) | Operation::Write(_)) | None => false,
         };
         if is_lost {
-            self.end_forward(id, &Reply::Error { code: ErrorCode::Unknown, text: "" });
+            self.end_forward(id, &Reply::Error { code: ErrorCode::Unknown, text: "" }, Order(0));
         }
     }
 }

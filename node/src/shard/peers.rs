@@ -188,7 +188,7 @@ impl<E: Env> Shard<E> {
             {
                 drop(links);
                 match Reply::decode(frame.header.kind, frame.body) {
-                    Ok(reply) => self.on_forward_answer(frame.header.request, &reply),
+                    Ok(reply) => self.on_forward_answer(&frame.header, &reply),
                     Err(_) => return false,
                 }
                 true

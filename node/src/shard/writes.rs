@@ -158,7 +158,10 @@ impl<E: Env> Shard<E> {
             WriteOutcome::NotApplied(code) => self.answer_error(write.requester, code),
             WriteOutcome::Unknown => {
                 ferrite_lsm::cover::mark("write in doubt");
-                self.answer_error(write.requester, ErrorCode::Unknown);
+                // Its client is told the time of it: what the client writes next is to win over it.
+                self.counters.count_error(ErrorCode::Unknown);
+                let reply = Reply::Error { code: ErrorCode::Unknown, text: "" };
+                self.answer_seen(write.requester, &reply, write.version.order);
             }
         }
     }

@@ -171,3 +171,28 @@ fn answers_that_wait_for_another_core_are_bounded_in_bytes() {
     assert_eq!((of(FrameKind::Done), of(FrameKind::Value) + of(FrameKind::Error)), (20, 100), "each once");
     assert!(of(FrameKind::Value) > 0 && of(FrameKind::Error) > 0);
 }
+
+/// A client was not told the time of a write in doubt. Its next write, through a node whose clock is behind, had an earlier version, and
+/// lost to the one in doubt where that was kept after all.
+#[test]
+fn a_write_in_doubt_tells_its_time() {
+    let bench = Bench::new(MemDisk::new());
+    let shard = open(&bench, settings(3, 1, 2)).expect("an empty disk opens");
+    tables::accept_links(&bench, &shard);
+    let connection = client(&bench, &shard);
+    receive(&shard, connection, &request_frame(1, &put(b"a", b"1", Level::All)));
+    let links: Vec<Connection> = shard.links.borrow().iter().filter_map(|link| link.up()).collect();
+    let minted = links.into_iter().flat_map(|link| bench.frames(link)).find_map(|(header, body)| {
+        match PeerMessage::decode(header.kind, &body) {
+            Ok(PeerMessage::ReplicaWrite { version, .. }) => Some(version.order),
+            _ => None,
+        }
+    });
+    assert!(minted.is_some(), "it was sent");
+    pass(&bench, &shard, 3_000);
+    let frames = bench.frames(connection);
+    let [(header, body)] = &frames[..] else { panic!("one answer: {frames:?}") };
+    let reply = Reply::decode(header.kind, body).expect("a reply");
+    assert!(matches!(reply, Reply::Error { code: ErrorCode::Unknown, .. }), "{reply:?}");
+    assert_eq!(Some(header.time), minted);
+}
