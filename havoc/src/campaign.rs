@@ -137,6 +137,9 @@ impl fmt::Display for Report {
             "set test: {} and {} adds acknowledged on the two sides of partitions",
             set_test.sides[0], set_test.sides[1]
         )?;
+        // What .ci/counts adds up.
+        writeln!(f, "counted: faults done to real nodes {}", self.faults.values().sum::<u64>())?;
+        writeln!(f, "counted: operations under them {}", registers.operations() + sets.operations())?;
         for (name, (acknowledged, lost)) in [("siblings", set_test.siblings), ("lww", set_test.last_write)] {
             writeln!(f, "  {name}: of {acknowledged} acknowledged adds {lost} lost")?;
         }

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`ground`] | what nodes stand on: network namespaces, or loopback behind a userspace fault proxy |
 //! | [`nodes`] | their processes, configurations, clocks and disks |
+//! | [`home`] | their directory, and what runs that were killed have left |
 //! | [`fault`] | what can be done to them |
 //! | [`registers`], [`sets`] | the writers, and what may therefore be read |
 //! | [`campaign`] | rounds of fault and healing, until time is up or something was lost |
@@ -21,6 +22,7 @@ pub mod campaign;
 pub mod fault;
 pub mod figures;
 pub mod ground;
+pub mod home;
 pub mod nodes;
 pub mod registers;
 pub mod sets;

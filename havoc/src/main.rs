@@ -1,6 +1,6 @@
 //! `ferrite-havoc`: the long form. See the library beside it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use ferrite_havoc::Obstacle;
 use ferrite_havoc::campaign::{self, Plan};
 use ferrite_havoc::figures;
 use ferrite_havoc::ground::{self, Kind};
+use ferrite_havoc::home::Home;
 
 /// Do everything to five real nodes that the world does to nodes, with checked writers through all of it
 ///
@@ -68,13 +69,10 @@ impl Where {
         Err(Obstacle::new("find ferrite", why))
     }
 
-    fn home(&self) -> Result<tempfile::TempDir, Obstacle> {
-        let parent =
-            std::path::absolute(&self.data).map_err(|error| Obstacle::new("find a directory", error))?;
-        tempfile::Builder::new()
-            .prefix("ferrite-havoc-")
-            .tempdir_in(parent)
-            .map_err(|error| Obstacle::new("make a directory", error))
+    fn home(&self) -> Result<Home, Obstacle> {
+        Home::create(
+            &std::path::absolute(&self.data).map_err(|error| Obstacle::new("find a directory", error))?,
+        )
     }
 }
 
@@ -112,7 +110,10 @@ fn run(havoc: &Havoc) -> Result<bool, Obstacle> {
     if report.violations.is_empty() {
         return Ok(true);
     }
-    keep(home);
+    println!("the nodes' logs are kept:");
+    for log in campaign::log_files(&home.keep()) {
+        println!("  {}", log.display());
+    }
     Ok(false)
 }
 
@@ -130,14 +131,6 @@ fn ground(no_root: bool) -> Result<Kind, Obstacle> {
             println!("no network namespaces here: {why}");
             Ok(Kind::Loopback)
         }
-    }
-}
-
-fn keep(home: tempfile::TempDir) {
-    let home: &Path = &home.keep();
-    println!("the nodes' logs are kept:");
-    for log in campaign::log_files(home) {
-        println!("  {}", log.display());
     }
 }
 

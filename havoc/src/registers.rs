@@ -4,10 +4,9 @@
 //! acknowledged write of a session has a higher version than its earlier ones, whichever node coordinated them and whatever its clock
 //! said.
 //!
-//! A read may see a write of unknown outcome, and a later read may not: a minority that has it can be missed until a read has repaired
-//! it. Such a sight raises no floor here.
+//! A write of unknown outcome that a read has seen stays, too: before a read at QUORUM is answered a majority holds what it found.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -79,8 +78,6 @@ pub struct Registers {
     rng: Rng,
     in_use: Vec<u64>,
     next: u64,
-    /// Counters of writes of unknown outcome.
-    doubtful: BTreeMap<u64, BTreeSet<u32>>,
     /// Versions of the last acknowledged writes.
     versions: BTreeMap<u64, Version>,
     tally: Tally,
@@ -99,7 +96,6 @@ impl Registers {
             rng: Rng::new(seed),
             in_use: (0..IN_USE as u64).collect(),
             next: IN_USE as u64,
-            doubtful: BTreeMap::new(),
             versions: BTreeMap::new(),
             tally: Tally::default(),
             violations: Vec::new(),
@@ -159,7 +155,6 @@ impl Registers {
             }
             WriteOutcome::Unknown(_) => {
                 self.checker.unknown(record, counter);
-                self.doubtful.entry(record).or_default().insert(counter);
                 false
             }
         }
@@ -175,13 +170,6 @@ impl Registers {
         };
         self.tally.reads += 1;
         let stamp = found.as_ref().and_then(|value| stamp_of(record, &value.bytes, VALUE_BYTES));
-        let is_doubtful = stamp.is_some_and(|stamp| {
-            stamp.run == self.run
-                && self.doubtful.get(&record).is_some_and(|counters| counters.contains(&stamp.counter))
-        });
-        if is_doubtful {
-            return true;
-        }
         let verdict =
             self.checker.end_read(record, floor, found.as_ref().map(|value| value.bytes.as_slice()));
         if !matches!(verdict, Verdict::Fine) {
