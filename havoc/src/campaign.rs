@@ -57,13 +57,22 @@ pub struct Plan {
     pub time: Duration,
     /// Shortest and longest time that a fault lasts.
     pub fault_time: (Duration, Duration),
+    /// Which faults; none = all of them.
+    pub only: Vec<Fault>,
 }
 
 impl Plan {
     /// Each fault once, in less than a minute.
     pub fn short(kind: Kind, seed: u64) -> Plan {
         let fault_time = (Duration::from_millis(2_500), Duration::from_millis(3_000));
-        Plan { kind, seed, rounds: Fault::ALL.len() as u64, time: Duration::MAX, fault_time }
+        Plan {
+            kind,
+            seed,
+            rounds: Fault::ALL.len() as u64,
+            time: Duration::MAX,
+            fault_time,
+            only: Vec::new(),
+        }
     }
 
     /// As long as that.
@@ -74,6 +83,7 @@ impl Plan {
             rounds: u64::MAX,
             time,
             fault_time: (Duration::from_millis(1_500), Duration::from_secs(10)),
+            only: Vec::new(),
         }
     }
 }
@@ -178,6 +188,7 @@ pub fn run(program: &Path, home: &Path, plan: &Plan, mut say: impl FnMut(&str)) 
         server: SERVER.to_owned(),
         more: String::new(),
         small_disk,
+        cpus: Vec::new(),
     };
     let ground = Ground::new(plan.kind, NODES, cores)?;
     let mut nodes = Nodes::configure(program, home, ground, shape)?;
@@ -227,7 +238,10 @@ pub fn log_files(home: &Path) -> Vec<PathBuf> {
 impl Campaign<'_> {
     /// All faults that can be done here, in random order.
     fn deal(&mut self) -> Vec<Fault> {
-        let can = |fault: &Fault| *fault != Fault::FullDisk || self.nodes.small_disk().is_some();
+        let can = |fault: &Fault| {
+            (self.plan.only.is_empty() || self.plan.only.contains(fault))
+                && (*fault != Fault::FullDisk || self.nodes.small_disk().is_some())
+        };
         let mut deck: Vec<Fault> = Fault::ALL.into_iter().filter(can).collect();
         for at in (1..deck.len()).rev() {
             deck.swap(at, self.rng.below(at as u64 + 1) as usize);

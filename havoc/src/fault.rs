@@ -1,6 +1,7 @@
 //! What can be done to a cluster.
 
 use std::fmt;
+use std::str::FromStr;
 
 /// A fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +33,21 @@ impl Fault {
         Fault::Wipe,
         Fault::FullDisk,
     ];
+}
+
+impl FromStr for Fault {
+    type Err = String;
+
+    /// A fault by its name, with `-` for spaces.
+    fn from_str(text: &str) -> Result<Fault, String> {
+        let named = |fault: &Fault| fault.to_string().replace(' ', "-");
+        Fault::ALL.into_iter().find(|fault| named(fault) == text).ok_or_else(|| {
+            format!(
+                "\"{text}\": write one of {}",
+                Fault::ALL.iter().map(named).collect::<Vec<_>>().join(", ")
+            )
+        })
+    }
 }
 
 impl fmt::Display for Fault {

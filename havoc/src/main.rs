@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Parser;
 use ferrite_havoc::Obstacle;
 use ferrite_havoc::campaign::{self, Plan};
+use ferrite_havoc::fault::Fault;
 use ferrite_havoc::figures;
 use ferrite_havoc::ground::{self, Kind};
 use ferrite_havoc::home::Home;
@@ -24,6 +25,9 @@ struct Havoc {
     /// What is drawn at random; another one each time, if not given
     #[arg(long)]
     seed: Option<u64>,
+    /// Only these faults, by name; a wrong one is told all names
+    #[arg(long, value_name = "FAULT", value_delimiter = ',')]
+    only: Vec<Fault>,
     #[command(flatten)]
     where_: Where,
     #[command(subcommand)]
@@ -41,6 +45,8 @@ enum Figure {
     Flood(figures::flood::Options),
     /// CPU per operation: siblings against the last write, ONE against QUORUM against ALL
     Cost(figures::cost::Options),
+    /// Throughput of three nodes together on one core against one node alone on it
+    Together(figures::together::Options),
 }
 
 /// Where nodes run.
@@ -97,6 +103,7 @@ fn run(havoc: &Havoc) -> Result<bool, Obstacle> {
             Figure::Slow(options) => figures::slow::run(&program, home.path(), *options)?,
             Figure::Flood(options) => figures::flood::run(&program, home.path(), *options)?,
             Figure::Cost(options) => figures::cost::run(&program, home.path(), *options)?,
+            Figure::Together(options) => figures::together::run(&program, home.path(), *options)?,
         }
         return Ok(true);
     }
@@ -104,8 +111,8 @@ fn run(havoc: &Havoc) -> Result<bool, Obstacle> {
     let (program, home) = (havoc.where_.program()?, havoc.where_.home()?);
     let seed = havoc.seed.unwrap_or_else(|| u64::from(std::process::id()) << 20 | now_s() & 0xf_ffff);
     println!("five nodes of {} on {kind}, seed {seed}", program.display());
-    let report =
-        campaign::run(&program, home.path(), &Plan::long(kind, seed, havoc.time), |line| println!("{line}"))?;
+    let plan = Plan { only: havoc.only.clone(), ..Plan::long(kind, seed, havoc.time) };
+    let report = campaign::run(&program, home.path(), &plan, |line| println!("{line}"))?;
     println!("\n{report}");
     if report.violations.is_empty() {
         return Ok(true);

@@ -51,6 +51,8 @@ pub struct Shape {
     pub more: String,
     /// A node whose data lies on a small file system of its own, which can be filled.
     pub small_disk: Option<usize>,
+    /// The CPUs that cores share out among them; none = all there are.
+    pub cpus: Vec<usize>,
 }
 
 /// The processes. Those that still run are killed when this is dropped.
@@ -152,8 +154,9 @@ impl Nodes {
     }
 
     fn write_configuration(&self, node: usize) -> Result<(), Obstacle> {
-        let Shape { nodes, cores, replication, server, more, .. } = &self.shape;
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let Shape { nodes, cores, replication, server, more, cpus, .. } = &self.shape;
+        let all: Vec<usize> = (0..std::thread::available_parallelism().map_or(1, usize::from)).collect();
+        let cpus = if cpus.is_empty() { &all } else { cpus };
         let mut text = format!(
             "[cluster]\nname = \"havoc\"\nid = \"{cluster}\"\nhash_seed = \"{:016x}\"\nvnodes = 256\n\
              replication = {replication}\n\n[server]\nallow_insecure_network = true\n{server}\n\n\
@@ -163,7 +166,8 @@ impl Nodes {
         );
         for other in 0..*nodes {
             let (host, port) = self.ground.address(other, node);
-            let used: Vec<usize> = (0..*cores).map(|core| (other * cores + core) % cpus).collect();
+            let used: Vec<usize> =
+                (0..*cores).map(|core| cpus[(other * cores + core) % cpus.len()]).collect();
             let number = other + 1;
             let ports = self.ground.core_ports(other, *cores);
             // Writing into a String cannot fail.

@@ -115,9 +115,9 @@ fn print(costs: &Costs, options: Options) {
     println!("| operation | level | lww | siblings | siblings / lww | lww / its ONE | siblings / its ONE |");
     println!("|---|---|---:|---:|---:|---:|---:|");
     for (operation, costs) in ["put", "get"].iter().zip(costs) {
-        let one = costs[0].each_ref().map(|rounds| median(rounds));
+        let one = costs[0].each_ref().map(|rounds| super::median(rounds.iter().copied()));
         for ((level, _), costs) in LEVELS.iter().zip(costs) {
-            let [last_write, siblings] = costs.each_ref().map(|rounds| median(rounds));
+            let [last_write, siblings] = costs.each_ref().map(|rounds| super::median(rounds.iter().copied()));
             println!(
                 "| {operation} | {level} | {last_write:.1} | {siblings:.1} | {:.2} | {:.2} | {:.2} |",
                 siblings / last_write,
@@ -126,10 +126,4 @@ fn print(costs: &Costs, options: Options) {
             );
         }
     }
-}
-
-fn median(rounds: &[f64]) -> f64 {
-    let mut sorted = rounds.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
 }

@@ -132,7 +132,7 @@ fn watch(
 /// Hints that the others still owe the node; `None` = they do not tell.
 fn hints(nodes: &Nodes) -> Option<u64> {
     let others = (0..nodes.len()).filter(|node| *node != VICTIM);
-    others.map(|node| nodes.number(node, |name| name == "hints.waiting")).sum()
+    others.map(|node| nodes.number(node, |name| name == "hints.count")).sum()
 }
 
 fn value(counter: u64) -> Vec<u8> {

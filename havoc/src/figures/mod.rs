@@ -7,6 +7,7 @@ pub mod down;
 pub mod flood;
 mod load;
 pub mod slow;
+pub mod together;
 
 use std::path::Path;
 use std::time::Duration;
@@ -20,6 +21,17 @@ const SERVER: &str = "memory = \"256MiB\"\nspin = \"off\"";
 
 /// A cluster that runs, all of its nodes replicas of everything up to three.
 fn start(program: &Path, home: &Path, kind: Kind, nodes: usize) -> Result<Nodes, Obstacle> {
+    start_on(program, home, kind, nodes, Vec::new())
+}
+
+/// The same, on these CPUs; none = all there are.
+fn start_on(
+    program: &Path,
+    home: &Path,
+    kind: Kind,
+    nodes: usize,
+    cpus: Vec<usize>,
+) -> Result<Nodes, Obstacle> {
     let shape = Shape {
         nodes,
         cores: 1,
@@ -27,11 +39,19 @@ fn start(program: &Path, home: &Path, kind: Kind, nodes: usize) -> Result<Nodes,
         server: SERVER.to_owned(),
         more: String::new(),
         small_disk: None,
+        cpus,
     };
     let ground = Ground::new(kind, nodes, 1)?;
     let mut nodes = Nodes::configure(program, home, ground, shape)?;
     nodes.start_all()?;
     Ok(nodes)
+}
+
+/// The one in the middle.
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut sorted: Vec<f64> = values.collect();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
 }
 
 /// Reads a length of time from the command line: a whole number and a unit, `ms`, `s`, `m`, `h` or `d`.
