@@ -333,6 +333,7 @@ impl Placed {
             (server.max_value_size.0 as usize).min(ferrite_wire::limits::VALUE_BYTES_MAX);
         let reserve_bytes = self.plan.memory.reserve_bytes as usize;
         settings.waiting_bytes_max = settings.waiting_bytes_max.min(reserve_bytes / 2);
+        settings.operation_bytes_max = settings.operation_bytes_max.min(reserve_bytes / 4);
         settings.hop_backlog_bytes_max = settings.hop_backlog_bytes_max.min(reserve_bytes / 4);
         settings.reserve_bytes = reserve_bytes;
         settings.request_timeout_ns = server.request_timeout.as_nanos() as u64;

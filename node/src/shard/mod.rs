@@ -14,6 +14,7 @@ mod forward;
 mod gets;
 mod greeting;
 mod hedges;
+mod held;
 mod latches;
 mod link;
 mod log_pump;
@@ -55,6 +56,7 @@ use crate::env::{Connection, Env, Handler, Hop, Received, Sent};
 use crate::recovered;
 use forward::ForwardOperation;
 use hedges::Hedges;
+use held::Held;
 use latches::Latches;
 use link::Links;
 use log_pump::AckQueue;
@@ -147,6 +149,8 @@ pub struct Shard<E: Env> {
     acks: RefCell<AckQueue>,
     waiting: RefCell<WaitingRoom>,
     operations: RefCell<Slab<Operation>>,
+    /// What they keep.
+    held: Held,
     multi_gets: RefCell<Slab<MultiGet>>,
     deadlines: RefCell<Wheel<OperationId>>,
     hedges: RefCell<Hedges>,
@@ -212,6 +216,7 @@ impl<E: Env> Shard<E> {
             acks: RefCell::default(),
             waiting: RefCell::new(WaitingRoom::new(settings.waiting_bytes_max)),
             operations: RefCell::new(Slab::new(settings.operations_max)),
+            held: Held::new(settings.operation_bytes_max),
             multi_gets: RefCell::new(Slab::new(MULTI_GETS_MAX)),
             deadlines: RefCell::new(Wheel::new(now_ns, DEADLINE_GRAIN_NS)),
             hedges: RefCell::default(),

@@ -14,6 +14,7 @@ use ferrite_wire::{
 };
 
 use super::hedges::Timed;
+use super::held::Holding;
 use super::record::version_of;
 use super::requester::Requester;
 use super::set_writes::SetWrite;
@@ -35,6 +36,8 @@ pub(super) struct ReadOperation {
     quorum: ReadQuorum,
     /// The newest full record that has come; of sets, what all that have come are together.
     kept: Vec<u8>,
+    /// The bytes of key and `kept`.
+    holding: Holding,
     /// What is to be written on top of what is found, in place of an answer.
     then: Option<Box<SetWrite>>,
     /// How fast its answers come.
@@ -115,6 +118,9 @@ impl<E: Env> Shard<E> {
         if !self.operations.borrow().has_room() {
             return self.answer_error(requester, ErrorCode::Overloaded);
         }
+        let Some(holding) = self.held.hold(key.partition.len() + key.sort.len()) else {
+            return self.answer_error(requester, ErrorCode::Overloaded);
+        };
         let (live, connections) = self.live_replicas(route);
         let local = route.position.map(|at| at as u8);
         let needed = level.needed(route.replicas) as u8;
@@ -139,6 +145,7 @@ impl<E: Env> Shard<E> {
             deadline_ns,
             quorum,
             kept: Vec::new(),
+            holding,
             then,
             timed: self.timed(elsewhere, nodes),
             connections,
@@ -203,6 +210,10 @@ impl<E: Env> Shard<E> {
                 {
                     ReadAnswer::Failed(ErrorCode::Damaged)
                 }
+                ReadAnswer::Full(_) if !read.holding.has_room_for(bytes.len()) => {
+                    cover::mark("no room to keep what a read found");
+                    ReadAnswer::Failed(ErrorCode::Overloaded)
+                }
                 short => short,
             };
             if !matches!(short, ReadAnswer::Failed(_)) {
@@ -220,6 +231,7 @@ impl<E: Env> Shard<E> {
                 read.kept.clear();
                 read.kept.extend_from_slice(bytes);
             }
+            read.holding.set(read.key.len() + read.kept.len());
             step
         };
         self.follow_read(id, step, bytes);

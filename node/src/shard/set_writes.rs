@@ -25,6 +25,7 @@ use ferrite_wire::{
 };
 
 use super::expiry::Waited;
+use super::held::Holding;
 use super::latches::{Entered, LatchId};
 use super::log_pump::Ack;
 use super::record::{engine_key, record_of};
@@ -51,6 +52,8 @@ pub(super) struct SetWrite {
     /// What it replaces.
     seen: CausalClock,
     deadline_ns: u64,
+    /// What it keeps while it waits for a read, a latch or its local set.
+    holding: Option<Holding>,
 }
 
 impl SetWrite {
@@ -143,7 +146,7 @@ impl<E: Env> Shard<E> {
         if self.engine.is_fenced() {
             return self.answer_error(requester, ErrorCode::Fenced);
         }
-        let write = SetWrite {
+        let mut write = SetWrite {
             requester,
             route,
             time,
@@ -154,7 +157,12 @@ impl<E: Env> Shard<E> {
             value,
             seen,
             deadline_ns,
+            holding: None,
         };
+        write.holding = self.held.hold(write.bytes());
+        if write.holding.is_none() {
+            return self.answer_error(requester, ErrorCode::Overloaded);
+        }
         if overwrites {
             return self.read_before(write, level, &key);
         }

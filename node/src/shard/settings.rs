@@ -50,6 +50,8 @@ pub struct ShardSettings {
     pub operations_max: usize,
     /// Most bytes of records that wait for room in the log on this core.
     pub waiting_bytes_max: usize,
+    /// Most bytes that operations keep while they wait for others: what reads have found so far, writes of siblings on their way.
+    pub operation_bytes_max: usize,
     /// Most bytes of answers to other cores that wait for room in their queues; over that, reads are answered "overloaded".
     pub hop_backlog_bytes_max: usize,
     /// Most reads waiting for the disk on this core.
@@ -93,6 +95,7 @@ impl ShardSettings {
             requests_per_connection_max: 4_096,
             operations_max: 65_536,
             waiting_bytes_max: 32 << 20,
+            operation_bytes_max: 32 << 20,
             hop_backlog_bytes_max: 16 << 20,
             disk_reads_max: 4_096,
             reserve_bytes: 0,

@@ -143,6 +143,7 @@ impl<E: Env> Shard<E> {
             line(&format!("errors.{code:?}"), count);
         }
         line("waiting_bytes", &self.waiting.borrow().bytes());
+        line("operation_bytes", &self.held.bytes());
         let (clients, peers) = self.sessions.borrow().counts();
         line("connections.clients", &clients);
         line("connections.peers", &peers);

@@ -48,3 +48,30 @@ fn deadlines_of_ended_operations_are_bounded() {
     pass(&bench, &shard, 130);
     assert_eq!(shard.deadlines.borrow().len(), 0);
 }
+
+/// Each read of a level keeps what it has found until enough replicas have answered. A request of a few bytes made a core keep a value of a
+/// megabyte for each of a thousand keys, and nothing counted them.
+#[test]
+fn what_reads_keep_while_they_wait_is_bounded_together() {
+    const VALUE_BYTES: usize = 40_000;
+    let bench = Bench::new(MemDisk::new());
+    let mut settings = settings(3, 1, 2);
+    settings.operation_bytes_max = 1 << 20;
+    let shard = open(&bench, settings).expect("an empty disk opens");
+    tables::accept_links(&bench, &shard);
+    let connection = client(&bench, &shard);
+    receive(&shard, connection, &request_frame(1, &put(b"long", &[7; VALUE_BYTES], Level::One)));
+    pass(&bench, &shard, 1);
+    assert_eq!(bench.frames(connection).len(), 1, "the local replica has it");
+    let keys = [Key::plain(b"long"); 500];
+    let read = frame_of(FrameKind::MultiGet, 2, 0, |out| {
+        Request::encode_multi_get(Epoch(0), Level::Quorum, &keys, out);
+    });
+    receive(&shard, connection, &read);
+    bench.run();
+    let held = shard.held.bytes();
+    assert!(held > (1 << 20) - 2 * VALUE_BYTES && held <= 1 << 20, "{held} bytes");
+    pass(&bench, &shard, 3_000);
+    assert_eq!(bench.frames(connection).len(), 1, "the others did not answer");
+    assert_eq!(shard.held.bytes(), 0);
+}
