@@ -52,7 +52,7 @@ mod siblings;
 pub use asynchronous::Client;
 pub use blocking::{BatchSummary, BlockingClient, Dial};
 pub use ferrite_wire::{
-    ClusterId, ErrorCode, Fault, HintsAction, Key, Level, Mode, Table, TableId, Topology, Version,
+    ClusterId, Entry, ErrorCode, Fault, HintsAction, Key, Level, Mode, Table, TableId, Topology, Version,
 };
 pub use options::{Builder, CONNECTIONS_PER_CORE_MAX, IN_FLIGHT_MAX, Options, ReadOptions, WriteOptions};
 pub use outcome::{ReadError, ReadResult, Record, UnknownReason, Value, WriteOutcome};

@@ -123,6 +123,7 @@ impl Protocol for Ferrite {
                 | Reply::Topology(_)
                 | Reply::Status(_)
                 | Reply::Values(_)
+                | Reply::Outcomes(_)
                 | Reply::Siblings { .. } => {
                     return Err(Garbled(format!("an answer of kind {} that nobody asked for", kind as u8)));
                 }

@@ -265,10 +265,12 @@ fn answer_frame(
         Request::Ping => Reply::Pong,
         Request::Status => Reply::Status("null server\n"),
         Request::Topology { .. } => Reply::Topology(topology),
-        Request::Delete { .. } | Request::MultiGet { .. } | Request::Hints(_) => Reply::Error {
-            code: ErrorCode::Unsupported,
-            text: "the null server reads and writes single keys",
-        },
+        Request::Delete { .. } | Request::MultiGet { .. } | Request::MultiPut { .. } | Request::Hints(_) => {
+            Reply::Error {
+                code: ErrorCode::Unsupported,
+                text: "the null server reads and writes single keys",
+            }
+        }
     };
     reply.encode(out);
     let header =

@@ -86,6 +86,7 @@ impl<E: Env> NullShard<E> {
             FrameKind::MultiGet => return self.answer_many(frame, version, out),
             FrameKind::Hello => return self.greet(frame, out),
             FrameKind::HelloReply
+            | FrameKind::MultiPut
             | FrameKind::Hints
             | FrameKind::Pong
             | FrameKind::TopologyReply
@@ -95,6 +96,7 @@ impl<E: Env> NullShard<E> {
             | FrameKind::Done
             | FrameKind::Values
             | FrameKind::Siblings
+            | FrameKind::Outcomes
             | FrameKind::Error
             | FrameKind::ReplicaWrite
             | FrameKind::ReplicaRead

@@ -33,6 +33,8 @@ pub enum FrameKind {
     Delete = 0x15,
     /// Reads several keys.
     MultiGet = 0x16,
+    /// Writes and deletes several keys.
+    MultiPut = 0x17,
     /// Asks what is owed to other nodes, or holds delivery up.
     Hints = 0x18,
 
@@ -52,6 +54,8 @@ pub enum FrameKind {
     Values = 0x26,
     /// What a key of a table with siblings has.
     Siblings = 0x27,
+    /// Answers a multi-put.
+    Outcomes = 0x28,
     /// A typed error.
     Error = 0x2f,
 
@@ -69,7 +73,7 @@ pub enum FrameKind {
 
 impl FrameKind {
     /// Every kind, for tables and tests.
-    pub const ALL: [FrameKind; 24] = [
+    pub const ALL: [FrameKind; 26] = [
         FrameKind::Hello,
         FrameKind::HelloReply,
         FrameKind::Ping,
@@ -79,6 +83,7 @@ impl FrameKind {
         FrameKind::Put,
         FrameKind::Delete,
         FrameKind::MultiGet,
+        FrameKind::MultiPut,
         FrameKind::Hints,
         FrameKind::Pong,
         FrameKind::TopologyReply,
@@ -88,6 +93,7 @@ impl FrameKind {
         FrameKind::Done,
         FrameKind::Values,
         FrameKind::Siblings,
+        FrameKind::Outcomes,
         FrameKind::Error,
         FrameKind::ReplicaWrite,
         FrameKind::ReplicaRead,
@@ -109,6 +115,7 @@ impl FrameKind {
             0x14 => FrameKind::Put,
             0x15 => FrameKind::Delete,
             0x16 => FrameKind::MultiGet,
+            0x17 => FrameKind::MultiPut,
             0x18 => FrameKind::Hints,
             0x20 => FrameKind::Pong,
             0x21 => FrameKind::TopologyReply,
@@ -118,6 +125,7 @@ impl FrameKind {
             0x25 => FrameKind::Done,
             0x26 => FrameKind::Values,
             0x27 => FrameKind::Siblings,
+            0x28 => FrameKind::Outcomes,
             0x2f => FrameKind::Error,
             0x40 => FrameKind::ReplicaWrite,
             0x41 => FrameKind::ReplicaRead,

@@ -12,6 +12,7 @@ mod handshake;
 mod ids;
 mod key;
 pub mod limits;
+mod multi_put;
 mod peer;
 mod reply;
 mod request;
@@ -30,6 +31,7 @@ pub use frame::{
 pub use handshake::{Features, Hello, HelloReply, PROTOCOL_MAX, PROTOCOL_MIN, Role};
 pub use ids::{Actor, ClusterId, CoreId, Epoch, NodeId, Order, RequestId, TableId, Token, VnodeId};
 pub use key::{HashSeed, Key};
+pub use multi_put::{Entries, Entry, Outcome, Outcomes};
 pub use peer::{PeerMessage, ReadWant, ReplicaAnswer, WriteAnswer, payload_bytes_max};
 pub use reply::{Item, Items, Reply};
 pub use request::{HintsAction, Keys, Level, OVERWRITE, Request, SLOPPY};

@@ -14,6 +14,8 @@ pub const SET_BYTES_MAX: usize = 3 * 1024 * 1024;
 pub const CONTEXT_BYTES_MAX: usize = VALUE_BYTES_MAX;
 /// Most keys in one multi-get.
 pub const MULTI_GET_KEYS_MAX: usize = 1024;
+/// Most writes in one multi-put.
+pub const MULTI_PUT_ENTRIES_MAX: usize = 1024;
 /// Longest body of a frame, in bytes.
 pub const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Longest text in an error reply, in bytes.

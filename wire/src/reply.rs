@@ -4,6 +4,7 @@
 //! value    := version answered:u8 flags:u8 value_len:u32 value
 //! absent   := answered:u8 flags:u8
 //! done     := version answered:u8 flags:u8
+//! outcomes := see `multi_put`
 //! values   := count:u32 item*      item := found:u8(1) version value_len:u32 value | absent:u8(0) | error:u8(2) code:u16
 //!                                          | several:u8(3) siblings
 //! siblings_reply := answered:u8 flags:u8 siblings
@@ -13,11 +14,12 @@
 //! pong     := (empty)
 //! ```
 
+use crate::multi_put::Outcomes;
 use crate::request::checked;
 use crate::{DecodeError, ErrorCode, FrameKind, Reader, Siblings, Version, limits};
 
 /// In the flags of `done`: somebody who is no replica counted.
-const SLOPPY_ANSWER: u8 = 1;
+pub(crate) const SLOPPY_ANSWER: u8 = 1;
 
 /// A reply, borrowed from its frame's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +55,8 @@ pub enum Reply<'a> {
     },
     /// Answers of a multi-get, in the order of its keys.
     Values(Items<'a>),
+    /// Answers of a multi-put, in the order of its entries.
+    Outcomes(Outcomes<'a>),
     /// What a key of a table with siblings has, perhaps nothing.
     Siblings {
         /// How many replicas answered.
@@ -169,6 +173,7 @@ impl<'a> Reply<'a> {
             Reply::Absent { .. } => FrameKind::Absent,
             Reply::Done { .. } => FrameKind::Done,
             Reply::Values(_) => FrameKind::Values,
+            Reply::Outcomes(_) => FrameKind::Outcomes,
             Reply::Siblings { .. } => FrameKind::Siblings,
             Reply::Error { .. } => FrameKind::Error,
         }
@@ -196,6 +201,7 @@ impl<'a> Reply<'a> {
                 out.extend_from_slice(&items.count.to_le_bytes());
                 out.extend_from_slice(items.bytes);
             }
+            Reply::Outcomes(outcomes) => outcomes.encode(out),
             Reply::Siblings { answered, siblings } => {
                 out.extend_from_slice(&[answered, 0]);
                 siblings.encode(out);
@@ -256,6 +262,7 @@ impl<'a> Reply<'a> {
                 }
                 Reply::Values(Items { count, bytes })
             }
+            FrameKind::Outcomes => Reply::Outcomes(Outcomes::decode(&mut reader)?),
             FrameKind::Siblings => {
                 let (answered, _) = decode_answered(&mut reader, 0)?;
                 Reply::Siblings { answered, siblings: Siblings::decode(&mut reader)? }
@@ -279,7 +286,7 @@ impl<'a> Reply<'a> {
 
 /// How many answered, and flags of which only the `defined` may be set.
 #[inline]
-fn decode_answered(reader: &mut Reader<'_>, defined: u8) -> Result<(u8, u8), DecodeError> {
+pub(crate) fn decode_answered(reader: &mut Reader<'_>, defined: u8) -> Result<(u8, u8), DecodeError> {
     let (answered, flags) = (reader.u8()?, reader.u8()?);
     if flags & !defined != 0 {
         return Err(DecodeError::Unknown { field: "answer flags", value: u64::from(flags) });

@@ -6,12 +6,14 @@
 //! put       := epoch:u64 level:u8 options:u8 key ttl_ms:u64 context_len:u32 value_len:u32 context value
 //! delete    := epoch:u64 level:u8 options:u8 key context_len:u32 context
 //! multi_get := epoch:u64 level:u8 options:u8 count:u32 key*
+//! multi_put := see `multi_put`
 //! topology  := have:u64
 //! ping, status := (empty)
 //! hints     := action:u8                                   0 = tell, 1 = pause, 2 = resume
 //! options   := of a put or delete: bit 0 overwrite, bit 1 sloppy; all other bits, and all of other requests, 0
 //! ```
 
+use crate::multi_put::{Entries, Entry};
 use crate::{DecodeError, Epoch, FrameKind, Key, Reader, TableId, limits};
 
 /// In the options of a put or delete of a key with siblings: the coordinator reads the key at the request's level first, and the
@@ -210,6 +212,17 @@ pub enum Request<'a> {
         /// The keys.
         keys: Keys<'a>,
     },
+    /// Writes and deletes several keys; the outcomes keep their order.
+    MultiPut {
+        /// The client's topology epoch; 0 = none.
+        epoch: Epoch,
+        /// How many replicas must answer, for each entry.
+        level: Level,
+        /// [`OVERWRITE`] and [`SLOPPY`], or 0, of each entry.
+        options: u8,
+        /// The writes.
+        entries: Entries<'a>,
+    },
 }
 
 impl<'a> Request<'a> {
@@ -224,6 +237,7 @@ impl<'a> Request<'a> {
             Request::Put { .. } => FrameKind::Put,
             Request::Delete { .. } => FrameKind::Delete,
             Request::MultiGet { .. } => FrameKind::MultiGet,
+            Request::MultiPut { .. } => FrameKind::MultiPut,
         }
     }
 
@@ -258,6 +272,10 @@ impl<'a> Request<'a> {
                 out.extend_from_slice(&keys.count.to_le_bytes());
                 out.extend_from_slice(keys.bytes);
             }
+            Request::MultiPut { epoch, level, options, entries } => {
+                encode_common(epoch, level, options, out);
+                entries.encode(out);
+            }
         }
     }
 
@@ -266,6 +284,19 @@ impl<'a> Request<'a> {
         encode_common(epoch, level, 0, out);
         out.extend_from_slice(&(keys.len() as u32).to_le_bytes());
         keys.iter().for_each(|key| encode_key(key, out));
+    }
+
+    /// Appends the body of a multi-put of `entries`.
+    pub fn encode_multi_put<'e>(
+        epoch: Epoch,
+        level: Level,
+        options: u8,
+        entries: impl ExactSizeIterator<Item = Entry<'e>>,
+        out: &mut Vec<u8>,
+    ) {
+        encode_common(epoch, level, options, out);
+        out.extend_from_slice(&(entries.len() as u32).to_le_bytes());
+        entries.for_each(|entry| entry.encode(out));
     }
 
     /// Reads the body of a request frame. A kind that is not a request is [`DecodeError::Unknown`].
@@ -300,6 +331,10 @@ impl<'a> Request<'a> {
                     decode_key(&mut reader)?;
                 }
                 Request::MultiGet { epoch, level, options, keys: Keys { count, bytes } }
+            }
+            FrameKind::MultiPut => {
+                let (epoch, level, options) = decode_common(&mut reader, OPTIONS_OF_WRITES)?;
+                Request::MultiPut { epoch, level, options, entries: Entries::decode(&mut reader)? }
             }
             FrameKind::Ping => Request::Ping,
             FrameKind::Status => Request::Status,

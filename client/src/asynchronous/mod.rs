@@ -12,7 +12,7 @@ use crate::options::Builder;
 use crate::outcome::{ReadError, ReadResult, WriteOutcome, table_in};
 use crate::pipeline::{Completion, Operation, Pipeline};
 use crate::{ReadOptions, WriteOptions};
-use ferrite_wire::{ErrorCode, Key, Table, Topology};
+use ferrite_wire::{Entry, ErrorCode, Key, Table, Topology};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 use tokio::sync::{Notify, oneshot};
@@ -126,6 +126,15 @@ impl Client {
         match self.call(Operation::Put(key, value, options)).await {
             Completion::Write(outcome) => outcome,
             other => unreachable!("a put ends as a write, not {other:?}"),
+        }
+    }
+
+    /// Writes and deletes several keys, each for itself: the outcomes are in their order, and some may be done where others are not. They
+    /// are not ordered among each other, not even those of one key. A put without a time to live of its own (0) has that of the options.
+    pub async fn put_batch(&self, entries: &[Entry<'_>], options: WriteOptions) -> Vec<WriteOutcome> {
+        match self.call(Operation::MultiPut(entries, options)).await {
+            Completion::Writes(outcomes) => outcomes,
+            other => unreachable!("a batch ends as writes, not {other:?}"),
         }
     }
 

@@ -13,7 +13,7 @@ use crate::outcome::{ReadError, ReadResult, WriteOutcome, table_in};
 use crate::pipeline::{Action, Completion, ConnectionId, Operation, Pipeline};
 use crate::{ReadOptions, WriteOptions};
 pub use batch::BatchSummary;
-use ferrite_wire::{ErrorCode, HintsAction, Key, Table, Topology};
+use ferrite_wire::{Entry, ErrorCode, HintsAction, Key, Table, Topology};
 use socket::{Event, What};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -113,6 +113,15 @@ impl BlockingClient {
         match self.call(Operation::Put(key, value, options)) {
             Completion::Write(outcome) => outcome,
             other => unreachable!("a put ends as a write, not {other:?}"),
+        }
+    }
+
+    /// Writes and deletes several keys, each for itself: the outcomes are in their order, and some may be done where others are not. They
+    /// are not ordered among each other, not even those of one key. A put without a time to live of its own (0) has that of the options.
+    pub fn put_batch(&mut self, entries: &[Entry<'_>], options: WriteOptions) -> Vec<WriteOutcome> {
+        match self.call(Operation::MultiPut(entries, options)) {
+            Completion::Writes(outcomes) => outcomes,
+            other => unreachable!("a batch ends as writes, not {other:?}"),
         }
     }
 

@@ -1,5 +1,6 @@
 //! What arrives from servers: handshakes, replies, errors; and what follows for the call each belongs to.
 
+use super::batch::outcomes_of;
 use super::call::{Owner, Place, slot_and_attempt};
 use super::route::ROUND_PAUSE;
 use super::{Action, Completion, ConnectionId, Pipeline, REFRESH_INTERVAL, REFRESH_INTERVAL_MAX, Stage};
@@ -135,6 +136,16 @@ impl Pipeline {
                 }
                 Completion::Reads(items.iter().map(|item| item_result(&item)).collect())
             }
+            (FrameKind::MultiPut, Reply::Outcomes(outcomes)) => {
+                let call = self.calls.open(slot);
+                let Ok(Request::MultiPut { entries, .. }) = Request::decode(call.kind, &call.body) else {
+                    unreachable!("the client encoded it");
+                };
+                if entries.len() != outcomes.len() {
+                    return Err(misfit(header));
+                }
+                Completion::Writes(outcomes_of(&outcomes))
+            }
             (FrameKind::Ping, Reply::Pong) => Completion::Pong(Ok(())),
             (FrameKind::Status | FrameKind::Hints, Reply::Status(text)) => {
                 Completion::Status(Ok(text.to_owned()))
@@ -255,6 +266,13 @@ impl Pipeline {
                 if self.refresh.is_wanted {
                     self.want_refresh(now);
                 }
+            }
+            Owner::Writes { batch, places } => {
+                let again = match &completion {
+                    Completion::Writes(outcomes) => self.writes_again(&call.body, &places, outcomes),
+                    _ => Vec::new(),
+                };
+                self.take_part(now, batch, &places, completion, call.deadline, again);
             }
             Owner::Part { gather, places } => {
                 let mut again = Vec::new();

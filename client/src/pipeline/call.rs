@@ -16,6 +16,8 @@ pub(super) enum Owner {
     Front(u64),
     /// A multi-get, with the places of this part's keys in it.
     Part { gather: u32, places: Vec<u32> },
+    /// A batch of writes, with the places of this part's entries in it.
+    Writes { batch: u32, places: Vec<u32> },
     /// The client itself: it refreshes its topology.
     Refresh,
 }
@@ -53,7 +55,7 @@ pub(super) struct Call {
 
 impl Call {
     pub(super) fn is_write(&self) -> bool {
-        matches!(self.kind, FrameKind::Put | FrameKind::Delete)
+        matches!(self.kind, FrameKind::Put | FrameKind::Delete | FrameKind::MultiPut)
     }
 
     pub(super) fn has_tried(&self, endpoint: EndpointId) -> bool {
@@ -69,7 +71,7 @@ impl Call {
 
     /// Writes the epoch of the client's topology into requests that carry one.
     pub(super) fn set_epoch(&mut self, epoch: Epoch) {
-        if matches!(self.kind, FrameKind::Get | FrameKind::Put | FrameKind::Delete | FrameKind::MultiGet) {
+        if self.is_write() || matches!(self.kind, FrameKind::Get | FrameKind::MultiGet) {
             self.body[..8].copy_from_slice(&epoch.0.to_le_bytes());
         }
     }

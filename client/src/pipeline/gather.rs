@@ -98,7 +98,11 @@ impl Pipeline {
                     answer.map(|value| value.map(|value| crate::Value { answered: None, ..value })),
                 );
             }
-            Completion::Write(_) | Completion::Pong(_) | Completion::Status(_) | Completion::Topology(_) => {
+            Completion::Write(_)
+            | Completion::Writes(_)
+            | Completion::Pong(_)
+            | Completion::Status(_)
+            | Completion::Topology(_) => {
                 unreachable!("a part is a read")
             }
         }

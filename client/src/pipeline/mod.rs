@@ -18,6 +18,7 @@
 //! - A reply is matched by request id *and* attempt: a late one never answers a later call.
 
 mod arrive;
+mod batch;
 mod call;
 mod gather;
 mod route;
@@ -29,8 +30,9 @@ use crate::router::{EndpointId, Router};
 use crate::session::Session;
 use crate::siblings::{Replaces, Siblings};
 use crate::{Options, ReadOptions, WriteOptions};
+use batch::Batch;
 use call::{Calls, Place};
-use ferrite_wire::{HintsAction, Key, Order, Topology};
+use ferrite_wire::{Entry, HintsAction, Key, Order, Topology};
 use gather::Gather;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -54,6 +56,9 @@ pub enum Operation<'a> {
     Delete(Key<'a>, WriteOptions),
     /// Writes one key of a table with siblings in place of others. Completes with [`Completion::Write`].
     PutReplacing(Key<'a>, &'a [u8], Replaces<'a>, WriteOptions),
+    /// Writes and deletes several keys. Completes with [`Completion::Writes`], in their order. The options are those of each; a put without a
+    /// time to live of its own has theirs.
+    MultiPut(&'a [Entry<'a>], WriteOptions),
     /// Deletes siblings of one key. Completes with [`Completion::Write`].
     DeleteReplacing(Key<'a>, Replaces<'a>, WriteOptions),
     /// Asks for an answer and nothing else, of this address or of any member. Completes with [`Completion::Pong`].
@@ -74,6 +79,7 @@ pub enum Completion {
     Siblings(Siblings),
     Reads(Vec<ReadResult>),
     Write(WriteOutcome),
+    Writes(Vec<WriteOutcome>),
     Pong(Result<(), ReadError>),
     Status(Result<String, ReadError>),
     Topology(Result<Arc<Topology>, ReadError>),
@@ -147,6 +153,7 @@ pub struct Pipeline {
     connections: Vec<Option<Connection>>,
     connection_serial: u32,
     gathers: BTreeMap<u32, Gather>,
+    batches: BTreeMap<u32, Batch>,
     gather_serial: u32,
     refresh: Refresh,
     actions: VecDeque<Action>,
@@ -171,6 +178,7 @@ impl Pipeline {
             connections: Vec::new(),
             connection_serial: 0,
             gathers: BTreeMap::new(),
+            batches: BTreeMap::new(),
             gather_serial: 0,
             refresh: Refresh::default(),
             actions: VecDeque::new(),

@@ -32,7 +32,8 @@ impl Pipeline {
             | Operation::Status(_, options)
             | Operation::Hints(_, _, options)
             | Operation::Topology(_, options) => options.timeout,
-            Operation::Put(_, _, options)
+            Operation::MultiPut(_, options)
+            | Operation::Put(_, _, options)
             | Operation::Delete(_, options)
             | Operation::PutReplacing(_, _, _, options)
             | Operation::DeleteReplacing(_, _, options) => options.timeout,
@@ -46,6 +47,10 @@ impl Pipeline {
             Operation::MultiGet(keys, options) => {
                 let level = options.level.unwrap_or(self.options.level);
                 return self.accept_multi_get(now, tag, keys, level, deadline);
+            }
+            Operation::MultiPut(entries, write) => {
+                let options = if write.sloppy { SLOPPY } else { 0 };
+                return self.accept_batch(now, tag, entries, write, options, deadline);
             }
             Operation::Get(key, options) => (self.router.target(&key), options.level),
             Operation::Put(key, _, options)
@@ -61,10 +66,6 @@ impl Pipeline {
         };
         let (epoch, level) = (Epoch(0), level.unwrap_or(self.options.level));
         let sloppy = |write: WriteOptions| if write.sloppy { SLOPPY } else { 0 };
-        // A lifetime shorter than a millisecond must not become "for ever".
-        let ttl_ms = |write: WriteOptions| {
-            write.ttl.map_or(0, |ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1))
-        };
         let request = match operation {
             Operation::Get(key, _) => Request::Get { epoch, level, options: 0, key },
             Operation::Put(key, value, write) => {
@@ -88,7 +89,7 @@ impl Pipeline {
             Operation::Status(..) => Request::Status,
             Operation::Hints(_, action, _) => Request::Hints(action),
             Operation::Topology(..) => Request::Topology { have: Epoch(0) },
-            Operation::MultiGet(..) => unreachable!("accepted above"),
+            Operation::MultiGet(..) | Operation::MultiPut(..) => unreachable!("accepted above"),
         };
         let mut body = self.calls.buffer();
         request.encode(&mut body);
@@ -122,16 +123,20 @@ impl Pipeline {
             }
             Operation::MultiGet(keys, _) => keys.iter().find_map(key_too_long),
             Operation::Put(key, value, _) => key_too_long(key).or_else(|| value_too_long(value)),
-            Operation::Ping(..) | Operation::Status(..) | Operation::Hints(..) | Operation::Topology(..) => {
-                None
-            }
+            // Each entry of a batch has an outcome of its own.
+            Operation::MultiPut(..)
+            | Operation::Ping(..)
+            | Operation::Status(..)
+            | Operation::Hints(..)
+            | Operation::Topology(..) => None,
         };
         if let Some(text) = too_large {
             return Some(Fault { code: ErrorCode::TooLarge, text });
         }
         let level = match operation {
             Operation::Get(_, options) | Operation::MultiGet(_, options) => options.level,
-            Operation::Put(_, _, options)
+            Operation::MultiPut(_, options)
+            | Operation::Put(_, _, options)
             | Operation::Delete(_, options)
             | Operation::PutReplacing(_, _, _, options)
             | Operation::DeleteReplacing(_, _, options) => options.level,
@@ -405,8 +410,17 @@ fn what_is_replaced(replaces: Replaces<'_>) -> (u8, &[u8]) {
     }
 }
 
+/// The time to live of a put; 0 = the table's. One shorter than a millisecond must not become "for ever".
+pub(super) fn ttl_ms(write: WriteOptions) -> u64 {
+    write.ttl.map_or(0, |ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1))
+}
+
 fn name(kind: FrameKind) -> &'static str {
-    if kind == FrameKind::Delete { "the delete" } else { "the put" }
+    match kind {
+        FrameKind::Delete => "the delete",
+        FrameKind::MultiPut => "the batch",
+        _ => "the put",
+    }
 }
 
 fn refused(operation: &Operation<'_>, fault: Fault) -> Completion {
@@ -415,6 +429,9 @@ fn refused(operation: &Operation<'_>, fault: Fault) -> Completion {
         Operation::Get(..) => Completion::Read(Err(error(fault))),
         Operation::MultiGet(keys, _) => {
             Completion::Reads(keys.iter().map(|_| Err(error(fault.clone()))).collect())
+        }
+        Operation::MultiPut(entries, _) => {
+            Completion::Writes(entries.iter().map(|_| WriteOutcome::NotApplied(fault.clone())).collect())
         }
         Operation::Put(..)
         | Operation::Delete(..)

@@ -2,8 +2,8 @@
 
 use crate::frames::{CLUSTER, encoded, hello_reply_frame, reply_to, topology, version};
 use ferrite_wire::{
-    ClusterId, FrameHeader, FrameKind, Item, Key, Parsed, Reply, Request, RequestId, TableId, Topology,
-    limits, parse_frame,
+    ClusterId, Entry, FrameHeader, FrameKind, Item, Key, Outcome, Outcomes, Parsed, Reply, Request,
+    RequestId, TableId, Topology, limits, parse_frame,
 };
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -213,6 +213,21 @@ impl Shelf {
             Request::Delete { key, .. } => {
                 values.remove(&place(key));
                 Answer::reply(id, &crate::frames::done())
+            }
+            Request::MultiPut { entries, .. } => {
+                let outcomes: Vec<Outcome> = entries
+                    .iter()
+                    .map(|entry| {
+                        match entry {
+                            Entry::Put { key, value, .. } => values.insert(place(&key), value.to_vec()),
+                            Entry::Delete { key, .. } => values.remove(&place(&key)),
+                        };
+                        Outcome::Done { version: version(1), answered: 2, sloppy: false }
+                    })
+                    .collect();
+                let mut body = Vec::new();
+                Outcomes::encode_all(outcomes.into_iter(), &mut body);
+                Answer::reply(id, &Reply::decode(FrameKind::Outcomes, &body).unwrap())
             }
             Request::MultiGet { keys, .. } => {
                 let items: Vec<_> = keys

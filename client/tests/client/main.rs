@@ -1,6 +1,7 @@
 //! The client from outside: its middle against scripted bytes, its fronts against servers made of threads.
 
 mod asynchronous;
+mod batch;
 mod blocking;
 mod fake;
 mod frames;

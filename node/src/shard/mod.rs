@@ -19,6 +19,7 @@ mod latches;
 mod link;
 mod log_pump;
 mod multi_get;
+mod multi_put;
 mod passed;
 mod peers;
 mod reads;
@@ -61,11 +62,12 @@ use latches::Latches;
 use link::Links;
 use log_pump::AckQueue;
 use multi_get::MultiGet;
+use multi_put::{MULTI_PUTS_MAX, MultiPut};
 use passed::Passed;
 use reads::ReadOperation;
 use repairs::RepairOperation;
 use requester::Requester;
-use session::{SessionKind, Sessions};
+use session::{Next, SessionKind, Sessions};
 use slab::{OperationId, Slab};
 use status::Counters;
 use waiting::WaitingRoom;
@@ -109,23 +111,6 @@ enum Operation {
     Forward(ForwardOperation),
 }
 
-/// What comes after a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Next {
-    /// The next frame.
-    Frame,
-    /// This frame again, once some of the connection's answers have left.
-    Later,
-    /// Nothing: the connection closes.
-    Close,
-}
-
-impl Next {
-    fn close_unless(sound: bool) -> Next {
-        if sound { Next::Frame } else { Next::Close }
-    }
-}
-
 /// One core of a node.
 pub struct Shard<E: Env> {
     env: E,
@@ -152,6 +137,7 @@ pub struct Shard<E: Env> {
     /// What they keep.
     held: Held,
     multi_gets: RefCell<Slab<MultiGet>>,
+    multi_puts: RefCell<Slab<MultiPut>>,
     deadlines: RefCell<Wheel<OperationId>>,
     hedges: RefCell<Hedges>,
     hop_backlog: RefCell<VecDeque<(CoreId, Hop)>>,
@@ -218,6 +204,7 @@ impl<E: Env> Shard<E> {
             operations: RefCell::new(Slab::new(settings.operations_max)),
             held: Held::new(settings.operation_bytes_max),
             multi_gets: RefCell::new(Slab::new(MULTI_GETS_MAX)),
+            multi_puts: RefCell::new(Slab::new(MULTI_PUTS_MAX)),
             deadlines: RefCell::new(Wheel::new(now_ns, DEADLINE_GRAIN_NS)),
             hedges: RefCell::default(),
             hop_backlog: RefCell::default(),
@@ -499,7 +486,7 @@ impl<E: Env> Handler for Shard<E> {
         let shard = self.rc();
         match message {
             Hop::Reply { connection, frame } => {
-                if shard.take_item_reply(connection, &frame) {
+                if shard.take_item_reply(connection, &frame) || shard.take_entry_reply(connection, &frame) {
                     return;
                 }
                 if let Some(session) = self.sessions.borrow_mut().get_mut(connection) {
@@ -580,6 +567,7 @@ impl<E: Env> Handler for Shard<E> {
             && self.waiting.borrow().is_empty()
             && self.operations.borrow().len() == 0
             && self.multi_gets.borrow().len() == 0
+            && self.multi_puts.borrow().len() == 0
             && self.latches.borrow().is_empty()
             && self.hop_backlog.borrow().is_empty()
             && self.disk_reads.get() == 0

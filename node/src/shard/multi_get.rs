@@ -191,7 +191,12 @@ impl<E: Env> Shard<E> {
             }
             Reply::Absent { .. } => Slot::Absent,
             Reply::Error { code, .. } => Slot::Error(*code),
-            Reply::Pong | Reply::Topology(_) | Reply::Status(_) | Reply::Done { .. } | Reply::Values(_) => {
+            Reply::Pong
+            | Reply::Topology(_)
+            | Reply::Status(_)
+            | Reply::Done { .. }
+            | Reply::Values(_)
+            | Reply::Outcomes(_) => {
                 unreachable!("a get is answered by a value, its absence or an error")
             }
         };

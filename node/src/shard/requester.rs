@@ -7,6 +7,7 @@ use ferrite_wire::{
 
 use super::Shard;
 use super::multi_get::MultiGetId;
+use super::multi_put::MultiPutId;
 use crate::env::{Connection, Env, Hop, Sent};
 
 /// Who waits for an answer.
@@ -35,6 +36,13 @@ pub(super) enum Requester {
         /// Which.
         multi_get: MultiGetId,
         /// Which of its keys.
+        index: u32,
+    },
+    /// A multi-put of this core.
+    Entry {
+        /// Which.
+        multi_put: MultiPutId,
+        /// Which of its entries.
         index: u32,
     },
 }
@@ -80,7 +88,9 @@ pub(super) fn frame(answer: &impl Answer, request: RequestId, stale: bool, time:
 fn overloaded(kind: FrameKind, request: RequestId, out: &mut Vec<u8>) -> bool {
     let code = ErrorCode::Overloaded;
     match kind {
-        FrameKind::Done | FrameKind::Error | FrameKind::ReplicaWriteAnswer => return false,
+        FrameKind::Done | FrameKind::Outcomes | FrameKind::Error | FrameKind::ReplicaWriteAnswer => {
+            return false;
+        }
         FrameKind::ReplicaReadAnswer => {
             let answer = PeerMessage::ReplicaReadAnswer(ReplicaAnswer::Refused(code));
             frame(&answer, request, false, Order(0), out);
@@ -110,6 +120,7 @@ impl<E: Env> Shard<E> {
     pub(super) fn answer_seen(&self, requester: Requester, reply: &Reply<'_>, seen: Order) {
         match requester {
             Requester::Item { multi_get, index } => self.answer_item(multi_get, index, reply, seen),
+            Requester::Entry { multi_put, index } => self.answer_entry(multi_put, index, reply, seen),
             _ => self.deliver(requester, reply, seen),
         }
     }
@@ -143,7 +154,7 @@ impl<E: Env> Shard<E> {
                 }
                 self.send_hop(core, Hop::Reply { connection, frame: out });
             }
-            Requester::Item { .. } => unreachable!("items are answered by reply"),
+            Requester::Item { .. } | Requester::Entry { .. } => unreachable!("items are answered by reply"),
         }
     }
 
@@ -202,8 +213,10 @@ mod tests {
     fn an_outcome_is_never_told_as_overload() {
         for kind in FrameKind::ALL {
             let mut out = Vec::new();
-            let is_outcome =
-                matches!(kind, FrameKind::Done | FrameKind::Error | FrameKind::ReplicaWriteAnswer);
+            let is_outcome = matches!(
+                kind,
+                FrameKind::Done | FrameKind::Outcomes | FrameKind::Error | FrameKind::ReplicaWriteAnswer
+            );
             assert_eq!(overloaded(kind, RequestId(1), &mut out), !is_outcome, "{kind:?}");
             assert_eq!(out.is_empty(), is_outcome);
         }

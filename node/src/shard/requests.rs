@@ -8,6 +8,7 @@ use ferrite_wire::{
 };
 
 use super::log_pump::Ack;
+use super::multi_put::Terms;
 use super::record::{engine_key, record_of, version_of};
 use super::requester::Requester;
 use super::tables::{TableRefusal, usable};
@@ -68,7 +69,7 @@ impl<E: Env> Shard<E> {
         };
         let route = single_key(request).map(|key| self.route(key));
         let elsewhere = match route {
-            Some(Ok(route)) => route.hop.or_else(|| self.minting_core(request, route)),
+            Some(Ok(route)) => self.elsewhere(request, route),
             Some(Err(_)) | None => None,
         };
         if let Some(core) = elsewhere {
@@ -81,6 +82,11 @@ impl<E: Env> Shard<E> {
             return;
         }
         self.execute_at(requester, frame.header.time, request, route, deadline_ns);
+    }
+
+    /// The core that carries a request of one key out, if it is not this one.
+    pub(super) fn elsewhere(&self, request: &Request<'_>, route: Route) -> Option<CoreId> {
+        route.hop.or_else(|| self.minting_core(request, route))
     }
 
     /// The core whose clock mints this node's versions of a key that the node is no replica of, if it is not this one. With a clock for
@@ -117,7 +123,7 @@ impl<E: Env> Shard<E> {
     }
 
     /// As [`Shard::execute`]; `route` is that of the request's key, if it has one.
-    fn execute_at(
+    pub(super) fn execute_at(
         self: &Rc<Self>,
         requester: Requester,
         time: Order,
@@ -185,6 +191,9 @@ impl<E: Env> Shard<E> {
             Request::MultiGet { level, keys, .. } => {
                 self.counters.gets.set(self.counters.gets.get() + keys.len() as u64);
                 self.multi_get(requester, level, keys, deadline_ns);
+            }
+            Request::MultiPut { level, options, entries, .. } => {
+                self.multi_put(requester, entries, Terms { time, level, options, deadline_ns });
             }
         }
     }
@@ -279,7 +288,8 @@ fn single_key<'r>(request: &'r Request<'_>) -> Option<&'r Key<'r>> {
         | Request::Topology { .. }
         | Request::Status
         | Request::Hints(_)
-        | Request::MultiGet { .. } => None,
+        | Request::MultiGet { .. }
+        | Request::MultiPut { .. } => None,
     }
 }
 
@@ -288,7 +298,8 @@ fn request_epoch(request: &Request<'_>) -> Epoch {
         Request::Get { epoch, .. }
         | Request::Put { epoch, .. }
         | Request::Delete { epoch, .. }
-        | Request::MultiGet { epoch, .. } => *epoch,
+        | Request::MultiGet { epoch, .. }
+        | Request::MultiPut { epoch, .. } => *epoch,
         Request::Ping | Request::Topology { .. } | Request::Status | Request::Hints(_) => Epoch(0),
     }
 }

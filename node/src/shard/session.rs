@@ -15,6 +15,23 @@ pub(super) enum SessionKind {
     Link(u32),
 }
 
+/// What comes after a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// The next frame.
+    Frame,
+    /// This frame again, once some of the connection's answers have left.
+    Later,
+    /// Nothing: the connection closes.
+    Close,
+}
+
+impl Next {
+    pub(super) fn close_unless(sound: bool) -> Next {
+        if sound { Next::Frame } else { Next::Close }
+    }
+}
+
 /// One connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Session {

@@ -49,7 +49,8 @@ pub(crate) fn recode((kind, body): &(FrameKind, Vec<u8>)) -> Result<Vec<u8>, Dec
         | FrameKind::Get
         | FrameKind::Put
         | FrameKind::Delete
-        | FrameKind::MultiGet => Request::decode(*kind, body)?.encode(&mut out),
+        | FrameKind::MultiGet
+        | FrameKind::MultiPut => Request::decode(*kind, body)?.encode(&mut out),
         FrameKind::Pong
         | FrameKind::TopologyReply
         | FrameKind::StatusReply
@@ -58,6 +59,7 @@ pub(crate) fn recode((kind, body): &(FrameKind, Vec<u8>)) -> Result<Vec<u8>, Dec
         | FrameKind::Done
         | FrameKind::Values
         | FrameKind::Siblings
+        | FrameKind::Outcomes
         | FrameKind::Error => Reply::decode(*kind, body)?.encode(&mut out),
     }
     Ok(out)

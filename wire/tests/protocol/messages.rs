@@ -1,11 +1,11 @@
 //! Arbitrary messages of every kind, owned, and the one way to put each into a frame.
 
 use ferrite_wire::{
-    Actor, ClusterId, CoreId, Epoch, ErrorCode, Features, FrameFlags, FrameHeader, FrameKind, HashSeed,
-    Hello, HelloReply, HintsAction, Item, Key, Level, Mode, NodeEntry, NodeId, OVERWRITE, Order,
-    PROTOCOL_MAX, PeerMessage, ReadWant, Reader, ReplicaAnswer, Reply, Request, RequestId, Role, SLOPPY,
-    SiblingValue, Siblings, Table, TableId, TableList, Tables, Topology, Version, VersionFlags, WriteAnswer,
-    finish_frame, start_frame,
+    Actor, ClusterId, CoreId, Entry, Epoch, ErrorCode, Features, FrameFlags, FrameHeader, FrameKind,
+    HashSeed, Hello, HelloReply, HintsAction, Item, Key, Level, Mode, NodeEntry, NodeId, OVERWRITE, Order,
+    Outcome, Outcomes, PROTOCOL_MAX, PeerMessage, ReadWant, Reader, ReplicaAnswer, Reply, Request, RequestId,
+    Role, SLOPPY, SiblingValue, Siblings, Table, TableId, TableList, Tables, Topology, Version, VersionFlags,
+    WriteAnswer, finish_frame, start_frame,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -82,6 +82,32 @@ fn peer_body(message: &PeerMessage<'_>) -> Body {
     (message.kind(), out)
 }
 
+/// One write of many that owns its bytes; without a value it deletes.
+#[derive(Clone, Debug)]
+struct OwnedEntry {
+    key: OwnedKey,
+    context: Vec<u8>,
+    value: Option<(u64, Vec<u8>)>,
+}
+
+impl OwnedEntry {
+    fn view(&self) -> Entry<'_> {
+        let (key, context) = (self.key.view(), &self.context[..]);
+        match &self.value {
+            Some((ttl_ms, value)) => Entry::Put { key, ttl_ms: *ttl_ms, context, value },
+            None => Entry::Delete { key, context },
+        }
+    }
+}
+
+fn entry() -> impl Strategy<Value = OwnedEntry> {
+    (key(), bytes(), prop::option::of((any::<u64>(), bytes()))).prop_map(|(key, context, value)| OwnedEntry {
+        key,
+        context,
+        value,
+    })
+}
+
 pub(crate) fn request() -> impl Strategy<Value = Body> {
     let common = || (any::<u64>().prop_map(Epoch), level());
     prop_oneof![
@@ -110,6 +136,25 @@ pub(crate) fn request() -> impl Strategy<Value = Body> {
             Request::encode_multi_get(epoch, level, &keys, &mut out);
             (FrameKind::MultiGet, out)
         }),
+        (common(), 0..=(OVERWRITE | SLOPPY), vec(entry(), 0..6)).prop_map(
+            |((epoch, level), options, entries)| {
+                let mut out = Vec::new();
+                let entries: Vec<Entry<'_>> = entries.iter().map(OwnedEntry::view).collect();
+                Request::encode_multi_put(epoch, level, options, entries.into_iter(), &mut out);
+                (FrameKind::MultiPut, out)
+            }
+        ),
+    ]
+}
+
+fn outcome() -> impl Strategy<Value = Outcome> {
+    prop_oneof![
+        (version(), any::<u8>(), any::<bool>()).prop_map(|(version, answered, sloppy)| Outcome::Done {
+            version,
+            answered,
+            sloppy
+        }),
+        code().prop_map(Outcome::Error),
     ]
 }
 
@@ -166,6 +211,11 @@ pub(crate) fn reply() -> impl Strategy<Value = Body> {
         }),
         (any::<u8>(), siblings())
             .prop_map(|(answered, bytes)| reply_body(&Reply::Siblings { answered, siblings: read(&bytes) })),
+        vec(outcome(), 0..6).prop_map(|outcomes| {
+            let mut out = Vec::new();
+            Outcomes::encode_all(outcomes.into_iter(), &mut out);
+            (FrameKind::Outcomes, out)
+        }),
         (code(), "[ -~é]{0,30}").prop_map(|(code, text)| reply_body(&Reply::Error { code, text: &text })),
     ]
 }

@@ -1,11 +1,13 @@
 //! Whatever is encoded is decoded to the same, for every message; and what every bound refuses.
 
 use crate::exercise::recode;
-use crate::messages::{any_body, frame, header, hello, hello_reply, key, tables, topology, version};
+use crate::messages::{
+    OwnedKey, any_body, bytes, frame, header, hello, hello_reply, key, tables, topology, version,
+};
 use ferrite_wire::{
-    ClusterId, DecodeError, Epoch, ErrorCode, Features, FrameKind, Hello, HelloReply, Item, Key, Level,
-    PROTOCOL_MAX, Parsed, Reader, Reply, Request, Role, TableList, Tables, Topology, Version, limits,
-    parse_frame,
+    ClusterId, DecodeError, Entry, Epoch, ErrorCode, Features, FrameKind, Hello, HelloReply, Item, Key,
+    Level, PROTOCOL_MAX, Parsed, Reader, Reply, Request, Role, SLOPPY, TableList, Tables, Topology, Version,
+    limits, parse_frame,
 };
 use proptest::prelude::*;
 
@@ -85,6 +87,28 @@ proptest! {
     }
 
     #[test]
+    fn multi_put_views_are_the_entries(
+        keys in proptest::collection::vec((key(), proptest::option::of(bytes())), 0..9),
+    ) {
+        fn entry((key, value): &(OwnedKey, Option<Vec<u8>>)) -> Entry<'_> {
+            match value {
+                Some(value) => Entry::Put { key: key.view(), ttl_ms: 7, context: b"", value },
+                None => Entry::Delete { key: key.view(), context: b"seen" },
+            }
+        }
+        let entries: Vec<Entry<'_>> = keys.iter().map(entry).collect();
+        let mut out = Vec::new();
+        Request::encode_multi_put(Epoch(3), Level::Quorum, SLOPPY, entries.iter().copied(), &mut out);
+        let lengths: usize = entries.iter().map(Entry::encoded_len).sum();
+        prop_assert_eq!(out.len(), 10 + 4 + lengths);
+        let Ok(Request::MultiPut { entries: view, .. }) = Request::decode(FrameKind::MultiPut, &out) else {
+            return Err(TestCaseError::fail("not a multi-put"));
+        };
+        prop_assert_eq!(view.len(), entries.len());
+        prop_assert_eq!(view.iter().collect::<Vec<_>>(), entries);
+    }
+
+    #[test]
     fn last_write_wins_is_a_total_order(a in version(), b in version()) {
         let same = (a.order, a.actor) == (b.order, b.actor);
         prop_assert_eq!(a.beats(&b) as u8 + b.beats(&a) as u8, u8::from(!same));
@@ -104,6 +128,20 @@ fn a_reply_of_many_large_values_stays_within_a_body() {
     let fits = items.iter().take_while(|item| matches!(item, Item::Value { .. })).count();
     assert_eq!(fits, 3, "three values of 1 MiB fit 4 MiB with the refusals of the rest");
     assert!(items.iter().skip(fits).all(|item| item == Item::Error(ErrorCode::TooLarge)));
+}
+
+#[test]
+fn writes_of_a_multi_put_are_bounded_in_number() {
+    let delete = Entry::Delete { key: Key::plain(b"k"), context: b"" };
+    for (count, is_taken) in
+        [(limits::MULTI_PUT_ENTRIES_MAX, true), (limits::MULTI_PUT_ENTRIES_MAX + 1, false)]
+    {
+        let mut out = Vec::new();
+        Request::encode_multi_put(Epoch(0), Level::One, 0, vec![delete; count].into_iter(), &mut out);
+        let decoded = Request::decode(FrameKind::MultiPut, &out);
+        assert_eq!(decoded.is_ok(), is_taken, "{count}");
+        assert!(is_taken || decoded.unwrap_err().code() == ErrorCode::TooLarge);
+    }
 }
 
 #[test]

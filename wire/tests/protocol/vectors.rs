@@ -4,11 +4,11 @@
 //! After a change that is meant, the failure prints the whole file as it should be.
 
 use ferrite_wire::{
-    Actor, ClusterId, CoreId, Epoch, ErrorCode, Features, FrameFlags, FrameHeader, FrameKind, FrameView,
-    HashSeed, Hello, HelloReply, HintsAction, Item, Key, Level, Mode, NodeEntry, NodeId, OVERWRITE, Order,
-    Parsed, PeerMessage, ReadWant, Reader, ReplicaAnswer, Reply, Request, RequestId, Role, SLOPPY,
-    SiblingValue, Siblings, Table, TableId, TableList, Tables, Topology, Version, VersionFlags, WriteAnswer,
-    finish_frame, limits, parse_frame, start_frame,
+    Actor, ClusterId, CoreId, Entry, Epoch, ErrorCode, Features, FrameFlags, FrameHeader, FrameKind,
+    FrameView, HashSeed, Hello, HelloReply, HintsAction, Item, Key, Level, Mode, NodeEntry, NodeId,
+    OVERWRITE, Order, Outcome, Outcomes, Parsed, PeerMessage, ReadWant, Reader, ReplicaAnswer, Reply,
+    Request, RequestId, Role, SLOPPY, SiblingValue, Siblings, Table, TableId, TableList, Tables, Topology,
+    Version, VersionFlags, WriteAnswer, finish_frame, limits, parse_frame, start_frame,
 };
 use std::fmt::Write;
 
@@ -184,6 +184,14 @@ fn frames() -> Vec<(&'static str, Vec<u8>)> {
                 Request::encode_multi_get(epoch, level, &[key, Key::plain(b"k")], out);
             }),
         ),
+        (
+            "multi-put",
+            frame(FrameKind::MultiPut, |out| {
+                let put = Entry::Put { key, ttl_ms: 60_000, context: b"", value: b"two\0" };
+                let delete = Entry::Delete { key: of_carts, context: b"seen" };
+                Request::encode_multi_put(epoch, level, SLOPPY, [put, delete].into_iter(), out);
+            }),
+        ),
         ("pong", reply(&Reply::Pong)),
         (
             "topology reply",
@@ -203,6 +211,14 @@ fn frames() -> Vec<(&'static str, Vec<u8>)> {
             "values with siblings",
             frame(FrameKind::Values, |out| {
                 Reply::encode_values([Item::Absent, Item::Siblings(two)].into_iter(), out);
+            }),
+        ),
+        (
+            "outcomes",
+            frame(FrameKind::Outcomes, |out| {
+                let done = Outcome::Done { version: VERSION, answered: 3, sloppy: false };
+                let others = [ErrorCode::TooManySiblings, ErrorCode::Unknown].map(Outcome::Error);
+                Outcomes::encode_all([done, others[0], others[1]].into_iter(), out);
             }),
         ),
         ("error", reply(&Reply::Error { code: ErrorCode::Unavailable, text: "1 of 2 replicas" })),
@@ -338,6 +354,22 @@ fn request_words(request: &Request<'_>) -> String {
             keys.iter().for_each(|key| write!(words, " [{}]", key_words(&key)).unwrap());
             words
         }
+        Request::MultiPut { epoch, level, options: bits, entries } => {
+            let mut words = format!("{} count={}{}", common(epoch, level), entries.len(), options(bits));
+            for entry in entries.iter() {
+                match entry {
+                    Entry::Put { key, ttl_ms, context, value } => {
+                        let (key, context, value) = (key_words(&key), quoted(context), quoted(value));
+                        write!(words, " [put {key} ttl_ms={ttl_ms} context={context} value={value}]")
+                            .unwrap();
+                    }
+                    Entry::Delete { key, context } => {
+                        write!(words, " [delete {} context={}]", key_words(&key), quoted(context)).unwrap();
+                    }
+                }
+            }
+            words
+        }
     }
 }
 
@@ -374,6 +406,20 @@ fn reply_words(reply: &Reply<'_>) -> String {
                     Item::Value { version, value } => {
                         write!(words, " [{} value={}]", version_words(&version), quoted(value)).unwrap();
                     }
+                }
+            }
+            words
+        }
+        Reply::Outcomes(outcomes) => {
+            let mut words = format!("count={}", outcomes.len());
+            for outcome in outcomes.iter() {
+                match outcome {
+                    Outcome::Done { version, answered, sloppy } => {
+                        let (version, sloppy) =
+                            (version_words(&version), if sloppy { " sloppy" } else { "" });
+                        write!(words, " [{version} answered={answered}{sloppy}]").unwrap();
+                    }
+                    Outcome::Error(code) => write!(words, " [error={}]", code as u16).unwrap(),
                 }
             }
             words

@@ -10,6 +10,7 @@ mod gets;
 mod hedges;
 mod memory;
 mod multi_get;
+mod multi_put;
 mod opening;
 mod pressure;
 mod repairs;
