@@ -1,11 +1,11 @@
 //! Any history at all: every call ends exactly once, and no write is ever sent again that might have been applied.
 
-use crate::frames::{done, error};
+use crate::frames::{done, error, version};
 use crate::script::{Script, options};
 use ferrite_client::{
-    Completion, ErrorCode, Key, Operation, Options, ReadOptions, WriteOptions, WriteOutcome,
+    Completion, Entry, ErrorCode, Key, Operation, Options, ReadOptions, WriteOptions, WriteOutcome,
 };
-use ferrite_wire::{FrameKind, Reply, Request};
+use ferrite_wire::{FrameKind, Outcome, Outcomes, Reply, Request};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,6 +16,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 enum Step {
     Put(u8),
     Get(u8),
+    Batch(Vec<u8>),
     Connect,
     Refuse,
     Answer(prop::sample::Index, Option<u8>),
@@ -28,12 +29,32 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => any::<u8>().prop_map(Step::Put),
         2 => any::<u8>().prop_map(Step::Get),
+        2 => prop::collection::vec(any::<u8>(), 0..5).prop_map(Step::Batch),
         3 => Just(Step::Connect),
         1 => Just(Step::Refuse),
         4 => (index(), prop::option::of(0u8..ErrorCode::ALL.len() as u8)).prop_map(|(at, code)| Step::Answer(at, code)),
         1 => index().prop_map(Step::Lose),
         2 => (0u16..3000).prop_map(Step::Wait),
     ]
+}
+
+/// Room for the writes of a batch between the numbers of two calls.
+const WRITES: u64 = 256;
+
+/// The numbers of the writes that a request carries: its call's, and its place there.
+fn writes_of(request: &crate::script::Seen) -> Vec<u64> {
+    let number = |value: &[u8]| u64::from_le_bytes(value.try_into().expect("eight bytes"));
+    match Request::decode(request.header.kind, &request.body) {
+        Ok(Request::Put { value, .. }) => vec![number(value)],
+        Ok(Request::MultiPut { entries, .. }) => entries
+            .iter()
+            .map(|entry| match entry {
+                Entry::Put { value, .. } => number(value),
+                Entry::Delete { .. } => unreachable!("no batch here deletes"),
+            })
+            .collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// What servers saw and said of one write.
@@ -56,13 +77,29 @@ fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
             Step::Put(key) => {
                 tags += 1;
                 deadlines.insert(tags, script.now + TIMEOUT);
-                let value = tags.to_le_bytes();
+                let value = (tags * WRITES).to_le_bytes();
                 script.submit(tags, Operation::Put(Key::plain(&[key]), &value, WriteOptions::default()));
             }
             Step::Get(key) => {
                 tags += 1;
                 deadlines.insert(tags, script.now + TIMEOUT);
                 script.submit(tags, Operation::Get(Key::plain(&[key]), ReadOptions::default()));
+            }
+            Step::Batch(keys) => {
+                tags += 1;
+                deadlines.insert(tags, script.now + TIMEOUT);
+                let numbers = (tags * WRITES..).map(u64::to_le_bytes);
+                let owned: Vec<([u8; 1], [u8; 8])> = keys.iter().map(|key| [*key]).zip(numbers).collect();
+                let entries: Vec<Entry<'_>> = owned
+                    .iter()
+                    .map(|(key, number)| Entry::Put {
+                        key: Key::plain(key),
+                        ttl_ms: 0,
+                        context: b"",
+                        value: number,
+                    })
+                    .collect();
+                script.submit(tags, Operation::MultiPut(&entries, WriteOptions::default()));
             }
             Step::Connect => {
                 if !script.opening.is_empty() {
@@ -83,19 +120,27 @@ fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                     continue;
                 }
                 let code = code.map(|code| ErrorCode::ALL[code as usize]);
-                if let Ok(Request::Put { value, .. }) = Request::decode(request.header.kind, &request.body) {
-                    let tag = u64::from_le_bytes(value.try_into().expect("eight bytes"));
+                let is_batch = request.header.kind == FrameKind::MultiPut;
+                // Some of a batch are done where others are not, and some batches are refused whole.
+                let refused_whole = code.is_some_and(|code| (code as u16).is_multiple_of(2));
+                let mut outcomes = Vec::new();
+                for (place, number) in writes_of(&request).into_iter().enumerate() {
+                    let code = code.filter(|_| !is_batch || refused_whole || place % 2 == 0);
+                    let done = Outcome::Done { version: version(1), answered: 2, sloppy: false };
+                    outcomes.push(code.map_or(done, Outcome::Error));
                     // What a server says after the deadline is not heard.
-                    let mut late = Ledger::default();
-                    let ledger = if ended.contains_key(&tag) {
-                        &mut late
-                    } else {
-                        ledgers.get_mut(&tag).expect("seen")
-                    };
-                    ledger.done += u32::from(code.is_none());
-                    ledger.refused += u32::from(code.is_some_and(ErrorCode::says_not_applied));
+                    if !ended.contains_key(&(number / WRITES)) {
+                        let ledger: &mut Ledger = ledgers.get_mut(&number).expect("seen");
+                        ledger.done += u32::from(code.is_none());
+                        ledger.refused += u32::from(code.is_some_and(ErrorCode::says_not_applied));
+                    }
                 }
-                match (code, request.header.kind) {
+                match (code.filter(|_| !is_batch || refused_whole), request.header.kind) {
+                    (None, FrameKind::MultiPut) => {
+                        let mut body = Vec::new();
+                        Outcomes::encode_all(outcomes.into_iter(), &mut body);
+                        script.reply(&request, &Reply::decode(FrameKind::Outcomes, &body).expect("encoded"));
+                    }
                     (Some(code), _) => script.reply(&request, &error(code)),
                     (None, FrameKind::Put) => script.reply(&request, &done()),
                     (None, FrameKind::Get) => script.reply(&request, &Reply::Absent { answered: 2 }),
@@ -113,11 +158,10 @@ fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
             Step::Wait(ms) => script.advance(Duration::from_millis(u64::from(ms))),
         }
         for request in std::mem::take(&mut script.requests) {
-            if let Ok(Request::Put { value, .. }) = Request::decode(request.header.kind, &request.body) {
-                let tag = u64::from_le_bytes(value.try_into().expect("eight bytes"));
-                ledgers.entry(tag).or_default().sent += 1;
-                let ledger = ledgers[&tag];
-                prop_assert!(ledger.sent <= 1 + ledger.refused, "put {tag} was sent again: {ledger:?}");
+            for number in writes_of(&request) {
+                ledgers.entry(number).or_default().sent += 1;
+                let ledger = ledgers[&number];
+                prop_assert!(ledger.sent <= 1 + ledger.refused, "put {number} was sent again: {ledger:?}");
             }
             unanswered.push(request);
         }
@@ -133,13 +177,19 @@ fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
     }
     prop_assert_eq!(ended.len() as u64, tags, "calls never ended");
     for (tag, completion) in ended {
-        let ledger = ledgers.get(&tag).copied().unwrap_or_default();
-        match completion {
-            Completion::Write(WriteOutcome::Done { .. }) => prop_assert_eq!(ledger.done, 1),
-            Completion::Write(WriteOutcome::NotApplied(_)) => prop_assert_eq!(ledger.sent, ledger.refused),
-            Completion::Write(WriteOutcome::Unknown(_)) => prop_assert!(ledger.sent > ledger.refused),
-            Completion::Read(_) => {}
-            other => prop_assert!(false, "{other:?} ends neither a put nor a get"),
+        let outcomes = match completion {
+            Completion::Write(outcome) => vec![outcome],
+            Completion::Writes(outcomes) => outcomes,
+            Completion::Read(_) => continue,
+            other => return Err(TestCaseError::fail(format!("{other:?} ends neither a write nor a get"))),
+        };
+        for (number, outcome) in (tag * WRITES..).zip(outcomes) {
+            let ledger = ledgers.get(&number).copied().unwrap_or_default();
+            match outcome {
+                WriteOutcome::Done { .. } => prop_assert_eq!(ledger.done, 1),
+                WriteOutcome::NotApplied(_) => prop_assert_eq!(ledger.sent, ledger.refused),
+                WriteOutcome::Unknown(_) => prop_assert!(ledger.sent > ledger.refused),
+            }
         }
     }
     Ok(())
