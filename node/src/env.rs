@@ -7,8 +7,11 @@
 //! calling the environment's futures.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use ferrite_wire::CoreId;
+
+use crate::shard::{Absences, Progress};
 
 /// A connection of this core. Never reused while anyone may still hold it: a slot and its generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,6 +69,20 @@ pub enum Hop {
         /// The whole frame.
         frame: Vec<u8>,
     },
+    /// A core tells the first one how it is.
+    Progress(Progress),
+    /// The first core tells another one who is absent.
+    Absences(Arc<Absences>),
+}
+
+impl Hop {
+    /// Bytes of the frame that it carries.
+    pub fn frame_bytes(&self) -> usize {
+        match self {
+            Hop::Request { frame, .. } | Hop::Reply { frame, .. } => frame.len(),
+            Hop::Progress(_) | Hop::Absences(_) => 0,
+        }
+    }
 }
 
 /// What a shard can ask of its world.

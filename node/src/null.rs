@@ -102,7 +102,8 @@ impl<E: Env> NullShard<E> {
             | FrameKind::ReplicaRead
             | FrameKind::HintedWrite
             | FrameKind::ReplicaWriteAnswer
-            | FrameKind::ReplicaReadAnswer => {
+            | FrameKind::ReplicaReadAnswer
+            | FrameKind::Gossip => {
                 encode(frame, out, &error(ErrorCode::Unsupported));
                 return false;
             }

@@ -188,6 +188,7 @@ impl Handler for Echo {
                     "a hop was refused for nothing"
                 );
             }
+            Hop::Progress(_) | Hop::Absences(_) => unreachable!("this handler sends none"),
             Hop::Reply { connection, frame } => {
                 self.env.send(connection, |out| out.extend_from_slice(&frame));
             }

@@ -24,11 +24,12 @@ const FAULTS: [&str; 15] = [
     "short read",
     "sync failed",
 ];
-const MARKS: [&str; 26] = [
+const MARKS: [&str; 29] = [
     "actor renewed",
     "background work found the disk full",
     "client's request hopped",
     "core fenced",
+    "life renewed",
     "log replayed",
     "log segment recycled",
     "log tail cut",
@@ -40,10 +41,12 @@ const MARKS: [&str; 26] = [
     "read hedged",
     "read repaired before its answer",
     "record read from a table",
+    "replica absent by gossip",
     "replicas differed",
     "set read before it was overwritten",
     "sets of siblings joined",
     "sibling sets joined",
+    "silent gossip link cut",
     "silent peer cut",
     "table moved down",
     "tables compacted",

@@ -69,11 +69,14 @@ pub enum FrameKind {
     ReplicaWriteAnswer = 0x50,
     /// A replica's answer to a read.
     ReplicaReadAnswer = 0x51,
+
+    /// A packet of gossip; nothing answers it.
+    Gossip = 0x60,
 }
 
 impl FrameKind {
     /// Every kind, for tables and tests.
-    pub const ALL: [FrameKind; 26] = [
+    pub const ALL: [FrameKind; 27] = [
         FrameKind::Hello,
         FrameKind::HelloReply,
         FrameKind::Ping,
@@ -100,6 +103,7 @@ impl FrameKind {
         FrameKind::HintedWrite,
         FrameKind::ReplicaWriteAnswer,
         FrameKind::ReplicaReadAnswer,
+        FrameKind::Gossip,
     ];
 
     /// The kind that travels as `value`.
@@ -132,6 +136,7 @@ impl FrameKind {
             0x42 => FrameKind::HintedWrite,
             0x50 => FrameKind::ReplicaWriteAnswer,
             0x51 => FrameKind::ReplicaReadAnswer,
+            0x60 => FrameKind::Gossip,
             _ => return Err(DecodeError::Unknown { field: "frame kind", value: u64::from(value) }),
         })
     }

@@ -5,7 +5,7 @@
 //! hello_reply := magic:u64 version:u16 features:u64 cluster:16 node:u16 core:u16 cores:u16 incarnation:u64 epoch:u64 body_max:u32
 //! ```
 //!
-//! A core of another node says which tables it knows (`tables`, see [`crate::Tables`]), so that one that was configured otherwise is
+//! Another node, whether a core of it or its gossip, says which tables it knows (`tables`, see [`crate::Tables`]), so that one that was configured otherwise is
 //! refused before it can write; a client's hello ends without.
 //!
 //! The frame header and the fields up to `features` never change, so that any version can refuse any other in words.
@@ -35,6 +35,15 @@ pub enum Role<'a> {
         node: NodeId,
         /// Which of its cores.
         core: CoreId,
+        /// Random per start of the process.
+        incarnation: u64,
+        /// The tables it knows.
+        tables: TableList<'a>,
+    },
+    /// The gossip of another node of the cluster, which has connections of its own so that it never waits behind data.
+    Gossip {
+        /// Which node.
+        node: NodeId,
         /// Random per start of the process.
         incarnation: u64,
         /// The tables it knows.
@@ -71,6 +80,9 @@ impl<'a> Hello<'a> {
         let (role, node, core, incarnation, tables): (u8, _, _, u64, &[u8]) = match self.role {
             Role::Client => (0, NodeId(0), CoreId(0), 0, b""),
             Role::Peer { node, core, incarnation, tables } => (1, node, core, incarnation, tables.as_bytes()),
+            Role::Gossip { node, incarnation, tables } => {
+                (2, node, CoreId(0), incarnation, tables.as_bytes())
+            }
         };
         out.push(role);
         out.extend_from_slice(&node.0.to_le_bytes());
@@ -100,6 +112,10 @@ impl<'a> Hello<'a> {
             }
             0 => Role::Client,
             1 => Role::Peer { node, core, incarnation, tables: TableList::read(&mut reader)? },
+            2 if core != CoreId(0) => {
+                return Err(DecodeError::Unknown { field: "core of a node's gossip", value: core.0.into() });
+            }
+            2 => Role::Gossip { node, incarnation, tables: TableList::read(&mut reader)? },
             _ => return Err(DecodeError::Unknown { field: "role", value: u64::from(role) }),
         };
         if max <= PROTOCOL_MAX && !reader.rest().is_empty() {
@@ -108,13 +124,13 @@ impl<'a> Hello<'a> {
         Ok(Hello { min, max, features, cluster, role })
     }
 
-    /// Whose hello this is, if it is a core's of another node, by the beginning of its body. Nothing of it has been checked: that
+    /// Whose hello this is, if it is another node's, by the beginning of its body. Nothing of it has been checked: that
     /// comes with the whole of it.
     pub fn peer_of(begun: &[u8; HELLO_HEAD_BYTES]) -> Option<(ClusterId, NodeId)> {
         const CLUSTER_AT: usize = 20;
         let mut reader = Reader::new(&begun[CLUSTER_AT..]);
         let cluster = ClusterId(reader.bytes16().ok()?);
-        let is_peer = reader.u8().ok()? == 1;
+        let is_peer = matches!(reader.u8().ok()?, 1 | 2);
         let node = NodeId(reader.u16().ok()?);
         is_peer.then_some((cluster, node))
     }

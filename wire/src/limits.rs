@@ -18,6 +18,8 @@ pub const MULTI_GET_KEYS_MAX: usize = 1024;
 pub const MULTI_PUT_ENTRIES_MAX: usize = 1024;
 /// Longest body of a frame, in bytes.
 pub const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Longest packet of gossip, in bytes.
+pub const GOSSIP_BYTES_MAX: usize = 64 * 1024;
 /// Longest text in an error reply, in bytes.
 pub const ERROR_TEXT_BYTES_MAX: usize = 1024;
 /// Most nodes in a topology.

@@ -33,6 +33,9 @@ pub enum Output {
     Send {
         /// Where to.
         to: SocketAddr,
+        /// Whom to; `None` = whoever is there, as of a seed only its address is known. A host that reaches nodes in another way
+        /// than by the address they name goes by this.
+        node: Option<NodeId>,
         /// At most [`super::PACKET_BYTES_MAX`].
         bytes: Vec<u8>,
     },

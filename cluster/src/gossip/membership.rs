@@ -146,7 +146,7 @@ impl Membership {
             let (theirs, ours) = (head.scope.tables, self.scope.tables);
             if let Body::Who(identity) = body {
                 // So that the other side is refused here, too, and says so in its log.
-                out.push(Output::Send { to: identity.address(), bytes: packet::here(self.head(), &self.me) });
+                out.push(send(&identity, packet::here(self.head(), &self.me)));
             }
             return Err(Fault::TablesDiffer { node: head.from, theirs, ours });
         }
@@ -160,7 +160,7 @@ impl Membership {
                 Err(twin(identity))
             }
             Body::Who(identity) => {
-                out.push(Output::Send { to: identity.address(), bytes: packet::here(self.head(), &self.me) });
+                out.push(send(&identity, packet::here(self.head(), &self.me)));
                 Ok(())
             }
             Body::Here(identity) => {
@@ -369,7 +369,11 @@ impl Membership {
             others = vec![others[chosen]];
         }
         let head = self.head();
-        out.extend(others.into_iter().map(|to| Output::Send { to, bytes: packet::who(head, &self.me) }));
+        out.extend(others.into_iter().map(|to| Output::Send {
+            to,
+            node: None,
+            bytes: packet::who(head, &self.me),
+        }));
     }
 
     /// Fits what depends on the number of members to it.
@@ -491,7 +495,7 @@ impl Membership {
             let mut bytes = packet::start(head, self.about(&to).as_ref(), &swim);
             let view = &self.view;
             self.spread.fill(&mut bytes, |node| view.digest(node));
-            out.push(Output::Send { to: to.address(), bytes });
+            out.push(send(&to, bytes));
         }
     }
 
@@ -531,6 +535,10 @@ impl Membership {
     fn head(&self) -> Head {
         Head { scope: self.scope, from: self.me.node() }
     }
+}
+
+fn send(to: &Identity, bytes: Vec<u8>) -> Output {
+    Output::Send { to: to.address(), node: Some(to.node()), bytes }
 }
 
 fn twin(identity: Identity) -> Fault {

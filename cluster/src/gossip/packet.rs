@@ -21,7 +21,7 @@ use super::swim::{Swim, encode_member, member};
 use super::{Digest, Identity, TablesHash};
 
 /// Longest packet, in bytes.
-pub const PACKET_BYTES_MAX: usize = 64 * 1024;
+pub const PACKET_BYTES_MAX: usize = ferrite_wire::limits::GOSSIP_BYTES_MAX;
 /// Longest message of the protocol in it: the feed to a node that joins holds a thousand members.
 pub(super) const SWIM_BYTES_MAX: usize = 48 * 1024;
 /// Digests are added to a packet up to so many bytes, and one at least.

@@ -23,7 +23,7 @@ fn member(node: usize, scope: Scope) -> Membership {
 
 fn sends(out: &mut Vec<Output>) -> Vec<(std::net::SocketAddr, Vec<u8>)> {
     let sent = std::mem::take(out).into_iter().filter_map(|output| match output {
-        Output::Send { to, bytes } => Some((to, bytes)),
+        Output::Send { to, bytes, .. } => Some((to, bytes)),
         Output::Verdict { .. } | Output::Core { .. } | Output::Renewed { .. } => None,
     });
     sent.collect()

@@ -321,7 +321,7 @@ impl World {
     fn settle(&mut self, node: usize, out: Vec<Output>) {
         for output in out {
             match output {
-                Output::Send { to, bytes } => self.send(node, to, bytes),
+                Output::Send { to, bytes, .. } => self.send(node, to, bytes),
                 Output::Verdict { identity, verdict } => {
                     self.judge(usize::from(identity.node().0) - 1, identity.generation(), verdict);
                 }

@@ -137,6 +137,7 @@ impl Mailbox {
 fn frame_bytes(message: &Hop) -> usize {
     match message {
         Hop::Request { frame, .. } | Hop::Reply { frame, .. } => frame.capacity(),
+        Hop::Progress(_) | Hop::Absences(_) => 0,
     }
 }
 

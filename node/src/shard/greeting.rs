@@ -3,9 +3,9 @@
 use std::rc::Rc;
 
 use ferrite_wire::{
-    ClusterId, DecodeError, ErrorCode, FRAME_HEADER_BYTES, Features, FrameFlags, FrameHeader, FrameKind,
-    FrameView, Hello, HelloReply, Order, Parsed, Reply, RequestId, Role, finish_frame, limits, parse_frame,
-    start_frame,
+    ClusterId, CoreId, DecodeError, ErrorCode, FRAME_HEADER_BYTES, Features, FrameFlags, FrameHeader,
+    FrameKind, FrameView, Hello, HelloReply, Order, Parsed, Reply, RequestId, Role, finish_frame, limits,
+    parse_frame, start_frame,
 };
 
 use super::Shard;
@@ -65,7 +65,11 @@ impl<E: Env> Shard<E> {
         }
         let kind = match hello.role {
             Role::Client => SessionKind::Client,
-            Role::Peer { node, tables, .. } => {
+            Role::Gossip { .. } if self.settings.core != CoreId(0) => {
+                let text = "gossip goes to a node's first core";
+                return self.refuse(connection, frame.header.request, ErrorCode::Unsupported, text);
+            }
+            Role::Peer { node, tables, .. } | Role::Gossip { node, tables, .. } => {
                 let Some(entry) = self.settings.topology.node(node) else {
                     let text = format!("node {} is not a member of this cluster", node.0);
                     return self.refuse(connection, frame.header.request, ErrorCode::ForeignCluster, &text);
@@ -73,12 +77,18 @@ impl<E: Env> Shard<E> {
                 if let Some(text) = self.tables_difference(entry, tables) {
                     return self.refuse(connection, frame.header.request, ErrorCode::TablesDiffer, &text);
                 }
-                SessionKind::Peer
+                match hello.role {
+                    Role::Gossip { .. } => SessionKind::Gossip(node),
+                    Role::Peer { .. } | Role::Client => SessionKind::Peer,
+                }
             }
         };
         if let Some(session) = self.sessions.borrow_mut().get_mut(connection) {
             session.kind = kind;
             session.half_sent_since_ns = None;
+        }
+        if let Role::Gossip { node, incarnation, .. } = hello.role {
+            self.on_gossip_greeted(node, incarnation);
         }
         let reply = HelloReply {
             version: hello.version_in_common().expect("checked when it was decoded"),

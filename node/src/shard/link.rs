@@ -45,7 +45,7 @@ pub(super) struct Link {
 const PAUSE_FIRST_NS: u64 = 20_000_000;
 
 impl Link {
-    fn new(node: NodeId, core: CoreId, address: String, now_ns: u64) -> Link {
+    pub(super) fn new(node: NodeId, core: CoreId, address: String, now_ns: u64) -> Link {
         Link {
             node,
             core,

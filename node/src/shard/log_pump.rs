@@ -53,6 +53,8 @@ pub(super) enum Ack {
     },
     /// The clock may now mint up to here.
     ClockBound(Order),
+    /// Nobody waits: it is for later lives of this node.
+    Nobody,
 }
 
 /// Acknowledgements waiting for their groups.
@@ -177,6 +179,7 @@ impl<E: Env> Shard<E> {
                 self.release_latch(latch);
             }
             Ack::ClockBound(_) => self.lease_staged.set(false),
+            Ack::Nobody => {}
         }
     }
 
@@ -237,6 +240,7 @@ impl<E: Env> Shard<E> {
                 Ack::ClockBound(bound) => {
                     self.bound_written(bound);
                 }
+                Ack::Nobody => {}
             }
         }
         self.start_job();

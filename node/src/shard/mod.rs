@@ -11,13 +11,18 @@
 mod dots;
 mod expiry;
 mod forward;
+mod generation;
 mod gets;
+mod gossip;
+mod gossip_links;
 mod greeting;
 mod hedges;
 mod held;
 mod latches;
 mod link;
+mod liveness;
 mod log_pump;
+mod members;
 mod multi_get;
 mod multi_put;
 mod passed;
@@ -51,15 +56,18 @@ use ferrite_wire::{
     parse_frame,
 };
 
+pub use liveness::{Absences, Progress};
 pub use settings::ShardSettings;
 
 use crate::env::{Connection, Env, Handler, Hop, Received, Sent};
 use crate::recovered;
 use forward::ForwardOperation;
+use gossip::Gossip;
 use hedges::Hedges;
 use held::Held;
 use latches::Latches;
 use link::Links;
+use liveness::Liveness;
 use log_pump::AckQueue;
 use multi_get::MultiGet;
 use multi_put::{MULTI_PUTS_MAX, MultiPut};
@@ -131,6 +139,9 @@ pub struct Shard<E: Env> {
     differing: RefCell<BTreeMap<NodeId, String>>,
     sessions: RefCell<Sessions>,
     links: RefCell<Links>,
+    /// The node's part in gossip; on its first core.
+    gossip: RefCell<Option<Gossip>>,
+    liveness: Liveness,
     acks: RefCell<AckQueue>,
     waiting: RefCell<WaitingRoom>,
     operations: RefCell<Slab<Operation>>,
@@ -144,6 +155,8 @@ pub struct Shard<E: Env> {
     /// Bytes of the frames in it.
     hop_backlog_bytes: Cell<usize>,
     counters: Counters,
+    /// When the shard was opened.
+    opened_ns: u64,
     pump_runs: Cell<bool>,
     job_runs: Cell<bool>,
     /// A periodic sync is in flight.
@@ -181,7 +194,15 @@ impl<E: Env> Shard<E> {
         recovered::tell(settings.core, settings.engine.core, &recovery);
         let grew = settle_vnodes::<E>(&engine, &settings).await?;
         let dots = dots::restore(&env, &settings, &engine, &recovery, grew).await;
+        let generation = match settings.core {
+            CoreId(0) => Some(generation::begin(&env, &engine).await?),
+            _ => None,
+        };
         let clock = time::restore(&env, &settings, &engine).await?;
+        if engine.has_staged() {
+            // What cannot be written now, on a full disk for instance, does not keep the node from starting.
+            engine.commit().await.ok();
+        }
         let ring = Ring::new(settings.topology.clone(), settings.node);
         let mut tables = Vec::with_capacity(ring.tables().encoded_len());
         ring.tables().encode(&mut tables);
@@ -199,6 +220,8 @@ impl<E: Env> Shard<E> {
             differing: RefCell::default(),
             sessions: RefCell::default(),
             links: RefCell::default(),
+            gossip: RefCell::default(),
+            liveness: Liveness::default(),
             acks: RefCell::default(),
             waiting: RefCell::new(WaitingRoom::new(settings.waiting_bytes_max)),
             operations: RefCell::new(Slab::new(settings.operations_max)),
@@ -210,6 +233,7 @@ impl<E: Env> Shard<E> {
             hop_backlog: RefCell::default(),
             hop_backlog_bytes: Cell::new(0),
             counters: Counters::new(&recovery),
+            opened_ns: now_ns,
             pump_runs: Cell::new(false),
             job_runs: Cell::new(false),
             sync_runs: Cell::new(false),
@@ -230,6 +254,9 @@ impl<E: Env> Shard<E> {
             settings,
         });
         shard.add_contact_links();
+        if let Some(generation) = generation {
+            shard.start_gossip(generation);
+        }
         shard.start_job();
         Ok(shard)
     }
@@ -260,6 +287,10 @@ impl<E: Env> Shard<E> {
             SessionKind::Client => self.on_client_frame(connection, frame, raw),
             SessionKind::Peer => Next::close_unless(self.on_peer_frame(connection, frame, raw)),
             SessionKind::Link(number) => Next::close_unless(self.on_link_frame(number, connection, frame)),
+            SessionKind::Gossip(node) => Next::close_unless(self.on_gossip_frame(connection, node, frame)),
+            SessionKind::GossipLink(number) => {
+                Next::close_unless(self.on_gossip_link_frame(number, connection, frame))
+            }
         }
     }
 
@@ -321,14 +352,19 @@ impl<E: Env> Shard<E> {
 
     fn forget(&self, connection: Connection) {
         let kind = self.sessions.borrow_mut().close(connection);
-        if let Some(SessionKind::Link(number)) = kind {
-            self.rc().on_link_cut(number, connection);
+        match kind {
+            Some(SessionKind::Link(number)) => self.rc().on_link_cut(number, connection),
+            Some(SessionKind::GossipLink(number)) => self.on_gossip_link_cut(number, connection),
+            Some(SessionKind::New | SessionKind::Client | SessionKind::Peer | SessionKind::Gossip(_))
+            | None => {}
         }
     }
 
     fn tend(self: &Rc<Self>, now_ns: u64) {
         self.tend_ns.set(now_ns + TEND_INTERVAL_NS);
         self.tend_links(now_ns);
+        self.tend_progress(now_ns);
+        self.tend_gossip(now_ns);
         let late = now_ns.saturating_sub(self.settings.half_sent_timeout_ns);
         let half_sent = self.sessions.borrow().half_sent_before(late);
         for connection in half_sent {
@@ -441,6 +477,9 @@ impl<E: Env> Handler for Shard<E> {
                 SessionKind::Client | SessionKind::Peer | SessionKind::Link(_) => {
                     parse_frame(&bytes[used..], limits::BODY_BYTES_MAX)
                 }
+                SessionKind::Gossip(_) | SessionKind::GossipLink(_) => {
+                    parse_frame(&bytes[used..], limits::GOSSIP_BYTES_MAX)
+                }
             };
             match parsed {
                 Ok(Parsed::Frame { frame, bytes: len }) => {
@@ -485,6 +524,8 @@ impl<E: Env> Handler for Shard<E> {
     fn on_hop(&self, from: CoreId, message: Hop) {
         let shard = self.rc();
         match message {
+            Hop::Progress(progress) => self.on_progress(from, progress),
+            Hop::Absences(absences) => self.on_absences(absences),
             Hop::Reply { connection, frame } => {
                 if shard.take_item_reply(connection, &frame) || shard.take_entry_reply(connection, &frame) {
                     return;
@@ -530,13 +571,15 @@ impl<E: Env> Handler for Shard<E> {
     }
 
     fn on_batch_end(&self) {
+        self.liveness.turn();
         self.flush_hops();
         self.rc().start_pump();
     }
 
     fn next_timer(&self) -> Option<u64> {
         let (deadline, hedge) = (self.deadlines.borrow().next(), self.next_hedge());
-        [Some(self.tend_ns.get()), deadline, hedge].into_iter().flatten().min()
+        let timers = [Some(self.tend_ns.get()), deadline, hedge, self.next_gossip_ns()];
+        timers.into_iter().flatten().min()
     }
 
     fn on_timer(&self, now_ns: u64) {
@@ -550,12 +593,14 @@ impl<E: Env> Handler for Shard<E> {
         if now_ns >= self.tend_ns.get() {
             shard.tend(now_ns);
         }
+        shard.tick_gossip(now_ns);
         self.flush_hops();
         shard.start_pump();
     }
 
     fn on_stop(&self) {
         self.stopping.set(true);
+        self.rc().leave_gossip();
         self.engine.stop_compactions();
     }
 

@@ -15,7 +15,7 @@ use super::slab::OperationId;
 use crate::env::{Connection, Env, Sent};
 
 /// Request ids of a link's own questions; operations' ids never have all bits of their replica set.
-const OWN_REQUEST: RequestId = RequestId(u64::MAX);
+pub(super) const OWN_REQUEST: RequestId = RequestId(u64::MAX);
 
 impl<E: Env> Shard<E> {
     /// Adds a link to core 0 of every other member; they connect at the next tick.
@@ -66,11 +66,11 @@ impl<E: Env> Shard<E> {
     /// An outgoing connection stands: say who we are.
     pub(super) fn hello(&self, connection: Connection) {
         let settings = &self.settings;
-        let role = Role::Peer {
-            node: settings.node,
-            core: settings.core,
-            incarnation: settings.incarnation,
-            tables: TableList::new(&self.tables).expect("this node encoded them"),
+        let (node, core, incarnation) = (settings.node, settings.core, settings.incarnation);
+        let tables = TableList::new(&self.tables).expect("this node encoded them");
+        let role = match self.sessions.borrow().kind(connection) {
+            Some(SessionKind::GossipLink(_)) => Role::Gossip { node, incarnation, tables },
+            _ => Role::Peer { node, core, incarnation, tables },
         };
         let hello = Hello {
             min: PROTOCOL_MIN,
@@ -194,22 +194,26 @@ impl<E: Env> Shard<E> {
                 true
             }
             FrameKind::Error => {
-                if let Ok(Reply::Error { code, text }) = Reply::decode(frame.header.kind, frame.body) {
-                    let refusal = Fault { code, text: text.to_owned() };
-                    // Tried again and again, it is told once.
-                    if link.refusal.as_ref() != Some(&refusal) {
-                        let (core, node, address) = (self.settings.core.0, link.node.0, &link.address);
-                        tracing::warn!(core, peer_node = node, address, %refusal, "a peer refused this node");
-                        link.refusal = Some(refusal);
-                    }
-                }
+                self.take_refusal(link, frame);
                 false
             }
             _ => false,
         }
     }
 
-    fn is_expected(&self, link: &Link, reply: &HelloReply) -> bool {
+    /// The other side says why it refuses this node.
+    pub(super) fn take_refusal(&self, link: &mut Link, frame: &FrameView<'_>) {
+        let Ok(Reply::Error { code, text }) = Reply::decode(frame.header.kind, frame.body) else { return };
+        let refusal = Fault { code, text: text.to_owned() };
+        // Tried again and again, it is told once.
+        if link.refusal.as_ref() != Some(&refusal) {
+            let (core, node, address) = (self.settings.core.0, link.node.0, &link.address);
+            tracing::warn!(core, peer_node = node, address, %refusal, "a peer refused this node");
+            link.refusal = Some(refusal);
+        }
+    }
+
+    pub(super) fn is_expected(&self, link: &Link, reply: &HelloReply) -> bool {
         let expected = (self.settings.topology.cluster, link.node, link.core);
         let found = (reply.cluster, reply.node, reply.core);
         if expected != found {

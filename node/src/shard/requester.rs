@@ -100,11 +100,6 @@ fn overloaded(kind: FrameKind, request: RequestId, out: &mut Vec<u8>) -> bool {
     true
 }
 
-fn frame_bytes(message: &Hop) -> usize {
-    let (Hop::Request { frame, .. } | Hop::Reply { frame, .. }) = message;
-    frame.len()
-}
-
 impl<E: Env> Shard<E> {
     /// Answers a client's request.
     pub(super) fn answer(&self, requester: Requester, reply: &Reply<'_>) {
@@ -186,7 +181,7 @@ impl<E: Env> Shard<E> {
             },
             false => message,
         };
-        self.hop_backlog_bytes.set(self.hop_backlog_bytes.get() + frame_bytes(&message));
+        self.hop_backlog_bytes.set(self.hop_backlog_bytes.get() + message.frame_bytes());
         backlog.push_back((core, message));
     }
 
@@ -194,7 +189,7 @@ impl<E: Env> Shard<E> {
     pub(super) fn flush_hops(&self) {
         let mut backlog = self.hop_backlog.borrow_mut();
         while let Some((core, message)) = backlog.pop_front() {
-            let bytes = frame_bytes(&message);
+            let bytes = message.frame_bytes();
             if let Err(message) = self.env.hop(core, message) {
                 backlog.push_front((core, message));
                 break;

@@ -1,5 +1,7 @@
 //! Accepted and outgoing connections of a shard, and how far each has come.
 
+use ferrite_wire::NodeId;
+
 use crate::env::Connection;
 
 /// What a connection is for.
@@ -13,6 +15,10 @@ pub(super) enum SessionKind {
     Peer,
     /// We connected to a core of another node: we ask, it answers. The number finds the link.
     Link(u32),
+    /// The gossip of another node, which connected to us: it tells.
+    Gossip(NodeId),
+    /// We connected to another node for gossip: we tell. The number finds the link.
+    GossipLink(u32),
 }
 
 /// What comes after a frame.

@@ -1,5 +1,6 @@
 //! What a shard is told when it opens.
 
+use ferrite_cluster::gossip::GossipOptions;
 use ferrite_wire::{CoreId, NodeId, Topology};
 
 use super::sets::join_records;
@@ -34,6 +35,8 @@ pub struct ShardSettings {
     pub ping_interval_ns: u64,
     /// A peer connection that has been silent for so long is cut, and its node counts as down.
     pub peer_timeout_ns: u64,
+    /// Timings of gossip.
+    pub gossip: GossipOptions,
     /// Longest pause between attempts to reach a peer.
     pub reconnect_pause_max_ns: u64,
     /// A connection that has not finished its handshake, or a frame, after so long is closed.
@@ -87,6 +90,7 @@ impl ShardSettings {
             clock_drift_max_ms: 500,
             ping_interval_ns: 250 * MS,
             peer_timeout_ns: 1_000 * MS,
+            gossip: GossipOptions::default(),
             reconnect_pause_max_ns: 1_000 * MS,
             half_sent_timeout_ns: 5_000 * MS,
             sync_interval_ns: None,

@@ -37,7 +37,7 @@ impl WriteOperation {
 }
 
 impl<E: Env> Shard<E> {
-    /// The replicas of a route that can be reached at this moment.
+    /// The replicas of a route that can be reached at this moment, and that gossip does not hold to be absent.
     pub(super) fn live_replicas(
         &self,
         route: Route,
@@ -49,7 +49,12 @@ impl<E: Env> Shard<E> {
         for (at, node) in ring.replicas(route.vnode)[..route.replicas].iter().enumerate() {
             if Some(at) == route.position {
                 live.insert(at as u8);
-            } else if let Some(connection) = links.route(*node, ring.core_of(*node, route.vnode)) {
+                continue;
+            }
+            let core = ring.core_of(*node, route.vnode);
+            if self.counts_absent(*node, core) {
+                ferrite_lsm::cover::mark("replica absent by gossip");
+            } else if let Some(connection) = links.route(*node, core) {
                 live.insert(at as u8);
                 connections[at] = Some(connection);
             }

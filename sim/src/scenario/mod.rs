@@ -27,6 +27,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
+use ferrite_cluster::gossip::GossipOptions;
 use ferrite_cluster::{Member, initial_topology};
 use ferrite_lsm::Strategy;
 use ferrite_lsm::mem_disk::CrashMode;
@@ -134,6 +135,23 @@ struct Scenario {
     stalled: Cell<Option<usize>>,
     /// Kinds of faults that are still to come in this round.
     deck: RefCell<Vec<FaultKind>>,
+}
+
+/// Several times faster than a node's, so that verdicts come and go within a run, and slow enough to cost it little.
+fn gossip_options() -> GossipOptions {
+    GossipOptions {
+        probe_period_ms: 200,
+        probe_timeout_ms: 80,
+        suspicion_ms: 600,
+        gossip_period_ms: 100,
+        join_period_ms: 200,
+        announce_period_ms: 2_000,
+        stall_ms: 1_000,
+        digest_gap_ms: 200,
+        digest_period_ms: 4_000,
+        late_ms: 60,
+        ..GossipOptions::default()
+    }
 }
 
 /// For each node its contact address, then one per core.
@@ -352,6 +370,7 @@ impl Scenario {
             let mut settings =
                 ShardSettings::new(id, CoreId(core), CORES, incarnation, topology, placement, engine);
             settings.request_timeout_ns = SECOND;
+            settings.gossip = gossip_options();
             settings
         });
     }

@@ -42,6 +42,12 @@ pub(crate) fn recode((kind, body): &(FrameKind, Vec<u8>)) -> Result<Vec<u8>, Dec
         | FrameKind::HintedWrite
         | FrameKind::ReplicaWriteAnswer
         | FrameKind::ReplicaReadAnswer => PeerMessage::decode(*kind, body)?.encode(&mut out),
+        FrameKind::Gossip if body.len() > limits::GOSSIP_BYTES_MAX => {
+            let (len, max) = (body.len() as u64, limits::GOSSIP_BYTES_MAX as u64);
+            return Err(DecodeError::TooLong { field: "packet", len, max });
+        }
+        // What a packet says is not this crate's to know.
+        FrameKind::Gossip => out.extend_from_slice(body),
         FrameKind::Ping
         | FrameKind::Topology
         | FrameKind::Status

@@ -278,7 +278,8 @@ pub(crate) struct OwnedHello {
     min: u16,
     features: u64,
     cluster: [u8; 16],
-    peer: Option<(u16, u16, u64, Vec<u8>)>,
+    /// Without a core it is a node's gossip.
+    peer: Option<(u16, Option<u16>, u64, Vec<u8>)>,
 }
 
 impl OwnedHello {
@@ -290,12 +291,14 @@ impl OwnedHello {
             cluster: ClusterId(self.cluster),
             role: match &self.peer {
                 None => Role::Client,
-                Some((node, core, incarnation, tables)) => Role::Peer {
-                    node: NodeId(*node),
-                    core: CoreId(*core),
-                    incarnation: *incarnation,
-                    tables: TableList::new(tables).expect("a list that was encoded"),
-                },
+                Some((node, core, incarnation, tables)) => {
+                    let (node, incarnation) = (NodeId(*node), *incarnation);
+                    let tables = TableList::new(tables).expect("a list that was encoded");
+                    match core {
+                        Some(core) => Role::Peer { node, core: CoreId(*core), incarnation, tables },
+                        None => Role::Gossip { node, incarnation, tables },
+                    }
+                }
             },
         }
     }
@@ -307,7 +310,7 @@ pub(crate) fn hello() -> impl Strategy<Value = OwnedHello> {
         tables.encode(&mut bytes);
         bytes
     });
-    let peer = prop::option::of((any::<u16>(), any::<u16>(), any::<u64>(), tables));
+    let peer = prop::option::of((any::<u16>(), any::<Option<u16>>(), any::<u64>(), tables));
     (0u16..=1, PROTOCOL_MAX..9, any::<u64>(), any::<[u8; 16]>(), peer)
         .prop_map(|(min, max, features, cluster, peer)| OwnedHello { min, max, features, cluster, peer })
 }

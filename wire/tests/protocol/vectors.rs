@@ -110,6 +110,8 @@ fn frames() -> Vec<(&'static str, Vec<u8>)> {
         incarnation: 0x2222,
         tables: TableList::new(&list).unwrap(),
     };
+    let (node, incarnation) = (NodeId(2), 0x2222);
+    let gossip = Role::Gossip { node, incarnation, tables: TableList::new(&list).unwrap() };
     let hello_reply = HelloReply {
         version: 1,
         features: Features(0),
@@ -135,6 +137,10 @@ fn frames() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("hello of a client", frame(FrameKind::Hello, |out| hello.encode(out))),
         ("hello of a peer", frame(FrameKind::Hello, |out| Hello { role, ..hello }.encode(out))),
+        (
+            "hello of a node's gossip",
+            frame(FrameKind::Hello, |out| Hello { role: gossip, ..hello }.encode(out)),
+        ),
         ("hello reply", frame(FrameKind::HelloReply, |out| hello_reply.encode(out))),
         ("ping", request(&Request::Ping)),
         ("topology request", request(&Request::Topology { have: Epoch(4) })),
@@ -270,7 +276,22 @@ fn frames() -> Vec<(&'static str, Vec<u8>)> {
             "replica read answer: digest",
             peer(&PeerMessage::ReplicaReadAnswer(ReplicaAnswer::Digest { version: VERSION })),
         ),
+        ("gossip: who is there?", frame(FrameKind::Gossip, gossip_who)),
     ]
+}
+
+/// The shortest packet: node 2 in its life 7 asks who is at the address that it sends this to.
+fn gossip_who(out: &mut Vec<u8>) {
+    let tables_hash = 0x1234_5678_9abc_def0_u64;
+    out.push(1);
+    out.extend_from_slice(b"0123456789abcdef");
+    out.extend_from_slice(&tables_hash.to_le_bytes());
+    out.extend_from_slice(&2u16.to_le_bytes());
+    out.push(1);
+    out.extend_from_slice(&2u16.to_le_bytes());
+    out.extend_from_slice(&7u64.to_le_bytes());
+    out.extend_from_slice(&[4, 127, 0, 0, 1]);
+    out.extend_from_slice(&7_200u16.to_le_bytes());
 }
 
 fn refusals() -> Vec<(&'static str, Vec<u8>)> {
@@ -499,6 +520,10 @@ fn hello_words(hello: &Hello<'_>) -> String {
             let tables = tables_words(&tables.tables());
             format!("peer node={} core={} incarnation={incarnation:#x}{tables}", node.0, core.0)
         }
+        Role::Gossip { node, incarnation, tables } => {
+            let tables = tables_words(&tables.tables());
+            format!("gossip node={} incarnation={incarnation:#x}{tables}", node.0)
+        }
     };
     format!("min={min} max={max} features={} cluster={cluster} role={role}", features.0)
 }
@@ -521,6 +546,7 @@ fn body_words(frame: &FrameView<'_>) -> Result<String, ferrite_wire::DecodeError
         0x02 => hello_reply_words(&HelloReply::decode(body)?),
         0x10..=0x1f => request_words(&Request::decode(kind, body)?),
         0x20..=0x2f => reply_words(&Reply::decode(kind, body)?),
+        0x60 => format!("packet={}", quoted(body)),
         _ => peer_words(&PeerMessage::decode(kind, body)?),
     })
 }

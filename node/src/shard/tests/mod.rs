@@ -2,11 +2,13 @@
 //!
 //! Whole clusters are the simulator's business; here one shard is brought into one exact state.
 
+mod cluster;
 mod coordinator;
 mod drain;
 mod durability;
 mod expiry;
 mod gets;
+mod gossip;
 mod hedges;
 mod memory;
 mod multi_get;
@@ -58,6 +60,8 @@ struct State {
     sent: RefCell<BTreeMap<Connection, Vec<u8>>>,
     closed: RefCell<Vec<Connection>>,
     connections: Cell<u32>,
+    /// Connections that are being tried.
+    attempts: RefCell<Vec<(Connection, String)>>,
     hops: RefCell<Vec<(CoreId, Hop)>>,
     /// Hops are given back.
     hops_full: Cell<bool>,
@@ -78,6 +82,7 @@ impl Bench {
             sent: RefCell::default(),
             closed: RefCell::default(),
             connections: Cell::new(0),
+            attempts: RefCell::default(),
             hops: RefCell::default(),
             hops_full: Cell::new(false),
             out_full: Cell::new(false),
@@ -168,8 +173,10 @@ impl Env for Bench {
         self.0.sent.borrow_mut().insert(connection, out);
         if is_over { Sent::Full } else { Sent::Queued }
     }
-    fn connect(&self, _: &str) -> Connection {
-        self.new_connection()
+    fn connect(&self, address: &str) -> Connection {
+        let connection = self.new_connection();
+        self.0.attempts.borrow_mut().push((connection, address.to_owned()));
+        connection
     }
     fn close(&self, connection: Connection) {
         self.0.closed.borrow_mut().push(connection);
