@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use ferrite_cluster::Member;
+use ferrite_cluster::gossip::GossipOptions;
 use ferrite_lsm::OpenError;
 use ferrite_lsm::layout::Layout;
 use ferrite_wire::{CoreId, DecodeError, Topology};
@@ -258,6 +259,7 @@ pub(crate) struct Plan {
     pub(crate) stores: u16,
     node: ferrite_wire::NodeId,
     server: crate::config::Server,
+    gossip: GossipOptions,
 }
 
 /// A plan for data that is laid out.
@@ -280,7 +282,8 @@ impl Plan {
         let clock_offset_ms = config.testing.clock_offset_ms;
         let reactor = ReactorOptions { spin_us, clock_offset_ms, ..ReactorOptions::default() };
         let memory = CoreMemory::of(memory, &config.server, cores);
-        Plan { topology, reactor, memory, cores, stores, node: node.id, server: config.server.clone() }
+        let (server, gossip) = (config.server.clone(), config.gossip.clone());
+        Plan { topology, reactor, memory, cores, stores, node: node.id, server, gossip }
     }
 
     /// Gives every vnode of this node its store and core.
@@ -336,6 +339,7 @@ impl Placed {
         settings.operation_bytes_max = settings.operation_bytes_max.min(reserve_bytes / 4);
         settings.hop_backlog_bytes_max = settings.hop_backlog_bytes_max.min(reserve_bytes / 4);
         settings.reserve_bytes = reserve_bytes;
+        settings.gossip = self.plan.gossip.clone();
         settings.request_timeout_ns = server.request_timeout.as_nanos() as u64;
         settings.scrub_bytes_per_s = server.scrub_rate.0;
         settings.clock_drift_max_ms = server.max_clock_drift.as_millis() as u64;

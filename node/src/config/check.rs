@@ -52,8 +52,9 @@ pub(super) fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
     let nodes = nodes(&raw.nodes, &server_cores, &server, &place)?;
     let cluster = cluster(raw.cluster, nodes.len(), &place)?;
     let tables = tables(&raw.table, &cluster, nodes.len(), &place)?;
+    let gossip = super::gossip::options(&raw.gossip, &place)?;
     let testing = testing(&raw.testing, &place)?;
-    Ok(Config { cluster, nodes, tables, server, testing })
+    Ok(Config { cluster, nodes, tables, server, gossip, testing })
 }
 
 /// The file, for turning a span into a line.

@@ -132,6 +132,11 @@ pub enum Problem {
         /// `memory`, as text.
         memory: String,
     },
+    /// Timings of gossip that contradict each other.
+    Gossip {
+        /// What they break.
+        rule: &'static str,
+    },
     /// An address that others can reach, and nothing that tells friend from foe.
     InsecureNetwork {
         /// The address.
@@ -221,6 +226,9 @@ impl fmt::Display for Problem {
                 "memtable and block_cache take {parts} together, more than memory = {memory}: raise memory or lower \
                  them"
             ),
+            Problem::Gossip { rule } => {
+                write!(f, "[gossip]: {rule}: change one of the two, or leave both out")
+            }
             Problem::InsecureNetwork { address } => write!(
                 f,
                 "{address} can be reached by others and this version has no authentication: use a loopback address, \

@@ -33,6 +33,7 @@ mod birth;
 mod check;
 mod choice;
 mod error;
+mod gossip;
 mod raw;
 mod table;
 mod testing;
@@ -41,6 +42,7 @@ mod units;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ferrite_cluster::gossip::GossipOptions;
 use ferrite_wire::{ClusterId, CoreId, HashSeed, NodeId, Tables};
 
 pub use address::Address;
@@ -61,6 +63,8 @@ pub struct Config {
     pub tables: Tables,
     /// How a server uses its machine; the same for all nodes but where a node says otherwise.
     pub server: Server,
+    /// How soon a node that is gone is held to be down.
+    pub gossip: GossipOptions,
     /// What only tests set.
     pub testing: Testing,
 }

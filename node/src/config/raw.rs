@@ -10,6 +10,7 @@ use toml::Spanned;
 
 use super::address::Address;
 use super::choice::{CommitlogSync, Compaction, Cores, Spin};
+use super::gossip::RawGossip;
 use super::table::RawTable;
 use super::testing::RawTesting;
 use super::units::{ByteSize, Interval};
@@ -23,6 +24,7 @@ pub(super) struct RawConfig {
     pub(super) table: Vec<RawTable>,
     #[serde(default)]
     pub(super) server: RawServer,
+    pub(super) gossip: Option<Spanned<RawGossip>>,
     #[serde(default)]
     pub(super) testing: RawTesting,
 }

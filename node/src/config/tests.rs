@@ -265,6 +265,35 @@ fn there_are_as_many_tables_as_are_allowed_and_no_more() {
 }
 
 #[test]
+fn gossip_has_defaults_and_its_mistakes_are_one_line_with_their_place_and_a_remedy() {
+    assert_eq!(parse(GOOD).expect("a correct file").gossip, GossipOptions::default());
+    let with = |lines: &str| parse(&format!("{GOOD}\n[gossip]\n{lines}\n"));
+    let set =
+        with("probe_interval = \"300ms\"\nprobe_timeout = \"100ms\"\nsuspicion = \"1s\"\nstall = \"3s\"");
+    let expected = GossipOptions {
+        probe_period_ms: 300,
+        probe_timeout_ms: 100,
+        suspicion_ms: 1_000,
+        stall_ms: 3_000,
+        ..GossipOptions::default()
+    };
+    assert_eq!(set.expect("sound timings").gossip, expected);
+    for (lines, line, words) in [
+        ("probe_interval = \"5ms\"", 25, "probe_interval = 5ms: write something from 10ms to 1h"),
+        ("suspicion = \"2h\"", 25, "suspicion = 2h: write something from 10ms to 1h"),
+        ("fanout = 3\nstall = \"500ms\"", 26, "stall = 500ms: write something from 1s to 1h"),
+        ("fanout = 0", 25, "fanout = 0: write something from 1 to 64"),
+        ("suspicion = \"4500500us\"", 25, "suspicion = 4500500us: write whole milliseconds"),
+        ("probe_timeout = \"600ms\"", 24, "the probe timeout is more than half of the probe period"),
+        ("suspicion = \"900ms\"", 24, "the time of suspicion is shorter than the probe period"),
+    ] {
+        let text = with(lines).expect_err(lines).to_string();
+        assert!(text.starts_with(&format!("/etc/ferrite/ferrite.toml:{line}: ")), "{lines}: {text}");
+        assert!(text.contains(words) && !text.contains('\n'), "{lines}: {text}");
+    }
+}
+
+#[test]
 fn a_network_that_is_trusted_is_allowed_in_writing() {
     let text =
         GOOD.replace("127.0.0.1:7110", "10.0.0.2:7110").replace("cores = 2", "allow_insecure_network = true");

@@ -1,0 +1,78 @@
+//! `[gossip]`: how soon a node that is gone is held to be down, as it is written and as it is meant.
+//!
+//! ```toml
+//! [gossip]
+//! probe_interval = "1s"     # how often each node asks one other whether it lives
+//! probe_timeout = "400ms"   # how long an answer may take before others are asked to ask; at most half of the interval
+//! suspicion = "4s"          # how long a node stays suspect before it is down; longer in clusters of more than ten
+//! gossip_interval = "200ms" # how often news is passed on
+//! stall = "2s"              # how long a core may stand still while its node answers
+//! fanout = 3                # how many others are asked to ask, and are sent news at a time
+//! ```
+//!
+//! The same on every node of a cluster; a node with other timings judges sooner or later than the rest. All else about gossip follows
+//! from these, or is as [`GossipOptions`] has it.
+
+use std::time::Duration;
+
+use ferrite_cluster::gossip::GossipOptions;
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::check::Place;
+use super::error::{ConfigError, Problem};
+use super::units::Interval;
+
+const TIME_MIN: Interval = Interval(Duration::from_millis(10));
+const TIME_MAX: Interval = Interval(Duration::from_secs(3600));
+/// Cores say four times a second how they are, and one report that is late is no stall.
+const STALL_MIN: Interval = Interval(Duration::from_secs(1));
+const FANOUT_MAX: u32 = 64;
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawGossip {
+    probe_interval: Option<Spanned<Interval>>,
+    probe_timeout: Option<Spanned<Interval>>,
+    suspicion: Option<Spanned<Interval>>,
+    gossip_interval: Option<Spanned<Interval>>,
+    stall: Option<Spanned<Interval>>,
+    fanout: Option<Spanned<u32>>,
+}
+
+/// The options that a file gives.
+pub(super) fn options(
+    raw: &Option<Spanned<RawGossip>>,
+    place: &Place<'_>,
+) -> Result<GossipOptions, ConfigError> {
+    let defaults = GossipOptions::default();
+    let Some(section) = raw else { return Ok(defaults) };
+    let raw = section.get_ref();
+    let ms = |key, value: &Option<Spanned<Interval>>, default, min| match value {
+        None => Ok(default),
+        Some(value) => {
+            let found = place.within(key, value, min, TIME_MAX)?.0;
+            if found.subsec_micros() % 1_000 != 0 {
+                let words = format!("{key} = {}: write whole milliseconds", Interval(found));
+                return Err(place.fail(&value.span(), Problem::Grammar(words)));
+            }
+            Ok(found.as_millis() as u64)
+        }
+    };
+    let options = GossipOptions {
+        probe_period_ms: ms("probe_interval", &raw.probe_interval, defaults.probe_period_ms, TIME_MIN)?,
+        probe_timeout_ms: ms("probe_timeout", &raw.probe_timeout, defaults.probe_timeout_ms, TIME_MIN)?,
+        suspicion_ms: ms("suspicion", &raw.suspicion, defaults.suspicion_ms, TIME_MIN)?,
+        gossip_period_ms: ms("gossip_interval", &raw.gossip_interval, defaults.gossip_period_ms, TIME_MIN)?,
+        stall_ms: ms("stall", &raw.stall, defaults.stall_ms, STALL_MIN)?,
+        fanout: match &raw.fanout {
+            Some(fanout) => place.within("fanout", fanout, 1, FANOUT_MAX)? as u8,
+            None => defaults.fanout,
+        },
+        ..defaults
+    };
+    match options.check() {
+        Ok(()) => Ok(options),
+        Err(rule) => Err(place.fail(&section.span(), Problem::Gossip { rule })),
+    }
+}
