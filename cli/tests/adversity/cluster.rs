@@ -122,6 +122,11 @@ impl Status {
         value.parse().unwrap_or_else(|_| panic!("{name} is {value}"))
     }
 
+    /// A line by its name.
+    pub(crate) fn line(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
     /// A number by its name.
     pub(crate) fn number(&self, name: &str) -> u64 {
         let value = self.0.get(name).unwrap_or_else(|| panic!("no line {name} in {self:?}"));

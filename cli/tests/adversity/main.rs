@@ -14,6 +14,7 @@ mod hostile;
 mod image;
 mod ledger;
 mod lifecycle;
+mod liveness;
 mod options;
 mod power_cuts;
 mod random;

@@ -1,0 +1,139 @@
+//! Who is held to be up, by real nodes: while data saturates them, and when one of them stands still, goes on, or stops.
+
+use std::io::Write;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use ferrite_client::BlockingClient;
+use ferrite_wire::Role;
+
+use crate::cluster::{Cluster, Status, Wanted, directory, program, wait_for};
+use crate::wire::{Raw, put, request};
+
+const NODES: usize = 3;
+/// Connections that saturate the first node, and requests that each has in flight.
+const CONNECTIONS: usize = 8;
+const DEPTH: usize = 64;
+/// Packets that each node must have sent while saturated: some ten rounds of the protocol.
+const PACKETS: u64 = 20;
+
+/// The word and the age in a node's line about another.
+fn held(status: &Status, node: usize) -> (String, u64) {
+    let line = status.line(&format!("member.{}", node + 1)).unwrap_or("unknown 0s");
+    let (word, rest) = line.split_once(' ').unwrap_or((line, "0s"));
+    let age = rest.split('s').next().and_then(|age| age.parse().ok()).unwrap_or(0);
+    (word.to_owned(), age)
+}
+
+/// Waits until some nodes hold another to be so.
+fn until_held(cluster: &Cluster, client: &mut BlockingClient, by: &[usize], of: usize, word: &str) {
+    wait_for(&format!("{by:?} hold {of} to be {word}"), || {
+        by.iter().all(|at| held(&cluster.status(client, *at), of).0 == word).then_some(())
+    });
+}
+
+fn formed(cluster: &Cluster, client: &mut BlockingClient) {
+    (0..NODES).for_each(|of| until_held(cluster, client, &[0, 1, 2], of, "up"));
+}
+
+/// A connection that always has [`DEPTH`] puts in flight.
+fn press(cluster: &Cluster, stop: &Arc<AtomicBool>, done: &Arc<AtomicU64>, number: usize) -> JoinHandle<()> {
+    let mut raw = Raw::greeted(cluster, Role::Client);
+    let (stop, done) = (Arc::clone(stop), Arc::clone(done));
+    std::thread::spawn(move || {
+        let mut key = number as u64;
+        let mut write = |raw: &mut Raw| {
+            key += CONNECTIONS as u64;
+            raw.send(&request(&put(&(key % 10_000).to_le_bytes(), &[7; 2_000])));
+        };
+        (0..DEPTH).for_each(|_| write(&mut raw));
+        while !stop.load(Ordering::Relaxed) {
+            assert!(raw.next().is_some(), "the node goes on");
+            done.fetch_add(1, Ordering::Relaxed);
+            write(&mut raw);
+        }
+    })
+}
+
+/// Gossip has connections of its own: however much data waits on the others, nobody is suspected for it.
+#[test]
+fn a_saturated_data_path_does_not_disturb_gossip() {
+    let cluster = Cluster::start(Wanted { nodes: NODES, cores: 1, server: "memtable = \"4MiB\"" });
+    let mut client = cluster.client();
+    formed(&cluster, &mut client);
+    let counts = |client: &mut BlockingClient, at| {
+        let status = cluster.status(client, at);
+        ["sent", "suspicions", "downs"].map(|name| status.number(&format!("gossip.{name}")))
+    };
+    let before: Vec<[u64; 3]> = (0..NODES).map(|at| counts(&mut client, at)).collect();
+    let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let pressing: Vec<JoinHandle<()>> =
+        (0..CONNECTIONS).map(|number| press(&cluster, &stop, &done, number)).collect();
+    for (at, before) in before.iter().enumerate() {
+        wait_for("some rounds of gossip", || {
+            (counts(&mut client, at)[0] >= before[0] + PACKETS).then_some(())
+        });
+    }
+    let written = done.load(Ordering::Relaxed);
+    for (at, before) in before.iter().enumerate() {
+        let after = counts(&mut client, at);
+        println!("node {}: {} packets beside {written} writes", at + 1, after[0] - before[0]);
+        assert_eq!(after[1..], before[1..], "node {} suspected somebody, or held him to be down", at + 1);
+    }
+    assert!(written > (CONNECTIONS * DEPTH) as u64, "only {written} writes pressed on the nodes");
+    stop.store(true, Ordering::Relaxed);
+    pressing.into_iter().for_each(|thread| thread.join().expect("it was answered"));
+}
+
+fn signal(cluster: &Cluster, index: usize, signal: &str) {
+    let pid = cluster.local.pid(index).expect("it runs").to_string();
+    let status = Command::new("kill").args([signal, &pid]).status().expect("kill is there");
+    assert!(status.success());
+}
+
+/// What `ferrite status` prints.
+fn table(cluster: &Cluster) -> String {
+    let output = Command::new(program())
+        .args(["status", "--timeout", "3s", "--config"])
+        .arg(cluster.local.config_file())
+        .output()
+        .expect("ferrite starts");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[test]
+fn a_node_that_stands_still_is_down_until_it_goes_on_and_one_that_stops_is_down_at_once() {
+    let wanted = Wanted { nodes: NODES, cores: 1, server: "" };
+    let mut cluster = Cluster::configure(program(), directory(), wanted);
+    let mut file =
+        std::fs::OpenOptions::new().append(true).open(cluster.local.config_file()).expect("it was written");
+    let gossip = "\n[gossip]\nprobe_interval = \"300ms\"\nprobe_timeout = \"150ms\"\nsuspicion = \"1s\"\n";
+    file.write_all(gossip.as_bytes()).expect("it can be added to");
+    cluster.local.start_all().expect("all nodes start");
+    let mut client = cluster.client();
+    formed(&cluster, &mut client);
+
+    signal(&cluster, 2, "-STOP");
+    until_held(&cluster, &mut client, &[0, 1], 2, "down");
+    let said = table(&cluster);
+    let state_of = |said: &str, name: &str| {
+        let row = said.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{said}"));
+        row.split_whitespace().nth(2).map(str::to_owned)
+    };
+    assert_eq!(["n1", "n2", "n3"].map(|name| state_of(&said, name).unwrap()), ["UN", "UN", "DN"], "{said}");
+    signal(&cluster, 2, "-CONT");
+    until_held(&cluster, &mut client, &[0, 1], 2, "up");
+    // It had stood still itself, so it holds nobody to be down for that.
+    until_held(&cluster, &mut client, &[2], 0, "up");
+
+    let before = cluster.status(&mut client, 0).number("gossip.suspicions");
+    cluster.local.stop(2).expect("it drains");
+    until_held(&cluster, &mut client, &[0, 1], 2, "down");
+    let after = cluster.status(&mut client, 0).number("gossip.suspicions");
+    assert_eq!(after, before, "it has said so itself");
+    cluster.local.start(2).expect("it starts again");
+    until_held(&cluster, &mut client, &[0, 1], 2, "up");
+    assert_eq!(held(&cluster.status(&mut client, 2), 0).0, "up");
+}
