@@ -2,5 +2,7 @@
 
 mod clusters;
 mod cores;
+mod corpus;
+mod exercise;
 mod hostile;
 mod world;
