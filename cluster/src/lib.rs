@@ -8,6 +8,7 @@ mod clock;
 mod founding;
 pub mod gossip;
 mod hedging;
+pub mod hints;
 pub mod planted;
 mod read_quorum;
 mod replica_set;

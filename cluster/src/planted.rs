@@ -22,6 +22,12 @@ pub enum Bug {
     RepairUnawaited,
     /// A repair mints a new version for the record that it writes.
     RepairMintsAnew,
+    /// A sloppy write beyond the cap is told as kept, and is not.
+    SloppyHintDropped,
+    /// The watermark of hints passes what was sent, acknowledged or not.
+    HintMarkBeforeAck,
+    /// A hint is delivered with a version minted at that time.
+    HintMintedAnew,
 }
 
 #[cfg(feature = "planted-bugs")]

@@ -110,6 +110,18 @@ impl Ring {
         &self.replicas[self.span(vnode)]
     }
 
+    /// Who stands in for replicas of a vnode that are away: the members that are none of its first `replicas`, in rendezvous order
+    /// (Thaler and Ravishankar, 1998), which is the same on every node and another for every vnode: the load of a node that is away is spread over
+    /// all the others, and one that joins or leaves changes no other's place.
+    pub fn fallbacks(&self, vnode: VnodeId, replicas: usize) -> Vec<NodeId> {
+        let listed = self.replicas(vnode);
+        let listed = &listed[..replicas.min(listed.len())];
+        let others = self.topology.nodes.iter().map(|node| node.id).filter(|id| !listed.contains(id));
+        let mut others: Vec<(u64, NodeId)> = others.map(|id| (rendezvous(vnode, id), id)).collect();
+        others.sort_unstable_by(|one, other| other.cmp(one));
+        others.into_iter().map(|(_, id)| id).collect()
+    }
+
     /// The epoch of a vnode's preference list.
     #[inline]
     pub fn vnode_epoch(&self, vnode: VnodeId) -> Epoch {
@@ -186,6 +198,12 @@ impl Ring {
             }
         }
     }
+}
+
+/// How strongly a node is drawn to a vnode.
+fn rendezvous(vnode: VnodeId, node: NodeId) -> u64 {
+    let pair = u32::from(vnode.0) << 16 | u32::from(node.0);
+    xxhash_rust::xxh3::xxh3_64(&pair.to_le_bytes())
 }
 
 #[cfg(test)]
@@ -275,6 +293,36 @@ mod tests {
                 assert_eq!(ring.vnode(Token(token)), VnodeId(at as u16));
             }
         }
+    }
+
+    #[test]
+    fn whoever_stands_in_is_no_replica_and_keeps_its_place_whoever_else_there_is() {
+        let member = |at: usize| NodeId((at % 20) as u16 + 1);
+        let of = |nodes: u16, me| {
+            let topology = Topology {
+                nodes: (1..=nodes).map(entry).collect(),
+                replicas: (0..64).map(|vnode| (vnode..vnode + 3).map(member).collect()).collect(),
+                vnode_epochs: vec![Epoch(1); 64],
+                ..topology()
+            };
+            Ring::new(topology, NodeId(me))
+        };
+        let (ring, smaller) = (of(20, 1), of(19, 7));
+        let mut firsts = std::collections::BTreeMap::<NodeId, u32>::new();
+        for vnode in (0..64).map(VnodeId) {
+            for replicas in 1..=4 {
+                let fallbacks = ring.fallbacks(vnode, replicas);
+                let listed = &ring.replicas(vnode)[..replicas.min(3)];
+                assert!(fallbacks.iter().all(|node| !listed.contains(node)));
+                let mut all = [listed, &fallbacks].concat();
+                all.sort_unstable();
+                assert_eq!(all, (1..=20).map(NodeId).collect::<Vec<_>>(), "each once");
+                let without: Vec<_> = fallbacks.into_iter().filter(|node| *node != NodeId(20)).collect();
+                assert_eq!(smaller.fallbacks(vnode, replicas), without);
+            }
+            *firsts.entry(ring.fallbacks(vnode, 3)[0]).or_default() += 1;
+        }
+        assert!(firsts.len() > 12 && firsts.values().all(|&count| count < 12), "{firsts:?}");
     }
 
     #[test]
