@@ -13,10 +13,13 @@
 //! "May" because one more thing must hold, which only the engine can see: no source outside the merge holds the key, and
 //! nothing that is staged and not yet applied is as old as that. Where it does not hold, a tombstone stays and an expired record
 //! is buried.
+//!
+//! Space 0 is the host's own, and has floors of another kind: what the host has *retired*, up to a token of a table there, it will not ask for
+//! again. Such records go whatever else holds them: nothing that is older can be missed either.
 
 use std::collections::BTreeMap;
 
-use crate::{Key, Record, RecordFlags, TableMeta};
+use crate::{Key, KeyRange, Prefix, Record, RecordFlags, TableMeta};
 
 /// What is to become of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +30,8 @@ pub(crate) enum Verdict {
     Bury,
     /// It goes, if nothing else may hold its key.
     Purge,
+    /// It goes, whatever else holds its key.
+    Leave,
 }
 
 /// Up to where history is settled: by vnode and table in versions, and for all of them in time. Floors only rise.
@@ -36,6 +41,8 @@ pub(crate) struct Floors {
     passed_ms: u64,
     /// By vnode and table: versions up to here will not be delivered any more. At most one for each table of each vnode.
     orders: BTreeMap<(u16, u32), u64>,
+    /// By vnode and table of space 0: tokens up to here, 0 left out, are not asked for any more.
+    retired: BTreeMap<(u16, u32), u64>,
 }
 
 impl Floors {
@@ -43,6 +50,35 @@ impl Floors {
     pub(crate) fn raise(&mut self, vnode: u16, table: u32, order: u64) {
         let floor = self.orders.entry((vnode, table)).or_default();
         *floor = order.max(*floor);
+    }
+
+    /// Keys of a table in a vnode of space 0 with tokens from 1 to `token` will not be asked for any more. Says whether that is news.
+    pub(crate) fn retire(&mut self, vnode: u16, table: u32, token: u64) -> bool {
+        let retired = self.retired.entry((vnode, table)).or_default();
+        let is_news = token > *retired;
+        *retired = token.max(*retired);
+        is_news
+    }
+
+    /// Whether a key was retired.
+    #[inline]
+    pub(crate) fn is_retired(&self, prefix: Prefix) -> bool {
+        prefix.space == 0
+            && prefix.token > 0
+            && self.retired.get(&(prefix.vnode, prefix.table)).is_some_and(|&retired| prefix.token <= retired)
+    }
+
+    /// What was retired, as ranges.
+    pub(crate) fn retired(&self) -> impl Iterator<Item = KeyRange> + '_ {
+        self.retired.iter().map(|(&(vnode, table), &token)| {
+            let key =
+                |token| Key { prefix: Prefix { space: 0, vnode, table, token }, partition: b"", sort: b"" };
+            let behind = KeyRange::table(0, vnode, table);
+            match token.checked_add(1) {
+                Some(next) => behind.from(&key(1)).before(&key(next)),
+                None => behind.from(&key(1)),
+            }
+        })
     }
 
     /// What expires at `passed_ms` or before has expired for everybody.
@@ -75,6 +111,9 @@ impl Floors {
     /// What is to become of `record`.
     #[inline]
     pub(crate) fn verdict(&self, key: &Key<'_>, record: &Record<'_>) -> Verdict {
+        if self.is_retired(key.prefix) {
+            return Verdict::Leave;
+        }
         let flags = record.flags.0;
         if flags & (RecordFlags::TOMBSTONE | RecordFlags::EXPIRES) == 0 || flags & RecordFlags::SIBLINGS != 0
         {
@@ -102,7 +141,6 @@ pub(crate) fn buried<'a>(record: &Record<'_>) -> Record<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Prefix;
 
     #[test]
     fn verdicts_follow_the_table() {
@@ -139,6 +177,33 @@ mod tests {
         }
         assert_eq!(floors.verdict(&key(1, 2), &record(1, TOMBSTONE, 0)), Verdict::Keep, "another vnode");
         assert_eq!(floors.verdict(&key(0, 3), &record(1, TOMBSTONE, 0)), Verdict::Keep, "another space");
+    }
+
+    #[test]
+    fn what_was_retired_leaves_up_to_its_token_and_not_its_mark() {
+        let record = Record { order: 9, actor: 1, flags: RecordFlags(0), expiry_ms: 0, value: b"v" };
+        let key = |space, vnode, table, token| Key {
+            prefix: Prefix { space, vnode, table, token },
+            partition: b"p",
+            sort: b"",
+        };
+        let mut floors = Floors::default();
+        assert!(floors.retire(3, 1, 10) && !floors.retire(3, 1, 5) && !floors.retire(3, 1, 10));
+        for (key, expected) in [
+            (key(0, 3, 1, 0), Verdict::Keep),
+            (key(0, 3, 1, 1), Verdict::Leave),
+            (key(0, 3, 1, 10), Verdict::Leave),
+            (key(0, 3, 1, 11), Verdict::Keep),
+            (key(0, 3, 2, 1), Verdict::Keep),
+            (key(0, 4, 1, 1), Verdict::Keep),
+            (key(1, 3, 1, 1), Verdict::Keep),
+        ] {
+            assert_eq!(floors.verdict(&key, &record), expected, "{key:?}");
+            let is_in = floors.retired().any(|range| range.contains(&key));
+            assert_eq!(is_in, expected == Verdict::Leave, "{key:?}");
+        }
+        floors.retire(3, 1, u64::MAX);
+        assert!(floors.retired().any(|range| range.contains(&key(0, 3, 1, u64::MAX))));
     }
 
     #[test]

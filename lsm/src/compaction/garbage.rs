@@ -6,6 +6,7 @@
 //! - at least half of its records expire, and half of those have expired: they are buried, or go; or
 //! - at least half of its records are tombstones, and the floors are above all its versions; or
 //! - its file could not be opened again: it is written anew while its index is in memory; or
+//! - most of it was retired by the host: what is left is written anew; or
 //! - it points into a value file that is mostly garbage: the merge writes those values anew, so that the file can go.
 //!
 //! It is merged with what it overlaps in the next run, so that what it hides goes too, and at the bottom rewritten where it
@@ -16,12 +17,21 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::floor::Floors;
+use super::leveled;
 use super::pick::StoreShape;
 use super::plan::{Plan, overlapping};
 use crate::TableMeta;
 
 /// The compaction of a table that is mostly garbage, if there is one. `rewritten` are tables that were written so.
 pub(super) fn plan(shape: &StoreShape<'_>, floors: &Floors, rewritten: &BTreeSet<u64>) -> Option<Plan> {
+    // Only space 0 is retired, and only a few tables of level 0 hold any: they go down together, in their order.
+    let retired = shape.levels[0].iter().filter(|table| shape.frail.contains(&table.name.number)).count();
+    if retired > 0
+        && retired * 2 >= shape.levels[0].len()
+        && let Some(plan) = leveled::of_level_0(shape)
+    {
+        return Some(plan);
+    }
     for (level, tables) in shape.levels.iter().enumerate().skip(1) {
         for table in tables.iter().filter(|table| !shape.is_damaged(table)) {
             let is_old = shape.frail.contains(&table.name.number)

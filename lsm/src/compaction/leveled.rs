@@ -87,6 +87,11 @@ pub(super) fn plans(shape: &StoreShape<'_>) -> Vec<(u64, Plan)> {
     due
 }
 
+/// All of level 0, as far as one plan goes, whatever its length.
+pub(super) fn of_level_0(shape: &StoreShape<'_>) -> Option<Plan> {
+    plan(shape, &Targets::of(&shape.limits, shape.levels), 0)
+}
+
 /// Bytes above the targets.
 pub(super) fn debt_bytes(shape: &StoreShape<'_>) -> u64 {
     let targets = Targets::of(&shape.limits, shape.levels);

@@ -35,7 +35,7 @@ pub(crate) struct StoreShape<'a> {
     pub(crate) damaged: &'a BTreeSet<u64>,
     /// Numbers of value files that are mostly garbage.
     pub(crate) wasteful: &'a BTreeSet<u64>,
-    /// Numbers of tables that could not be opened again: to be written anew while they are open.
+    /// Numbers of tables to be written anew: they could not be opened again and are open still, or are mostly retired records.
     pub(crate) frail: &'a BTreeSet<u64>,
 }
 

@@ -153,6 +153,10 @@ impl<D: Disk, P: Pace> Core<D, P> {
         let verdict = self.floors.borrow().verdict(key, &record);
         match verdict {
             Verdict::Keep => Some(record),
+            Verdict::Leave => {
+                cover::mark("retired record left out");
+                None
+            }
             Verdict::Purge if self.is_held_elsewhere(key, record.order, inputs) => {
                 // What hides another version needs no value for it; and what stayed as it is would be due again at once.
                 Some(if record.flags.0 & RecordFlags::TOMBSTONE == 0 { buried(&record) } else { record })

@@ -12,7 +12,7 @@ use super::obsolete;
 use crate::compaction::{self, Plan, StoreShape};
 use crate::log::CommitError as LogCommitError;
 use crate::manifest::Catalog;
-use crate::{Disk, DiskError, DiskErrorKind, FileName, Pace, cover};
+use crate::{Disk, DiskError, DiskErrorKind, FileName, KeyRange, Pace, Table, cover};
 
 /// A piece of background work, to be given to [`Engine::run`](super::Engine::run).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,10 @@ impl Kind {
     const URGENT: [Kind; 3] = [Kind::Sweep, Kind::Segment, Kind::Flush];
     const EVERY: [Kind; 5] = [Kind::Sweep, Kind::Segment, Kind::Flush, Kind::Compact, Kind::Scrub];
 }
+
+/// Shortest table that is written anew for what was retired of it, in bytes: of shorter ones an index, which knows where blocks begin, tells
+/// too little, and they would be written anew in vain.
+const SPENT_BYTES_MIN: u64 = 64 << 10;
 
 /// Jobs of other kinds that go before one of a kind that has failed, as long as some are due: few, for what a sweep frees may be what the
 /// others need.
@@ -346,9 +350,33 @@ impl<D: Disk, P: Pace> Core<D, P> {
         })
     }
 
+    /// Numbers of tables that are to be written anew, whatever the length of their level.
+    fn to_write_anew(&self) -> BTreeSet<u64> {
+        self.frail.borrow().union(&self.spent.borrow()).copied().collect()
+    }
+
+    /// Tables of which at least half of the bytes are retired, as far as their indexes tell.
+    fn spent_tables(&self) -> BTreeSet<u64> {
+        let floors = self.floors.borrow();
+        let ranges: Vec<KeyRange> = floors.retired().collect();
+        let is_spent = |table: &Table<D>| {
+            // At least so much: what the index cannot tell does not count.
+            let of = |range: &KeyRange| {
+                let share = table.share(range);
+                share.bytes.saturating_sub(share.error_bytes)
+            };
+            let retired: u64 = ranges.iter().map(of).sum();
+            let (bytes, space) = (table.meta().bytes, table.meta().smallest.prefix.space);
+            space == 0 && bytes >= SPENT_BYTES_MIN && retired * 2 >= bytes
+        };
+        let tables = self.tables.borrow();
+        let spent = tables.iter().filter(|(_, table)| !ranges.is_empty() && is_spent(table));
+        spent.map(|(&number, _)| number).collect()
+    }
+
     fn pick(&self) -> Option<Plan> {
         let (catalog, damaged) = (self.manifest.catalog(), self.avoided());
-        let (wasteful, frail) = (self.wasteful.borrow(), self.frail.borrow());
+        let (wasteful, frail) = (self.wasteful.borrow(), self.to_write_anew());
         compaction::pick(
             self.shapes(&catalog, (&damaged, &wasteful, &frail)),
             &self.floors.borrow(),
@@ -362,9 +390,10 @@ impl<D: Disk, P: Pace> Core<D, P> {
         self.rewritten.borrow_mut().retain(|number| self.tables.borrow().contains_key(number));
         self.frail.borrow_mut().retain(|number| self.tables.borrow().contains_key(number));
         *self.wasteful.borrow_mut() = self.wasteful_values();
+        *self.spent.borrow_mut() = self.spent_tables();
         self.compaction_due.set(self.pick().is_some() || self.trim_plan().is_some());
         let (catalog, damaged) = (self.manifest.catalog(), self.avoided());
-        let (wasteful, frail) = (self.wasteful.borrow(), self.frail.borrow());
+        let (wasteful, frail) = (self.wasteful.borrow(), self.to_write_anew());
         let shapes = self.shapes(&catalog, (&damaged, &wasteful, &frail));
         let mut debt_bytes = 0;
         for shape in shapes.clone() {

@@ -122,6 +122,8 @@ struct Core<D: Disk, P: Pace> {
     unreadable: RefCell<BTreeSet<u64>>,
     /// Numbers of tables whose index, filter or properties are damaged on the disk, and sound in memory.
     frail: RefCell<BTreeSet<u64>>,
+    /// Numbers of tables that are mostly retired records: they are written anew without them.
+    spent: RefCell<BTreeSet<u64>>,
     scrub: Scrub,
     /// Numbers of tables that were written because what they came from was mostly garbage.
     rewritten: RefCell<BTreeSet<u64>>,
@@ -373,6 +375,16 @@ impl<D: Disk, P: Pace> Engine<D, P> {
     pub fn set_floor(&self, vnode: u16, table: u32, order: u64) {
         self.0.floors.borrow_mut().raise(vnode, table, order);
         self.0.survey_due.set(true);
+    }
+
+    /// Says that the host will not ask any more for keys of a table in a vnode of space 0, its own, whose tokens are from 1 to `token`:
+    /// flushes and compactions leave them out, and tables that are mostly such are written anew. It only rises, and is not kept: the host says
+    /// it after each open. So that a change of the core count knows it, too, the host keeps a *mark*: the record with token 0 and an
+    /// empty key of a table from 1 on, whose order is the token. Table 0 is for what concerns the core as a whole.
+    pub fn retire(&self, vnode: u16, table: u32, token: u64) {
+        if self.0.floors.borrow_mut().retire(vnode, table, token) {
+            self.0.survey_due.set(true);
+        }
     }
 
     /// Says that what expires at `passed_ms` or before (milliseconds since the Unix epoch) has expired for everybody, clocks that

@@ -163,6 +163,7 @@ pub(super) async fn open<D: Disk, P: Pace>(
         suspects: RefCell::new(BTreeSet::new()),
         unreadable: RefCell::new(unreadable),
         frail: RefCell::new(BTreeSet::new()),
+        spent: RefCell::new(BTreeSet::new()),
         scrub: Scrub::default(),
         rewritten: RefCell::new(BTreeSet::new()),
         next_number: Cell::new(next_number),

@@ -223,3 +223,64 @@ fn the_memory_of_a_flushed_memtable_is_given_back_a_part_at_a_time() {
     }
     assert!(parts > 5 && bytes() < 1 << 20, "{} of {before} bytes after {parts} parts", bytes());
 }
+
+fn local(table: u32, token: u64) -> Key<'static> {
+    Key { prefix: Prefix { space: 0, vnode: 3, table, token }, partition: b"", sort: b"" }
+}
+
+fn put_local(engine: &TestEngine, table: u32, tokens: std::ops::Range<u64>) {
+    for token in tokens {
+        // Nothing that compresses.
+        let value: Vec<u8> = (0..13u64)
+            .flat_map(|at| xxhash_rust::xxh3::xxh3_64_with_seed(&at.to_le_bytes(), token).to_le_bytes())
+            .collect();
+        let record = Record { order: 7, actor: 1, flags: RecordFlags(0), expiry_ms: 0, value: &value };
+        engine.stage(local(table, token), record, 0).expect("taken");
+        if token % 100 == 99 {
+            block_on(engine.commit()).expect("no faults");
+        }
+    }
+    block_on(engine.commit()).expect("no faults");
+}
+
+fn run_jobs(engine: &TestEngine) {
+    for _ in 0..100 {
+        let Some(job) = engine.next_job() else { return };
+        block_on(engine.run(job)).expect("no faults");
+    }
+    panic!("there is always something to do");
+}
+
+/// What was drained stayed for ever: nothing is written over it, and no tombstone of space 0 is ever below a floor.
+#[test]
+fn what_the_host_has_retired_gives_its_space_back_and_the_rest_stays() {
+    let engine = open();
+    put_local(&engine, 1, 0..1500);
+    put_local(&engine, 2, 1..1000);
+    put(&engine, b"a", 1, 0);
+    flush(&engine);
+    run_jobs(&engine);
+    let tables = |engine: &TestEngine| engine.stats().table_bytes.iter().sum::<u64>();
+    let before = tables(&engine);
+    engine.retire(3, 1, 100);
+    run_jobs(&engine);
+    assert_eq!(tables(&engine), before, "a tenth of a table is not worth a merge");
+    engine.retire(3, 1, 1498);
+    run_jobs(&engine);
+    assert!(tables(&engine) < before / 2, "{} of {before} bytes", tables(&engine));
+    let found = |key: Key<'_>| block_on(engine.read(key)).expect("the disk is sound").is_some();
+    for (table, token, there) in
+        [(1, 0, true), (1, 1, false), (1, 1498, false), (1, 1499, true), (2, 1, true), (2, 999, true)]
+    {
+        assert_eq!(found(local(table, token)), there, "table {table}, token {token}");
+    }
+    assert_eq!(orders(&engine, &[b"a"]), [Some(1)]);
+    // What is retired before it is flushed is not written at all.
+    engine.retire(3, 2, u64::MAX);
+    put_local(&engine, 2, 1000..1500);
+    let flushed = engine.stats().flush_bytes;
+    flush(&engine);
+    assert_eq!(engine.stats().flush_bytes, flushed);
+    run_jobs(&engine);
+    assert!(!found(local(2, 999)) && !found(local(2, 1499)) && found(local(1, 1499)));
+}

@@ -188,6 +188,8 @@ impl<D: Disk, P: Pace> Core<D, P> {
     /// Whether a record of a frozen memtable is not flushed: it was dropped, or its vnode went to another store.
     pub(super) fn is_left_out(&self, index: usize, key: &Key<'_>, through: u64) -> bool {
         let stores = self.stores.borrow();
-        stores.index_of(key) != Some(index) || !stores.stores[index].levels.shows_frozen(through, key.prefix)
+        stores.index_of(key) != Some(index)
+            || !stores.stores[index].levels.shows_frozen(through, key.prefix)
+            || self.floors.borrow().is_retired(key.prefix)
     }
 }

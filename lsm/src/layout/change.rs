@@ -11,11 +11,12 @@ use crate::manifest::{self, Catalog, Manifest, StoreEntry};
 use crate::planted::{self, Bug};
 use crate::{
     BuildError, Class, Direction, Directory, Disk, DiskError, Engine, FileId, FileName, KeyRange, Memtable,
-    NameOp, Options, Pace, Recovery, ScanLimits, TableBuilder, TableMeta, TableName, cover,
+    NameOp, Options, Pace, Prefix, Recovery, ScanLimits, TableBuilder, TableMeta, TableName, cover,
 };
 
-/// Most bytes of space 0 that are taken over.
-const LOCAL_BYTES_MAX: usize = 64 << 20;
+/// Most bytes of space 0 that are taken over: they are in memory for a moment, before any core has started. The host bounds what it keeps there
+/// well below.
+const LOCAL_BYTES_MAX: usize = 1 << 30;
 
 /// How far a change has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,8 +113,8 @@ pub async fn change<D: Disk, P: Pace>(
         let mut catalog = old.catalog(mark, (0..stores).filter(|store| store % cores == index));
         let home = catalog.home.expect("each core owns a store");
         catalog.next_number = next_number(disk, core, home, &old).await?;
-        if !old.local.is_empty() {
-            let table = old.write_local(disk, core, home, &mut catalog, &common).await?;
+        if old.has_local(index, cores) {
+            let table = old.write_local(disk, (core, home), (index, cores), &mut catalog, &common).await?;
             catalog.stores.get_mut(&home).expect("its own store").levels[0].push(Rc::new(table));
             tables_written += 1;
         }
@@ -159,11 +160,20 @@ impl Old {
         }
         let mut left = Some(KeyRange::local());
         while let Some(range) = left {
+            let mut retired = None;
             let keep = |key: crate::Key<'_>, record: crate::Record<'_>| {
                 self.local.insert(key, record);
-                ControlFlow::Continue(())
+                if key.prefix.table == 0 || key.prefix.token > 0 {
+                    return ControlFlow::Continue(());
+                }
+                // A mark: what it has retired is not even read.
+                retired = record.order.checked_add(1).map(|token| Prefix { token, ..key.prefix });
+                ControlFlow::Break(())
             };
             left = engine.scan(&range, Direction::Forward, ScanLimits::records(1024), keep).await?;
+            if let (Some(range), Some(prefix)) = (&left, retired) {
+                left = Some(range.from(&crate::Key { prefix, partition: b"", sort: b"" }));
+            }
             if self.local.bytes() > LOCAL_BYTES_MAX {
                 return Err(OpenError::LocalTooLarge { bytes_max: LOCAL_BYTES_MAX as u64 });
             }
@@ -201,12 +211,17 @@ impl Old {
         catalog
     }
 
-    /// Writes space 0 into a table of `home`, synced.
+    /// Whether there is anything of space 0 for a core.
+    fn has_local(&self, index: u16, cores: u16) -> bool {
+        self.local.iter().any(|(key, _)| is_for(key.prefix, index, cores))
+    }
+
+    /// Writes what is a core's of space 0 into a table of `home`, synced.
     async fn write_local<D: Disk>(
         &self,
         disk: &D,
-        core: u16,
-        home: u16,
+        (core, home): (u16, u16),
+        (index, cores): (u16, u16),
         catalog: &mut Catalog,
         options: &Options,
     ) -> Result<TableMeta, DiskError> {
@@ -216,7 +231,7 @@ impl Old {
         let file_id = FileId(xxh3_128_with_seed(&options.entropy.to_le_bytes(), number));
         let mut builder =
             TableBuilder::create(disk.clone(), name, file_id, options.table, Class::Flush).await?;
-        for (key, record) in self.local.iter() {
+        for (key, record) in self.local.iter().filter(|(key, _)| is_for(key.prefix, index, cores)) {
             builder.add(key, record);
             if builder.wants_flush() {
                 builder.flush().await.map_err(failed)?;
@@ -226,6 +241,11 @@ impl Old {
         manifest::sync_directory(disk, Directory::Store(home)).await?;
         Ok(meta)
     }
+}
+
+/// Whose a key of space 0 is: table 0 is every core's, table n the one's whose number is the remainder of n - 1.
+fn is_for(prefix: Prefix, index: u16, cores: u16) -> bool {
+    prefix.table == 0 || (prefix.table - 1) % u32::from(cores) == u32::from(index)
 }
 
 fn failed(error: BuildError) -> DiskError {

@@ -7,7 +7,11 @@ use ferrite_lsm::layout::{self, Layout, Progress};
 use ferrite_lsm::log::ASIDE_SLOT_MIN;
 use ferrite_lsm::mem_disk::run::{block_on, try_run};
 use ferrite_lsm::mem_disk::{CrashMode, Fault, MemDisk, MemPace};
-use ferrite_lsm::{Directory, Engine, FileName, OpenError, Options, Record, RecordFlags};
+use ferrite_lsm::{
+    Direction, Directory, Engine, FileName, Key, KeyRange, OpenError, Options, Prefix, Record, RecordFlags,
+    ScanLimits,
+};
+use std::ops::ControlFlow;
 
 const STORES: u16 = 4;
 const KEYS: u64 = 160;
@@ -333,4 +337,49 @@ mod planted {
     fn a_change_of_the_core_count_that_forgets_a_log_is_caught() {
         caught(Bug::LayoutForgetsLog, 1..2, enumerate);
     }
+}
+
+fn queued(table: u32, token: u64) -> Key<'static> {
+    Key { prefix: Prefix { space: 0, vnode: 9, table, token }, partition: b"", sort: b"" }
+}
+
+/// What cores of the node keep in queues of their own: one that was drained into another's is not lost, and not drained twice.
+#[test]
+fn queues_of_space_0_have_one_owner_and_what_was_retired_of_them_stays_behind() {
+    let disk = MemDisk::new();
+    let put = |engine: &TestEngine, key: Key<'_>, order: u64| {
+        let record = Record { order, actor: 0, flags: RecordFlags(0), expiry_ms: 0, value: b"q" };
+        engine.stage(key, record, 0).expect("taken");
+        block_on(engine.commit()).expect("no faults");
+    };
+    let shown = |node: &Node, index: usize, table: u32| {
+        let mut tokens = Vec::new();
+        let keep = |key: Key<'_>, _: Record<'_>| {
+            tokens.push(key.prefix.token);
+            ControlFlow::Continue(())
+        };
+        let range = KeyRange::table(0, 9, table);
+        let walk = node.engines[index].scan(&range, Direction::Forward, ScanLimits::records(100), keep);
+        assert_eq!(block_on(walk).expect("no faults"), None);
+        tokens
+    };
+    let node = block_on(start(&disk, 2, 1)).expect("a fresh disk");
+    for index in 0..2u32 {
+        let engine = &node.engines[index as usize];
+        (1..=6).for_each(|token| put(engine, queued(index + 1, token), token));
+        put(engine, queued(index + 1, 0), 2 + u64::from(index));
+        block_on(rig::run_jobs(engine)).expect("no faults");
+    }
+    let node = block_on(start(&disk, 1, 1_000)).expect("laid out");
+    // Its own home holds what it held; of the other's, what was retired stays behind.
+    assert_eq!(shown(&node, 0, 1), [0, 1, 2, 3, 4, 5, 6]);
+    assert_eq!(shown(&node, 0, 2), [0, 4, 5, 6]);
+    // The one core drains some of the other's, and says so.
+    put(&node.engines[0], queued(2, 0), 5);
+    let node = block_on(start(&disk, 2, 2_000)).expect("laid out");
+    assert_eq!(shown(&node, 0, 1), [0, 1, 2, 3, 4, 5, 6]);
+    let left = shown(&node, 1, 2);
+    assert!(left.contains(&6) && left.contains(&0), "{left:?}");
+    let mark = block_on(node.engines[1].read(queued(2, 0))).expect("no faults").expect("it is there");
+    assert_eq!(mark.record().order, 5, "the newest mark counts, whatever else comes to light again");
 }
