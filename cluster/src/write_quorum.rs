@@ -131,6 +131,24 @@ impl WriteQuorum {
         self.verdict().expect("with nobody left to wait for there is a verdict")
     }
 
+    /// Who has acknowledged, also after the end.
+    #[inline]
+    pub fn acked(&self) -> ReplicaSet {
+        self.acked
+    }
+
+    /// Who was asked and has not answered, also after the end.
+    #[inline]
+    pub fn waiting(&self) -> ReplicaSet {
+        self.waiting
+    }
+
+    /// How many must acknowledge.
+    #[inline]
+    pub fn needed(&self) -> u8 {
+        self.needed
+    }
+
     fn verdict(&mut self) -> Option<WriteOutcome> {
         if self.ended {
             return None;

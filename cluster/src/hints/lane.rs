@@ -106,7 +106,8 @@ impl Lane {
         let room = self.throttle.window().saturating_sub(self.in_flight.len() as u32);
         if self.fetching
             || self.fetched >= self.durable
-            || room == 0
+            // Few at a time would be a walk for each.
+            || room < self.throttle.window().div_ceil(2)
             || in_flight_bytes >= options.window_bytes_max
             || self.throttle.rests(now_ns)
         {
@@ -248,7 +249,8 @@ impl Lane {
 
     /// Moves the watermark over what is settled, in order.
     fn advance(&mut self) {
-        while let Some(hint) = self.in_flight.pop_front_if(|hint| hint.is_settled) {
+        while let Some(hint) = self.in_flight.front().copied().filter(|hint| hint.is_settled) {
+            self.in_flight.pop_front();
             self.watermark = self.watermark.max(hint.at);
             self.drop_one(hint.bytes);
         }

@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use ferrite_wire::{
-    ErrorCode, FrameHeader, FrameView, Order, Reply, Request, RequestId, finish_frame, start_frame,
+    ErrorCode, FrameHeader, FrameView, Order, Reply, Request, RequestId, SLOPPY, finish_frame, start_frame,
 };
 
 use super::expiry::Waited;
@@ -38,6 +38,12 @@ impl<E: Env> Shard<E> {
         }
         let (live, connections) = self.live_replicas(route);
         let Some(connection) = live.first().and_then(|first| connections[first as usize]) else {
+            let (Request::Put { options, .. } | Request::Delete { options, .. }) = request else {
+                unreachable!("only puts and deletes are handed on")
+            };
+            if options & SLOPPY != 0 {
+                return self.write_set(requester, route, time, request, deadline_ns);
+            }
             return self.answer_error(requester, ErrorCode::Unavailable);
         };
         let operation = ForwardOperation { requester, connection };
@@ -144,7 +150,10 @@ impl<E: Env> Shard<E> {
     pub(super) fn on_forward_lost(&self, id: OperationId, gone: Option<Connection>) {
         let is_lost = match self.operations.borrow_mut().get_mut(id) {
             Some(Operation::Forward(forward)) => gone.is_none_or(|gone| forward.connection == gone),
-            Some(Operation::Read(_) | Operation::Repair(_) | Operation::Write(_)) | None => false,
+            Some(
+                Operation::Read(_) | Operation::Repair(_) | Operation::Write(_) | Operation::Delivery(_),
+            )
+            | None => false,
         };
         if is_lost {
             self.end_forward(id, &Reply::Error { code: ErrorCode::Unknown, text: "" }, Order(0));

@@ -106,7 +106,8 @@ impl<E: Env> Shard<E> {
     /// How this core is.
     pub(super) fn progress(&self) -> Progress {
         let permille = |used: usize, max: usize| (used * 1_000 / max.max(1)).min(1_000) as u16;
-        let operations = permille(self.operations.borrow().len(), self.settings.operations_max);
+        let operations =
+            permille(self.operations.borrow().len() - self.debts.get(), self.settings.operations_max);
         let waiting = permille(self.waiting.borrow().bytes(), self.settings.waiting_bytes_max);
         Progress {
             turns: self.liveness.turns.get(),

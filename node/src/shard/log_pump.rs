@@ -6,11 +6,13 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use ferrite_cluster::hints::LaneId;
 use ferrite_lsm::{CommitError, Key, Record, Refusal, Seq};
 use ferrite_wire::{ErrorCode, Order, PeerMessage, Reply, Version, WriteAnswer};
 
 use super::Shard;
 use super::expiry::{NEVER_NS, Waited};
+use super::hints::HintAck;
 use super::latches::LatchId;
 use super::requester::Requester;
 use super::slab::OperationId;
@@ -50,6 +52,15 @@ pub(super) enum Ack {
         replica: u8,
         /// The latch.
         latch: LatchId,
+    },
+    /// A hint is kept.
+    Hint(HintAck),
+    /// The watermark of a lane of hints is known after a restart, too.
+    HintMark {
+        /// Which lane.
+        lane: LaneId,
+        /// The watermark.
+        mark: u64,
     },
     /// The clock may now mint up to here.
     ClockBound(Order),
@@ -132,6 +143,22 @@ impl<E: Env> Shard<E> {
         Err(refusal_code(refusal))
     }
 
+    /// As [`Shard::stage`], but what finds no room is refused instead of kept waiting.
+    pub(super) fn stage_now(
+        &self,
+        key: Key<'_>,
+        record: Record<'_>,
+        vnode_epoch: u64,
+        ack: Ack,
+    ) -> Result<(), ErrorCode> {
+        if !self.waiting.borrow().is_empty() {
+            return Err(ErrorCode::Overloaded);
+        }
+        let seq = self.engine.stage(key, record, vnode_epoch).map_err(refusal_code)?;
+        self.acks.borrow_mut().push(seq, ack);
+        Ok(())
+    }
+
     /// Stages what has waited, as far as there is room. Called whenever there may be more than before.
     pub(super) fn admit_waiting(self: &Rc<Self>) {
         loop {
@@ -178,6 +205,8 @@ impl<E: Env> Shard<E> {
                 self.on_write_answer(operation, replica, WriteAnswer::Refused(code));
                 self.release_latch(latch);
             }
+            Ack::Hint(hint) => self.hint_written(hint, Some(code)),
+            Ack::HintMark { lane, .. } => self.hint_marked(lane, None),
             Ack::ClockBound(_) => self.lease_staged.set(false),
             Ack::Nobody => {}
         }
@@ -237,6 +266,8 @@ impl<E: Env> Shard<E> {
                     self.on_write_answer(operation, replica, WriteAnswer::Applied);
                     self.release_latch(latch);
                 }
+                Ack::Hint(hint) => self.hint_written(hint, None),
+                Ack::HintMark { lane, mark } => self.hint_marked(lane, Some(mark)),
                 Ack::ClockBound(bound) => {
                     self.bound_written(bound);
                 }

@@ -8,6 +8,7 @@
 //! What is in memory is answered within the call that brought the question; only disk reads, log groups and background jobs
 //! are tasks, and every one of them ends by itself.
 
+mod debts;
 mod dots;
 mod expiry;
 mod forward;
@@ -18,6 +19,9 @@ mod gossip_links;
 mod greeting;
 mod hedges;
 mod held;
+mod hint_delivery;
+mod hint_store;
+mod hints;
 mod latches;
 mod link;
 mod liveness;
@@ -38,6 +42,7 @@ mod set_writes;
 mod sets;
 mod settings;
 mod slab;
+mod stand_ins;
 mod status;
 mod tables;
 mod time;
@@ -49,6 +54,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::{Rc, Weak};
 
+use ferrite_cluster::hints::Ledger;
 use ferrite_cluster::{Clock, Ring};
 use ferrite_lsm::{Engine, OpenError};
 use ferrite_wire::{
@@ -65,6 +71,7 @@ use forward::ForwardOperation;
 use gossip::Gossip;
 use hedges::Hedges;
 use held::Held;
+use hint_delivery::DeliveryOperation;
 use latches::Latches;
 use link::Links;
 use liveness::Liveness;
@@ -117,6 +124,7 @@ enum Operation {
     Repair(Box<RepairOperation>),
     Write(WriteOperation),
     Forward(ForwardOperation),
+    Delivery(DeliveryOperation),
 }
 
 /// One core of a node.
@@ -162,6 +170,13 @@ pub struct Shard<E: Env> {
     /// A periodic sync is in flight.
     sync_runs: Cell<bool>,
     disk_reads: Cell<usize>,
+    hints: RefCell<Ledger>,
+    /// Hints are being read, in so many tasks.
+    hint_fetches: Cell<usize>,
+    /// Writes among the operations that have ended and still owe.
+    debts: Cell<usize>,
+    /// What writes keep in mind for what they may owe.
+    debts_held: Held,
     /// When the last group became durable, while the log owes a mark.
     wrote_ns: Cell<Option<u64>>,
     /// The same, while the log keeps space ready.
@@ -203,6 +218,7 @@ impl<E: Env> Shard<E> {
             // What cannot be written now, on a full disk for instance, does not keep the node from starting.
             engine.commit().await.ok();
         }
+        let hints = hint_store::restore::<E>(&settings, &engine).await?;
         let ring = Ring::new(settings.topology.clone(), settings.node);
         let mut tables = Vec::with_capacity(ring.tables().encoded_len());
         ring.tables().encode(&mut tables);
@@ -224,7 +240,8 @@ impl<E: Env> Shard<E> {
             liveness: Liveness::default(),
             acks: RefCell::default(),
             waiting: RefCell::new(WaitingRoom::new(settings.waiting_bytes_max)),
-            operations: RefCell::new(Slab::new(settings.operations_max)),
+            // Those that have ended and still owe take no place from others.
+            operations: RefCell::new(Slab::new(settings.operations_max + debts::DEBTS_MAX)),
             held: Held::new(settings.operation_bytes_max),
             multi_gets: RefCell::new(Slab::new(MULTI_GETS_MAX)),
             multi_puts: RefCell::new(Slab::new(MULTI_PUTS_MAX)),
@@ -238,6 +255,10 @@ impl<E: Env> Shard<E> {
             job_runs: Cell::new(false),
             sync_runs: Cell::new(false),
             disk_reads: Cell::new(0),
+            hints: RefCell::new(hints),
+            hint_fetches: Cell::new(0),
+            debts: Cell::new(0),
+            debts_held: Held::new(debts::DEBT_BYTES_MAX),
             wrote_ns: Cell::new(None),
             busy_ns: Cell::new(Some(now_ns)),
             tend_ns: Cell::new(now_ns),
@@ -381,6 +402,8 @@ impl<E: Env> Shard<E> {
         drop((operations, deadlines));
         self.tend_clock();
         self.tend_log(now_ns);
+        self.mark_hints();
+        self.deliver_hints();
         self.tend_scrub(now_ns);
         self.admit_waiting();
         let drift_ms = self.settings.clock_drift_max_ms;
@@ -610,7 +633,9 @@ impl<E: Env> Handler for Shard<E> {
         }
         let idle = self.acks.borrow().len() == 0
             && self.waiting.borrow().is_empty()
-            && self.operations.borrow().len() == 0
+            // What a write still owes when the node stops is not waited for.
+            && self.operations.borrow().len() == self.debts.get()
+            && self.hint_fetches.get() == 0
             && self.multi_gets.borrow().len() == 0
             && self.multi_puts.borrow().len() == 0
             && self.latches.borrow().is_empty()

@@ -138,8 +138,10 @@ impl<E: Env> Shard<E> {
                     return false;
                 }
                 link.greeted(connection, now_ns);
+                let target = link.node;
                 let (node, core) = (link.node.0, link.core.0);
                 drop(links);
+                self.hints.borrow_mut().is_back(target);
                 tracing::info!(core = self.settings.core.0, peer_node = node, peer_core = core, "peer is up");
                 if core == 0 {
                     self.ask(connection, &Request::Topology { have: Epoch(0) });

@@ -243,7 +243,10 @@ impl<E: Env> Shard<E> {
             Some(Operation::Read(read)) => {
                 read.connections.iter().position(|asked| *asked == Some(connection))
             }
-            Some(Operation::Repair(_) | Operation::Write(_) | Operation::Forward(_)) | None => None,
+            Some(
+                Operation::Repair(_) | Operation::Write(_) | Operation::Forward(_) | Operation::Delivery(_),
+            )
+            | None => None,
         };
         if let Some(replica) = lost {
             self.on_read_answer(id, replica as u8, &ReplicaAnswer::Refused(ErrorCode::Unavailable));
@@ -254,7 +257,10 @@ impl<E: Env> Shard<E> {
     pub(super) fn on_read_deadline(self: &Rc<Self>, id: OperationId) {
         let outcome = match self.operations.borrow_mut().get_mut(id) {
             Some(Operation::Read(read)) => read.quorum.on_deadline(),
-            Some(Operation::Repair(_) | Operation::Write(_) | Operation::Forward(_)) | None => return,
+            Some(
+                Operation::Repair(_) | Operation::Write(_) | Operation::Forward(_) | Operation::Delivery(_),
+            )
+            | None => return,
         };
         self.follow_read(id, ReadStep { outcome: Some(outcome), ..ReadStep::default() }, b"");
     }
@@ -355,6 +361,7 @@ impl<E: Env> Shard<E> {
         self.on_read_deadline(id);
         self.end_repair(id);
         self.on_forward_lost(id, None);
+        self.on_delivery_lost(id, None);
     }
 
     /// A connection to another node is gone: the operations that waited for answers over it are told.
@@ -365,6 +372,7 @@ impl<E: Env> Shard<E> {
             self.on_read_connection_lost(id, connection);
             self.on_repair_connection_lost(id, connection);
             self.on_forward_lost(id, Some(connection));
+            self.on_delivery_lost(id, Some(connection));
         }
     }
 }

@@ -120,6 +120,9 @@ impl<E: Env> Shard<E> {
 
     /// A replica, perhaps this node, has answered what it was sent as a write.
     pub(super) fn on_wrote(self: &Rc<Self>, id: OperationId, replica: u8, answer: WriteAnswer) {
+        if self.on_delivery_answer(id, answer) {
+            return;
+        }
         let is_write = matches!(self.operations.borrow_mut().get_mut(id), Some(Operation::Write(_)));
         if is_write {
             self.on_write_answer(id, replica, answer);
@@ -151,7 +154,7 @@ impl<E: Env> Shard<E> {
         let lost = match self.operations.borrow_mut().get_mut(id) {
             Some(Operation::Read(read)) => read.connections,
             Some(Operation::Repair(repair)) => repair.connections,
-            Some(Operation::Write(_) | Operation::Forward(_)) | None => return,
+            Some(Operation::Write(_) | Operation::Forward(_) | Operation::Delivery(_)) | None => return,
         };
         if let Some(replica) = lost.iter().position(|asked| *asked == Some(connection)) {
             self.on_repair_answer(id, replica as u8, WriteAnswer::Refused(ErrorCode::Unknown));

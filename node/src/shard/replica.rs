@@ -50,8 +50,11 @@ impl<E: Env> Shard<E> {
                     self.answer_peer(requester, &PeerMessage::ReplicaWriteAnswer(WriteAnswer::Refused(code)));
                 }
             }
-            PeerMessage::HintedWrite { .. } => {
-                self.refuse_message(requester, message, ErrorCode::Unsupported);
+            PeerMessage::HintedWrite { target, key, version, value, .. } => {
+                self.clock.borrow_mut().observe(version.order);
+                if let Err(code) = self.on_hinted_write(requester, *target, key, version, value) {
+                    self.refuse_message(requester, message, code);
+                }
             }
             PeerMessage::ReplicaRead { want, key, .. } => match self.route(key) {
                 Ok(route @ Route { position: Some(_), .. }) => {

@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use ferrite_wire::{
-    CoreId, DecodeError, Epoch, ErrorCode, FrameView, Key, Level, Order, Reply, Request, RequestId, Token,
-    Version, VersionFlags,
+    CoreId, DecodeError, Epoch, ErrorCode, FrameView, Key, Level, Order, Reply, Request, RequestId, SLOPPY,
+    Token, Version, VersionFlags,
 };
 
 use super::log_pump::Ack;
@@ -168,12 +168,15 @@ impl<E: Env> Shard<E> {
                 let text = self.status();
                 self.answer(requester, &Reply::Status(&text));
             }
-            Request::Hints(_) => self.answer_error(requester, ErrorCode::Unsupported),
+            Request::Hints(action) => {
+                let text = self.hints_text(action);
+                self.answer(requester, &Reply::Status(&text));
+            }
             Request::Get { level, key, .. } => {
                 self.counters.gets.set(self.counters.gets.get() + 1);
                 self.get(requester, routed(), level, &key, deadline_ns);
             }
-            Request::Put { level, key, ttl_ms, value, .. } => {
+            Request::Put { level, options, key, ttl_ms, value, .. } => {
                 self.counters.puts.set(self.counters.puts.get() + 1);
                 let mut version = Version::default();
                 let ttl_ms = self.ttl_ms(key.table, ttl_ms);
@@ -181,12 +184,12 @@ impl<E: Env> Shard<E> {
                     version.flags.0 |= VersionFlags::EXPIRES;
                     version.expiry_ms = self.env.wall_ms().saturating_add(ttl_ms);
                 }
-                self.put(requester, routed(), time, level, &key, version, value, deadline_ns);
+                self.put(requester, routed(), time, (level, options), &key, version, value, deadline_ns);
             }
-            Request::Delete { level, key, .. } => {
+            Request::Delete { level, options, key, .. } => {
                 self.counters.deletes.set(self.counters.deletes.get() + 1);
                 let version = Version { flags: VersionFlags(VersionFlags::TOMBSTONE), ..Version::default() };
-                self.put(requester, routed(), time, level, &key, version, b"", deadline_ns);
+                self.put(requester, routed(), time, (level, options), &key, version, b"", deadline_ns);
             }
             Request::MultiGet { level, keys, .. } => {
                 self.counters.gets.set(self.counters.gets.get() + keys.len() as u64);
@@ -234,7 +237,7 @@ impl<E: Env> Shard<E> {
         requester: Requester,
         route: Route,
         seen: Order,
-        level: Level,
+        (level, options): (Level, u8),
         key: &Key<'_>,
         mut version: Version,
         value: &[u8],
@@ -262,7 +265,8 @@ impl<E: Env> Shard<E> {
             }
             return;
         }
-        self.coordinate_write(requester, route, level, key, version, value, deadline_ns);
+        let sloppy = options & SLOPPY != 0;
+        self.coordinate_write(requester, route, level, key, version, value, version, sloppy, deadline_ns);
     }
 
     /// Where a key belongs.

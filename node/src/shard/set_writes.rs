@@ -20,10 +20,11 @@ use ferrite_cluster::{
 };
 use ferrite_lsm::{RecordBuf, cover};
 use ferrite_wire::{
-    Actor, ErrorCode, Key, Level, OVERWRITE, Order, PeerMessage, Reply, Request, TableId, Version,
-    VersionFlags, WriteAnswer,
+    Actor, ErrorCode, Key, Level, OVERWRITE, Order, Reply, Request, SLOPPY, TableId, Version, VersionFlags,
+    WriteAnswer,
 };
 
+use super::debts::Subject;
 use super::expiry::Waited;
 use super::held::Holding;
 use super::latches::{Entered, LatchId};
@@ -51,6 +52,8 @@ pub(super) struct SetWrite {
     value: Option<(Box<[u8]>, u64)>,
     /// What it replaces.
     seen: CausalClock,
+    /// Others may stand in for replicas that are away.
+    sloppy: bool,
     deadline_ns: u64,
     /// What it keeps while it waits for a read, a latch or its local set.
     holding: Option<Holding>,
@@ -156,9 +159,13 @@ impl<E: Env> Shard<E> {
             partition_len: key.partition.len(),
             value,
             seen,
+            sloppy: options & SLOPPY != 0,
             deadline_ns,
             holding: None,
         };
+        if route.position.is_none() {
+            return self.write_set_apart(&write, overwrites);
+        }
         write.holding = self.held.hold(write.bytes());
         if write.holding.is_none() {
             return self.answer_error(requester, ErrorCode::Overloaded);
@@ -239,6 +246,17 @@ impl<E: Env> Shard<E> {
             None => SiblingSet::default(),
             Some(record) => set_of(&record.as_record()).ok_or_else(unreadable)?,
         };
+        let (given, dot) = self.next_set(write, &mut set, self.dots.get())?;
+        self.send_set(latch, write, &set, given, dot)
+    }
+
+    /// Makes the next set of one. The dot is of `actor`, and its number is 0 for a delete, which has none.
+    fn next_set<'s>(
+        self: &Rc<Self>,
+        write: &'s SetWrite,
+        set: &mut SiblingSet<'s>,
+        actor: Actor,
+    ) -> Result<(Version, Dot), Refusal> {
         let limits = SetLimits::of_table(usize::from(write.route.max_siblings), write.route.replicas);
         let mut given = Version::default();
         let mut dot = Dot { actor: Actor(0), number: 0 };
@@ -247,7 +265,7 @@ impl<E: Env> Shard<E> {
                 // Above everything that is known of the key: the number is new for its actor, whatever a context claims to have seen.
                 let above = write.time.max(set.clock().order_max()).max(write.seen.order_max());
                 let order = self.mint(above)?;
-                dot = Dot { actor: self.dots.get(), number: order.0 };
+                dot = Dot { actor, number: order.0 };
                 let sibling = Sibling { dot, order, expiry_ms: *expiry_ms, value };
                 if let Err(full) = set.put(&write.seen, sibling, &limits) {
                     // What has expired for the slowest clock there may be gives its place to others. Only where there is no other way:
@@ -267,7 +285,26 @@ impl<E: Env> Shard<E> {
                 given.flags.0 |= VersionFlags::TOMBSTONE;
             }
         }
-        self.send_set(latch, write, &set, given, dot)
+        Ok((given, dot))
+    }
+
+    /// Coordinates a sloppy write while no replica of its key can be reached: what it has seen is replaced, by a dot of an actor that was never
+    /// before and never will be again, for this node remembers nothing of the key. Stand-ins keep the set.
+    fn write_set_apart(self: &Rc<Self>, write: &SetWrite, overwrites: bool) {
+        if overwrites {
+            let text = "no replica can be reached, and to overwrite is to read one first".to_owned();
+            return self.refuse_set_write(write.requester, Refusal { code: ErrorCode::Unavailable, text });
+        }
+        cover::mark("set written apart from its replicas");
+        let mut set = SiblingSet::default();
+        let given = match self.next_set(write, &mut set, Actor(self.env.random())) {
+            Ok((given, _)) => given,
+            Err(refusal) => return self.refuse_set_write(write.requester, refusal),
+        };
+        let (mut bytes, key) = (Vec::new(), write.key());
+        set.encode(&mut bytes);
+        let SetWrite { requester, route, level, deadline_ns, .. } = *write;
+        self.coordinate_write(requester, route, level, &key, set.version(), &bytes, given, true, deadline_ns);
     }
 
     fn send_set(
@@ -284,11 +321,12 @@ impl<E: Env> Shard<E> {
         if !self.operations.borrow().has_room() {
             return Err(ErrorCode::Overloaded.into());
         }
-        let (live, connections) = self.live_replicas(route);
+        let spread = self.spread(route, write.sloppy);
         let needed = write.level.needed(route.replicas) as u8;
-        let quorum =
-            WriteQuorum::start(route.replicas as u8, live, needed).map_err(|_| ErrorCode::Unavailable)?;
-        let operation = WriteOperation::new(write.requester, given, quorum, connections);
+        let quorum = WriteQuorum::start(route.replicas as u8, spread.asked, needed)
+            .map_err(|_| ErrorCode::Unavailable)?;
+        let about = (route, Subject::new(&self.debts_held, route, &key, version, &bytes));
+        let operation = WriteOperation::new(write.requester, given, quorum, &spread, about);
         let id = self.operations.borrow_mut().insert(Operation::Write(operation));
         let here = route.position.expect("a coordinator of a set is a replica of it") as u8;
         let ack = Ack::Set { operation: id, replica: here, latch };
@@ -306,17 +344,12 @@ impl<E: Env> Shard<E> {
             (shipped, shipped_version) = (Vec::new(), lone.version());
             lone.encode(&mut shipped);
         }
-        let message = PeerMessage::ReplicaWrite {
-            vnode_epoch: route.vnode_epoch,
-            key,
-            version: shipped_version,
-            value: &shipped,
-        };
         let left_ns = write.deadline_ns.saturating_sub(self.env.now_ns());
-        for replica in live.iter() {
-            let Some(connection) = connections[replica as usize] else { continue };
-            if !self.ask_replica(connection, id, replica, left_ns, &message) {
-                self.on_write_answer(id, replica, WriteAnswer::Refused(ErrorCode::Overloaded));
+        // The local one is staged already.
+        for replica in spread.asked.iter().filter(|replica| *replica != here) {
+            let sent = self.send_share(&spread, id, replica, left_ns, route, &key, shipped_version, &shipped);
+            if let Err(code) = sent {
+                self.on_write_answer(id, replica, WriteAnswer::Refused(code));
             }
         }
         Ok(())

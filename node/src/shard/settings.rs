@@ -1,6 +1,7 @@
 //! What a shard is told when it opens.
 
 use ferrite_cluster::gossip::GossipOptions;
+use ferrite_cluster::hints::HintOptions;
 use ferrite_wire::{CoreId, NodeId, Topology};
 
 use super::sets::join_records;
@@ -59,6 +60,8 @@ pub struct ShardSettings {
     pub hop_backlog_bytes_max: usize,
     /// Most reads waiting for the disk on this core.
     pub disk_reads_max: usize,
+    /// How much is kept for nodes that are away, and how fast it is delivered.
+    pub hints: HintOptions,
     /// Memory set aside for what the engine does not see; for the status.
     pub reserve_bytes: usize,
 }
@@ -102,6 +105,7 @@ impl ShardSettings {
             operation_bytes_max: 32 << 20,
             hop_backlog_bytes_max: 16 << 20,
             disk_reads_max: 4_096,
+            hints: HintOptions::default(),
             reserve_bytes: 0,
         }
     }

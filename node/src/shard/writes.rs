@@ -5,23 +5,35 @@
 use std::rc::Rc;
 
 use ferrite_cluster::{ReplicaSet, WriteOutcome, WriteQuorum};
-use ferrite_wire::{ErrorCode, Key, Level, PeerMessage, Reply, Version, WriteAnswer};
+use ferrite_wire::{ErrorCode, Key, Level, Reply, Version, WriteAnswer, limits::REPLICAS_MAX};
 
-use super::log_pump::Ack;
-use super::record::{engine_key, record_of};
+use super::debts::Subject;
 use super::requester::Requester;
 use super::slab::OperationId;
+use super::stand_ins::Spread;
 use super::{Operation, Route, Shard};
 use crate::env::{Connection, Env};
 
-/// One write in flight.
+/// One write in flight, or one that has ended and still owes ([`super::debts`]).
 #[derive(Debug)]
 pub(super) struct WriteOperation {
     requester: Requester,
+    /// The version that its client is told.
     version: Version,
-    quorum: WriteQuorum,
+    pub(super) quorum: WriteQuorum,
     /// Over which connection each replica was asked, to know who is lost when one breaks.
-    asked: [Option<Connection>; ferrite_wire::limits::REPLICAS_MAX],
+    asked: [Option<Connection>; REPLICAS_MAX],
+    /// All replicas of the key's table.
+    pub(super) wanted: ReplicaSet,
+    /// Those in whose stead others were asked.
+    stood_in: ReplicaSet,
+    /// Those that refused, and would again.
+    pub(super) refused_for_good: ReplicaSet,
+    pub(super) route: Route,
+    /// What it may owe, if there was room to keep it in mind.
+    pub(super) subject: Option<Subject>,
+    /// It was answered.
+    pub(super) ended: bool,
 }
 
 impl WriteOperation {
@@ -30,22 +42,36 @@ impl WriteOperation {
         requester: Requester,
         version: Version,
         quorum: WriteQuorum,
-        asked: [Option<Connection>; ferrite_wire::limits::REPLICAS_MAX],
+        spread: &Spread,
+        (route, subject): (Route, Option<Subject>),
     ) -> WriteOperation {
-        WriteOperation { requester, version, quorum, asked }
+        WriteOperation {
+            requester,
+            version,
+            quorum,
+            asked: spread.connections,
+            wanted: (0..route.replicas as u8).collect(),
+            stood_in: spread.stood_in,
+            refused_for_good: ReplicaSet::default(),
+            route,
+            subject,
+            ended: false,
+        }
+    }
+
+    /// Whether its level was not met by replicas alone.
+    fn is_sloppy(&self) -> bool {
+        self.quorum.acked().without(self.stood_in).len() < self.quorum.needed()
     }
 }
 
 impl<E: Env> Shard<E> {
     /// The replicas of a route that can be reached at this moment, and that gossip does not hold to be absent.
-    pub(super) fn live_replicas(
-        &self,
-        route: Route,
-    ) -> (ReplicaSet, [Option<Connection>; ferrite_wire::limits::REPLICAS_MAX]) {
+    pub(super) fn live_replicas(&self, route: Route) -> (ReplicaSet, [Option<Connection>; REPLICAS_MAX]) {
         let ring = self.ring.borrow();
         let links = self.links.borrow();
         let mut live = ReplicaSet::default();
-        let mut connections = [None; ferrite_wire::limits::REPLICAS_MAX];
+        let mut connections = [None; REPLICAS_MAX];
         for (at, node) in ring.replicas(route.vnode)[..route.replicas].iter().enumerate() {
             if Some(at) == route.position {
                 live.insert(at as u8);
@@ -62,7 +88,8 @@ impl<E: Env> Shard<E> {
         (live, connections)
     }
 
-    /// Sends a write to every live replica of its key.
+    /// Sends a record to every live replica of its key, and if it is `sloppy` to stand-ins for others. `given` is the version that the client is
+    /// told.
     #[expect(clippy::too_many_arguments, reason = "a write is all of these")]
     pub(super) fn coordinate_write(
         self: &Rc<Self>,
@@ -72,34 +99,26 @@ impl<E: Env> Shard<E> {
         key: &Key<'_>,
         version: Version,
         value: &[u8],
+        given: Version,
+        sloppy: bool,
         deadline_ns: u64,
     ) {
         if !self.operations.borrow().has_room() {
             return self.answer_error(requester, ErrorCode::Overloaded);
         }
-        let (live, connections) = self.live_replicas(route);
-        let Ok(quorum) = WriteQuorum::start(route.replicas as u8, live, level.needed(route.replicas) as u8)
+        let spread = self.spread(route, sloppy);
+        let Ok(quorum) =
+            WriteQuorum::start(route.replicas as u8, spread.asked, level.needed(route.replicas) as u8)
         else {
             return self.answer_error(requester, ErrorCode::Unavailable);
         };
-        let operation = WriteOperation { requester, version, quorum, asked: connections };
+        let about = (route, Subject::new(&self.debts_held, route, key, version, value));
+        let operation = WriteOperation::new(requester, given, quorum, &spread, about);
         let id = self.operations.borrow_mut().insert(Operation::Write(operation));
         self.deadlines.borrow_mut().add(deadline_ns, id);
         let left_ns = deadline_ns.saturating_sub(self.env.now_ns());
-        let message = PeerMessage::ReplicaWrite { vnode_epoch: route.vnode_epoch, key: *key, version, value };
-        for replica in live.iter() {
-            let refused = match connections[replica as usize] {
-                Some(connection) => {
-                    let sent = self.ask_replica(connection, id, replica, left_ns, &message);
-                    (!sent).then_some(ErrorCode::Overloaded)
-                }
-                None => {
-                    let ack = Ack::Local { operation: id, replica };
-                    let key = engine_key(key, route.vnode, route.token);
-                    self.stage(key, record_of(&version, value), route.vnode_epoch.0, ack).err()
-                }
-            };
-            if let Some(code) = refused {
+        for replica in spread.asked.iter() {
+            if let Err(code) = self.send_share(&spread, id, replica, left_ns, route, key, version, value) {
                 self.on_write_answer(id, replica, WriteAnswer::Refused(code));
             }
         }
@@ -107,20 +126,38 @@ impl<E: Env> Shard<E> {
 
     /// A replica, perhaps this node, has answered.
     pub(super) fn on_write_answer(self: &Rc<Self>, id: OperationId, replica: u8, answer: WriteAnswer) {
+        // An answer that comes twice says nothing new.
+        if self.with_write(id, |write| Some(write.quorum.waiting().contains(replica))) != Some(true) {
+            return;
+        }
         let outcome = match answer {
             // A replica that cannot say whether it kept the record counts like one that was lost.
             WriteAnswer::Refused(ErrorCode::Unknown) => {
                 self.with_write(id, |write| write.quorum.on_lost(replica))
             }
-            answer => self.with_write(id, |write| write.quorum.on_answer(replica, answer)),
+            answer => self.with_write(id, |write| {
+                if let WriteAnswer::Refused(code) = answer {
+                    write.refused(replica, code);
+                }
+                write.quorum.on_answer(replica, answer)
+            }),
         };
-        self.settle_write(id, outcome);
+        let missed = match answer {
+            WriteAnswer::Applied => false,
+            WriteAnswer::Refused(_) => {
+                self.with_write(id, |write| Some(!write.has_refused_for_good(replica))).unwrap_or(false)
+            }
+        };
+        self.follow_write(id, replica, outcome, missed);
     }
 
     /// A replica will not answer: it may or may not have the record.
     pub(super) fn on_write_lost(self: &Rc<Self>, id: OperationId, replica: u8) {
-        let outcome = self.with_write(id, |write| write.quorum.on_lost(replica));
-        self.settle_write(id, outcome);
+        let is_news = self.with_write(id, |write| Some(write.quorum.waiting().contains(replica)));
+        if is_news == Some(true) {
+            let outcome = self.with_write(id, |write| write.quorum.on_lost(replica));
+            self.follow_write(id, replica, outcome, true);
+        }
     }
 
     /// The connection is gone: every write asked over it has lost that replica.
@@ -133,8 +170,24 @@ impl<E: Env> Shard<E> {
 
     /// Time is up.
     pub(super) fn on_write_deadline(self: &Rc<Self>, id: OperationId) {
+        if self.foreclose(id) {
+            return;
+        }
         let outcome = self.with_write(id, |write| Some(write.quorum.on_deadline()));
         self.settle_write(id, outcome);
+    }
+
+    fn follow_write(
+        self: &Rc<Self>,
+        id: OperationId,
+        replica: u8,
+        outcome: Option<WriteOutcome>,
+        missed: bool,
+    ) {
+        match outcome {
+            Some(_) => self.settle_write(id, outcome),
+            None => self.follow_debt(id, replica, missed),
+        }
     }
 
     fn with_write<R>(
@@ -144,30 +197,30 @@ impl<E: Env> Shard<E> {
     ) -> Option<R> {
         match self.operations.borrow_mut().get_mut(id) {
             Some(Operation::Write(write)) => act(write),
-            Some(Operation::Read(_) | Operation::Repair(_) | Operation::Forward(_)) | None => None,
+            Some(
+                Operation::Read(_) | Operation::Repair(_) | Operation::Forward(_) | Operation::Delivery(_),
+            )
+            | None => None,
         }
     }
 
-    fn settle_write(&self, id: OperationId, outcome: Option<WriteOutcome>) {
+    fn settle_write(self: &Rc<Self>, id: OperationId, outcome: Option<WriteOutcome>) {
         let Some(outcome) = outcome else { return };
-        let Some(Operation::Write(write)) = self.operations.borrow_mut().remove(id) else {
-            unreachable!("an outcome comes from a write in flight");
-        };
+        let told = self.with_write(id, |write| Some((write.requester, write.version, write.is_sloppy())));
+        let (requester, version, sloppy) = told.expect("an outcome comes from a write in flight");
         match outcome {
             WriteOutcome::Done { answered } => {
-                self.answer(
-                    write.requester,
-                    &Reply::Done { version: write.version, answered, sloppy: false },
-                );
+                self.answer(requester, &Reply::Done { version, answered, sloppy });
             }
-            WriteOutcome::NotApplied(code) => self.answer_error(write.requester, code),
+            WriteOutcome::NotApplied(code) => self.answer_error(requester, code),
             WriteOutcome::Unknown => {
                 ferrite_lsm::cover::mark("write in doubt");
                 // Its client is told the time of it: what the client writes next is to win over it.
                 self.counters.count_error(ErrorCode::Unknown);
                 let reply = Reply::Error { code: ErrorCode::Unknown, text: "" };
-                self.answer_seen(write.requester, &reply, write.version.order);
+                self.answer_seen(requester, &reply, version.order);
             }
         }
+        self.settle_debts(id, &outcome);
     }
 }

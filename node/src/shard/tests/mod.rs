@@ -10,6 +10,7 @@ mod expiry;
 mod gets;
 mod gossip;
 mod hedges;
+mod hints;
 mod memory;
 mod multi_get;
 mod multi_put;
@@ -19,6 +20,7 @@ mod repairs;
 mod replica_siblings;
 mod replies;
 mod siblings;
+mod sloppy;
 mod tables;
 
 use std::cell::{Cell, RefCell};

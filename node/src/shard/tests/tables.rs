@@ -53,7 +53,7 @@ pub(super) fn accept_links(bench: &Bench, shard: &Shard<Bench>) {
 }
 
 /// The frame with which a core accepts this node.
-fn accepted_by(node: NodeId, core: CoreId) -> Vec<u8> {
+pub(super) fn accepted_by(node: NodeId, core: CoreId) -> Vec<u8> {
     let reply = ferrite_wire::HelloReply {
         version: PROTOCOL_MAX,
         features: Features(0),

@@ -1,0 +1,250 @@
+//! What a write still owes when it has ended: replicas that were not asked, refused, were lost, or have not answered.
+//!
+//! A write is answered when its level is met, and stays an operation while replicas are to answer: until then, its deadline or the end
+//! of a connection. It keeps the key in mind, and the record only at a coordinator that is no replica; else that is read again from the
+//! engine where a hint is made, which most writes never need. By then the key may have a newer record: that one is owed just as well.
+//!
+//! | a replica | owes a hint |
+//! |---|---|
+//! | was away at the start | when the write has ended as done or unknown |
+//! | refused, or its connection broke | then, or at once |
+//! | is silent at the deadline | then |
+//! | is there, and was silent or overloaded | as far as [`Ledger::may_hint_live`](ferrite_cluster::hints::Ledger::may_hint_live) allows: a storm of hints would be more load for who has too much |
+//! | has a stand-in that acknowledged | none: the stand-in delivers |
+//! | refused for good (`too large`, `malformed`) | none: it would again |
+
+use std::rc::Rc;
+
+use ferrite_cluster::hints::{DropReason, HintKind};
+use ferrite_cluster::{ReplicaSet, WriteOutcome};
+use ferrite_lsm::cover;
+use ferrite_wire::{ErrorCode, Key, TableId, Version};
+
+use super::expiry::NEVER_NS;
+use super::held::{Held, Holding};
+use super::hints::HintThen;
+use super::record::version_of;
+use super::slab::OperationId;
+use super::writes::WriteOperation;
+use super::{Operation, Route, Shard};
+use crate::env::Env;
+
+/// Most writes that have ended and are kept in mind for replicas that have not answered, on a core.
+pub(super) const DEBTS_MAX: usize = 32_768;
+/// Most bytes of keys and records that writes keep in mind for what they may owe, on a core. Beyond it a write owes nothing, which is counted where it
+/// would have: it is not refused for that.
+pub(super) const DEBT_BYTES_MAX: usize = 16 << 20;
+
+/// The record that a write is about.
+#[derive(Debug)]
+pub(super) struct Subject {
+    route: Route,
+    table: TableId,
+    /// Partition key, then sort key.
+    key: Box<[u8]>,
+    partition_len: usize,
+    /// As it was sent.
+    version: Version,
+    /// The payload, at a coordinator that has no copy of its own.
+    payload: Option<Box<[u8]>>,
+    /// Given back when this is dropped.
+    _holding: Option<Holding>,
+}
+
+impl Subject {
+    /// What a write of this record is about; `None` = there is no room to keep it in mind.
+    pub(super) fn new(
+        held: &Held,
+        route: Route,
+        key: &Key<'_>,
+        version: Version,
+        payload: &[u8],
+    ) -> Option<Subject> {
+        let kept = if route.position.is_none() { payload.len() } else { 0 };
+        let holding = held.hold(size_of::<Subject>() + key.partition.len() + key.sort.len() + kept)?;
+        Some(Subject {
+            route,
+            table: key.table,
+            key: [key.partition, key.sort].concat().into(),
+            partition_len: key.partition.len(),
+            version,
+            payload: route.position.is_none().then(|| payload.into()),
+            _holding: Some(holding),
+        })
+    }
+
+    /// The same for a moment, beside the one that is kept in mind.
+    fn for_now(&self) -> Subject {
+        Subject { key: self.key.clone(), payload: self.payload.clone(), _holding: None, ..*self }
+    }
+
+    fn key(&self) -> Key<'_> {
+        let (partition, sort) = self.key.split_at(self.partition_len);
+        Key { table: self.table, partition, sort }
+    }
+}
+
+/// Whether a replica that refused with this code would take the record another time.
+fn may_take_it_later(code: ErrorCode) -> bool {
+    !matches!(
+        code,
+        ErrorCode::TooLarge
+            | ErrorCode::Malformed
+            | ErrorCode::NoTable
+            | ErrorCode::BadContext
+            | ErrorCode::TooManySiblings
+    )
+}
+
+impl<E: Env> Shard<E> {
+    /// A write has ended and was answered: what it owes is made up for, and what may come yet is kept in mind.
+    pub(super) fn settle_debts(self: &Rc<Self>, id: OperationId, outcome: &WriteOutcome) {
+        let Some((missed, waits, subject)) = ({
+            let mut operations = self.operations.borrow_mut();
+            let Some(Operation::Write(write)) = operations.get_mut(id) else { return };
+            write.ended = true;
+            let missed = write.missed();
+            let waits = !write.still_asked().is_empty();
+            let owes = !matches!(outcome, WriteOutcome::NotApplied(_));
+            owes.then(|| (missed, waits, write.subject_if(!missed.is_empty())))
+        }) else {
+            self.operations.borrow_mut().remove(id);
+            return;
+        };
+        missed.iter().for_each(|replica| self.owe(subject.as_ref(), replica, id));
+        if waits && self.debts.get() < DEBTS_MAX {
+            self.debts.set(self.debts.get() + 1);
+            return;
+        }
+        let ended = self.operations.borrow_mut().remove(id);
+        if let Some(Operation::Write(write)) = ended
+            && waits
+        {
+            write.still_asked().iter().for_each(|replica| self.count_untracked(write.route, replica));
+        }
+    }
+
+    /// A replica of a write that has ended answered or was lost. `missed`: it has not got the record, or may not.
+    pub(super) fn follow_debt(self: &Rc<Self>, id: OperationId, replica: u8, missed: bool) {
+        let (subject, is_over) = {
+            let mut operations = self.operations.borrow_mut();
+            let Some(Operation::Write(write)) = operations.get_mut(id) else { return };
+            if !write.ended {
+                return;
+            }
+            (write.subject_if(missed), write.still_asked().is_empty())
+        };
+        if missed {
+            self.owe(subject.as_ref(), replica, id);
+        }
+        if is_over {
+            self.end_debt(id);
+        }
+    }
+
+    /// The deadline of a write that has ended: whoever is silent has missed it.
+    pub(super) fn foreclose(self: &Rc<Self>, id: OperationId) -> bool {
+        let (subject, silent) = {
+            let mut operations = self.operations.borrow_mut();
+            let Some(Operation::Write(write)) = operations.get_mut(id) else { return false };
+            if !write.ended {
+                return false;
+            }
+            (write.subject_if(true), write.still_asked())
+        };
+        silent.iter().for_each(|replica| self.owe(subject.as_ref(), replica, id));
+        self.end_debt(id);
+        true
+    }
+
+    fn end_debt(&self, id: OperationId) {
+        let ended = self.operations.borrow_mut().remove(id);
+        assert!(ended.is_some(), "found by the caller");
+        self.debts.set(self.debts.get() - 1);
+    }
+
+    fn count_untracked(&self, route: Route, replica: u8) {
+        let target = self.ring.borrow().replicas(route.vnode)[replica as usize];
+        if target != self.settings.node {
+            self.hints.borrow_mut().count_drop(target, DropReason::Untracked);
+        }
+    }
+
+    /// Keeps the record of a write for a replica that missed it.
+    fn owe(self: &Rc<Self>, subject: Option<&Subject>, replica: u8, id: OperationId) {
+        let Some(subject) = subject else {
+            let route = match self.operations.borrow_mut().get_mut(id) {
+                Some(Operation::Write(write)) => write.route,
+                _ => unreachable!("found by the caller"),
+            };
+            return self.count_untracked(route, replica);
+        };
+        let target = self.ring.borrow().replicas(subject.route.vnode)[replica as usize];
+        if target == self.settings.node {
+            return;
+        }
+        if self.is_there(target) && !self.hints.borrow_mut().may_hint_live(target, self.env.now_ns()) {
+            return;
+        }
+        if let Some(payload) = &subject.payload {
+            // Refused, it is dropped and counted.
+            self.keep_hint(
+                target,
+                HintKind::Strict,
+                &subject.key(),
+                &subject.version,
+                payload,
+                HintThen::Nothing,
+            )
+            .ok();
+            return;
+        }
+        let owed = subject.for_now();
+        self.local_copy(subject.route, &subject.key(), NEVER_NS, move |shard, found| {
+            let record = match &found {
+                Ok(Some(record)) => Some(record.as_record()),
+                Ok(None) | Err(_) => None,
+            };
+            // Of sets the local one has what was sent in it; of records the local one is that, or one that beat it.
+            let is_older = |version: &Version| !owed.route.has_siblings() && owed.version.beats(version);
+            match record.map(|record| (version_of(&record), record.value)) {
+                Some((version, value)) if !is_older(&version) => {
+                    cover::mark("hint made of the local record");
+                    let then = HintThen::Nothing;
+                    shard.keep_hint(target, HintKind::Strict, &owed.key(), &version, value, then).ok();
+                }
+                Some(_) | None => shard.hints.borrow_mut().count_drop(target, DropReason::NoRecord),
+            }
+        });
+    }
+}
+
+impl WriteOperation {
+    /// Replicas that certainly or perhaps lack the record, and could take it later.
+    fn missed(&self) -> ReplicaSet {
+        let (acked, waiting) = (self.quorum.acked(), self.quorum.waiting());
+        self.wanted.without(acked).without(waiting).without(self.refused_for_good)
+    }
+
+    /// Other nodes that were asked and have not answered.
+    pub(super) fn still_asked(&self) -> ReplicaSet {
+        let here: ReplicaSet = self.route.position.map(|at| at as u8).into_iter().collect();
+        self.quorum.waiting().without(here)
+    }
+
+    fn subject_if(&self, wanted: bool) -> Option<Subject> {
+        self.subject.as_ref().filter(|_| wanted).map(Subject::for_now)
+    }
+
+    /// Takes note of a refusal that would be repeated.
+    pub(super) fn refused(&mut self, replica: u8, code: ErrorCode) {
+        if !may_take_it_later(code) {
+            self.refused_for_good.insert(replica);
+        }
+    }
+
+    /// Whether a replica refused for good.
+    pub(super) fn has_refused_for_good(&self, replica: u8) -> bool {
+        self.refused_for_good.contains(replica)
+    }
+}

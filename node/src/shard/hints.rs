@@ -1,0 +1,211 @@
+//! Hints: taking them in, and what is told of them. How much is kept and what is owed is [`ferrite_cluster::hints`]'s to decide.
+//!
+//! | a hint | is made | from |
+//! |---|---|---|
+//! | strict | when a write has ended as done or unknown, for each replica that missed it or may have ([`super::debts`]) | the local record; a coordinator that is no replica keeps the bytes until then |
+//! | sloppy | for the coordinator of a sloppy write, in whose level it counts once it is durable ([`super::stand_ins`]) | the message |
+//!
+//! A write that is told as not applied leaves none. Strict hints never wait for room in the log, and so never take it from a write: they are
+//! dropped then, and counted.
+
+use std::fmt::Write;
+use std::rc::Rc;
+
+use ferrite_cluster::hints::{HintKind, LaneId};
+use ferrite_cluster::planted;
+use ferrite_lsm::cover;
+use ferrite_wire::{ErrorCode, HintsAction, Key, NodeId, Order, PeerMessage, Version, WriteAnswer};
+
+use super::Shard;
+use super::hint_store::{encode_hint, hint_bytes, hint_key, local_record, mark_key, table_of};
+use super::log_pump::Ack;
+use super::requester::Requester;
+use super::slab::OperationId;
+use crate::env::Env;
+
+/// Who waits for a hint to be durable.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum HintThen {
+    /// Nobody.
+    Nothing,
+    /// The coordinator on another node.
+    Peer(Requester),
+    /// An operation of this core, in place of the replica at this place.
+    Local {
+        /// Which.
+        operation: OperationId,
+        /// The place in the key's preference list.
+        replica: u8,
+    },
+}
+
+/// A hint on its way into the log.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HintAck {
+    lane: LaneId,
+    at: u64,
+    bytes: u64,
+    then: HintThen,
+}
+
+impl<E: Env> Shard<E> {
+    /// Takes a hint in. After an error nobody is told anything else, and whatever there is to count was counted.
+    pub(super) fn keep_hint(
+        self: &Rc<Self>,
+        target: NodeId,
+        kind: HintKind,
+        key: &Key<'_>,
+        version: &Version,
+        payload: &[u8],
+        then: HintThen,
+    ) -> Result<(), ErrorCode> {
+        let bytes = hint_bytes(key, payload);
+        let admitted = self.hints.borrow_mut().admit(target, kind, bytes, self.env.wall_ms());
+        let Ok((lane, at)) = admitted else {
+            cover::mark(if kind == HintKind::Strict { "strict hint dropped" } else { "sloppy hint refused" });
+            if kind == HintKind::Sloppy && planted::active(planted::Bug::SloppyHintDropped) {
+                self.tell_hint(then, WriteAnswer::Applied);
+                return Ok(());
+            }
+            return Err(ErrorCode::Overloaded);
+        };
+        let mut value = Vec::with_capacity(payload.len() + Version::BYTES + 5);
+        encode_hint(kind, key.table, version, payload, &mut value);
+        let ack = Ack::Hint(HintAck { lane, at, bytes, then });
+        let staged = match kind {
+            HintKind::Strict if !self.waiting.borrow().is_empty() => Err(ErrorCode::Overloaded),
+            HintKind::Strict => self.stage_now(hint_key(lane, at, key), local_record(at, &value), 0, ack),
+            HintKind::Sloppy => self.stage(hint_key(lane, at, key), local_record(at, &value), 0, ack),
+        };
+        if staged.is_err() {
+            self.hints.borrow_mut().not_written(lane, bytes);
+        } else {
+            cover::mark(if kind == HintKind::Strict { "strict hint kept" } else { "sloppy hint kept" });
+        }
+        staged
+    }
+
+    /// A hint is durable, or the log has refused it.
+    pub(super) fn hint_written(self: &Rc<Self>, ack: HintAck, refused: Option<ErrorCode>) {
+        let answer = match refused {
+            None => {
+                self.hints.borrow_mut().written(ack.lane, ack.at);
+                WriteAnswer::Applied
+            }
+            Some(code) => {
+                self.hints.borrow_mut().not_written(ack.lane, ack.bytes);
+                WriteAnswer::Refused(code)
+            }
+        };
+        self.tell_hint(ack.then, answer);
+    }
+
+    fn tell_hint(self: &Rc<Self>, then: HintThen, answer: WriteAnswer) {
+        match then {
+            HintThen::Nothing => {}
+            HintThen::Peer(requester) => {
+                self.answer_peer(requester, &PeerMessage::ReplicaWriteAnswer(answer));
+            }
+            HintThen::Local { operation, replica } => self.on_write_answer(operation, replica, answer),
+        }
+    }
+
+    /// Writes the marks that are due: the watermarks, so far as they have moved.
+    pub(super) fn mark_hints(&self) {
+        if self.engine.is_fenced() {
+            return;
+        }
+        let moved: Vec<(LaneId, u64)> = {
+            let mut hints = self.hints.borrow_mut();
+            let lanes: Vec<LaneId> = hints.lanes().map(|(id, _)| id).collect();
+            lanes.into_iter().filter_map(|id| Some((id, hints.mark(id)?))).collect()
+        };
+        for (id, mark) in moved {
+            let staged =
+                self.stage_now(mark_key(id), local_record(mark, b""), 0, Ack::HintMark { lane: id, mark });
+            if staged.is_err() {
+                self.hints.borrow_mut().marked(id, None);
+            }
+        }
+    }
+
+    /// A mark is durable (or was refused): what is behind it may go.
+    pub(super) fn hint_marked(&self, lane: LaneId, mark: Option<u64>) {
+        let mark = self.hints.borrow_mut().marked(lane, mark);
+        self.engine.retire(lane.target.0, table_of(lane.stream), mark);
+    }
+
+    /// Carries out a client's request about hints, and gives the lines that answer it.
+    pub(super) fn hints_text(self: &Rc<Self>, action: HintsAction) -> String {
+        match action {
+            HintsAction::Tell => {}
+            HintsAction::Pause | HintsAction::Resume => {
+                self.hints.borrow_mut().pause(action == HintsAction::Pause);
+                tracing::info!(core = self.settings.core.0, ?action, "delivery of hints");
+            }
+        }
+        let mut text = String::new();
+        self.hint_lines(&mut |name, value| {
+            writeln!(text, "{name} {value}").expect("a string takes any text");
+        });
+        text
+    }
+
+    /// What is told of hints, as names and values.
+    pub(super) fn hint_lines(&self, line: &mut dyn FnMut(&str, &dyn std::fmt::Display)) {
+        let (now_ns, wall_ms) = (self.env.now_ns(), self.env.wall_ms());
+        let mut hints = self.hints.borrow_mut();
+        let (count, bytes) = hints.owed_to_all();
+        line("hints.paused", &hints.is_paused());
+        line("hints.count", &count);
+        line("hints.bytes", &bytes);
+        line("hints.writes_tracked", &self.debts.get());
+        let name_of = |node: NodeId| {
+            let known = self.settings.topology.node(node);
+            known.map_or_else(|| format!("node-{}", node.0), |node| node.name.clone())
+        };
+        for target in hints.targets() {
+            let name = name_of(target);
+            let state = hints.state(target, self.is_there(target), now_ns).name();
+            let (count, bytes) = hints.owed(target);
+            let oldest_ms = hints.oldest_ms(target);
+            let age_s = oldest_ms.map_or(0, |at| wall_ms.saturating_sub(at) / 1_000);
+            let (written, delivered, per_s) = hints.delivered(target, now_ns);
+            let lanes = hints.lanes().filter(|(id, _)| id.target == target);
+            let (window, in_flight) = lanes.fold((0, 0), |(window, in_flight), (_, lane)| {
+                (window + lane.window(), in_flight + lane.in_flight())
+            });
+            line(
+                &format!("hints.for.{name}"),
+                &format_args!(
+                    "{state} count={count} bytes={bytes} oldest_s={age_s} delivered_per_s={per_s} written={written} \
+                     delivered={delivered} window={window} in_flight={in_flight}"
+                ),
+            );
+        }
+        for (target, reason, count) in hints.drops() {
+            line(&format!("hints.dropped.{}.{}", name_of(target), reason.name()), &count);
+        }
+    }
+
+    /// Hints that this core keeps and has not delivered yet.
+    pub fn hints_owed(&self) -> u64 {
+        self.hints.borrow().owed_to_all().0
+    }
+
+    /// Whether a node can be reached at this moment, and gossip does not hold it to be absent.
+    pub(super) fn is_there(&self, node: NodeId) -> bool {
+        !self.counts_absent(node, None) && self.links.borrow().route(node, None).is_some()
+    }
+
+    /// The version under which a hint is delivered: as it was written.
+    pub(super) fn version_to_deliver(self: &Rc<Self>, version: Version) -> Version {
+        if planted::active(planted::Bug::HintMintedAnew)
+            && !version.flags.has_siblings()
+            && let Ok(order) = self.mint(Order(version.order.0))
+        {
+            return Version { order, ..version };
+        }
+        version
+    }
+}

@@ -1,0 +1,357 @@
+//! What a shard keeps for replicas that miss writes, and how it delivers it.
+
+use ferrite_cluster::hints::DropReason;
+use ferrite_lsm::mem_disk::CrashMode;
+use ferrite_wire::{ErrorCode, HintsAction, Reply, Version, VersionFlags, WriteAnswer};
+
+use super::tables::accepted_by;
+use super::*;
+
+/// Settings of a node that cuts no silent peer.
+pub(super) fn patient(nodes: u16) -> ShardSettings {
+    let mut settings = settings(nodes, 1, 2);
+    settings.peer_timeout_ns = 1_000_000 * MS;
+    settings.ping_interval_ns = 1_000_000 * MS;
+    settings
+}
+
+/// The link to a node comes up.
+pub(super) fn comes(bench: &Bench, shard: &Shard<Bench>, node: u16) -> Connection {
+    for _ in 0..3_000 {
+        pass(bench, shard, 1);
+        let link = shard
+            .links
+            .borrow()
+            .iter()
+            .find(|link| link.node == NodeId(node))
+            .and_then(|link| link.connection());
+        if let Some(connection) = link {
+            shard.on_connected(connection);
+            bench.frames(connection);
+            receive(shard, connection, &accepted_by(NodeId(node), CoreId(0)));
+            return connection;
+        }
+    }
+    panic!("a link is tried again");
+}
+
+/// The writes that were sent over a link since the last call: number, value, version.
+pub(super) fn writes(bench: &Bench, link: Connection) -> Vec<(u64, Vec<u8>, Version)> {
+    let write = |(header, body): (FrameHeader, Vec<u8>)| match PeerMessage::decode(header.kind, &body) {
+        Ok(PeerMessage::ReplicaWrite { version, value, .. }) => {
+            Some((header.request.0, value.to_vec(), version))
+        }
+        _ => None,
+    };
+    bench.frames(link).into_iter().filter_map(write).collect()
+}
+
+pub(super) fn answer(
+    bench: &Bench,
+    shard: &Shard<Bench>,
+    link: Connection,
+    number: u64,
+    answer: WriteAnswer,
+) {
+    receive(shard, link, &message_frame(number, 0, &PeerMessage::ReplicaWriteAnswer(answer)));
+    shard.on_batch_end();
+    bench.run();
+}
+
+/// Every write over the link is taken, until none comes.
+fn take_all(bench: &Bench, shard: &Shard<Bench>, link: Connection) -> Vec<(Vec<u8>, Version)> {
+    let mut taken = Vec::new();
+    for _ in 0..200 {
+        for (number, value, version) in writes(bench, link) {
+            taken.push((value, version));
+            answer(bench, shard, link, number, WriteAnswer::Applied);
+        }
+        pass(bench, shard, 20);
+    }
+    taken
+}
+
+fn write(bench: &Bench, shard: &Shard<Bench>, from: Connection, number: u64, request: &Request<'_>) {
+    receive(shard, from, &request_frame(number, request));
+    shard.on_batch_end();
+    bench.run();
+}
+
+/// What a write was told: its version and whether it was sloppy, or the error.
+type Told = Result<(Version, bool), ErrorCode>;
+
+/// The answers a client has got, with the numbers of its requests.
+pub(super) fn told(bench: &Bench, client: Connection) -> Vec<(u64, Told)> {
+    let told = |(header, body): (FrameHeader, Vec<u8>)| match Reply::decode(header.kind, &body) {
+        Ok(Reply::Done { version, sloppy, .. }) => (header.request.0, Ok((version, sloppy))),
+        Ok(Reply::Error { code, .. }) => (header.request.0, Err(code)),
+        other => panic!("{other:?} answers no write"),
+    };
+    bench.frames(client).into_iter().map(told).collect()
+}
+
+pub(super) fn drops(shard: &Shard<Bench>, reason: DropReason) -> u64 {
+    shard.hints.borrow().drops().filter(|(_, at, _)| *at == reason).map(|(_, _, count)| count).sum()
+}
+
+/// Three nodes, of which this is one, the second is there, and the third is not.
+fn without_the_third(settings: ShardSettings) -> (Bench, Rc<Shard<Bench>>, Connection, Connection) {
+    let bench = Bench::new(MemDisk::new());
+    let shard = open(&bench, settings).expect("an empty disk opens");
+    let second = comes(&bench, &shard, 2);
+    let from = client(&bench, &shard);
+    (bench, shard, second, from)
+}
+
+#[test]
+fn a_replica_that_was_away_gets_what_it_missed_as_it_was_and_in_order() {
+    let (bench, shard, second, from) = without_the_third(patient(3));
+    let mut given = Vec::new();
+    for number in 1..=20u64 {
+        let value = number.to_le_bytes();
+        write(&bench, &shard, from, number, &put(&value, &value, Level::Quorum));
+        let [(at, _, version)] = writes(&bench, second)[..] else { panic!("one write") };
+        answer(&bench, &shard, second, at, WriteAnswer::Applied);
+        assert_eq!(told(&bench, from), [(number, Ok((version, false)))]);
+        given.push((value.to_vec(), version));
+    }
+    pass(&bench, &shard, 20);
+    assert_eq!(shard.hints_owed(), 20);
+    let third = comes(&bench, &shard, 3);
+    let delivered = take_all(&bench, &shard, third);
+    assert_eq!(delivered, given, "with their versions, in their order, each once");
+    assert_eq!(shard.hints_owed(), 0);
+    write(&bench, &shard, from, 99, &put(b"k", b"v", Level::Quorum));
+    assert_eq!(writes(&bench, third).len(), 1, "it is asked like any other now");
+}
+
+/// Nobody has the write, and nobody must get it.
+#[test]
+fn a_write_that_is_not_applied_leaves_no_hint() {
+    let (bench, shard, second, from) = without_the_third(patient(3));
+    bench.0.disk.set_full(true);
+    write(&bench, &shard, from, 1, &put(b"k", &[7; 100_000], Level::Quorum));
+    for (number, ..) in writes(&bench, second) {
+        answer(&bench, &shard, second, number, WriteAnswer::Refused(ErrorCode::DiskFull));
+    }
+    pass(&bench, &shard, 3_000);
+    let told = told(&bench, from);
+    assert!(matches!(told[..], [(1, Err(code))] if code.says_not_applied()), "{told:?}");
+    bench.0.disk.set_full(false);
+    let third = comes(&bench, &shard, 3);
+    assert_eq!((take_all(&bench, &shard, third), shard.hints_owed()), (vec![], 0));
+}
+
+#[test]
+fn refusals_losses_and_silence_are_made_up_for() {
+    let (bench, shard, second, from) = without_the_third(patient(3));
+    let third = comes(&bench, &shard, 3);
+    for number in 1..=3u64 {
+        let value = number.to_le_bytes();
+        write(&bench, &shard, from, number, &put(&value, &value, Level::Quorum));
+        let [(at, ..)] = writes(&bench, second)[..] else { panic!("one write") };
+        answer(&bench, &shard, second, at, WriteAnswer::Applied);
+    }
+    let sent = writes(&bench, third);
+    assert_eq!((sent.len(), told(&bench, from).len(), shard.debts.get()), (3, 3, 3));
+    answer(&bench, &shard, third, sent[0].0, WriteAnswer::Refused(ErrorCode::Overloaded));
+    // Twice, and for a write that has been made up for, it says nothing new.
+    answer(&bench, &shard, third, sent[0].0, WriteAnswer::Refused(ErrorCode::Overloaded));
+    assert_eq!((shard.hints_owed(), shard.debts.get()), (1, 2));
+    answer(&bench, &shard, third, sent[1].0, WriteAnswer::Applied);
+    assert_eq!((shard.hints_owed(), shard.debts.get()), (1, 1));
+    shard.on_closed(third);
+    bench.run();
+    assert_eq!((shard.hints_owed(), shard.debts.get()), (2, 0));
+    let third = comes(&bench, &shard, 3);
+    let delivered: Vec<_> = take_all(&bench, &shard, third).into_iter().map(|(value, _)| value).collect();
+    assert_eq!(delivered, [sent[0].1.clone(), sent[2].1.clone()]);
+}
+
+/// Every write that timed out at a replica that had too much to do gave it one more, as a hint.
+#[test]
+fn live_replicas_that_time_out_raise_no_storm_of_hints() {
+    let mut settings = patient(3);
+    settings.hints.storm_per_s = 5;
+    let (bench, shard, second, from) = without_the_third(settings);
+    let third = comes(&bench, &shard, 3);
+    for number in 1..=50u64 {
+        let value = number.to_le_bytes();
+        write(&bench, &shard, from, number, &put(&value, &value, Level::Quorum));
+        for (at, ..) in writes(&bench, second) {
+            answer(&bench, &shard, second, at, WriteAnswer::Applied);
+        }
+    }
+    assert_eq!((told(&bench, from).len(), writes(&bench, third).len()), (50, 50));
+    pass(&bench, &shard, 2_100);
+    assert_eq!(shard.debts.get(), 0, "their time is up");
+    let kept = 50 - drops(&shard, DropReason::Storm);
+    assert!((5..=6).contains(&kept), "{kept}");
+    assert!(shard.hints_owed() <= 6);
+}
+
+/// Hints for a node that never came back filled what there was, and then nobody could write.
+#[test]
+fn writes_go_on_when_hints_are_full() {
+    let mut settings = patient(3);
+    settings.hints.strict_bytes_max = 1_000;
+    let (bench, shard, second, from) = without_the_third(settings);
+    for number in 1..=40u64 {
+        let value = [number as u8; 100];
+        write(&bench, &shard, from, number, &put(&value, &value, Level::Quorum));
+        let [(at, ..)] = writes(&bench, second)[..] else { panic!("one write") };
+        answer(&bench, &shard, second, at, WriteAnswer::Applied);
+        assert!(matches!(told(&bench, from)[..], [(_, Ok(_))]), "write {number}");
+    }
+    let owed = shard.hints_owed();
+    assert!((3..=9).contains(&owed), "{owed}");
+    assert_eq!(drops(&shard, DropReason::Full), 40 - owed);
+    let lines = shard.hints_text(HintsAction::Tell);
+    assert!(lines.contains(&format!("hints.dropped.n3.full {}", 40 - owed)), "{lines}");
+}
+
+/// A delivery that the target refused was counted as done, and its hint was gone.
+#[test]
+fn a_delivery_that_is_refused_is_not_done() {
+    let (bench, shard, second, from) = without_the_third(patient(3));
+    for number in 1..=6u64 {
+        let value = number.to_le_bytes();
+        write(&bench, &shard, from, number, &put(&value, &value, Level::Quorum));
+        let [(at, ..)] = writes(&bench, second)[..] else { panic!("one write") };
+        answer(&bench, &shard, second, at, WriteAnswer::Applied);
+    }
+    pass(&bench, &shard, 20);
+    let third = comes(&bench, &shard, 3);
+    pass(&bench, &shard, 40);
+    let sent = writes(&bench, third);
+    assert_eq!(sent.len(), 6);
+    answer(&bench, &shard, third, sent[5].0, WriteAnswer::Applied);
+    answer(&bench, &shard, third, sent[0].0, WriteAnswer::Applied);
+    answer(&bench, &shard, third, sent[1].0, WriteAnswer::Refused(ErrorCode::DiskFull));
+    assert_eq!(shard.hints_owed(), 5, "all that comes behind the refused one, too");
+    let lines = shard.hints_text(HintsAction::Tell);
+    assert!(lines.contains("hints.for.n3 throttled count=5"), "{lines}");
+    // A late answer to what was sent before says nothing of what is sent again.
+    answer(&bench, &shard, third, sent[2].0, WriteAnswer::Applied);
+    assert_eq!(shard.hints_owed(), 5);
+    let values: Vec<_> = take_all(&bench, &shard, third).into_iter().map(|(value, _)| value).collect();
+    assert_eq!(values, sent[1..].iter().map(|(_, value, _)| value.clone()).collect::<Vec<_>>());
+    assert_eq!(shard.hints_owed(), 0);
+}
+
+#[test]
+fn a_holder_that_crashes_goes_on_behind_its_mark() {
+    let (bench, shard, second, from) = without_the_third(patient(3));
+    for number in 1..=30u64 {
+        let value = number.to_le_bytes();
+        write(&bench, &shard, from, number, &put(&value, &value, Level::Quorum));
+        let [(at, ..)] = writes(&bench, second)[..] else { panic!("one write") };
+        answer(&bench, &shard, second, at, WriteAnswer::Applied);
+    }
+    pass(&bench, &shard, 20);
+    let third = comes(&bench, &shard, 3);
+    pass(&bench, &shard, 20);
+    let sent = writes(&bench, third);
+    assert!(sent.len() < 30, "a window's worth: {}", sent.len());
+    for (number, ..) in &sent[..4] {
+        answer(&bench, &shard, third, *number, WriteAnswer::Applied);
+    }
+    pass(&bench, &shard, 40);
+    let later = Bench::new(bench.0.disk.crash(CrashMode::None, &mut || 0));
+    later.0.wall_ms.set(bench.wall_ms());
+    drop((shard, bench));
+    let bench = later;
+    let shard = open(&bench, patient(3)).expect("a sound disk opens");
+    assert_eq!(shard.hints_owed(), 26, "what was acknowledged is marked, and nothing else");
+    let third = comes(&bench, &shard, 3);
+    let values: Vec<_> = take_all(&bench, &shard, third).into_iter().map(|(value, _)| value).collect();
+    let expected: Vec<_> = (5..=30u64).map(|number| number.to_le_bytes().to_vec()).collect();
+    assert_eq!((values, shard.hints_owed()), (expected, 0));
+    pass(&bench, &shard, 100);
+    let later = Bench::new(bench.0.disk.crash(CrashMode::None, &mut || 0));
+    later.0.wall_ms.set(bench.wall_ms());
+    let shard = open(&later, patient(3)).expect("a sound disk opens");
+    assert_eq!(shard.hints_owed(), 0, "drained stays drained");
+}
+
+/// Whoever comes back without its data has another incarnation, and the same debts.
+#[test]
+fn a_node_that_comes_back_with_a_wiped_directory_gets_its_hints() {
+    let (bench, shard, second, from) = without_the_third(patient(3));
+    write(&bench, &shard, from, 1, &put(b"k", b"v", Level::Quorum));
+    let [(at, ..)] = writes(&bench, second)[..] else { panic!("one write") };
+    answer(&bench, &shard, second, at, WriteAnswer::Applied);
+    pass(&bench, &shard, 20);
+    // It comes, gets the hint, and is gone before it has it on its disk.
+    let third = comes(&bench, &shard, 3);
+    pass(&bench, &shard, 40);
+    assert_eq!(writes(&bench, third).len(), 1);
+    shard.on_closed(third);
+    pass(&bench, &shard, 20);
+    assert_eq!(shard.hints_owed(), 1);
+    let third = comes(&bench, &shard, 3);
+    assert_eq!(take_all(&bench, &shard, third).len(), 1);
+    assert_eq!(shard.hints_owed(), 0);
+}
+
+/// A hint was delivered with the time to live that its write had asked for, counted from the delivery.
+#[test]
+fn a_record_that_expires_before_its_hint_is_delivered_stays_invisible() {
+    let (bench, shard, second, from) = without_the_third(patient(3));
+    let expiring = Request::Put {
+        epoch: Epoch(0),
+        level: Level::Quorum,
+        options: 0,
+        key: Key::plain(b"k"),
+        ttl_ms: 1_000,
+        context: b"",
+        value: b"v",
+    };
+    write(&bench, &shard, from, 1, &expiring);
+    let [(at, _, version)] = writes(&bench, second)[..] else { panic!("one write") };
+    answer(&bench, &shard, second, at, WriteAnswer::Applied);
+    pass(&bench, &shard, 1_500);
+    let third = comes(&bench, &shard, 3);
+    let delivered = take_all(&bench, &shard, third);
+    assert_eq!(delivered, [(b"v".to_vec(), version)]);
+    assert!(version.flags.0 & VersionFlags::EXPIRES != 0 && version.expiry_ms < bench.wall_ms());
+    // The replica that gets it takes it, and shows it to nobody.
+    let target = open(&bench, patient(3)).expect("the same disk will do");
+    let coordinator = peer(&bench, &target);
+    let message =
+        PeerMessage::ReplicaWrite { vnode_epoch: Epoch(1), key: Key::plain(b"k"), version, value: b"v" };
+    receive(&target, coordinator, &message_frame(5, 0, &message));
+    target.on_batch_end();
+    bench.run();
+    bench.frames(coordinator);
+    let reader = client(&bench, &target);
+    receive(&target, reader, &request_frame(6, &get(b"k", Level::One)));
+    bench.run();
+    let (header, _) = bench.frames(reader).remove(0);
+    assert_eq!(header.kind, FrameKind::Absent);
+}
+
+#[test]
+fn delivery_is_paused_and_resumed_by_request() {
+    let (bench, shard, second, from) = without_the_third(patient(3));
+    write(&bench, &shard, from, 1, &put(b"k", b"v", Level::Quorum));
+    let [(at, ..)] = writes(&bench, second)[..] else { panic!("one write") };
+    answer(&bench, &shard, second, at, WriteAnswer::Applied);
+    bench.frames(from);
+    let ask = |action| {
+        receive(&shard, from, &request_frame(7, &Request::Hints(action)));
+        let (header, body) = bench.frames(from).remove(0);
+        match Reply::decode(header.kind, &body) {
+            Ok(Reply::Status(text)) => text.to_owned(),
+            other => panic!("{other:?} tells nothing of hints"),
+        }
+    };
+    assert!(ask(HintsAction::Tell).contains("hints.for.n3 waiting count=1"));
+    assert!(ask(HintsAction::Pause).contains("hints.paused true"));
+    let third = comes(&bench, &shard, 3);
+    assert_eq!(take_all(&bench, &shard, third), []);
+    assert!(ask(HintsAction::Tell).contains("hints.for.n3 paused count=1"));
+    assert!(ask(HintsAction::Resume).contains("hints.paused false"));
+    assert_eq!(take_all(&bench, &shard, third).len(), 1);
+    assert!(ask(HintsAction::Tell).contains("hints.for.n3 empty count=0 bytes=0"));
+}

@@ -1,0 +1,233 @@
+//! Writes whose replicas are away, and who stands in for them.
+
+use ferrite_cluster::SiblingSet;
+use ferrite_cluster::hints::DropReason;
+use ferrite_wire::{ErrorCode, Mode, SLOPPY, Table, TableId, Version, WriteAnswer};
+
+use super::hints::{answer, comes, drops, patient, told, writes};
+use super::*;
+
+fn sloppy<'a>(key: Key<'a>, value: &'a [u8], level: Level) -> Request<'a> {
+    Request::Put { epoch: Epoch(0), level, options: SLOPPY, key, ttl_ms: 0, context: b"", value }
+}
+
+fn carts() -> Table {
+    let name = "carts".to_owned();
+    let id = TableId::of(&name);
+    Table { id, name, mode: Mode::Siblings, max_siblings: 8, ..Table::default_of(3) }
+}
+
+/// One of five nodes, with a table that keeps siblings beside the default one.
+fn one_of_five() -> (Bench, Rc<Shard<Bench>>, Connection) {
+    let bench = Bench::new(MemDisk::new());
+    let tables = Tables::new(vec![Table::default_of(3), carts()]).expect("a sound list");
+    let with_tables = settings_with(5, 1, 2, tables);
+    let mut settings = patient(5);
+    settings.topology = with_tables.topology;
+    let shard = open(&bench, settings).expect("an empty disk opens");
+    let from = client(&bench, &shard);
+    (bench, shard, from)
+}
+
+/// A name whose replicas in a table are this node and others, or others only; and who they are.
+fn named(shard: &Shard<Bench>, table: TableId, mine: bool) -> (Vec<u8>, Vec<u16>, Vec<u16>) {
+    for number in 0..1_000u32 {
+        let partition = number.to_le_bytes();
+        let key = Key { table, partition: &partition, sort: b"" };
+        let route = shard.route(&key).expect("a table that is declared");
+        if route.position.is_some() == mine {
+            let ring = shard.ring.borrow();
+            let replicas = ring.replicas(route.vnode)[..3].iter().map(|node| node.0).collect();
+            let fallbacks = ring.fallbacks(route.vnode, 3).iter().map(|node| node.0).collect();
+            return (partition.to_vec(), replicas, fallbacks);
+        }
+    }
+    panic!("some key is on other nodes");
+}
+
+/// The hinted writes over a link: number, target, value, version.
+fn hinted(bench: &Bench, link: Connection) -> Vec<(u64, u16, Vec<u8>, Version)> {
+    let of = |(header, body): (FrameHeader, Vec<u8>)| match PeerMessage::decode(header.kind, &body) {
+        Ok(PeerMessage::HintedWrite { target, version, value, .. }) => {
+            Some((header.request.0, target.0, value.to_vec(), version))
+        }
+        _ => None,
+    };
+    bench.frames(link).into_iter().filter_map(of).collect()
+}
+
+fn ask(bench: &Bench, shard: &Shard<Bench>, from: Connection, request: &Request<'_>) {
+    receive(shard, from, &request_frame(1, request));
+    shard.on_batch_end();
+    bench.run();
+}
+
+#[test]
+fn others_stand_in_for_replicas_that_are_away_only_if_the_write_allows_it() {
+    let (bench, shard, from) = one_of_five();
+    let (name, replicas, fallbacks) = named(&shard, TableId::DEFAULT, true);
+    let others: Vec<u16> = replicas.iter().copied().filter(|node| *node != 1).collect();
+    let links: Vec<Connection> = fallbacks.iter().map(|node| comes(&bench, &shard, *node)).collect();
+    ask(&bench, &shard, from, &put(&name, b"v", Level::Quorum));
+    assert_eq!(told(&bench, from), [(1, Err(ErrorCode::Unavailable))], "strict by default");
+    ask(&bench, &shard, from, &sloppy(Key::plain(&name), b"v", Level::Quorum));
+    assert_eq!(told(&bench, from), [], "one copy is no quorum");
+    let sent: Vec<_> = links.iter().map(|link| hinted(&bench, *link)).collect();
+    let targets: Vec<u16> = sent.iter().map(|sent| sent[0].1).collect();
+    assert_eq!(targets, others, "each for one of those that are away");
+    assert!(sent.iter().all(|sent| sent.len() == 1 && sent[0].2 == b"v"));
+    answer(&bench, &shard, links[1], sent[1][0].0, WriteAnswer::Applied);
+    assert_eq!(told(&bench, from), [(1, Ok((sent[0][0].3, true)))], "and the answer says so");
+    // The other one refuses: its replica is owed a hint by the coordinator.
+    answer(&bench, &shard, links[0], sent[0][0].0, WriteAnswer::Refused(ErrorCode::Overloaded));
+    pass(&bench, &shard, 20);
+    assert_eq!(shard.hints.borrow().owed(NodeId(others[0])).0, 1);
+    assert_eq!(shard.hints.borrow().owed(NodeId(others[1])).0, 0, "the stand-in delivers");
+}
+
+#[test]
+fn a_level_that_replicas_meet_is_strict_whatever_was_allowed() {
+    let (bench, shard, from) = one_of_five();
+    let (name, replicas, fallbacks) = named(&shard, TableId::DEFAULT, true);
+    let other = replicas.iter().copied().find(|node| *node != 1).expect("three of them");
+    let (link, stand_in) = (comes(&bench, &shard, other), comes(&bench, &shard, fallbacks[0]));
+    ask(&bench, &shard, from, &sloppy(Key::plain(&name), b"v", Level::Quorum));
+    let hint = hinted(&bench, stand_in).remove(0);
+    let (number, ..) = writes(&bench, link).remove(0);
+    answer(&bench, &shard, link, number, WriteAnswer::Applied);
+    assert!(matches!(told(&bench, from)[..], [(1, Ok((_, false)))]));
+    answer(&bench, &shard, stand_in, hint.0, WriteAnswer::Applied);
+    assert_eq!(shard.hints_owed(), 0, "the stand-in has what the third missed");
+}
+
+/// A node that is no replica coordinates, and is the only one that is there.
+#[test]
+fn the_coordinator_itself_stands_in_and_delivers_what_it_kept() {
+    let (bench, shard, from) = one_of_five();
+    let (name, replicas, fallbacks) = named(&shard, TableId::DEFAULT, false);
+    assert!(fallbacks.contains(&1));
+    ask(&bench, &shard, from, &sloppy(Key::plain(&name), b"v", Level::One));
+    let told = told(&bench, from);
+    let [(1, Ok((version, true)))] = told[..] else { panic!("done by a stand-in: {told:?}") };
+    pass(&bench, &shard, 20);
+    // One of the three it stands in for; the others are owed as by any write.
+    assert_eq!(shard.hints_owed(), 3);
+    for node in replicas {
+        let link = comes(&bench, &shard, node);
+        pass(&bench, &shard, 40);
+        let sent = writes(&bench, link);
+        assert_eq!(
+            sent.iter().map(|(_, value, at)| (&value[..], *at)).collect::<Vec<_>>(),
+            [(&b"v"[..], version)]
+        );
+        answer(&bench, &shard, link, sent[0].0, WriteAnswer::Applied);
+    }
+    assert_eq!(shard.hints_owed(), 0);
+}
+
+/// What counted towards a level is nowhere else: dropped, an acknowledged write would be lost.
+#[test]
+fn at_the_cap_a_sloppy_write_is_refused_and_nothing_that_counted_is_dropped() {
+    let (bench, shard, _) = one_of_five();
+    let link = peer(&bench, &shard);
+    shard.hints.replace(ferrite_cluster::hints::Ledger::new(
+        ferrite_cluster::hints::HintOptions { bytes_max: 2_000, ..Default::default() },
+        0,
+    ));
+    let (name, replicas, _) = named(&shard, TableId::DEFAULT, false);
+    let (mut kept, mut refused) = (0, 0);
+    for order in 1..=30u64 {
+        let version = Version { order: Order(order), ..Version::default() };
+        let message = PeerMessage::HintedWrite {
+            target: NodeId(replicas[0]),
+            vnode_epoch: Epoch(1),
+            key: Key::plain(&name),
+            version,
+            value: &[7; 100],
+        };
+        receive(&shard, link, &message_frame(order, 0, &message));
+        shard.on_batch_end();
+        bench.run();
+        let (header, body) = bench.frames(link).remove(0);
+        match PeerMessage::decode(header.kind, &body) {
+            Ok(PeerMessage::ReplicaWriteAnswer(WriteAnswer::Applied)) => kept += 1,
+            Ok(PeerMessage::ReplicaWriteAnswer(WriteAnswer::Refused(ErrorCode::Overloaded))) => refused += 1,
+            other => panic!("{other:?} answers no write"),
+        }
+    }
+    assert_eq!((kept + refused, shard.hints_owed()), (30, kept));
+    assert!(kept > 5 && refused > 5, "{kept} {refused}");
+    assert_eq!(drops(&shard, DropReason::Full), refused);
+}
+
+#[test]
+fn a_hint_for_somebody_who_is_no_replica_is_refused() {
+    let (bench, shard, _) = one_of_five();
+    let link = peer(&bench, &shard);
+    let (name, _, fallbacks) = named(&shard, TableId::DEFAULT, false);
+    let no_replica = fallbacks.into_iter().find(|node| *node != 1).expect("two of them");
+    for (target, key, expected) in [
+        (no_replica, Key::plain(&name), ErrorCode::Unavailable),
+        (1, Key::plain(&name), ErrorCode::Unavailable),
+        (77, Key::plain(&name), ErrorCode::Unavailable),
+        (2, Key { table: TableId(99), partition: &name, sort: b"" }, ErrorCode::NoTable),
+        (2, Key { table: TableId::of("carts"), partition: &name, sort: b"" }, ErrorCode::Malformed),
+    ] {
+        let (vnode_epoch, version) = (Epoch(1), Version::default());
+        let message =
+            PeerMessage::HintedWrite { target: NodeId(target), vnode_epoch, key, version, value: b"v" };
+        receive(&shard, link, &message_frame(5, 0, &message));
+        let (header, body) = bench.frames(link).remove(0);
+        let refused = PeerMessage::ReplicaWriteAnswer(WriteAnswer::Refused(expected));
+        assert_eq!(PeerMessage::decode(header.kind, &body), Ok(refused));
+    }
+    assert_eq!(shard.hints_owed(), 0);
+}
+
+/// A node that knows nothing of the key must not mint a dot that looks like a later one of somebody who does.
+#[test]
+fn siblings_written_while_no_replica_is_there_have_an_actor_of_their_own() {
+    let (bench, shard, from) = one_of_five();
+    let carts = TableId::of("carts");
+    let (name, replicas, _) = named(&shard, carts, false);
+    let key = Key { table: carts, partition: &name, sort: b"" };
+    ask(
+        &bench,
+        &shard,
+        from,
+        &Request::Put {
+            epoch: Epoch(0),
+            level: Level::One,
+            options: 0,
+            key,
+            ttl_ms: 0,
+            context: b"",
+            value: b"a",
+        },
+    );
+    assert_eq!(told(&bench, from), [(1, Err(ErrorCode::Unavailable))]);
+    for value in [b"a", b"b"] {
+        ask(&bench, &shard, from, &sloppy(key, value, Level::One));
+        assert!(matches!(told(&bench, from)[..], [(1, Ok((_, true)))]));
+    }
+    pass(&bench, &shard, 20);
+    let link = comes(&bench, &shard, replicas[0]);
+    pass(&bench, &shard, 40);
+    let sent = writes(&bench, link);
+    let sets: Vec<_> =
+        sent.iter().map(|(_, bytes, _)| SiblingSet::decode(bytes).expect("a whole set")).collect();
+    assert_eq!(sets.len(), 2);
+    let (one, two) = (&sets[0].siblings()[0], &sets[1].siblings()[0]);
+    assert_ne!(one.dot.actor, two.dot.actor);
+    assert_eq!(sets[0].join(&sets[1]).siblings().len(), 2, "neither is lost");
+    let overwrite = Request::Delete {
+        epoch: Epoch(0),
+        level: Level::One,
+        options: SLOPPY | ferrite_wire::OVERWRITE,
+        key,
+        context: b"",
+    };
+    shard.on_closed(link);
+    ask(&bench, &shard, from, &overwrite);
+    assert_eq!(told(&bench, from), [(1, Err(ErrorCode::Unavailable))], "nothing can be read first");
+}
