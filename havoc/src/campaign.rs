@@ -39,6 +39,10 @@ const SETS_KEPT_MAX: usize = 64;
 const CLOCK_OFFSETS_MS: [i64; 4] = [-3_000, -300, 300, 3_000];
 /// Longest wait until a full disk is felt.
 const FULL_WITHIN: Duration = Duration::from_secs(8);
+/// What a core calls the hints that it still keeps for others.
+const HINTS: &str = "hints.count";
+/// Longest time until all hints are delivered.
+const DRAINED_WITHIN: Duration = Duration::from_secs(60);
 /// Violations after which nobody needs more.
 const VIOLATIONS_MAX: usize = 50;
 /// Small memtables, so that flushes and merges meet the faults.
@@ -295,6 +299,7 @@ impl Campaign<'_> {
         *self.report.faults.entry(fault).or_default() += 1;
 
         let after = self.check();
+        self.wait_for_hints();
         let (adds, lost) = self.check_sets(fault, &mut sides, &mut sets);
         self.look_at_processes();
         let count = |total: u64, before: u64| total - before;
@@ -351,6 +356,22 @@ impl Campaign<'_> {
         self.collect();
         let tallies = self.writers.iter().map(|(_, _, registers)| registers.tally());
         tallies.fold(Tally::default(), Tally::plus)
+    }
+
+    /// Whatever was kept for those who were away is delivered once they are there again.
+    fn wait_for_hints(&mut self) {
+        let owed = || -> Option<u64> { (0..NODES).map(|node| self.nodes.number(node, HINTS)).sum() };
+        if owed().is_none() {
+            // Nothing of the kind is kept here.
+            return;
+        }
+        if wait_for(DRAINED_WITHIN, || owed().filter(|owed| *owed == 0)).is_none() {
+            let still = owed().map_or_else(|| "an unknown number of".to_owned(), |owed| owed.to_string());
+            self.report.violations.push(format!(
+                "{still} hints are still undelivered {} s after all was whole again",
+                DRAINED_WITHIN.as_secs()
+            ));
+        }
     }
 
     fn collect(&mut self) {

@@ -362,27 +362,30 @@ impl Nodes {
         seen.map(|(host, port)| format!("{host}:{port}")).chain(cores).collect()
     }
 
-    /// What the core behind a node's contact address says of itself, asked from beside it; `None` = nothing.
-    pub fn status(&self, node: usize) -> Option<String> {
-        self.client(node).status_at(&self.contact(node), ReadOptions::default()).ok()
+    /// What each core of a node says of itself, asked from beside it; those that do not answer are left out.
+    pub fn statuses(&self, node: usize) -> Vec<String> {
+        let (host, _) = self.ground.address(node, node);
+        let mut client = self.client(node);
+        let ports = self.ground.core_ports(node, self.shape.cores).into_iter();
+        ports
+            .filter_map(|port| client.status_at(&format!("{host}:{port}"), ReadOptions::default()).ok())
+            .collect()
     }
 
     /// Whether any core of a node says that its disk is full.
     pub fn feels_full_disk(&self, node: usize) -> bool {
-        let (host, _) = self.ground.address(node, node);
-        let mut client = self.client(node);
-        self.ground.core_ports(node, self.shape.cores).iter().any(|port| {
-            let status = client.status_at(&format!("{host}:{port}"), ReadOptions::default());
-            status.is_ok_and(|text| text.contains("engine.disk_full true"))
-        })
+        self.statuses(node).iter().any(|text| text.contains("engine.disk_full true"))
     }
 
-    /// The sum of the numbers of a node's status whose names these are; `None` = it says nothing of the kind.
-    pub fn number(&self, node: usize, is_it: impl Fn(&str) -> bool) -> Option<u64> {
-        let text = self.status(node)?;
-        let lines = text.lines().filter_map(|line| line.split_once(' ')).filter(|(name, _)| is_it(name));
-        let numbers: Vec<u64> = lines.filter_map(|(_, value)| value.trim().parse().ok()).collect();
-        (!numbers.is_empty()).then(|| numbers.iter().sum())
+    /// The sum of a number over all cores of a node; `None` = not all of them say it.
+    pub fn number(&self, node: usize, name: &str) -> Option<u64> {
+        let statuses = self.statuses(node);
+        let said = |text: &String| {
+            let found = text.lines().filter_map(|line| line.split_once(' ')).find(|(line, _)| *line == name);
+            found.and_then(|(_, value)| value.trim().parse::<u64>().ok())
+        };
+        let numbers: Vec<u64> = statuses.iter().filter_map(said).collect();
+        (numbers.len() == self.shape.cores).then(|| numbers.iter().sum())
     }
 }
 

@@ -38,6 +38,8 @@ pub struct Options {
 const VICTIM: usize = 2;
 const WRITERS: u64 = 4;
 const VALUE_BYTES: usize = 100;
+/// How often the hints are counted that are left.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How long all is well before the node goes down: what a second looks like then.
 const BEFORE: Duration = Duration::from_secs(2);
 
@@ -50,6 +52,12 @@ struct Second {
 }
 
 impl Second {
+    fn add(&mut self, other: Second) {
+        self.right += other.right;
+        self.wrong += other.wrong;
+        self.failed += other.failed;
+    }
+
     fn line(self, name: &str, hints: Option<u64>) -> String {
         let answered = self.right + self.wrong;
         let share = 100.0 * self.right as f64 / answered.max(1) as f64;
@@ -103,13 +111,17 @@ fn watch(
     let mut reader = nodes.client_of(VICTIM, &[VICTIM]);
     while back.elapsed() < options.watch {
         second += 1;
-        let left = Duration::from_secs(second).saturating_sub(back.elapsed());
-        let reads = read_for(&mut reader, left, floors);
-        let hints = hints(nodes);
-        if hints == Some(0) && drained.is_none() {
-            drained = Some(back.elapsed());
+        let mut reads = Second::default();
+        let mut left = None;
+        while back.elapsed() < Duration::from_secs(second) {
+            let slice = Duration::from_secs(second).saturating_sub(back.elapsed()).min(LOOK_EVERY);
+            reads.add(read_for(&mut reader, slice, floors));
+            left = hints(nodes);
+            if left == Some(0) && drained.is_none() {
+                drained = Some(back.elapsed());
+            }
         }
-        lines.push(reads.line(&format!("{second}"), hints));
+        lines.push(reads.line(&format!("{second}"), left));
     }
     println!(
         "one of {} nodes down for {:.0} s under {} writes a second at QUORUM: {missed} writes missed; hints owed at its return: {}",
@@ -132,7 +144,7 @@ fn watch(
 /// Hints that the others still owe the node; `None` = they do not tell.
 fn hints(nodes: &Nodes) -> Option<u64> {
     let others = (0..nodes.len()).filter(|node| *node != VICTIM);
-    others.map(|node| nodes.number(node, |name| name == "hints.count")).sum()
+    others.map(|node| nodes.number(node, "hints.count")).sum()
 }
 
 fn value(counter: u64) -> Vec<u8> {
