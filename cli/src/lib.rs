@@ -9,6 +9,7 @@
 mod connection;
 mod debug;
 mod demo;
+mod hints;
 mod import;
 mod init;
 mod keys;
@@ -50,6 +51,7 @@ enum Command {
     Put(keys::PutArgs),
     Del(keys::DelArgs),
     Status(status::Args),
+    Hints(hints::Args),
     Tables(tables::Args),
     Import(import::Args),
     Demo(demo::Args),
@@ -67,6 +69,7 @@ pub fn run() -> ExitCode {
         Command::Put(args) => keys::put(&args),
         Command::Del(args) => keys::del(&args),
         Command::Status(args) => status::run(&args),
+        Command::Hints(args) => hints::run(&args),
         Command::Tables(args) => tables::run(&args),
         Command::Import(args) => import::run(&args),
         Command::Demo(args) => demo::run(&args),

@@ -6,6 +6,7 @@ mod configuration;
 mod cores;
 mod debug;
 mod demo;
+mod hints;
 mod imports;
 mod kills;
 mod tables;
