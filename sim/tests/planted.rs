@@ -51,11 +51,11 @@ fn a_dot_that_is_sent_without_its_set_is_caught() {
 }
 
 /// The famous one: a coordinator that has lost what it wrote and goes on counting hides what others have of it. It has become rare: reads
-/// repair what was lost before it is written on top of, and gossip keeps coordinators from asking a node whose disk stands still. So seeds
+/// and hints repair what was lost before it is written on top of, and gossip keeps coordinators from asking a node whose disk stands still. So seeds
 /// are tried from near one that is known.
 #[test]
 fn an_actor_that_is_used_again_after_amnesia_is_caught() {
-    let what = caught_among("actor-reused", 171..=240, true);
+    let what = caught_among("actor-reused", 300..=320, true);
     assert!(what.contains("is lost"), "{what}");
 }
 
@@ -71,7 +71,8 @@ fn a_digest_that_does_not_tell_of_every_sibling_is_caught() {
 
 #[test]
 fn a_read_that_takes_the_newest_set_for_all_of_them_is_caught() {
-    caught("read-keeps-newest", 10, true);
+    // Hints bring replicas together before many reads can tell them apart.
+    caught("read-keeps-newest", 40, true);
 }
 
 /// Whoever reads next may ask the others, and find what was shown gone.
