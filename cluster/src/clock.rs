@@ -20,6 +20,8 @@
 
 use ferrite_wire::Order;
 
+use crate::planted;
+
 /// Tolerances of a clock, in milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct ClockSettings {
@@ -65,6 +67,7 @@ impl Clock {
     /// bound has been persisted.
     pub fn restart(settings: ClockSettings, bound: Order) -> Clock {
         assert!(settings.lease_ms >= 2, "half a lease is at least a millisecond");
+        let bound = if planted::active(planted::Bug::ClockNotPersisted) { Order(0) } else { bound };
         Clock { settings, latest: Order(0), floor: bound, persisted: bound }
     }
 
@@ -91,6 +94,7 @@ impl Clock {
     /// An order for a new write, above `seen` (the highest its client has seen). A refusal changes nothing.
     #[inline]
     pub fn mint(&mut self, wall_ms: u64, seen: Order) -> Result<Order, MintError> {
+        let seen = if planted::active(planted::Bug::MintsBelowSession) { Order(0) } else { seen };
         let above = self.latest.max(seen).max(self.floor);
         // Saturating: the highest order there is lies beyond any tolerated drift and is refused below.
         let next = Order(above.0.saturating_add(1)).max(Order::from_wall_ms(wall_ms));

@@ -28,6 +28,30 @@ pub enum Bug {
     HintMarkBeforeAck,
     /// A hint is delivered with a version minted at that time.
     HintMintedAnew,
+    /// A join keeps a sibling that either set has, whatever the other has seen replaced.
+    JoinForgetsReplaced,
+    /// A delete takes siblings out of the set and does not note that they were seen.
+    DeleteForgetsContext,
+    /// A write replaces nothing, whatever its context has seen.
+    ContextIgnored,
+    /// A write that overwrites reads one replica, whatever its level.
+    OverwriteReadsOne,
+    /// Writes of a key with siblings do not wait for one another.
+    LatchNotHeld,
+    /// A version is minted without regard to what its client has seen.
+    MintsBelowSession,
+    /// A node takes no notice of the bound that its clock's earlier life has left.
+    ClockNotPersisted,
+    /// A replica counts a record's expiry anew, by its own clock.
+    ExpiryByLocalClock,
+    /// Records are shown after they have expired.
+    ExpiredShown,
+    /// A replica acknowledges a record before it is synced.
+    AckedBeforeReplicaSync,
+    /// A replica whose connection broke counts as one that has acknowledged.
+    LostCountsAsAck,
+    /// A write whose time is up is reported as not applied, also where replicas may have it.
+    TimeoutSaysNotApplied,
 }
 
 #[cfg(feature = "planted-bugs")]

@@ -119,7 +119,10 @@ impl WriteQuorum {
             return None;
         }
         self.waiting.remove(replica);
-        self.doubtful.insert(replica);
+        match planted::active(planted::Bug::LostCountsAsAck) {
+            true => self.acked.insert(replica),
+            false => self.doubtful.insert(replica),
+        }
         self.verdict()
     }
 
@@ -158,6 +161,8 @@ impl WriteQuorum {
             WriteOutcome::Done { answered: self.acked.len() }
         } else if reachable >= self.needed {
             return None;
+        } else if planted::active(planted::Bug::TimeoutSaysNotApplied) && self.waiting.is_empty() {
+            WriteOutcome::NotApplied(ErrorCode::Unavailable)
         } else if !self.acked.is_empty() || !self.doubtful.is_empty() {
             WriteOutcome::Unknown
         } else if self.waiting.is_empty() {

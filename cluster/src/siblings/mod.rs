@@ -275,6 +275,11 @@ impl<'a> SiblingSet<'a> {
         }
         let mut clock = self.clock.clone();
         clock.merge(&other.clock);
+        if planted::active(planted::Bug::JoinForgetsReplaced) {
+            siblings = self.siblings.iter().chain(&other.siblings).copied().collect();
+            siblings.sort_by_key(|sibling: &Sibling<'_>| sibling.dot);
+            siblings.dedup_by_key(|sibling| sibling.dot);
+        }
         SiblingSet { clock, siblings }
     }
 
@@ -297,7 +302,13 @@ impl<'a> SiblingSet<'a> {
 
     /// Deletes exactly what `seen` covers. The actors alone may be too many for it: it adds nothing else.
     pub fn delete(&mut self, seen: &Clock, limits: &SetLimits) -> Result<(), Full> {
-        let next = self.without(seen);
+        let mut next = self.without(seen);
+        if planted::active(planted::Bug::DeleteForgetsContext) {
+            let of =
+                |siblings: &[Sibling<'_>], actor| siblings.iter().any(|sibling| sibling.dot.actor == actor);
+            let is_kept = |dot: &Dot| of(&next.siblings, dot.actor) || !of(&self.siblings, dot.actor);
+            next.clock.dots.retain(is_kept);
+        }
         next.check_actors(self, limits)?;
         *self = next;
         Ok(())

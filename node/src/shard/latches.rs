@@ -8,6 +8,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use ferrite_cluster::planted;
+
 use super::set_writes::SetWrite;
 use super::slab::{OperationId, Slab};
 
@@ -62,7 +64,9 @@ impl Latches {
     /// Takes the latch of a write's key, or has the write wait for it.
     pub(super) fn enter(&mut self, write: SetWrite) -> Entered {
         let key = write.latch_key();
-        if let Some(id) = self.by_key.get(&key) {
+        if let Some(id) = self.by_key.get(&key)
+            && !planted::active(planted::Bug::LatchNotHeld)
+        {
             let latch = self.held.get_mut(id.0).expect("a latch by its key is held");
             if latch.waiting.len() >= WAITERS_MAX || self.waiting_bytes + write.bytes() > WAITING_BYTES_MAX {
                 return Entered::Full(write);

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use ferrite_cluster::planted;
 use ferrite_lsm::{Record, RecordBuf};
 use ferrite_wire::{
     ErrorCode, FrameView, Key, PeerMessage, ReadWant, ReplicaAnswer, Reply, Version, WriteAnswer,
@@ -39,8 +40,17 @@ impl<E: Env> Shard<E> {
                     }
                     Ok(Route { position: Some(_), vnode, token, .. }) => {
                         self.clock.borrow_mut().observe(version.order);
+                        let mut version = *version;
+                        if planted::active(planted::Bug::ExpiryByLocalClock) && version.expiry_ms > 0 {
+                            let left_ms = version.expiry_ms.saturating_sub(version.order.wall_ms());
+                            version.expiry_ms = self.env.wall_ms() + left_ms;
+                        }
+                        if planted::active(planted::Bug::AckedBeforeReplicaSync) {
+                            let early = PeerMessage::ReplicaWriteAnswer(WriteAnswer::Applied);
+                            self.answer_peer(requester, &early);
+                        }
                         let key = engine_key(key, vnode, token);
-                        let (record, ack) = (record_of(version, value), Ack::Peer(requester));
+                        let (record, ack) = (record_of(&version, value), Ack::Peer(requester));
                         self.stage_by(deadline_ns, key, record, vnode_epoch.0, ack).err()
                     }
                     Ok(_) => Some(ErrorCode::Unavailable),
@@ -191,6 +201,9 @@ impl<E: Env> Shard<E> {
 
     /// Whether a record is a live value for a client at this moment.
     pub(super) fn visible(&self, version: &Version) -> bool {
+        if planted::active(planted::Bug::ExpiredShown) {
+            return !version.flags.is_tombstone();
+        }
         !version.flags.is_tombstone() && (version.expiry_ms == 0 || version.expiry_ms > self.env.wall_ms())
     }
 

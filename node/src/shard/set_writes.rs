@@ -180,6 +180,7 @@ impl<E: Env> Shard<E> {
     fn read_before(self: &Rc<Self>, write: SetWrite, level: Level, key: &Key<'_>) {
         let (requester, route, deadline_ns) = (write.requester, write.route, write.deadline_ns);
         cover::mark("set read before it was overwritten");
+        let level = if planted::active(planted::Bug::OverwriteReadsOne) { Level::One } else { level };
         self.coordinate_read_for(requester, route, level, key, deadline_ns, Some(Box::new(write)));
     }
 
@@ -257,6 +258,8 @@ impl<E: Env> Shard<E> {
         set: &mut SiblingSet<'s>,
         actor: Actor,
     ) -> Result<(Version, Dot), Refusal> {
+        let nothing = CausalClock::default();
+        let seen = if planted::active(planted::Bug::ContextIgnored) { &nothing } else { &write.seen };
         let limits = SetLimits::of_table(usize::from(write.route.max_siblings), write.route.replicas);
         let mut given = Version::default();
         let mut dot = Dot { actor: Actor(0), number: 0 };
@@ -267,12 +270,12 @@ impl<E: Env> Shard<E> {
                 let order = self.mint(above)?;
                 dot = Dot { actor, number: order.0 };
                 let sibling = Sibling { dot, order, expiry_ms: *expiry_ms, value };
-                if let Err(full) = set.put(&write.seen, sibling, &limits) {
+                if let Err(full) = set.put(seen, sibling, &limits) {
                     // What has expired for the slowest clock there may be gives its place to others. Only where there is no other way:
                     // it is gone everywhere then, and a clock that is further off would be believed.
                     cover::mark("expired siblings gave their places up");
                     set.expire(self.env.wall_ms().saturating_sub(self.settings.clock_drift_max_ms));
-                    set.put(&write.seen, sibling, &limits).map_err(|_| full)?;
+                    set.put(seen, sibling, &limits).map_err(|_| full)?;
                 }
                 (given.order, given.actor, given.expiry_ms) = (order, dot.actor, *expiry_ms);
                 given.flags.0 |= u8::from(*expiry_ms > 0) * VersionFlags::EXPIRES;
@@ -280,7 +283,7 @@ impl<E: Env> Shard<E> {
             None => {
                 // A context from a clock that is too far ahead would hide what is written later: it is held to the same bound.
                 self.mint(write.time.max(write.seen.order_max()))?;
-                set.delete(&write.seen, &limits)?;
+                set.delete(seen, &limits)?;
                 given.order = set.clock().order_max();
                 given.flags.0 |= VersionFlags::TOMBSTONE;
             }
