@@ -11,7 +11,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every bug with its name on the command line.
-    pub const ALL: [(&'static str, Bug); 12] = [
+    pub const ALL: [(&'static str, Bug); 24] = [
         ("ack-before-sync", Bug::Engine(ferrite_lsm::planted::Bug::AckBeforeSync)),
         ("stale-segment-replayed", Bug::Engine(ferrite_lsm::planted::Bug::StaleSegmentReplayed)),
         ("skipped-directory-sync", Bug::Engine(ferrite_lsm::planted::Bug::SkippedDirectorySync)),
@@ -24,6 +24,18 @@ impl Bug {
         ("read-keeps-newest", Bug::Cluster(ferrite_cluster::planted::Bug::ReadKeepsNewest)),
         ("repair-unawaited", Bug::Cluster(ferrite_cluster::planted::Bug::RepairUnawaited)),
         ("repair-mints-anew", Bug::Cluster(ferrite_cluster::planted::Bug::RepairMintsAnew)),
+        ("join-forgets-replaced", Bug::Cluster(ferrite_cluster::planted::Bug::JoinForgetsReplaced)),
+        ("delete-forgets-context", Bug::Cluster(ferrite_cluster::planted::Bug::DeleteForgetsContext)),
+        ("context-ignored", Bug::Cluster(ferrite_cluster::planted::Bug::ContextIgnored)),
+        ("overwrite-reads-one", Bug::Cluster(ferrite_cluster::planted::Bug::OverwriteReadsOne)),
+        ("latch-not-held", Bug::Cluster(ferrite_cluster::planted::Bug::LatchNotHeld)),
+        ("mints-below-session", Bug::Cluster(ferrite_cluster::planted::Bug::MintsBelowSession)),
+        ("clock-not-persisted", Bug::Cluster(ferrite_cluster::planted::Bug::ClockNotPersisted)),
+        ("expiry-by-local-clock", Bug::Cluster(ferrite_cluster::planted::Bug::ExpiryByLocalClock)),
+        ("expired-shown", Bug::Cluster(ferrite_cluster::planted::Bug::ExpiredShown)),
+        ("acked-before-replica-sync", Bug::Cluster(ferrite_cluster::planted::Bug::AckedBeforeReplicaSync)),
+        ("lost-counts-as-ack", Bug::Cluster(ferrite_cluster::planted::Bug::LostCountsAsAck)),
+        ("timeout-says-not-applied", Bug::Cluster(ferrite_cluster::planted::Bug::TimeoutSaysNotApplied)),
     ];
 
     /// Its name on the command line.

@@ -10,30 +10,36 @@
 //! | `executor` | tasks on virtual time, dropped where they stand when their process dies |
 //! | `env` | the world as a shard sees it |
 //! | `scenario` | one run: the plan drawn from the seed, clients, faults, phases |
+//! | `facts` | what befell the nodes and bears on what may be expected of them |
 //! | `history` | what was written and acknowledged, and what every read must therefore see |
 //! | `set_history` | the same of keys with siblings |
-//! | `shown` | what reads of a majority have shown, and later ones must therefore see |
+//! | `set_test` | how many acknowledged elements of sets are lost in each mode of a table |
+//! | `campaign` | many runs, and what they showed together |
 //! | `bug` | bugs to plant, to see that they are caught |
 //!
 //! What it refuses: real time, threads, files and sockets. Nothing in here, and nothing that runs in here, may ask for them, or
 //! for a random number other than the world's.
 //!
-//! What it does not simulate yet: disks that lose what was synced, changes of membership, hints, anti-entropy.
+//! What it does not simulate yet: changes of membership, hints, anti-entropy.
 
 mod bug;
+mod campaign;
 mod env;
 mod executor;
+mod facts;
 mod history;
 mod network;
 mod random;
 mod report;
 mod scenario;
 mod set_history;
-mod shown;
+mod set_test;
 mod trace;
 mod world;
 
 pub use bug::Bug;
+pub use campaign::{Tally, run_all};
 pub use history::Violation;
 pub use report::Report;
 pub use scenario::Run;
+pub use set_test::{SetCounts, SetTest};

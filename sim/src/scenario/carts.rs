@@ -5,7 +5,7 @@ use std::rc::Rc;
 use ferrite_wire::{Level, OVERWRITE, Request, Siblings};
 
 use super::Scenario;
-use super::clients::{Expected, Pending};
+use super::clients::{Pending, Read};
 use super::value::{id_of, value_of};
 use crate::history::Violation;
 use crate::set_history::Saw;
@@ -22,22 +22,25 @@ impl Scenario {
     /// Judges what a read showed, and keeps its context.
     pub(super) fn on_siblings(
         &self,
+        world: &World,
         client: usize,
-        key: u64,
-        floor: &Expected,
+        read: &Read,
         siblings: &Siblings<'_>,
         is_final: bool,
     ) {
+        let key = read.key;
+        if !self.has_siblings(key) {
+            let what = "siblings where the last write wins".to_owned();
+            return self.judge(Err(Violation { key, what }));
+        }
+        for sibling in siblings.iter() {
+            self.judge_shown(world, client, read, &sibling.version);
+        }
         let found: Vec<_> = siblings.iter().map(|sibling| (id_of(sibling.value), sibling.version)).collect();
-        let verdict = match floor {
-            Expected::Set(floor) => self.sets.borrow_mut().saw(key, floor, &found),
-            Expected::Last(_) => {
-                Err(Violation { key, what: "siblings where the last write wins".to_owned() })
-            }
-        };
-        let state = &mut self.clients.borrow_mut()[client];
+        let verdict =
+            self.sets.borrow_mut().saw(key, (read.reading, world.now_ns()), &self.facts.borrow(), &found);
         let shown = found.iter().filter_map(|(id, _)| *id).collect();
-        state.contexts.insert(key, (siblings.context().to_vec(), shown));
+        self.clients.borrow_mut()[client].contexts.insert(key, (siblings.context().to_vec(), shown));
         self.answered(verdict, is_final);
     }
 
@@ -51,26 +54,54 @@ impl Scenario {
             _ => self.clients.borrow_mut()[client].contexts.remove(&key),
         };
         let may_delete = context.is_some() || overwrites;
-        let is_delete =
-            self.plan.deletes_one_in > 0 && self.draw(self.plan.deletes_one_in) == 0 && may_delete;
+        let is_delete = self.draws_delete() && may_delete;
         let (context, shown) = context.unwrap_or_default();
-        let saw = if overwrites { Saw::Anything } else { Saw::These(shown) };
-        let id = self.sets.borrow_mut().begin(key, is_delete, saw, world.now_ns());
-        let name = key.to_be_bytes();
-        let (epoch, key_name) = (self.topology.epoch, self.key(key, &name));
-        let value = value_of(id, self.draw(self.plan.value_bytes_max) as usize);
-        let level = match self.draw(8) {
-            0 => Level::All,
-            1..=4 => Level::Quorum,
-            _ => Level::Number(2),
-        };
-        let options = u8::from(overwrites) * OVERWRITE;
-        let (key_of, context) = (key_name, &context[..]);
-        let request = if is_delete {
-            Request::Delete { epoch, level, options, key: key_of, context }
-        } else {
-            Request::Put { epoch, level, options, key: key_of, ttl_ms: 0, context, value: &value }
-        };
-        self.send(world, client, &request, Pending::WriteSet { key, id, is_delete });
+        let saw = if overwrites { Saw::ItsOwnRead } else { Saw::These(shown) };
+        let level = self.draw_write_level(key);
+        self.send_set_write(world, client, SetWrite { key, is_delete, saw, context, level, is_final: false });
     }
+
+    /// Writes over whatever is there, at ALL.
+    pub(super) fn overwrite_set(&self, world: &Rc<World>, client: usize, key: u64) {
+        let (saw, context, level) = (Saw::ItsOwnRead, Vec::new(), Level::All);
+        self.send_set_write(
+            world,
+            client,
+            SetWrite { key, is_delete: false, saw, context, level, is_final: true },
+        );
+    }
+
+    fn send_set_write(&self, world: &Rc<World>, client: usize, write: SetWrite) {
+        let SetWrite { key, is_delete, saw, context, level, is_final } = write;
+        let ttl_ms = if is_delete || is_final { 0 } else { self.draw_ttl_ms() };
+        let intent = self.intent(world, client, key, is_delete, ttl_ms, level);
+        let id = self.sets.borrow_mut().begin(intent, &saw);
+        let name = key.to_be_bytes();
+        let (epoch, key_name) = (self.shape.topology.epoch, self.shape.key(key, &name));
+        let value = value_of(id, self.draw(self.shape.value_bytes_max) as usize);
+        let options = u8::from(saw == Saw::ItsOwnRead) * OVERWRITE;
+        let request = match is_delete {
+            true => Request::Delete { epoch, level, options, key: key_name, context: &context },
+            false => Request::Put {
+                epoch,
+                level,
+                options,
+                key: key_name,
+                ttl_ms,
+                context: &context,
+                value: &value,
+            },
+        };
+        self.send(world, client, &request, Pending::WriteSet { key, id, is_delete, is_final });
+    }
+}
+
+/// A write of a key with siblings.
+struct SetWrite {
+    key: u64,
+    is_delete: bool,
+    saw: Saw,
+    context: Vec<u8>,
+    level: Level,
+    is_final: bool,
 }

@@ -3,38 +3,42 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use ferrite_wire::{
-    ErrorCode, Features, FrameFlags, FrameHeader, FrameKind, Hello, Item, Key, Level, Order, PROTOCOL_MAX,
-    PROTOCOL_MIN, Parsed, Reply, Request, RequestId, Role, Version, finish_frame, limits, parse_frame,
-    start_frame,
-};
+use ferrite_wire::{ErrorCode, FrameKind, Item, Key, Level, Order, Reply, Request, Version};
 
+use super::frames::{Came, each_frame, greeting, question};
+use super::shape::address;
 use super::value::{id_of, value_of};
-use super::{CORES, MS, NODES, Phase, Scenario, address};
-use crate::history::{Floor, Told, Violation};
+use super::{MS, Phase, Scenario, Task};
+use crate::facts::Reading;
+use crate::history::{Intent, Told, Violation};
 use crate::network::SocketId;
-use crate::set_history::SetFloor;
-use crate::shown::Shown;
 use crate::world::{Event, World};
 
-/// Deadline of a request, in microseconds.
-const DEADLINE_US: u32 = 1_000_000;
 /// A server that is silent for so long is given up on.
 const PATIENCE_NS: u64 = 1_500 * MS;
 /// Most keys of a multi-get; some may come twice.
 const MULTI_GET_KEYS: u64 = 6;
-/// Replicas that every write waits for, or all of them where there are fewer.
-const WRITTEN_MIN: usize = 2;
 /// A client with nothing in flight closes its connection once in so many turns.
 const LEAVES_ONE_IN: u64 = 200;
+/// The shortest and the longest time to live that a put bears.
+const TTL_MS: (u64, u64) = (200, 3_000);
 
-/// What a read must see at least.
+/// The wall clock of the node that a request went to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wall {
+    ms: u64,
+    /// How often it had been set.
+    jumps: u64,
+}
+
+/// A read of one key.
 #[derive(Clone, Debug)]
-pub(super) enum Expected {
-    /// Of the last write.
-    Last(Floor),
-    /// Of siblings.
-    Set(SetFloor),
+pub(super) struct Read {
+    /// Which.
+    pub(super) key: u64,
+    /// Which writes it must know of.
+    pub(super) reading: Reading,
+    wall: Wall,
 }
 
 /// What a client waits for.
@@ -46,6 +50,12 @@ pub(super) enum Pending {
         key: u64,
         /// Its number in the history.
         id: u64,
+        /// How long what it puts lives; 0 = for ever.
+        ttl_ms: u64,
+        /// When it was sent, by the clock of its node.
+        wall: Wall,
+        /// One of the writes at the end, which must be done.
+        is_final: bool,
     },
     /// A put or delete of a key with siblings.
     WriteSet {
@@ -55,28 +65,40 @@ pub(super) enum Pending {
         id: u64,
         /// Whether it deletes.
         is_delete: bool,
+        /// One of the writes at the end, which must be done.
+        is_final: bool,
     },
     /// A read.
     Read {
-        /// Of which key.
-        key: u64,
+        /// What, and what it must see.
+        read: Read,
         /// At which level.
         level: Level,
-        /// What it must see at least.
-        floor: Expected,
         /// One of the reads at the end, which must be answered.
         is_final: bool,
     },
-    /// A multi-get at QUORUM: the keys, and what it must see of each at least.
-    ReadMany(Vec<(u64, Expected)>),
+    /// A multi-get.
+    ReadMany(Vec<Read>),
 }
 
 impl Pending {
     /// The key, or one of the keys.
     fn key(&self) -> u64 {
         match self {
-            Pending::Write { key, .. } | Pending::WriteSet { key, .. } | Pending::Read { key, .. } => *key,
-            Pending::ReadMany(keys) => keys[0].0,
+            Pending::Write { key, .. } | Pending::WriteSet { key, .. } => *key,
+            Pending::Read { read, .. } => read.key,
+            Pending::ReadMany(reads) => reads[0].key,
+        }
+    }
+
+    /// What is to be done again if this fails, because it must be done.
+    fn task(&self) -> Option<Task> {
+        match self {
+            Pending::Write { key, is_final: true, .. } | Pending::WriteSet { key, is_final: true, .. } => {
+                Some(Task::Write(*key))
+            }
+            Pending::Read { read, level, is_final: true } => Some(Task::Read(read.key, *level)),
+            _ => None,
         }
     }
 }
@@ -127,14 +149,14 @@ impl Scenario {
     /// Gives up what a client waits for: nobody knows what became of it.
     fn give_up(&self, client: usize) {
         let pending = self.clients.borrow_mut()[client].pending.take();
-        if let Some((_, Pending::Read { key, level, is_final: true, .. }, _)) = pending {
-            self.left.borrow_mut().push_back((key, level));
+        if let Some((_, pending, _)) = pending {
+            self.left.borrow_mut().extend(pending.task());
         }
     }
 
     fn connect(&self, world: &World, client: usize) {
-        let node = self.draw(NODES as u64) as usize;
-        let place = self.draw(u64::from(CORES) + 1) as usize;
+        let node = self.draw(self.shape.nodes as u64) as usize;
+        let place = self.draw(u64::from(self.shape.cores) + 1) as usize;
         let socket = world.client_connect(client, &address(node, place));
         let state = &mut self.clients.borrow_mut()[client];
         (state.socket, state.node, state.greeted) = (Some(socket), node, false);
@@ -157,17 +179,7 @@ impl Scenario {
         let Some(socket) = state.socket else { return };
         state.requests += 1;
         state.pending = Some((state.requests, pending, world.now_ns()));
-        let mut bytes = Vec::new();
-        let start = start_frame(&mut bytes);
-        encode(&mut bytes);
-        let header = FrameHeader {
-            kind,
-            flags: FrameFlags(0),
-            deadline_us: DEADLINE_US,
-            request: RequestId(state.requests),
-            time: state.seen,
-        };
-        finish_frame(&mut bytes, start, &header);
+        let bytes = question(kind, state.requests, state.seen, encode);
         drop(clients);
         world.client_send(socket, &bytes);
     }
@@ -176,134 +188,205 @@ impl Scenario {
     fn act(&self, world: &Rc<World>, client: usize) {
         if self.phase.get() != Phase::Working {
             let next = self.left.borrow_mut().pop_front();
-            if let Some((key, level)) = next {
-                self.read(world, client, key, level, true);
-            }
-            return;
+            return match next {
+                Some(Task::Read(key, level)) => self.read(world, client, key, level, true),
+                Some(Task::Write(key)) if self.has_siblings(key) => self.overwrite_set(world, client, key),
+                Some(Task::Write(key)) => self.write(world, client, key, Level::All, true),
+                None => {}
+            };
         }
         let key = self.draw(self.plan.keys);
         match self.draw(16) {
-            0..=5 => self.read(world, client, key, Level::Quorum, false),
+            0..=4 => self.read(world, client, key, Level::Quorum, false),
+            5 => self.read(world, client, key, Level::All, false),
             6 => self.read(world, client, key, Level::One, false),
             7 => self.read_many(world, client, key),
             _ if self.has_siblings(key) => self.write_set(world, client, key),
-            _ => self.write(world, client, key),
+            _ => self.write(world, client, key, self.draw_write_level(key), false),
         }
     }
 
-    fn write(&self, world: &Rc<World>, client: usize, key: u64) {
-        let is_delete = self.plan.deletes_one_in > 0 && self.draw(self.plan.deletes_one_in) == 0;
-        let node = self.clients.borrow()[client].node;
-        let id = self.history.borrow_mut().begin(key, is_delete, node, world.now_ns());
-        let name = key.to_be_bytes();
-        let key_name = self.key(key, &name);
-        let epoch = self.topology.epoch;
-        let value = value_of(id, self.draw(self.plan.value_bytes_max) as usize);
-        let level = match self.draw(8) {
+    /// The level of a write.
+    pub(super) fn draw_write_level(&self, key: u64) -> Level {
+        let replicas = self.replicas_of(key);
+        match self.draw(8) {
             0 => Level::All,
+            1 if self.plan.has_weak_writes => Level::One,
+            2 if self.plan.has_weak_writes => Level::Number(1),
             1..=4 => Level::Quorum,
-            _ => Level::Number(2),
-        };
+            5 if replicas >= 2 => Level::Two,
+            _ => Level::Number(replicas.min(2) as u8),
+        }
+    }
+
+    /// Whether a write is to delete.
+    pub(super) fn draws_delete(&self) -> bool {
+        self.plan.deletes_one_in > 0 && self.draw(self.plan.deletes_one_in) == 0
+    }
+
+    /// The time to live that a put asks for; 0 = none.
+    pub(super) fn draw_ttl_ms(&self) -> u64 {
+        let lives_briefly = self.plan.ttl_one_in > 0 && self.draw(self.plan.ttl_one_in) == 0;
+        if lives_briefly { TTL_MS.0 + self.draw(TTL_MS.1 - TTL_MS.0) } else { 0 }
+    }
+
+    /// A write that is about to be sent.
+    pub(super) fn intent(
+        &self,
+        world: &World,
+        client: usize,
+        key: u64,
+        is_delete: bool,
+        ttl_ms: u64,
+        level: Level,
+    ) -> Intent {
+        let table = self.shape.table_of(key);
+        Intent {
+            key,
+            is_delete,
+            expires: !is_delete && (ttl_ms > 0 || table.ttl_ms > 0),
+            node: self.clients.borrow()[client].node,
+            needed: level.needed(usize::from(table.replication)),
+            holders: self.shape.holders_of(key),
+            now_ns: world.now_ns(),
+        }
+    }
+
+    fn wall(&self, world: &World, client: usize) -> Wall {
+        let node = self.clients.borrow()[client].node;
+        Wall { ms: world.wall_ms(node), jumps: self.jumps.borrow()[node] }
+    }
+
+    fn write(&self, world: &Rc<World>, client: usize, key: u64, level: Level, is_final: bool) {
+        let is_delete = !is_final && self.draws_delete();
+        let ttl_ms = if is_delete || is_final { 0 } else { self.draw_ttl_ms() };
+        let intent = self.intent(world, client, key, is_delete, ttl_ms, level);
+        let id = self.history.borrow_mut().begin(intent, &self.facts.borrow());
+        let name = key.to_be_bytes();
+        let key_name = self.shape.key(key, &name);
+        let epoch = self.shape.topology.epoch;
+        let value = value_of(id, self.draw(self.shape.value_bytes_max) as usize);
         let request = if is_delete {
             Request::Delete { epoch, level, options: 0, key: key_name, context: b"" }
         } else {
-            Request::Put { epoch, level, options: 0, key: key_name, ttl_ms: 0, context: b"", value: &value }
+            Request::Put { epoch, level, options: 0, key: key_name, ttl_ms, context: b"", value: &value }
         };
-        self.send(world, client, &request, Pending::Write { key, id });
+        let lives_ms = match (intent.expires, ttl_ms) {
+            (false, _) => 0,
+            (true, 0) => self.shape.table_of(key).ttl_ms,
+            (true, asked) => asked,
+        };
+        let wall = self.wall(world, client);
+        self.send(world, client, &request, Pending::Write { key, id, ttl_ms: lives_ms, wall, is_final });
+    }
+
+    fn read_of(&self, world: &World, client: usize, key: u64, level: Level) -> Read {
+        let needed = level.needed(self.replicas_of(key));
+        Read { key, reading: Reading { begun_ns: world.now_ns(), needed }, wall: self.wall(world, client) }
     }
 
     fn read(&self, world: &Rc<World>, client: usize, key: u64, level: Level, is_final: bool) {
-        // Where reads and writes need not meet, a read promises nothing but that what it shows was written.
-        let replicas = self.replicas_of(key);
-        let meets = level.needed(replicas) + WRITTEN_MIN.min(replicas) > replicas;
-        let floor = match self.has_siblings(key) {
-            true if !meets => Expected::Set(SetFloor::default()),
-            false if !meets => Expected::Last(None),
-            _ => self.floor(key),
-        };
+        let read = self.read_of(world, client, key, level);
         let name = key.to_be_bytes();
-        let request =
-            Request::Get { epoch: self.topology.epoch, level, options: 0, key: self.key(key, &name) };
-        self.send(world, client, &request, Pending::Read { key, level, floor, is_final });
+        let epoch = self.shape.topology.epoch;
+        let request = Request::Get { epoch, level, options: 0, key: self.shape.key(key, &name) };
+        self.send(world, client, &request, Pending::Read { read, level, is_final });
     }
 
     fn read_many(&self, world: &Rc<World>, client: usize, first: u64) {
         let count = self.plan.keys.min(MULTI_GET_KEYS);
         let keys: Vec<u64> = (0..count).map(|more| (first + more * more) % self.plan.keys).collect();
         let names: Vec<[u8; 8]> = keys.iter().map(|key| key.to_be_bytes()).collect();
-        let asked: Vec<Key<'_>> = keys.iter().zip(&names).map(|(key, name)| self.key(*key, name)).collect();
-        let epoch = self.topology.epoch;
-        let floors = keys.iter().map(|key| (*key, self.floor(*key))).collect();
+        let asked: Vec<Key<'_>> =
+            keys.iter().zip(&names).map(|(key, name)| self.shape.key(*key, name)).collect();
+        let epoch = self.shape.topology.epoch;
+        let reads = keys.iter().map(|key| self.read_of(world, client, *key, Level::Quorum)).collect();
         let encode = |out: &mut Vec<u8>| Request::encode_multi_get(epoch, Level::Quorum, &asked, out);
-        self.send_body(world, client, FrameKind::MultiGet, encode, Pending::ReadMany(floors));
+        self.send_body(world, client, FrameKind::MultiGet, encode, Pending::ReadMany(reads));
     }
 
-    /// What a read that begins now, and overlaps with the writes, must see at least.
-    fn floor(&self, key: u64) -> Expected {
-        let shown = self.shown.borrow();
-        match self.has_siblings(key) {
-            true => Expected::Set(self.sets.borrow().floor(key).and_shown(shown.siblings_of(key))),
-            false => Expected::Last(shown.floor(key, self.history.borrow().floor(key))),
-        }
-    }
-
-    /// Keeps what a read of a majority has shown.
-    fn has_shown(&self, key: u64, level: Level, reply: &Reply<'_>) {
-        if !Shown::holds(level, self.replicas_of(key)) {
-            return;
-        }
-        match reply {
-            Reply::Value { version, .. } => self.shown.borrow_mut().value(key, *version),
-            Reply::Siblings { siblings, .. } => {
-                let ids = siblings.iter().filter_map(|sibling| id_of(sibling.value));
-                self.shown.borrow_mut().siblings(key, ids);
-            }
-            _ => {}
-        }
-    }
-
-    fn on_item(&self, client: usize, key: u64, floor: &Expected, item: &Item<'_>) {
+    fn on_item(&self, world: &World, client: usize, read: &Read, item: &Item<'_>) {
         match item {
-            Item::Value { version, value } => self.on_value(client, key, floor, *version, value, false),
-            Item::Siblings(siblings) => self.on_siblings(client, key, floor, siblings, false),
-            Item::Absent => self.on_absent(key, floor, false),
+            Item::Value { version, value } => self.on_value(world, client, read, *version, value, false),
+            Item::Siblings(siblings) => self.on_siblings(world, client, read, siblings, false),
+            Item::Absent => self.on_absent(world, read, false),
             Item::Error(code) => self.count_error(*code),
         }
     }
 
     fn on_value(
         &self,
+        world: &World,
         client: usize,
-        key: u64,
-        floor: &Expected,
+        read: &Read,
         version: Version,
         value: &[u8],
         is_final: bool,
     ) {
+        let key = read.key;
+        if self.has_siblings(key) {
+            let what = format!("a value that is no sibling, as {version:?}");
+            return self.judge(Err(Violation { key, what }));
+        }
+        self.judge_shown(world, client, read, &version);
         let state = &mut self.clients.borrow_mut()[client];
         state.seen = state.seen.max(version.order);
-        let verdict = match floor {
-            Expected::Last(floor) => self.history.borrow_mut().saw_value(key, *floor, id_of(value), version),
-            Expected::Set(_) => {
-                Err(Violation { key, what: format!("a value that is no sibling, as {version:?}") })
-            }
+        let facts = self.facts.borrow();
+        let verdict = self.history.borrow_mut().saw_value(
+            key,
+            (read.reading, world.now_ns()),
+            &facts,
+            id_of(value),
+            version,
+        );
+        self.answered(verdict, is_final);
+    }
+
+    fn on_absent(&self, world: &World, read: &Read, is_final: bool) {
+        let (key, facts) = (read.key, self.facts.borrow());
+        let verdict = match self.has_siblings(key) {
+            false => self.history.borrow().saw_nothing(key, read.reading, &facts),
+            true => self.sets.borrow_mut().saw(key, (read.reading, world.now_ns()), &facts, &[]),
         };
         self.answered(verdict, is_final);
     }
 
-    fn on_absent(&self, key: u64, floor: &Expected, is_final: bool) {
-        let verdict = match floor {
-            Expected::Last(floor) => self.history.borrow().saw_nothing(key, *floor),
-            Expected::Set(floor) => self.sets.borrow_mut().saw(key, floor, &[]),
-        };
-        self.answered(verdict, is_final);
+    /// No node shows what had expired by its own clock when it was asked.
+    pub(super) fn judge_shown(&self, world: &World, client: usize, read: &Read, version: &Version) {
+        let was_set = self.wall(world, client).jumps != read.wall.jumps;
+        if version.expiry_ms != 0 && version.expiry_ms <= read.wall.ms && !was_set {
+            let what = format!(
+                "{version:?} was shown, which had expired when it was asked for, at {} ms",
+                read.wall.ms
+            );
+            self.judge(Err(Violation { key: read.key, what }));
+        }
+    }
+
+    /// What a put lives is counted once, from when its node got it, by that node's clock.
+    fn judge_expiry(
+        &self,
+        world: &World,
+        client: usize,
+        key: u64,
+        ttl_ms: u64,
+        sent: Wall,
+        version: &Version,
+    ) {
+        let now = self.wall(world, client);
+        let right = sent.ms + ttl_ms..=now.ms + ttl_ms;
+        if ttl_ms > 0 && now.jumps == sent.jumps && !right.contains(&version.expiry_ms) {
+            let what =
+                format!("a put that lives {ttl_ms} ms expires at {} ms, not in {right:?}", version.expiry_ms);
+            self.judge(Err(Violation { key, what }));
+        }
     }
 
     fn count_error(&self, code: ErrorCode) {
         *self.errors.borrow_mut().entry(code.name()).or_default() += 1;
     }
 
-    fn on_reply(&self, client: usize, request: u64, reply: &Reply<'_>) {
+    fn on_reply(&self, world: &World, client: usize, request: u64, reply: &Reply<'_>) {
         let pending = {
             let mut clients = self.clients.borrow_mut();
             let state = &mut clients[client];
@@ -312,63 +395,59 @@ impl Scenario {
                 None => return,
             }
         };
+        let now_ns = world.now_ns();
+        (0..self.shape.nodes).for_each(|node| self.facts.borrow_mut().saw_wall(world.wall_ms(node)));
         if let Reply::Error { code, .. } = reply {
             self.count_error(*code);
+            self.left.borrow_mut().extend(pending.task());
         }
-        if let Pending::Read { key, level, .. } = &pending {
-            self.has_shown(*key, *level, reply);
-        }
+        let told = |code: ErrorCode| if code.says_not_applied() { Told::NotApplied } else { Told::InDoubt };
         match (pending, reply) {
-            (Pending::Write { key, id }, Reply::Done { version, .. }) => {
+            (Pending::Write { key, id, ttl_ms, wall, is_final }, Reply::Done { version, .. }) => {
                 let seen = self.clients.borrow()[client].seen;
                 if version.order <= seen {
                     let what = format!("write {id} got {version:?}, but its client had seen {seen:?}");
                     self.judge(Err(Violation { key, what }));
                 }
                 self.clients.borrow_mut()[client].seen = version.order;
-                let verdict = self.history.borrow_mut().told(key, id, Told::Acknowledged(*version));
-                self.judge(verdict);
+                self.judge_expiry(world, client, key, ttl_ms, wall, version);
+                self.done(
+                    self.history.borrow_mut().told(key, id, Told::Acknowledged(*version), now_ns),
+                    is_final,
+                );
             }
-            (Pending::Write { key, id }, Reply::Error { code, .. }) => {
-                let told = if code.says_not_applied() { Told::NotApplied } else { Told::InDoubt };
-                let verdict = self.history.borrow_mut().told(key, id, told);
-                self.judge(verdict);
+            (Pending::Write { key, id, .. }, Reply::Error { code, .. }) => {
+                self.judge(self.history.borrow_mut().told(key, id, told(*code), now_ns));
             }
-            (Pending::WriteSet { key, id, is_delete }, Reply::Done { version, .. }) => {
+            (Pending::WriteSet { key, id, is_delete, is_final }, Reply::Done { version, .. }) => {
                 let seen = self.clients.borrow()[client].seen;
                 if version.order <= seen && !is_delete {
                     let what = format!("sibling {id} got {version:?}, but its client had seen {seen:?}");
                     self.judge(Err(Violation { key, what }));
                 }
                 self.clients.borrow_mut()[client].seen = seen.max(version.order);
-                let verdict = self.sets.borrow_mut().told(key, id, Told::Acknowledged(*version));
-                self.judge(verdict);
+                let (told, facts) = (Told::Acknowledged(*version), self.facts.borrow());
+                self.done(self.sets.borrow_mut().told(key, id, told, now_ns, &facts), is_final);
             }
             (Pending::WriteSet { key, id, .. }, Reply::Error { code, .. }) => {
-                let told = if code.says_not_applied() { Told::NotApplied } else { Told::InDoubt };
-                let verdict = self.sets.borrow_mut().told(key, id, told);
-                self.judge(verdict);
+                let facts = self.facts.borrow();
+                self.judge(self.sets.borrow_mut().told(key, id, told(*code), now_ns, &facts));
             }
-            (Pending::Read { key, floor, is_final, .. }, Reply::Value { version, value, .. }) => {
-                self.on_value(client, key, &floor, *version, value, is_final);
+            (Pending::Read { read, is_final, .. }, Reply::Value { version, value, .. }) => {
+                self.on_value(world, client, &read, *version, value, is_final);
             }
-            (Pending::Read { key, floor, is_final, .. }, Reply::Siblings { siblings, .. }) => {
-                self.on_siblings(client, key, &floor, siblings, is_final);
+            (Pending::Read { read, is_final, .. }, Reply::Siblings { siblings, .. }) => {
+                self.on_siblings(world, client, &read, siblings, is_final);
             }
-            (Pending::Read { key, floor, is_final, .. }, Reply::Absent { .. }) => {
-                self.on_absent(key, &floor, is_final);
+            (Pending::Read { read, is_final, .. }, Reply::Absent { .. }) => {
+                self.on_absent(world, &read, is_final);
             }
-            (Pending::Read { key, level, is_final, .. }, Reply::Error { .. }) => {
-                if is_final {
-                    self.left.borrow_mut().push_back((key, level));
+            (Pending::Read { .. } | Pending::ReadMany(_), Reply::Error { .. }) => {}
+            (Pending::ReadMany(reads), Reply::Values(items)) if items.len() == reads.len() => {
+                for (read, item) in reads.iter().zip(items.iter()) {
+                    self.on_item(world, client, read, &item);
                 }
             }
-            (Pending::ReadMany(keys), Reply::Values(items)) if items.len() == keys.len() => {
-                for ((key, floor), item) in keys.into_iter().zip(items.iter()) {
-                    self.on_item(client, key, &floor, &item);
-                }
-            }
-            (Pending::ReadMany(_), Reply::Error { .. }) => {}
             (pending, reply) => {
                 let what = format!("{pending:?} was answered by {reply:?}");
                 self.judge(Err(Violation { key: pending.key(), what }));
@@ -376,12 +455,16 @@ impl Scenario {
         }
     }
 
-    pub(super) fn answered(&self, verdict: Result<(), Violation>, is_final: bool) {
+    fn done(&self, verdict: Result<(), Violation>, is_final: bool) {
         self.judge(verdict);
-        self.reads.set(self.reads.get() + 1);
         if is_final {
             self.outstanding.set(self.outstanding.get() - 1);
         }
+    }
+
+    pub(super) fn answered(&self, verdict: Result<(), Violation>, is_final: bool) {
+        self.reads.set(self.reads.get() + 1);
+        self.done(verdict, is_final);
     }
 
     /// A client's connection stands, or could not be made.
@@ -393,56 +476,21 @@ impl Scenario {
             self.clients.borrow_mut()[client].socket = None;
             return;
         }
-        let hello = Hello {
-            min: PROTOCOL_MIN,
-            max: PROTOCOL_MAX,
-            features: Features(0),
-            cluster: self.topology.cluster,
-            role: Role::Client,
-        };
-        let mut bytes = Vec::new();
-        let start = start_frame(&mut bytes);
-        hello.encode(&mut bytes);
-        let header = FrameHeader {
-            kind: FrameKind::Hello,
-            flags: FrameFlags(0),
-            deadline_us: 0,
-            request: RequestId(0),
-            time: Order(0),
-        };
-        finish_frame(&mut bytes, start, &header);
-        world.client_send(socket, &bytes);
+        world.client_send(socket, &greeting(self.shape.topology.cluster));
     }
 
     /// Bytes for a client; returns how many it has consumed.
-    pub(super) fn received(&self, client: usize, socket: SocketId, bytes: &[u8]) -> usize {
-        let mut used = 0;
+    pub(super) fn received(&self, world: &World, client: usize, socket: SocketId, bytes: &[u8]) -> usize {
         if self.clients.borrow()[client].socket != Some(socket) {
             return bytes.len();
         }
-        loop {
-            match parse_frame(&bytes[used..], limits::BODY_BYTES_MAX) {
-                Ok(Parsed::Need { .. }) => return used,
-                Ok(Parsed::Frame { frame, bytes: len }) => {
-                    used += len;
-                    if frame.header.kind == FrameKind::HelloReply {
-                        self.clients.borrow_mut()[client].greeted = true;
-                        continue;
-                    }
-                    match Reply::decode(frame.header.kind, frame.body) {
-                        Ok(reply) => self.on_reply(client, frame.header.request.0, &reply),
-                        Err(error) => self.judge(Err(Violation {
-                            key: 0,
-                            what: format!("a reply does not decode: {error}"),
-                        })),
-                    }
-                }
-                Err(error) => {
-                    self.judge(Err(Violation { key: 0, what: format!("a frame does not decode: {error}") }));
-                    return bytes.len();
-                }
+        each_frame(bytes, |came| match came {
+            Ok(Came::Greeting) => self.clients.borrow_mut()[client].greeted = true,
+            Ok(Came::Answer(request, reply)) => self.on_reply(world, client, request, &reply),
+            Err(error) => {
+                self.judge(Err(Violation { key: 0, what: format!("a frame does not decode: {error}") }));
             }
-        }
+        })
     }
 
     /// A client's connection is gone.

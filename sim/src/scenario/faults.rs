@@ -2,18 +2,27 @@
 
 use std::rc::Rc;
 
-use ferrite_lsm::mem_disk::CrashMode;
+use ferrite_lsm::mem_disk::{CrashMode, MemDisk};
 
+use super::Scenario;
 use super::plan::FaultKind;
-use super::{MS, NODES, Scenario};
+use super::{MS, SECOND};
 use crate::world::{Death, World};
 
-/// Farthest that a wall clock jumps, in milliseconds; more than the server's bound on drift.
+/// Farthest that a wall clock jumps, in milliseconds; more than any bound on drift.
 const CLOCK_JUMP_MS_MAX: u64 = 5_000;
-/// Farthest that a wall clock is off when it is off by little: within the server's bound on drift.
-const CLOCK_SKEW_MS_MAX: u64 = 400;
 /// Longest pause of a process, in milliseconds; longer than peers wait for one another.
 const PAUSE_MS_MAX: u64 = 3_000;
+/// A node that was asked to stop and has not drained after so long is killed.
+const STOP_PATIENCE_NS: u64 = 5 * SECOND;
+
+/// A copy of a node's data directory.
+#[derive(Debug)]
+pub(super) struct Copy {
+    node: usize,
+    disk: MemDisk,
+    taken_ns: u64,
+}
 
 impl Scenario {
     /// One tick: a fault of one of the run's kinds, and some repairs.
@@ -23,10 +32,11 @@ impl Scenario {
         {
             // What stood still is lost, and the machine is back before anybody has told it of what it had told them.
             world.stop(stalled, Death::PowerCut(CrashMode::None));
-            self.start(world, stalled);
+            self.shape.start(world, stalled);
         }
-        let node = self.draw(NODES as u64) as usize;
-        let other = (node + 1 + self.draw(NODES as u64 - 1) as usize) % NODES;
+        let nodes = self.shape.nodes;
+        let node = self.draw(nodes as u64) as usize;
+        let other = (node + 1 + self.draw((nodes as u64 - 1).max(1)) as usize) % nodes;
         match self.next_kind() {
             FaultKind::PowerCut => {
                 if world.is_running(node) {
@@ -36,7 +46,7 @@ impl Scenario {
             }
             FaultKind::PowerCutOfAll => {
                 world.count("power cut of all");
-                (0..NODES).for_each(|node| self.cut_power(world, node));
+                (0..nodes).for_each(|node| self.cut_power(world, node));
             }
             FaultKind::Kill => {
                 if world.is_running(node) {
@@ -44,19 +54,26 @@ impl Scenario {
                     world.stop(node, Death::Kill);
                 }
             }
+            FaultKind::Stop => {
+                if world.ask_to_stop(node) {
+                    world.count("orderly stop");
+                    self.stopping.borrow_mut().push((node, world.now_ns() + STOP_PATIENCE_NS));
+                }
+            }
             FaultKind::Pause => {
                 world.count("pause");
                 world.pause(node, (10 + self.draw(PAUSE_MS_MAX)) * MS);
             }
-            FaultKind::Partition => {
+            FaultKind::Partition if nodes > 1 => {
                 world.count("partition");
                 world.set_cut(node, other, true);
                 world.set_cut(other, node, true);
             }
-            FaultKind::OneWayPartition => {
+            FaultKind::OneWayPartition if nodes > 1 => {
                 world.count("one-way partition");
                 world.set_cut(node, other, true);
             }
+            FaultKind::Partition | FaultKind::OneWayPartition => {}
             FaultKind::Reset => {
                 if world.reset_any() {
                     world.count("connection reset");
@@ -77,8 +94,45 @@ impl Scenario {
                     self.stalled.set(Some(node));
                 }
             }
+            FaultKind::WipedDirectory => {
+                if self.may_forget() {
+                    world.count("directory wiped");
+                    world.stop(node, Death::Kill);
+                    world.replace_disk(node, None);
+                    self.forgot(world, node, 0);
+                }
+            }
+            FaultKind::RestoredCopy => self.copy_or_restore(world, node),
         }
         self.repair(world);
+    }
+
+    /// A copy of what a process left in order would bring its actor back to life, which nothing on the node can see (as `dots` in the node
+    /// says): copies are taken of nodes that run.
+    fn copy_or_restore(&self, world: &Rc<World>, node: usize) {
+        let copy = self.copy.borrow_mut().take();
+        match copy {
+            None if world.is_running(node) && !world.is_stopping(node) => {
+                let (disk, taken_ns) = (world.copy_disk(node), world.now_ns());
+                *self.copy.borrow_mut() = Some(Copy { node, disk, taken_ns });
+            }
+            Some(Copy { node, disk, taken_ns }) if self.may_forget() => {
+                world.count("copy restored");
+                world.stop(node, Death::Kill);
+                world.replace_disk(node, Some(disk));
+                self.forgot(world, node, taken_ns);
+            }
+            None | Some(_) => {}
+        }
+    }
+
+    fn may_forget(&self) -> bool {
+        self.losses.get() < self.plan.losses_max
+    }
+
+    fn forgot(&self, world: &World, node: usize, since_ns: u64) {
+        self.losses.set(self.losses.get() + 1);
+        self.facts.borrow_mut().lost(node, since_ns, world.now_ns());
     }
 
     /// All kinds of the run in a random order, then all again: each run meets each of its kinds.
@@ -96,10 +150,19 @@ impl Scenario {
         world.stop(node, Death::PowerCut(mode));
     }
 
+    /// Off by more than the bound on drift, or by less.
     fn set_clock_off(&self, world: &World, node: usize) {
-        let far_ms = if self.draw(2) == 0 { CLOCK_JUMP_MS_MAX } else { CLOCK_SKEW_MS_MAX };
+        let near_ms = self.shape.options.drift_max_ms() * 4 / 5;
+        let far_ms = if self.draw(2) == 0 { CLOCK_JUMP_MS_MAX } else { near_ms };
         let offset_ms = self.draw(2 * far_ms) as i64 - far_ms as i64;
+        self.set_clock(world, node, offset_ms);
+    }
+
+    /// Sets a wall clock, and takes note of how far it and it alone has been.
+    pub(super) fn set_clock(&self, world: &World, node: usize, offset_ms: i64) {
+        self.facts.borrow_mut().saw_wall(world.wall_ms(node));
         world.set_wall_offset_ms(node, offset_ms);
+        self.jumps.borrow_mut()[node] += 1;
     }
 
     /// What is down comes back sooner or later; a fenced node is restarted as an operator would.
@@ -107,7 +170,15 @@ impl Scenario {
         if self.draw(3) == 0 {
             world.heal();
         }
-        for node in 0..NODES {
+        self.stopping.borrow_mut().retain(|(node, until_ns)| {
+            let is_over = world.is_stopping(*node) && world.now_ns() >= *until_ns;
+            if is_over {
+                world.count("killed while stopping");
+                world.stop(*node, Death::Kill);
+            }
+            world.is_stopping(*node)
+        });
+        for node in 0..self.shape.nodes {
             if self.draw(3) == 0 {
                 world.disk(node).set_full(false);
             }
@@ -120,7 +191,7 @@ impl Scenario {
                     world.count("restart with another clock");
                     self.set_clock_off(world, node);
                 }
-                self.start(world, node);
+                self.shape.start(world, node);
             }
         }
     }

@@ -9,6 +9,18 @@ use super::{Director, Event, World};
 use crate::executor::ProcessId;
 use crate::network::{Network, Owner, QUEUED_BYTES_MAX, Socket, SocketId};
 
+/// How connections fail by themselves, in percent. What is sent over one is never lost, repeated or reordered while it stands, as with TCP:
+/// so what is lost is a connection, with all that was on its way.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ConnectionFaults {
+    /// So many attempts are refused.
+    pub(crate) refused_percent: u64,
+    /// So many connections break within [`DOOM_NS_MAX`].
+    pub(crate) doomed_percent: u64,
+}
+
+/// A doomed connection does not stand longer.
+const DOOM_NS_MAX: u64 = 3_000_000_000;
 /// Most hops that wait for a core.
 const HOPS_MAX: usize = 64;
 
@@ -142,13 +154,22 @@ impl World {
             // Nobody answers; the attempt hangs until it is given up.
             return;
         }
+        let faults = self.connections.get();
+        let chance = |percent| percent > 0 && self.between(1, 100) <= percent;
         let accepting = process.and_then(|process| self.shard(process, core).map(|shard| (process, shard)));
         match accepting {
+            Some(_) if chance(faults.refused_percent) => {
+                self.count("connection refused");
+                self.after(10_000, Event::Connected(id, false));
+            }
             Some((process, shard)) => {
                 let (other, connection) = self.network.borrow_mut().open_for_core(process, core);
                 self.network.borrow_mut().join(id, other);
                 shard.on_accepted(connection);
                 self.after(10_000, Event::Connected(id, true));
+                if chance(faults.doomed_percent) {
+                    self.after(self.between(10_000, DOOM_NS_MAX), Event::Break(id));
+                }
             }
             None => self.after(10_000, Event::Connected(id, false)),
         }
@@ -274,7 +295,13 @@ impl World {
             return false;
         }
         let one = standing[self.between(0, standing.len() as u64 - 1) as usize];
-        let other = self.network.borrow().sockets[&one].peer;
+        self.reset(one);
+        true
+    }
+
+    /// Breaks a connection; both ends are told, and what was on its way is lost.
+    fn reset(&self, one: SocketId) {
+        let other = self.network.borrow().sockets.get(&one).and_then(|socket| socket.peer);
         for end in [Some(one), other].into_iter().flatten() {
             let known_ns = self.now_ns() + self.between(10_000, 500_000);
             if let Some(socket) = self.network.borrow_mut().sockets.get_mut(&end) {
@@ -284,7 +311,20 @@ impl World {
             }
             self.at(known_ns, Event::Arrival(end));
         }
-        true
+    }
+
+    /// A doomed connection's time has come, if it still stands.
+    pub(super) fn break_connection(&self, id: SocketId) {
+        let stands = self.network.borrow().sockets.get(&id).is_some_and(|socket| socket.peer.is_some());
+        if stands {
+            self.count("connection lost");
+            self.reset(id);
+        }
+    }
+
+    /// Sets how connections fail from now on; those that are doomed already are not saved.
+    pub(crate) fn set_connection_faults(&self, faults: ConnectionFaults) {
+        self.connections.set(faults);
     }
 
     /// Cuts or heals the direction from one node to another.

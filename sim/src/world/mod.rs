@@ -25,6 +25,7 @@ use crate::network::{Network, SocketId};
 use crate::random::Random;
 use crate::trace::Trace;
 
+pub(crate) use connections::ConnectionFaults;
 pub(crate) use disks::DiskFaults;
 pub(crate) use processes::Death;
 
@@ -52,6 +53,8 @@ pub(crate) enum Event {
     Client(usize),
     /// The fault schedule acts.
     Fault,
+    /// A connection breaks that was doomed when it was made.
+    Break(SocketId),
 }
 
 /// One core of a running process.
@@ -69,6 +72,8 @@ struct Process {
     last_op: Option<OpId>,
     /// Until when it does nothing at all, as under SIGSTOP.
     paused_until_ns: u64,
+    /// It was asked to stop: each core ends when it has drained.
+    is_stopping: bool,
 }
 
 /// A node: its disk outlives its processes.
@@ -113,6 +118,7 @@ pub(crate) struct World {
     sleepers: RefCell<BTreeMap<u64, Waker>>,
     dirty: RefCell<Vec<SocketId>>,
     disk_faults: Cell<DiskFaults>,
+    connections: Cell<ConnectionFaults>,
     faults_seen: RefCell<BTreeMap<&'static str, u64>>,
     failed_opens: RefCell<Vec<(usize, String)>>,
     wall_start_ms: u64,
@@ -144,6 +150,7 @@ impl World {
             sleepers: RefCell::default(),
             dirty: RefCell::default(),
             disk_faults: Cell::default(),
+            connections: Cell::default(),
             faults_seen: RefCell::default(),
             failed_opens: RefCell::default(),
             wall_start_ms: WALL_START_MS,
@@ -236,6 +243,7 @@ impl World {
         self.happen(event, director);
         self.run_tasks();
         self.end_batch();
+        self.end_drained();
         let failed = std::mem::take(&mut *self.failed_opens.borrow_mut());
         for (node, error) in failed {
             director.on_open_failed(self, node, error);
@@ -288,6 +296,7 @@ impl World {
             }
             Event::Client(client) => director.on_client(self, client),
             Event::Fault => director.on_fault(self),
+            Event::Break(socket) => self.break_connection(socket),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use ferrite_lsm::mem_disk::{CrashMode, MemDisk};
-use ferrite_node::{Shard, ShardSettings};
+use ferrite_node::{Handler, Shard, ShardSettings};
 
 use super::{Core, Event, Process, World};
 use crate::env::SimEnv;
@@ -16,6 +16,8 @@ pub(crate) enum Death {
     PowerCut(CrashMode),
     /// SIGKILL: what was written is seen by the next life; connections are reset.
     Kill,
+    /// It has drained and ended by itself.
+    Exit,
 }
 
 impl World {
@@ -69,6 +71,7 @@ impl World {
                 disk: at.disk.clone(),
                 last_op: None,
                 paused_until_ns: 0,
+                is_stopping: false,
             });
             id
         };
@@ -97,7 +100,7 @@ impl World {
         let mut bits = || self.random.borrow_mut().bits();
         let left = match death {
             Death::PowerCut(mode) => process.disk.crash(mode, &mut bits),
-            Death::Kill => process.disk.kill(&mut bits),
+            Death::Kill | Death::Exit => process.disk.kill(&mut bits),
         };
         self.nodes.borrow_mut()[node].disk = left;
         let tasks = self.executor.borrow_mut().take_process(process.id);
@@ -105,7 +108,7 @@ impl World {
         for socket in sockets {
             let known_ns = match death {
                 Death::PowerCut(_) => None,
-                Death::Kill => Some(self.now_ns() + self.between(20_000, 500_000)),
+                Death::Kill | Death::Exit => Some(self.now_ns() + self.between(20_000, 500_000)),
             };
             let mut network = self.network.borrow_mut();
             let peer = network.close(socket, known_ns);
@@ -124,6 +127,72 @@ impl World {
         }
         drop(tasks);
         drop(process);
+    }
+
+    /// Asks a node's process to stop: it takes nothing new, finishes what is in flight, closes its logs and ends. False if it does not run,
+    /// has not opened yet, or was asked before.
+    pub(crate) fn ask_to_stop(&self, node: usize) -> bool {
+        let shards: Option<Vec<_>> = {
+            let mut nodes = self.nodes.borrow_mut();
+            let Some(process) = nodes[node].process.as_mut().filter(|process| !process.is_stopping) else {
+                return false;
+            };
+            let shards = process.cores.iter().map(|core| core.shard.clone()).collect::<Option<Vec<_>>>();
+            process.is_stopping = shards.is_some();
+            shards
+        };
+        let Some(shards) = shards else { return false };
+        self.note(9, [node as u64, 0, 0]);
+        shards.iter().for_each(|shard| shard.on_stop());
+        true
+    }
+
+    /// Whether a node's process was asked to stop and has not ended.
+    pub(crate) fn is_stopping(&self, node: usize) -> bool {
+        self.nodes.borrow()[node].process.as_ref().is_some_and(|process| process.is_stopping)
+    }
+
+    /// Ends the cores that have drained, and the processes of which no core is left.
+    pub(super) fn end_drained(self: &Rc<World>) {
+        let now_ns = self.now_ns();
+        let mut stopping = Vec::new();
+        for (node, at) in self.nodes.borrow().iter().enumerate() {
+            let Some(process) = at.process.as_ref() else { continue };
+            if process.is_stopping && process.paused_until_ns <= now_ns {
+                let shards: Vec<_> = process.cores.iter().map(|core| core.shard.clone()).collect();
+                stopping.push((node, process.id, shards));
+            }
+        }
+        for (node, process, shards) in stopping {
+            let mut left = 0;
+            for (core, shard) in shards.into_iter().enumerate() {
+                let Some(shard) = shard else { continue };
+                if shard.is_drained() {
+                    self.core_mut(process, core as u16, |core| core.shard = None);
+                } else {
+                    left += 1;
+                }
+            }
+            if left == 0 {
+                self.stop(node, Death::Exit);
+            } else {
+                // Whoever closes asks the disk for something.
+                self.run_tasks();
+                self.schedule_disk();
+            }
+        }
+    }
+
+    /// Replaces what is on the disk of a node that does not run; `None` = an empty one.
+    pub(crate) fn replace_disk(&self, node: usize, disk: Option<MemDisk>) {
+        let at = &mut self.nodes.borrow_mut()[node];
+        assert!(at.process.is_none(), "nobody takes the disk from under a process");
+        at.disk = disk.unwrap_or_default();
+    }
+
+    /// A copy of a running node's disk as it is now, as one takes a backup.
+    pub(crate) fn copy_disk(&self, node: usize) -> MemDisk {
+        self.disk(node).image(CrashMode::All, &mut || self.random())
     }
 
     /// Stops the clock of a node's process for a while.

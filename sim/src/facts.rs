@@ -1,0 +1,190 @@
+//! What befell the nodes and bears on what may be expected of them: what their disks have forgotten, and how far their clocks have been.
+//!
+//! A write that was acknowledged at a level of W is on W of its N replicas at least; a read at a level of R asks R of them. They meet, so that
+//! the read must know of the write, if R + W > N. Each replica whose disk has since forgotten what it had is one less of the W. That is the
+//! whole fault budget: no other fault may cost anything.
+//!
+//! A read whose level is a majority promises more than what it shows: as many replicas hold that by then as its level needs, whether or not
+//! the write was ever acknowledged. From then on it counts like a write to so many.
+
+/// The nodes that hold a key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Holders(u64);
+
+impl Holders {
+    /// These nodes.
+    pub(crate) fn of(nodes: impl Iterator<Item = usize>) -> Holders {
+        Holders(nodes.fold(0, |mask, node| mask | 1 << node))
+    }
+
+    /// How many there are.
+    pub(crate) fn count(self) -> usize {
+        self.0.count_ones() as usize
+    }
+}
+
+/// When a read was sent, and how many replicas it asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reading {
+    /// When it was sent, in virtual nanoseconds.
+    pub(crate) begun_ns: u64,
+    /// How many replicas must answer it.
+    pub(crate) needed: usize,
+}
+
+/// When a write was sent and acknowledged, by how many replicas, and who they may have been.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Written {
+    /// When it was sent, in virtual nanoseconds.
+    pub(crate) sent_ns: u64,
+    /// When it was acknowledged.
+    pub(crate) told_ns: u64,
+    /// How many replicas have confirmed it at least.
+    pub(crate) needed: usize,
+    /// The replicas.
+    pub(crate) holders: Holders,
+}
+
+/// The acknowledgements of one write, and the reads of a majority that have shown it: each says of some replicas that they hold it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Holdings(Vec<Written>);
+
+impl Holdings {
+    /// A read that was answered just now has shown the write.
+    pub(crate) fn shown(&mut self, reading: Reading, holders: Holders, told_ns: u64, facts: &Facts) {
+        if reading.needed <= holders.count() / 2 {
+            return;
+        }
+        let Reading { begun_ns, needed } = reading;
+        let shown = Written { sent_ns: begun_ns, told_ns, needed, holders };
+        // One is enough, until a disk has forgotten something or a read asks more.
+        let is_known = |held: &Written| held.needed >= needed && held.sent_ns >= facts.last_loss_of_any_ns();
+        if !self.0.iter().any(is_known) {
+            self.0.push(shown);
+        }
+    }
+
+    /// It was acknowledged.
+    pub(crate) fn acknowledged(&mut self, written: Written) {
+        self.0.push(written);
+    }
+
+    /// Whether a read must know of it.
+    pub(crate) fn meet(&self, reading: Reading, facts: &Facts) -> bool {
+        self.0.iter().any(|held| facts.meet(reading, held))
+    }
+}
+
+/// A disk has forgotten what it was told from one moment to another.
+#[derive(Clone, Copy, Debug)]
+struct Loss {
+    node: usize,
+    since_ns: u64,
+    at_ns: u64,
+}
+
+/// What befell the nodes so far.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Facts {
+    losses: Vec<Loss>,
+    wall_highest_ms: u64,
+}
+
+impl Facts {
+    /// Nothing so far.
+    #[cfg(test)]
+    pub(crate) const fn new() -> Facts {
+        Facts { losses: Vec::new(), wall_highest_ms: 0 }
+    }
+
+    /// A node's disk has forgotten, just now, what it was told since a moment (0 = all that it ever was).
+    pub(crate) fn lost(&mut self, node: usize, since_ns: u64, at_ns: u64) {
+        self.losses.push(Loss { node, since_ns, at_ns });
+    }
+
+    /// When a node's disk last forgot anything; 0 = never.
+    pub(crate) fn last_loss_ns(&self, node: usize) -> u64 {
+        self.losses.iter().filter(|loss| loss.node == node).map(|loss| loss.at_ns).max().unwrap_or(0)
+    }
+
+    fn last_loss_of_any_ns(&self) -> u64 {
+        self.losses.iter().map(|loss| loss.at_ns).max().unwrap_or(0)
+    }
+
+    /// Takes note of a wall clock.
+    pub(crate) fn saw_wall(&mut self, wall_ms: u64) {
+        self.wall_highest_ms = self.wall_highest_ms.max(wall_ms);
+    }
+
+    /// Whether some node may have taken it, by its own clock, that this moment has passed (0 = never does).
+    pub(crate) fn may_have_passed(&self, expiry_ms: u64) -> bool {
+        expiry_ms != 0 && expiry_ms <= self.wall_highest_ms
+    }
+
+    /// Whether a read must know of a write.
+    fn meet(&self, reading: Reading, write: &Written) -> bool {
+        if write.told_ns > reading.begun_ns {
+            return false;
+        }
+        let forgot = |loss: &&Loss| loss.at_ns > write.sent_ns && loss.since_ns < write.told_ns;
+        let nodes = Holders::of(self.losses.iter().filter(forgot).map(|loss| loss.node));
+        let lost = Holders(nodes.0 & write.holders.0).count();
+        reading.needed + write.needed > write.holders.count() + lost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(needed: usize) -> Written {
+        Written { sent_ns: 10, told_ns: 20, needed, holders: Holders::of([0, 1, 4].into_iter()) }
+    }
+
+    fn reading(needed: usize) -> Reading {
+        Reading { begun_ns: 30, needed }
+    }
+
+    #[test]
+    fn reads_and_writes_meet_where_they_overlap() {
+        let facts = Facts::default();
+        for (read, write, meet) in [(2, 2, true), (1, 2, false), (1, 3, true), (3, 1, true), (2, 1, false)] {
+            assert_eq!(facts.meet(reading(read), &written(write)), meet, "{read} {write}");
+        }
+        assert!(!facts.meet(Reading { begun_ns: 19, needed: 3 }, &written(3)), "it was not acknowledged yet");
+    }
+
+    #[test]
+    fn each_replica_that_has_forgotten_it_is_one_less() {
+        let mut facts = Facts::default();
+        facts.lost(2, 0, 25);
+        facts.lost(0, 0, 9);
+        facts.lost(1, 20, 26);
+        assert!(
+            facts.meet(reading(2), &written(2)),
+            "no replica; before it was sent; not what came before it"
+        );
+        facts.lost(1, 0, 25);
+        assert!(!facts.meet(reading(2), &written(2)));
+        assert!(facts.meet(reading(2), &written(3)) && facts.meet(reading(3), &written(2)));
+        facts.lost(1, 0, 27);
+        assert!(facts.meet(reading(3), &written(2)), "the same replica again");
+        facts.lost(4, 19, 27);
+        assert!(!facts.meet(reading(3), &written(2)));
+    }
+
+    #[test]
+    fn what_a_read_of_a_majority_has_shown_is_held_by_so_many() {
+        let (mut held, mut facts) = (Holdings::default(), Facts::default());
+        let holders = Holders::of(0..3);
+        held.shown(Reading { begun_ns: 10, needed: 1 }, holders, 12, &facts);
+        assert!(!held.meet(reading(3), &facts), "a read of one repairs nothing");
+        held.shown(Reading { begun_ns: 10, needed: 2 }, holders, 12, &facts);
+        assert!(held.meet(reading(2), &facts) && !held.meet(reading(1), &facts));
+        assert!(!held.meet(Reading { begun_ns: 11, needed: 2 }, &facts), "it had not been answered");
+        facts.lost(1, 0, 20);
+        assert!(!held.meet(reading(2), &facts), "one of them may have forgotten it");
+        held.shown(Reading { begun_ns: 21, needed: 2 }, holders, 22, &facts);
+        assert!(held.meet(reading(2), &facts));
+    }
+}

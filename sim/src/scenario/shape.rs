@@ -1,0 +1,295 @@
+//! The cluster of a run: its nodes, tables and options, all of them drawn from the seed.
+//!
+//! Options are drawn independently ("swarm testing", Groce et al., 2012): a run in which few of them are odd reaches states that a run with
+//! all of them odd does not.
+
+use std::rc::Rc;
+
+use ferrite_cluster::gossip::GossipOptions;
+use ferrite_cluster::{Member, initial_topology};
+use ferrite_lsm::Strategy;
+use ferrite_lsm::log::CommitlogSync;
+use ferrite_node::{Placement, ShardSettings};
+use ferrite_wire::{ClusterId, CoreId, HashSeed, Key, Mode, NodeId, Table, TableId, Tables, Topology};
+
+use super::{MS, SECOND, one_of};
+use crate::facts::Holders;
+use crate::history::Violation;
+use crate::random::Random;
+use crate::world::World;
+
+/// The second table: the last write wins as in the default one, with replicas of its own.
+const NARROW: &str = "narrow";
+/// The table with siblings; in the set test, of either mode.
+pub(super) const CARTS: &str = "carts";
+/// Longest value in runs with large ones.
+const LARGE_BYTES: u64 = 48 * 1024;
+
+/// What nodes are told when they start.
+#[derive(Clone, Debug)]
+pub(super) struct Options {
+    /// Memtable budget of a core, small enough to be flushed many times, and not below what the memtables of its stores take at
+    /// least: then any frozen one would be over the bound, and writes be refused until it is flushed. Together with reads that
+    /// fail, each of which makes a flush pause before it is tried again, a node would refuse most of what it is asked.
+    memtable_bytes: usize,
+    /// Length of a log segment, small enough to be recycled many times.
+    segment_bytes: u64,
+    group_bytes: usize,
+    cache_bytes: usize,
+    record_cache_bytes: Option<usize>,
+    large_value_bytes: Option<usize>,
+    level_fanout: u64,
+    sync_interval_ns: Option<u64>,
+    drift_max_ms: u64,
+    peer_timeout_ns: u64,
+    request_timeout_ns: u64,
+    operations_max: usize,
+    waiting_bytes_max: usize,
+    disk_reads_max: usize,
+    scrub_bytes_per_s: u64,
+}
+
+impl Options {
+    /// How far a wall clock may be ahead of another without anything being refused.
+    pub(super) fn drift_max_ms(&self) -> u64 {
+        self.drift_max_ms
+    }
+
+    /// Whether acknowledgements wait for their sync.
+    pub(super) fn syncs_first(&self) -> bool {
+        self.sync_interval_ns.is_none()
+    }
+
+    fn draw(random: &mut Random, value_bytes_max: u64) -> Options {
+        let is_large = value_bytes_max > 4096;
+        let peer_timeout_ns = one_of(random, &[400 * MS, SECOND, SECOND, 2_500 * MS]);
+        Options {
+            memtable_bytes: match is_large {
+                false => one_of(random, &[96 * 1024, 192 * 1024, 512 * 1024]) as usize,
+                true => one_of(random, &[2 << 20, 4 << 20]) as usize,
+            },
+            segment_bytes: if is_large { 2 << 20 } else { one_of(random, &[72 * 1024, 128 * 1024]) },
+            group_bytes: if is_large { (1 << 20) + (128 << 10) } else { 64 * 1024 },
+            cache_bytes: one_of(random, &[16 * 1024, 64 * 1024, 1 << 20]) as usize,
+            record_cache_bytes: [None, Some(0), Some(64 * 1024)][random.below(3) as usize],
+            large_value_bytes: [None, Some(512), Some(4096)][random.below(3) as usize],
+            level_fanout: random.between(2, 8),
+            sync_interval_ns: random.one_in(8).then(|| random.between(50, 200) * MS),
+            drift_max_ms: one_of(random, &[100, 500, 500, 2_000]),
+            peer_timeout_ns,
+            request_timeout_ns: one_of(random, &[200 * MS, SECOND, 5 * SECOND]),
+            operations_max: one_of(random, &[8, 64, 65_536]) as usize,
+            waiting_bytes_max: one_of(random, &[128 << 10, 32 << 20]) as usize,
+            disk_reads_max: one_of(random, &[4, 4_096, 4_096]) as usize,
+            scrub_bytes_per_s: one_of(random, &[0, 0, 256 << 10]),
+        }
+    }
+
+    fn apply(&self, settings: &mut ShardSettings) {
+        let engine = &mut settings.engine;
+        engine.memtable_bytes = self.memtable_bytes;
+        engine.cache_bytes = self.cache_bytes;
+        engine.record_cache_bytes = self.record_cache_bytes;
+        engine.large_value_bytes = self.large_value_bytes;
+        engine.log.segment_bytes = self.segment_bytes;
+        engine.log.group_bytes = self.group_bytes;
+        engine.table_bytes = 8 * 1024;
+        engine.level_base_bytes = 16 * 1024;
+        engine.level_fanout = self.level_fanout;
+        engine.manifest_bytes_max = 64 * 1024;
+        // At each start another: a store takes either as it is.
+        engine.strategy = [Strategy::Leveled, Strategy::Tiered][(engine.entropy & 1) as usize];
+        if !self.syncs_first() {
+            engine.log.sync = CommitlogSync::Periodic;
+        }
+        settings.sync_interval_ns = self.sync_interval_ns;
+        settings.clock_drift_max_ms = self.drift_max_ms;
+        settings.peer_timeout_ns = self.peer_timeout_ns;
+        settings.ping_interval_ns = self.peer_timeout_ns / 4;
+        settings.request_timeout_ns = self.request_timeout_ns;
+        settings.operations_max = self.operations_max;
+        settings.waiting_bytes_max = self.waiting_bytes_max;
+        settings.disk_reads_max = self.disk_reads_max;
+        settings.scrub_bytes_per_s = self.scrub_bytes_per_s;
+        settings.gossip = gossip_options();
+    }
+}
+
+/// Several times faster than a node's, so that verdicts come and go within a run, and slow enough to cost it little.
+fn gossip_options() -> GossipOptions {
+    GossipOptions {
+        probe_period_ms: 200,
+        probe_timeout_ms: 80,
+        suspicion_ms: 600,
+        gossip_period_ms: 100,
+        join_period_ms: 200,
+        announce_period_ms: 2_000,
+        stall_ms: 1_000,
+        digest_gap_ms: 200,
+        digest_period_ms: 4_000,
+        late_ms: 60,
+        ..GossipOptions::default()
+    }
+}
+
+/// The cluster of a run.
+#[derive(Clone, Debug)]
+pub(super) struct Shape {
+    /// Nodes.
+    pub(super) nodes: usize,
+    /// Cores of each node.
+    pub(super) cores: u16,
+    /// Longest value that clients write.
+    pub(super) value_bytes_max: u64,
+    stores: u16,
+    /// What nodes are told.
+    pub(super) options: Options,
+    /// Members, tables, and who holds what.
+    pub(super) topology: Topology,
+}
+
+impl Shape {
+    /// Draws one. Most have three nodes and three replicas, as most clusters do.
+    pub(super) fn draw(random: &mut Random) -> Shape {
+        let nodes = [3, 3, 3, 1, 2, 4, 5, 5, 6, 7][random.below(10) as usize];
+        let mut replicas = |choices: &[u64]| one_of(random, choices).min(nodes as u64) as u8;
+        let (of_default, of_narrow, of_carts) =
+            (replicas(&[3, 3, 3, 3, 2, 5]), replicas(&[1, 2, 2]), replicas(&[3, 3, 2, 1, 4, 5]));
+        let ttl_ms = one_of(random, &[0, 0, 0, 1_500]);
+        let mut tables = vec![Table::default_of(of_default)];
+        if random.one_in(3) {
+            tables.push(Table { ttl_ms, ..named(NARROW, of_narrow) });
+        }
+        if random.one_in(2) {
+            let ttl_ms = one_of(random, &[0, 0, 0, 2_500]);
+            let max_siblings = one_of(random, &[8, 8, 32]) as u16;
+            tables.push(Table { mode: Mode::Siblings, max_siblings, ttl_ms, ..named(CARTS, of_carts) });
+        }
+        let cores = [2, 2, 1, 3][random.below(4) as usize];
+        let stores = one_of(random, &[4, 4, 3, 6]).max(u64::from(cores)) as u16;
+        let vnodes = one_of(random, &[16, 16, 4, 32]) as u32;
+        let value_bytes_max = one_of(random, &[64, 1024, 4096, 4096, LARGE_BYTES]);
+        let options = Options::draw(random, value_bytes_max);
+        let shape = Shape::of(nodes, tables, vnodes, HashSeed(random.bits()));
+        Shape { cores, stores, value_bytes_max, options, ..shape }
+    }
+
+    /// Three nodes as servers are by default, with these tables.
+    pub(super) fn plain(tables: Vec<Table>) -> Shape {
+        Shape::of(3, tables, 16, HashSeed(7))
+    }
+
+    fn of(nodes: usize, tables: Vec<Table>, vnodes: u32, hash_seed: HashSeed) -> Shape {
+        let member = |node: usize| Member {
+            id: NodeId(node as u16 + 1),
+            name: format!("n{}", node + 1),
+            rack: format!("r{}", node + 1),
+            datacenter: "dc1".to_owned(),
+            contact: address(node, 0),
+            weight: 1,
+        };
+        let members: Vec<Member> = (0..nodes).map(member).collect();
+        let tables = Tables::new(tables).expect("the tables of a run are sound");
+        let options = Options {
+            memtable_bytes: 96 * 1024,
+            segment_bytes: 128 * 1024,
+            group_bytes: 64 * 1024,
+            cache_bytes: 64 * 1024,
+            record_cache_bytes: None,
+            large_value_bytes: None,
+            level_fanout: 4,
+            sync_interval_ns: None,
+            drift_max_ms: 500,
+            peer_timeout_ns: SECOND,
+            request_timeout_ns: SECOND,
+            operations_max: 65_536,
+            waiting_bytes_max: 32 << 20,
+            disk_reads_max: 4_096,
+            scrub_bytes_per_s: 0,
+        };
+        Shape {
+            nodes,
+            cores: 2,
+            stores: 4,
+            value_bytes_max: 4096,
+            options,
+            topology: initial_topology(ClusterId([9; 16]), hash_seed, vnodes, &members, tables),
+        }
+    }
+
+    /// For each node its contact address, then one per core.
+    pub(super) fn addresses(&self) -> Vec<Vec<String>> {
+        let of_node = |node| (0..=self.cores as usize).map(|place| address(node, place)).collect();
+        (0..self.nodes).map(of_node).collect()
+    }
+
+    /// The table of a key, by its number.
+    pub(super) fn table_of(&self, key: u64) -> &Table {
+        let tables = &self.topology.tables;
+        let carts = tables.named(CARTS).filter(|_| key % 3 == 2);
+        let narrow = tables.named(NARROW).filter(|_| key % 2 == 1);
+        carts.or(narrow).unwrap_or(&tables.as_slice()[0])
+    }
+
+    /// A key by its number, under this name.
+    pub(super) fn key<'k>(&self, key: u64, name: &'k [u8]) -> Key<'k> {
+        Key { table: self.table_of(key).id, partition: name, sort: b"" }
+    }
+
+    /// The nodes that hold a key, the preferred one first.
+    pub(super) fn replicas_of(&self, key: u64) -> impl Iterator<Item = usize> {
+        let name = key.to_be_bytes();
+        let vnodes = self.topology.replicas.len() as u32;
+        let vnode = self.key(key, &name).token(self.topology.hash_seed).vnode(vnodes);
+        let count = usize::from(self.table_of(key).replication);
+        self.topology.preference_list(vnode)[..count].iter().map(|node| usize::from(node.0) - 1)
+    }
+
+    /// The same, in no order.
+    pub(super) fn holders_of(&self, key: u64) -> Holders {
+        Holders::of(self.replicas_of(key))
+    }
+
+    /// Each vnode's replicas are on distinct nodes, as many as were asked for.
+    pub(super) fn check_placement(&self) -> Result<(), Violation> {
+        let repeats = |list: &Vec<NodeId>| (1..list.len()).any(|at| list[..at].contains(&list[at]));
+        let wanted = self.topology.tables.replication_max().min(self.nodes);
+        let lists = &self.topology.replicas;
+        match lists.iter().position(|list| list.len() != wanted || repeats(list)) {
+            None => Ok(()),
+            Some(vnode) => {
+                let what = format!("vnode {vnode} has the replicas {:?}", lists[vnode]);
+                Err(Violation { key: vnode as u64, what })
+            }
+        }
+    }
+
+    /// Starts a node.
+    pub(super) fn start(&self, world: &Rc<World>, node: usize) {
+        let (id, cores) = (NodeId(node as u16 + 1), self.cores);
+        world.start(node, cores, |core, incarnation| {
+            let mut topology = self.topology.clone();
+            let placement = Placement::deal(&topology, id, self.stores, cores);
+            let entry = &mut topology.nodes[node];
+            entry.incarnation = incarnation;
+            entry.endpoints = (1..=cores as usize).map(|place| address(node, place)).collect();
+            entry.core_of_vnode = placement.core_map();
+            let entropy = u128::from(world.random()) << 64 | u128::from(world.random());
+            let engine = ferrite_lsm::Options::new(core, placement.stores_of(CoreId(core)), entropy);
+            let mut settings =
+                ShardSettings::new(id, CoreId(core), cores, incarnation, topology, placement, engine);
+            self.options.apply(&mut settings);
+            settings
+        });
+    }
+}
+
+/// A table of this name, otherwise like the default one.
+pub(super) fn named(name: &str, replication: u8) -> Table {
+    Table { id: TableId::of(name), name: name.to_owned(), ..Table::default_of(replication) }
+}
+
+/// Where a core of a node is reached: the contact address comes first.
+pub(super) fn address(node: usize, place: usize) -> String {
+    format!("10.0.0.{}:{}", node + 1, 7000 + place)
+}

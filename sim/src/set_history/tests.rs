@@ -1,0 +1,171 @@
+use super::*;
+use crate::facts::Holders;
+use ferrite_wire::{Actor, Order, VersionFlags};
+
+/// A read of two of three replicas.
+fn at(begun_ns: u64) -> (Reading, u64) {
+    of(begun_ns, 2)
+}
+
+/// A read of so many, answered at once.
+fn of(begun_ns: u64, needed: usize) -> (Reading, u64) {
+    (Reading { begun_ns, needed }, begun_ns + 1)
+}
+
+/// Nothing befell any node.
+const NEW: Facts = Facts::new();
+
+fn version(order: u64) -> Version {
+    Version { order: Order(order), actor: Actor(1), ..Version::default() }
+}
+
+fn nothing() -> Saw {
+    Saw::These(BTreeSet::new())
+}
+
+fn these(ids: &[u64]) -> Saw {
+    Saw::These(ids.iter().copied().collect())
+}
+
+fn intent(is_delete: bool, now_ns: u64) -> Intent {
+    let holders = Holders::of(0..3);
+    Intent { key: 1, is_delete, expires: false, node: 0, needed: 2, holders, now_ns }
+}
+
+/// A put that is acknowledged at once, under a version like the time.
+fn put(history: &mut SetHistory, saw: Saw, now_ns: u64) -> u64 {
+    let id = history.begin(intent(false, now_ns), &saw);
+    acknowledge(history, id, now_ns, now_ns);
+    id
+}
+
+fn acknowledge(history: &mut SetHistory, id: u64, order: u64, now_ns: u64) {
+    history
+        .told(1, id, Told::Acknowledged(version(order)), now_ns, &NEW)
+        .expect("nobody has seen it otherwise");
+}
+
+#[test]
+fn a_lost_sibling_is_a_violation_unless_something_saw_it() {
+    let mut history = SetHistory::default();
+    let first = put(&mut history, nothing(), 10);
+    let second = put(&mut history, nothing(), 20);
+    let (one, two) = ((Some(first), version(10)), (Some(second), version(20)));
+    assert!(history.saw(1, at(25), &NEW, &[one, two]).is_ok());
+    assert!(history.saw(1, at(25), &NEW, &[two]).is_err());
+    assert!(history.saw(1, at(9), &NEW, &[two]).is_ok(), "it began before");
+    assert!(history.saw(1, of(25, 1), &NEW, &[]).is_ok(), "they need not meet");
+    let doubtful = history.begin(intent(true, 30), &these(&[first]));
+    assert!(history.saw(1, at(35), &NEW, &[two]).is_ok(), "the delete may have been done");
+    assert!(history.saw(1, at(35), &NEW, &[one, two]).is_ok(), "or not");
+    history.told(1, doubtful, Told::NotApplied, 36, &NEW).expect("nobody saw it");
+    assert!(history.saw(1, at(40), &NEW, &[two]).is_err());
+}
+
+#[test]
+fn what_was_replaced_must_not_come_back() {
+    let mut history = SetHistory::default();
+    let first = put(&mut history, nothing(), 10);
+    let second = put(&mut history, these(&[first]), 20);
+    let (one, two) = ((Some(first), version(10)), (Some(second), version(20)));
+    assert!(history.saw(1, at(15), &NEW, &[one]).is_ok(), "it began before");
+    assert!(history.saw(1, at(25), &NEW, &[one, two]).is_err());
+    assert!(history.saw(1, at(25), &NEW, &[two]).is_ok());
+    let delete = history.begin(intent(true, 30), &these(&[second]));
+    acknowledge(&mut history, delete, 20, 31);
+    assert!(history.saw(1, at(35), &NEW, &[two]).is_err());
+    assert!(history.saw(1, at(35), &NEW, &[one]).is_err(), "what it saw had seen the first");
+    assert!(history.saw(1, at(35), &NEW, &[]).is_ok());
+}
+
+#[test]
+fn a_write_on_top_of_one_in_doubt_replaces_what_that_one_saw() {
+    let mut history = SetHistory::default();
+    let first = put(&mut history, nothing(), 10);
+    let doubtful = history.begin(intent(false, 20), &these(&[first]));
+    let one = (Some(first), version(10));
+    assert!(history.saw(1, at(25), &NEW, &[one]).is_ok(), "it may not have been done");
+    assert!(history.saw(1, at(25), &NEW, &[(Some(doubtful), version(21))]).is_ok());
+    let third = put(&mut history, these(&[doubtful]), 30);
+    assert!(history.saw(1, at(35), &NEW, &[one, (Some(third), version(30))]).is_err());
+}
+
+/// One write that overwrote once made the checker blind to everything the key had lost before and since.
+#[test]
+fn an_overwrite_replaces_what_its_read_must_know_of_and_hides_nothing_later() {
+    let mut history = SetHistory::default();
+    let first = put(&mut history, nothing(), 10);
+    let overwrite = history.begin(intent(false, 20), &Saw::ItsOwnRead);
+    let beside = put(&mut history, nothing(), 30);
+    let (one, over) = ((Some(first), version(10)), (Some(overwrite), version(21)));
+    let two = (Some(beside), version(30));
+    assert!(history.saw(1, at(35), &NEW, &[]).is_ok(), "while it is in doubt it may have replaced anything");
+    acknowledge(&mut history, overwrite, 21, 40);
+    let later = put(&mut history, nothing(), 50);
+    let three = (Some(later), version(50));
+    assert!(history.saw(1, at(55), &NEW, &[over, two, three]).is_ok());
+    assert!(history.saw(1, at(55), &NEW, &[over, three]).is_ok(), "it may have seen what came meanwhile");
+    assert!(history.saw(1, at(55), &NEW, &[one, over, three]).is_err(), "its read had to see the first");
+    assert!(history.saw(1, at(55), &NEW, &[two, three]).is_err(), "it is lost itself");
+    assert!(history.saw(1, at(55), &NEW, &[over, two]).is_err(), "it cannot have seen what came later");
+    let weak = history.begin(Intent { needed: 1, ..intent(false, 60) }, &Saw::ItsOwnRead);
+    acknowledge(&mut history, weak, 61, 65);
+    let (fourth, all) = ((Some(weak), version(61)), of(70, 3));
+    assert!(history.saw(1, all, &NEW, &[over, three, fourth]).is_ok(), "a read of one need not know of them");
+    assert!(history.saw(1, all, &NEW, &[fourth]).is_ok(), "but may");
+}
+
+#[test]
+fn a_sibling_that_may_have_expired_may_be_hidden_and_a_lost_replica_excuses() {
+    let (mut history, mut facts) = (SetHistory::default(), Facts::default());
+    let flags = VersionFlags(VersionFlags::EXPIRES);
+    let expiring = Version { expiry_ms: 500, flags, ..version(10) };
+    let brief = history.begin(Intent { expires: true, ..intent(false, 10) }, &nothing());
+    history.told(1, brief, Told::Acknowledged(expiring), 11, &facts).expect("as it should be");
+    assert!(history.saw(1, at(20), &facts, &[]).is_err());
+    facts.saw_wall(500);
+    assert!(history.saw(1, at(20), &facts, &[]).is_ok());
+    let lasting = put(&mut history, nothing(), 30);
+    assert!(history.saw(1, at(40), &facts, &[]).is_err());
+    facts.lost(1, 0, 35);
+    assert!(history.saw(1, at(40), &facts, &[]).is_ok(), "one replica of it may be left");
+    assert!(history.saw(1, of(40, 3), &facts, &[]).is_err());
+    assert!(history.saw(1, at(40), &facts, &[(Some(lasting), version(30))]).is_ok());
+}
+
+#[test]
+fn an_invented_changed_or_repeated_sibling_is_a_violation() {
+    let mut history = SetHistory::default();
+    let id = put(&mut history, nothing(), 10);
+    let other = history.begin(intent(false, 11), &nothing());
+    history.told(1, other, Told::NotApplied, 12, &NEW).expect("nobody saw it");
+    let delete = history.begin(intent(true, 13), &nothing());
+    let good = (Some(id), version(10));
+    for bad in [
+        (None, version(10)),
+        (Some(id + 9), version(10)),
+        (Some(id), version(11)),
+        (Some(other), version(11)),
+        (Some(delete), version(12)),
+        good,
+    ] {
+        assert!(history.saw(1, at(20), &NEW, &[good, bad]).is_err(), "{bad:?}");
+    }
+    assert!(history.saw(2, at(20), &NEW, &[good]).is_err(), "another key's");
+    assert!(history.saw(1, at(20), &NEW, &[good]).is_ok());
+}
+
+/// A write that was never acknowledged may be on one replica; what a read of a majority has shown is on as many.
+#[test]
+fn what_a_read_of_a_majority_has_shown_does_not_go_away() {
+    let mut history = SetHistory::default();
+    let first = put(&mut history, nothing(), 10);
+    let doubtful = history.begin(intent(false, 20), &these(&[first]));
+    let (one, two) = ((Some(first), version(10)), (Some(doubtful), version(21)));
+    assert!(history.saw(1, of(25, 1), &NEW, &[two]).is_ok());
+    assert!(history.saw(1, at(30), &NEW, &[one]).is_ok(), "a read of one has repaired nothing");
+    assert!(history.saw(1, at(35), &NEW, &[two]).is_ok());
+    assert!(history.saw(1, at(40), &NEW, &[one]).is_err());
+    assert!(history.saw(1, at(40), &NEW, &[]).is_err());
+    assert!(history.saw(1, at(40), &NEW, &[two]).is_ok());
+}
