@@ -29,6 +29,9 @@ pub enum Sent {
     Queued,
     /// The out-buffer is over its bound: nothing was added. What is as short as an error has room for longer.
     Full,
+    /// This connection has nothing before it, but all others together leave so much unread that there is no room for this: nothing was
+    /// added. What is as short as an error has room.
+    Crowded,
     /// The connection is closed: nothing was encoded.
     Gone,
 }

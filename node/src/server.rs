@@ -280,8 +280,10 @@ impl Plan {
             Spin::Auto => ReactorOptions::default().spin_us,
         };
         let clock_offset_ms = config.testing.clock_offset_ms;
-        let reactor = ReactorOptions { spin_us, clock_offset_ms, ..ReactorOptions::default() };
         let memory = CoreMemory::of(memory, &config.server, cores);
+        let out_all_bytes_max = memory.reserve_bytes as usize / 2;
+        let reactor =
+            ReactorOptions { spin_us, clock_offset_ms, out_all_bytes_max, ..ReactorOptions::default() };
         let (server, gossip) = (config.server.clone(), config.gossip.clone());
         Plan { topology, reactor, memory, cores, stores, node: node.id, server, gossip }
     }

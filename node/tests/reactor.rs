@@ -26,6 +26,7 @@ struct Seen {
     accepted: AtomicUsize,
     closed: AtomicUsize,
     pauses: AtomicUsize,
+    unread_bytes_max: AtomicUsize,
     stopping: AtomicBool,
     /// Set by a test to keep core 1 from getting its shard ready.
     core_1_held: AtomicBool,
@@ -196,7 +197,9 @@ impl Handler for Echo {
     }
 
     fn on_batch_end(&self) {
-        self.seen.pauses.store(self.env.counters().0.pauses as usize, Ordering::SeqCst);
+        let counters = self.env.counters().0;
+        self.seen.pauses.store(counters.pauses as usize, Ordering::SeqCst);
+        self.seen.unread_bytes_max.store(counters.unread_bytes_max as usize, Ordering::SeqCst);
     }
 
     fn next_timer(&self) -> Option<u64> {
@@ -405,6 +408,37 @@ fn a_reader_that_sleeps_is_no_longer_read_from_and_harms_nobody() {
         assert!(buffer.iter().all(|byte| *byte == b'm'));
     }
     assert_eq!(ask(&mut sleeper, b"eawake"), b"eawake");
+    node.stop();
+}
+
+/// Each connection was bounded for itself, and a hundred of them that did not read took a gigabyte.
+#[test]
+fn readers_that_sleep_are_bounded_together_and_closed_when_they_are_in_the_way() {
+    const ALL: usize = 8 << 20;
+    let options = ReactorOptions {
+        pause_bytes: 64 << 20,
+        out_bytes_max: 64 << 20,
+        out_all_bytes_max: ALL,
+        slow_reader_ms: 20,
+        ..ReactorOptions::default()
+    };
+    let node = Node::start(1, options);
+    let mut sleepers: Vec<TcpStream> = (0..4).map(|_| node.connect()).collect();
+    let mut other = node.connect();
+    let began = std::time::Instant::now();
+    while node.seen.closed.load(Ordering::SeqCst) < sleepers.len() {
+        assert!(began.elapsed() < PATIENCE, "connections that do not read stay for ever");
+        for sleeper in &mut sleepers {
+            // Refused once it is closed.
+            sleeper.write_all(&[1, 0, b'm']).ok();
+        }
+        assert_eq!(ask(&mut other, b"e"), b"e", "short answers always have room");
+    }
+    let most = node.seen.unread_bytes_max.load(Ordering::SeqCst);
+    assert!(most > ALL / 4 && most <= ALL + 4096, "{most} bytes");
+    other.write_all(&[1, 0, b'm']).unwrap();
+    let mut buffer = vec![0; 1 << 20];
+    other.read_exact(&mut buffer).unwrap();
     node.stop();
 }
 

@@ -3,12 +3,15 @@
 //! Room for a whole frame is reserved when its header has told its length, which the handler has checked by then. A peer that
 //! announces much and sends little costs address space, not memory: the system gives pages as bytes arrive.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 /// Least room for a receive, in bytes.
 const RECEIVE_ROOM_MIN: usize = 2048;
 /// A connection whose receives fill its buffer gets a larger one, up to this, in bytes.
 const RECEIVE_GROWTH_MAX: usize = 256 * 1024;
-/// An out-buffer larger than this is not kept for the next batch, in bytes.
-const OUT_KEPT_MAX: usize = 256 * 1024;
+/// An out-buffer larger than this is not kept for the next batch, in bytes: there may be thousands of connections.
+const OUT_KEPT_MAX: usize = 32 * 1024;
 
 /// Received bytes: the unconsumed ones are contiguous, and new ones are received behind them.
 #[derive(Debug)]
@@ -71,9 +74,46 @@ pub(super) struct Output {
     queued: Vec<u8>,
     spare: Vec<u8>,
     sending: bool,
+    sending_bytes: usize,
+    /// When what is being sent was handed to the kernel.
+    since_ns: u64,
+    /// What all clients of the core leave unread, if this is a client's.
+    all: Option<Rc<Cell<usize>>>,
+    /// As much of that is this one's.
+    counted: usize,
 }
 
 impl Output {
+    /// That of a client: its bytes count with those of all others.
+    pub(super) fn counted_in(all: Rc<Cell<usize>>) -> Output {
+        let mut output = Output::default();
+        output.all = Some(all);
+        output
+    }
+
+    /// Bytes that the peer has not taken yet, as far as is known.
+    pub(super) fn bytes(&self) -> usize {
+        self.queued.len() + self.sending_bytes
+    }
+
+    /// What all clients of the core leave unread, if this is a client's.
+    pub(super) fn bytes_of_all(&self) -> Option<usize> {
+        self.all.as_ref().map(|all| all.get())
+    }
+
+    /// Whether something has been on its way since then or before.
+    pub(super) fn is_sending_since(&self, since_ns: u64) -> bool {
+        self.sending && self.since_ns <= since_ns
+    }
+
+    fn count(&mut self) {
+        let bytes = self.bytes();
+        if let Some(all) = &self.all {
+            all.set(all.get() - self.counted + bytes);
+            self.counted = bytes;
+        }
+    }
+
     /// Bytes that have not been handed to the kernel.
     pub(super) fn queued_bytes(&self) -> usize {
         self.queued.len()
@@ -94,25 +134,34 @@ impl Output {
     pub(super) fn restore(&mut self, buffer: Vec<u8>, had: usize) {
         assert!(buffer.len() >= had, "an encoder only appends");
         self.queued = buffer;
+        self.count();
     }
 
     /// What to send now: nothing while a send is in flight.
-    pub(super) fn start(&mut self) -> Option<Vec<u8>> {
+    pub(super) fn start(&mut self, now_ns: u64) -> Option<Vec<u8>> {
         if self.sending || self.queued.is_empty() {
             return None;
         }
-        self.sending = true;
+        (self.sending, self.sending_bytes, self.since_ns) = (true, self.queued.len(), now_ns);
         Some(std::mem::replace(&mut self.queued, std::mem::take(&mut self.spare)))
     }
 
     /// A send has ended and its buffer is back.
     pub(super) fn finish(&mut self, mut buffer: Vec<u8>) {
         assert!(self.sending, "a send ended that had not started");
-        self.sending = false;
+        (self.sending, self.sending_bytes) = (false, 0);
+        self.count();
         if buffer.capacity() <= OUT_KEPT_MAX {
             buffer.clear();
             self.spare = buffer;
         }
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        (self.queued, self.sending_bytes) = (Vec::new(), 0);
+        self.count();
     }
 }
 
@@ -172,23 +221,42 @@ mod tests {
     #[test]
     fn one_send_at_a_time_and_its_buffer_is_used_again() {
         let mut output = Output::default();
-        assert!(output.start().is_none());
+        assert!(output.start(0).is_none());
         let mut buffer = output.take();
         buffer.extend_from_slice(b"one");
         output.restore(buffer, 0);
-        let sent = output.start().unwrap();
+        let sent = output.start(0).unwrap();
         assert_eq!(sent, b"one");
         let mut buffer = output.take();
         buffer.extend_from_slice(b"two");
         output.restore(buffer, 0);
-        assert!(output.start().is_none(), "one at a time");
+        assert!(output.start(0).is_none(), "one at a time");
         assert!(!output.is_clear());
         output.finish(sent);
-        let sent = output.start().unwrap();
+        let sent = output.start(0).unwrap();
         assert_eq!(sent, b"two");
         output.finish(sent);
         assert!(output.is_clear());
         assert!(output.spare.capacity() > 0);
+    }
+
+    #[test]
+    fn what_clients_leave_unread_is_counted_together_until_it_has_left_or_they_have() {
+        let all = Rc::new(Cell::new(0));
+        let mut outputs = [Output::counted_in(all.clone()), Output::counted_in(all.clone())];
+        for output in &mut outputs {
+            let mut buffer = output.take();
+            buffer.extend_from_slice(&[7; 100]);
+            output.restore(buffer, 0);
+        }
+        assert_eq!((all.get(), outputs[0].bytes()), (200, 100));
+        let sent = outputs[0].start(5).unwrap();
+        assert!(outputs[0].is_sending_since(5) && !outputs[0].is_sending_since(4));
+        assert_eq!(outputs[0].bytes_of_all(), Some(200), "the kernel has it, and memory holds it");
+        outputs[0].finish(sent);
+        assert_eq!(all.get(), 100);
+        drop(outputs);
+        assert_eq!(all.get(), 0);
     }
 
     #[test]

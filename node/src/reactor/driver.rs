@@ -22,6 +22,8 @@ const PARK_MAX_NS: u64 = 1_000_000_000;
 /// Pause before accepting again after accepting failed, for instance for want of descriptors.
 const ACCEPT_RETRY_NS: u64 = 100_000_000;
 const MILLISECOND_NS: u64 = 1_000_000;
+/// How often connections that do not read are looked for while room is short.
+const READERS_INTERVAL_NS: u64 = 100_000_000;
 
 const DOORBELL: Token = Token(u64::MAX);
 
@@ -46,6 +48,8 @@ pub(super) struct Driver<H, E> {
     batch: Vec<Connection>,
     /// Connections on their way out, with the time their patience ends; in order of that time.
     leaving: VecDeque<(u64, Connection)>,
+    /// When connections that do not read are looked for next, while room is short.
+    readers_ns: u64,
     /// Set once the core was told to stop: when it ends in any case.
     stop_by_ns: Option<u64>,
 }
@@ -70,6 +74,7 @@ impl<H: Handler, E> Driver<H, E> {
             events: Vec::new(),
             batch: Vec::new(),
             leaving: VecDeque::new(),
+            readers_ns: 0,
             stop_by_ns: None,
         })
     }
@@ -186,7 +191,7 @@ impl<H: Handler, E> Driver<H, E> {
             return;
         }
         shared.count(|counters| counters.accepted += 1);
-        let link = Link::new(Some(shared.adopt(stream)), shared.options.receive_bytes);
+        let link = Link::accepted(shared.adopt(stream), shared.options.receive_bytes, shared.unread.clone());
         let name = shared.table.borrow_mut().insert(link);
         handler.on_accepted(name);
         self.receive(name);
@@ -253,6 +258,7 @@ impl<H: Handler, E> Driver<H, E> {
         let mut input = {
             let mut table = self.shared.table.borrow_mut();
             let Some(link) = table.get(name) else { return };
+            link.had_no_room = false;
             std::mem::replace(&mut link.input, super::buffers::Input::new(0))
         };
         let received = handler.on_received(name, input.unread());
@@ -288,7 +294,8 @@ impl<H: Handler, E> Driver<H, E> {
             return;
         }
         // Answers are always taken: two sides that each wait for the other to read would wait for ever.
-        if !link.outgoing && link.output.queued_bytes() >= options.pause_bytes {
+        let waits_for_room = link.had_no_room && !link.output.is_clear();
+        if !link.outgoing && (waits_for_room || link.output.queued_bytes() >= options.pause_bytes) {
             link.paused = true;
             self.shared.count(|counters| counters.pauses += 1);
             return;
@@ -366,6 +373,10 @@ impl<H: Handler, E> Driver<H, E> {
         {
             handler.on_timer(now);
         }
+        if self.shared.is_crowded() && now >= self.readers_ns {
+            self.readers_ns = now + READERS_INTERVAL_NS;
+            self.close_slow_readers(now);
+        }
         while let Some(&(until, name)) = self.leaving.front()
             && until <= now
         {
@@ -380,6 +391,24 @@ impl<H: Handler, E> Driver<H, E> {
         }
         if self.stop_by_ns.is_none() && self.shared.mailbox.is_stopped() {
             self.stop(now);
+        }
+    }
+
+    /// Closes the connections that have not taken what is being sent to them for long: others want the room.
+    fn close_slow_readers(&mut self, now: u64) {
+        let since_ns = now.saturating_sub(self.shared.options.slow_reader_ms * MILLISECOND_NS);
+        let names = self.shared.table.borrow().names();
+        for name in names {
+            let is_slow = self
+                .shared
+                .table
+                .borrow_mut()
+                .get(name)
+                .is_some_and(|link| !link.outgoing && link.output.is_sending_since(since_ns));
+            if is_slow {
+                self.shared.count(|counters| counters.slow_readers += 1);
+                self.on_broken(name);
+            }
         }
     }
 
@@ -404,7 +433,7 @@ impl<H: Handler, E> Driver<H, E> {
             let Some(link) = table.get(name) else { continue };
             link.dirty = false;
             let Some(stream) = &link.stream else { continue };
-            if let Some(buffer) = link.output.start() {
+            if let Some(buffer) = link.output.start(now) {
                 self.shared.count(|counters| counters.sends += 1);
                 self.shared.ring.send(stream, buffer, 0, token(name));
             }

@@ -13,10 +13,15 @@ pub struct ReactorOptions {
     pub pause_bytes: usize,
     /// A connection with this much to send takes no more, in bytes; above `pause_bytes`, for what was admitted before.
     pub out_bytes_max: usize,
+    /// Most bytes that all accepted connections of the core leave unread together. Each may have as many as are left after it, so the fewer
+    /// are left the fewer each may have.
+    pub out_all_bytes_max: usize,
     /// Room beyond `out_bytes_max`, for answers as short as an error or an acknowledgement only, in bytes.
     pub out_reserve_bytes: usize,
     /// How long an idle core spins before it blocks, in microseconds. 0 where the core is shared with others.
     pub spin_us: u64,
+    /// How long a connection may take to accept what is being sent to it, in milliseconds, while others are short of room.
+    pub slow_reader_ms: u64,
     /// How long a connection that is being closed may take to accept its last bytes, in milliseconds.
     pub linger_ms: u64,
     /// How long a stopping core waits for its shard, its tasks and its connections, in milliseconds.
@@ -35,8 +40,10 @@ impl Default for ReactorOptions {
             input_bytes_max: ferrite_wire::limits::BODY_BYTES_MAX + 4096,
             pause_bytes: 1024 * 1024,
             out_bytes_max: 16 * 1024 * 1024,
+            out_all_bytes_max: 64 * 1024 * 1024,
             out_reserve_bytes: 1024 * 1024,
             spin_us: 50,
+            slow_reader_ms: 2_000,
             linger_ms: 5_000,
             drain_ms: 10_000,
             background_bytes_per_second: 0,

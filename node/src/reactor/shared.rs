@@ -41,6 +41,12 @@ pub struct ReactorCounters {
     pub sends: u64,
     /// Times a connection was no longer read from because its answers piled up.
     pub pauses: u64,
+    /// Most bytes that all accepted connections left unread together.
+    pub unread_bytes_max: u64,
+    /// Answers that found no room because all connections together left too much unread.
+    pub crowded: u64,
+    /// Connections closed because they did not read, while others were short of room.
+    pub slow_readers: u64,
     /// Turns of the driver's loop.
     pub turns: u64,
     /// Times the core blocked.
@@ -58,6 +64,8 @@ pub(super) struct Shared {
     pub(super) posts: Vec<Post>,
     pub(super) table: RefCell<Table>,
     pub(super) dirty: RefCell<Vec<Connection>>,
+    /// Bytes that accepted connections leave unread.
+    pub(super) unread: Rc<Cell<usize>>,
     /// Connections that failed before the ring had a part in them; told to the handler in the next turn.
     pub(super) failed: RefCell<Vec<Connection>>,
     pub(super) sleeps: RefCell<Sleeps>,
@@ -97,6 +105,7 @@ impl Shared {
             posts,
             table: RefCell::default(),
             dirty: RefCell::default(),
+            unread: Rc::default(),
             failed: RefCell::default(),
             sleeps: RefCell::default(),
             tasks: Tasks::new(),
@@ -138,18 +147,36 @@ impl Shared {
         // Outside the borrow, so that an encoder may look at the world.
         let had = buffer.len();
         encode(&mut buffer);
-        let is_over = had >= self.options.out_bytes_max && buffer.len() > had + SHORT_BYTES;
-        if is_over {
-            buffer.truncate(had);
-        }
+        let more = buffer.len() - had;
         let mut table = self.table.borrow_mut();
         let Some(link) = table.get(connection) else { return Sent::Gone };
-        link.output.restore(buffer, had);
-        if is_over {
+        // What was queued is in `buffer` still, and counted.
+        let own = link.output.bytes() + had;
+        let is_crowded = link.output.bytes_of_all().is_some_and(|all| {
+            let left = self.options.out_all_bytes_max.saturating_sub(all);
+            own + more > left
+        });
+        if more > SHORT_BYTES && (is_crowded || had >= self.options.out_bytes_max) {
+            buffer.truncate(had);
+            link.output.restore(buffer, had);
+            if own == 0 {
+                self.count(|counters| counters.crowded += 1);
+                return Sent::Crowded;
+            }
+            link.had_no_room = true;
             return Sent::Full;
         }
+        link.output.restore(buffer, had);
         self.mark_dirty(connection, link);
+        self.count(|counters| {
+            counters.unread_bytes_max = counters.unread_bytes_max.max(self.unread.get() as u64);
+        });
         Sent::Queued
+    }
+
+    /// Whether clients leave so much unread that those that do not read are in the way of others.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.unread.get() >= self.options.out_all_bytes_max / 2
     }
 
     pub(super) fn mark_dirty(&self, connection: Connection, link: &mut Link) {

@@ -1,5 +1,6 @@
 //! The connections of a core: a slab whose slots carry generations, so that a stale name finds nothing.
 
+use std::cell::Cell;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::rc::Rc;
 
@@ -25,6 +26,8 @@ pub(super) struct Link {
     pub(super) need: usize,
     /// Not read from, because its out-buffer is over its bound.
     pub(super) paused: bool,
+    /// An answer to what was received last found no room beside those before it.
+    pub(super) had_no_room: bool,
     /// To be closed once everything has left; the handler has no part in it any more.
     pub(super) closing: bool,
     /// On the list of connections to look at before the batch ends.
@@ -32,6 +35,13 @@ pub(super) struct Link {
 }
 
 impl Link {
+    /// A connection that a client, or a core of another node, has made.
+    pub(super) fn accepted(stream: Rc<TcpStream>, receive_bytes: usize, unread: Rc<Cell<usize>>) -> Link {
+        let mut link = Link::new(Some(stream), receive_bytes);
+        link.output = Output::counted_in(unread);
+        link
+    }
+
     pub(super) fn new(stream: Option<Rc<TcpStream>>, receive_bytes: usize) -> Link {
         Link {
             outgoing: stream.is_none(),
@@ -41,6 +51,7 @@ impl Link {
             output: Output::default(),
             need: 0,
             paused: false,
+            had_no_room: false,
             closing: false,
             dirty: false,
         }

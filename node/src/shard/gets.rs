@@ -56,6 +56,8 @@ impl<E: Env> Shard<E> {
             Sent::Gone => Some(Next::Frame),
             // A burst of reads has outgrown the out-buffer, which says nothing about how fast its answers are read.
             Sent::Full => Some(Next::Later),
+            // Nothing of its own will leave and make room: it is told so.
+            Sent::Crowded => None,
         }
     }
 
@@ -107,7 +109,7 @@ impl<E: Env> Shard<E> {
             Sent::Queued => {}
             Sent::Gone => return used,
             // Alone, the first of them will be told so.
-            Sent::Full => return 0,
+            Sent::Full | Sent::Crowded => return 0,
         }
         let answered = no_room_from as u64 - u64::from(missed.count_ones());
         self.counters.gets.set(self.counters.gets.get() + answered);

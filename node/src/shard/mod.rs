@@ -556,7 +556,8 @@ impl<E: Env> Handler for Shard<E> {
                 if let Some(session) = self.sessions.borrow_mut().get_mut(connection) {
                     session.in_flight = session.in_flight.saturating_sub(1);
                 }
-                if self.env.send(connection, |out| out.extend_from_slice(&frame)) == Sent::Full {
+                let sent = self.env.send(connection, |out| out.extend_from_slice(&frame));
+                if matches!(sent, Sent::Full | Sent::Crowded) {
                     let Ok(Parsed::Frame { frame, .. }) = parse_frame(&frame, limits::BODY_BYTES_MAX) else {
                         unreachable!("the other core made this frame");
                     };

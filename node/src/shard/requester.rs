@@ -137,7 +137,8 @@ impl<E: Env> Shard<E> {
                 if let Some(session) = self.sessions.borrow_mut().get_mut(connection) {
                     session.in_flight = session.in_flight.saturating_sub(1);
                 }
-                if self.env.send(connection, |out| frame(answer, request, stale, time, out)) == Sent::Full {
+                let sent = self.env.send(connection, |out| frame(answer, request, stale, time, out));
+                if matches!(sent, Sent::Full | Sent::Crowded) {
                     self.answer_without_room(connection, request, answer.kind());
                 }
             }
@@ -164,7 +165,7 @@ impl<E: Env> Shard<E> {
             Sent::Full
         };
         match sent {
-            Sent::Full => self.drop_connection(connection),
+            Sent::Full | Sent::Crowded => self.drop_connection(connection),
             Sent::Queued | Sent::Gone => self.counters.count_error(ErrorCode::Overloaded),
         }
     }
