@@ -302,10 +302,7 @@ impl<E: Env> Shard<E> {
                 link.ponged(now_ns);
                 true
             }
-            FrameKind::Error => {
-                self.take_refusal(&mut link.link, frame);
-                false
-            }
+            // The links for data are refused for the same reason, and tell of it.
             _ => false,
         }
     }

@@ -204,7 +204,7 @@ impl<E: Env> Shard<E> {
     }
 
     /// The other side says why it refuses this node.
-    pub(super) fn take_refusal(&self, link: &mut Link, frame: &FrameView<'_>) {
+    fn take_refusal(&self, link: &mut Link, frame: &FrameView<'_>) {
         let Ok(Reply::Error { code, text }) = Reply::decode(frame.header.kind, frame.body) else { return };
         let refusal = Fault { code, text: text.to_owned() };
         // Tried again and again, it is told once.

@@ -13,10 +13,13 @@ const PROBE: &str = "DIRECT.probe";
 #[repr(align(4096))]
 struct Page([u8; 4096]);
 
-/// Writes one aligned page past the page cache.
+/// Writes one aligned page past the page cache. A full disk says nothing against direct I/O, and is no reason not to start.
 pub(super) fn check(directory: &Path) -> Result<(), StartupError> {
     let path = directory.join(PROBE);
-    let result = write_page(&path);
+    let result = match write_page(&path) {
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => Ok(()),
+        other => other,
+    };
     let removed = match fs::remove_file(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
