@@ -5,6 +5,9 @@ use std::collections::VecDeque;
 use super::{Found, HintOptions, Throttle};
 use crate::planted;
 
+/// Reads in a row that come upon what cannot be read before it is passed over: with the pauses in between, seconds for a device to come back.
+const UNREADABLE_TRIES: u32 = 6;
+
 /// What is to be read next: hints with times behind `after`, up to `through`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fetch {
@@ -51,6 +54,8 @@ pub struct Lane {
     /// Of those, how many wait for an answer.
     unsettled: u32,
     attempt: u32,
+    /// Reads in a row that found nothing since it cannot be read.
+    unreadable: u32,
     count: u64,
     bytes: u64,
     throttle: Throttle,
@@ -73,6 +78,7 @@ impl Lane {
             in_flight: VecDeque::new(),
             unsettled: 0,
             attempt: 1,
+            unreadable: 0,
             count,
             bytes,
             throttle: Throttle::new(options),
@@ -127,6 +133,7 @@ impl Lane {
     /// False = it is out of date: nothing of it is to be sent.
     pub fn fetched(&mut self, fetch: &Fetch, hints: &[(u64, u64)], all: bool, now_ns: u64) -> bool {
         self.fetching = false;
+        self.unreadable = 0;
         if fetch.attempt != self.attempt {
             return false;
         }
@@ -150,6 +157,27 @@ impl Lane {
     pub fn fetch_failed(&mut self, options: &HintOptions, now_ns: u64) {
         self.fetching = false;
         self.throttle.failed(options, now_ns);
+    }
+
+    /// A fetch came upon what cannot be read, with nothing before it. False = it is tried again after a pause; true = so often in a row that it is to be
+    /// passed over now: [`Lane::pass_over`] must follow.
+    pub fn fetch_unreadable(&mut self, options: &HintOptions, now_ns: u64) -> bool {
+        self.unreadable += 1;
+        let is_enough = self.unreadable >= UNREADABLE_TRIES;
+        if !is_enough {
+            self.fetch_failed(options, now_ns);
+        }
+        is_enough
+    }
+
+    /// What a fetch was to read is not read any more, up to `through`: as if nothing had ever been there.
+    pub fn pass_over(&mut self, fetch: &Fetch, through: u64) {
+        self.fetching = false;
+        self.unreadable = 0;
+        if fetch.attempt == self.attempt {
+            self.fetched = self.fetched.max(through.min(fetch.through));
+            self.advance();
+        }
     }
 
     /// The target has it. Says whether that was news.
@@ -257,6 +285,10 @@ impl Lane {
         // Between two hints there is nothing that is owed.
         let clear = self.in_flight.front().map_or(self.fetched, |hint| hint.at - 1);
         self.watermark = self.watermark.max(clear);
+        if self.in_flight.is_empty() && self.watermark >= self.last {
+            // Those that were passed over are owed no more.
+            (self.count, self.bytes) = (0, 0);
+        }
     }
 
     fn rewind(&mut self) {

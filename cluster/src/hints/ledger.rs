@@ -153,6 +153,7 @@ pub struct Ledger {
     counts: BTreeMap<NodeId, Counts>,
     buckets: BTreeMap<NodeId, Bucket>,
     drops: BTreeMap<(NodeId, DropReason), u64>,
+    unreadable: u64,
     is_paused: bool,
 }
 
@@ -166,6 +167,7 @@ impl Ledger {
             counts: BTreeMap::new(),
             buckets: BTreeMap::new(),
             drops: BTreeMap::new(),
+            unreadable: 0,
             is_paused: false,
         }
     }
@@ -275,6 +277,29 @@ impl Ledger {
         if let Some(lane) = self.lanes.get_mut(&id) {
             lane.fetch_failed(&self.options, now_ns);
         }
+    }
+
+    /// See [`Lane::fetch_unreadable`].
+    pub fn fetch_unreadable(&mut self, id: LaneId, now_ns: u64) -> bool {
+        self.lanes.get_mut(&id).is_some_and(|lane| lane.fetch_unreadable(&self.options, now_ns))
+    }
+
+    /// See [`Lane::pass_over`]. It is counted.
+    pub fn pass_over(&mut self, id: LaneId, fetch: &Fetch, through: u64) {
+        self.count_unreadable();
+        if let Some(lane) = self.lanes.get_mut(&id) {
+            lane.pass_over(fetch, through);
+        }
+    }
+
+    /// Counts a stretch of hints that cannot be read and is passed over: how many there were in it is not known.
+    pub fn count_unreadable(&mut self) {
+        self.unreadable += 1;
+    }
+
+    /// How often hints were passed over since they cannot be read.
+    pub fn unreadable(&self) -> u64 {
+        self.unreadable
     }
 
     /// The target has it.

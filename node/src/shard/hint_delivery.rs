@@ -3,6 +3,8 @@
 //! A fetch is a task that reads a window's worth behind what was fetched last; its hints are operations like a coordinator's, each with
 //! a deadline. Whatever goes wrong ends in the lane being sent again from its watermark, after a pause. A hint goes to the core that owns its
 //! key at the target *now*, so that neither side's number of cores matters.
+//!
+//! What cannot be read is tried a few times, and then passed over and counted: one bad block does not keep from a target all that comes behind it.
 
 use std::ops::ControlFlow;
 use std::rc::Rc;
@@ -11,7 +13,7 @@ use ferrite_cluster::hints::{Fetch, LaneId};
 use ferrite_lsm::{Direction, Key, ReadError, Record, ScanLimits, cover};
 use ferrite_wire::{ErrorCode, PeerMessage, WriteAnswer};
 
-use super::hint_store::{Hint, decode_hint, range_of};
+use super::hint_store::{Hint, behind_unreadable, decode_hint, range_of};
 use super::slab::OperationId;
 use super::{Operation, Shard};
 use crate::env::{Connection, Env};
@@ -52,16 +54,31 @@ impl<E: Env> Shard<E> {
         self.hint_fetches.set(self.hint_fetches.get() + 1);
         let shard = self.clone();
         self.env.spawn(async move {
-            let found = shard.fetch_hints(id, &fetch).await;
-            shard.hint_fetches.set(shard.hint_fetches.get() - 1);
-            match found {
+            match shard.fetch_hints(id, &fetch).await {
                 Ok(found) => shard.send_hints(id, &fetch, &found),
-                Err(error) => {
-                    tracing::warn!(core = shard.settings.core.0, target_node = id.target.0, %error, "hints cannot be read");
-                    shard.hints.borrow_mut().fetch_failed(id, shard.env.now_ns());
-                }
+                Err(error) => shard.fetch_unreadable(id, &fetch, error).await,
             }
+            shard.hint_fetches.set(shard.hint_fetches.get() - 1);
         });
+    }
+
+    async fn fetch_unreadable(&self, id: LaneId, fetch: &Fetch, error: ReadError) {
+        let (core, target_node, now_ns) = (self.settings.core.0, id.target.0, self.env.now_ns());
+        tracing::warn!(core, target_node, %error, "hints cannot be read");
+        if error == ReadError::NoBuffer {
+            // Nothing is wrong with them.
+            return self.hints.borrow_mut().fetch_failed(id, now_ns);
+        }
+        if !self.hints.borrow_mut().fetch_unreadable(id, now_ns) {
+            return;
+        }
+        let through = match behind_unreadable::<E>(&self.engine, &range_of(id, fetch)).await {
+            Some(rest) => rest.low().prefix.token - 1,
+            None => fetch.through,
+        };
+        tracing::error!(core, target_node, %error, "hints are passed over: they cannot be read");
+        cover::mark("unreadable hints passed over");
+        self.hints.borrow_mut().pass_over(id, fetch, through);
     }
 
     async fn fetch_hints(&self, id: LaneId, fetch: &Fetch) -> Result<Fetched, ReadError> {
@@ -77,8 +94,12 @@ impl<E: Env> Shard<E> {
             }
             ControlFlow::Continue(())
         };
-        let left = self.engine.scan(&range_of(id, fetch), Direction::Forward, limits, visit).await?;
-        Ok(Fetched { hints, all: left.is_none() })
+        let left = self.engine.scan(&range_of(id, fetch), Direction::Forward, limits, visit).await;
+        match left {
+            // What comes before the unreadable goes first; the next fetch begins there.
+            Err(_) if !hints.is_empty() => Ok(Fetched { hints, all: false }),
+            left => Ok(Fetched { hints, all: left?.is_none() }),
+        }
     }
 
     fn send_hints(self: &Rc<Self>, id: LaneId, fetch: &Fetch, found: &Fetched) {

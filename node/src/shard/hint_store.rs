@@ -9,11 +9,15 @@
 //! A hint bears the record itself, not a pointer to it: it is delivered as it was written, whatever has become of the key here since, and by
 //! a node that is no replica of it. The engine takes it for a plain record, whatever the flags of its version say.
 //! The stream is the core that wrote it, so that a lane has one owner with any number of cores ([`ferrite_lsm::layout`]).
+//!
+//! Hints that cannot be read are lost to their target, and to nobody else: a walk goes on behind them, and says so.
 
 use std::ops::ControlFlow;
 
 use ferrite_cluster::hints::{Fetch, Found, HintKind, LaneId, Ledger};
-use ferrite_lsm::{Direction, Engine, Key, KeyRange, OpenError, Prefix, Record, RecordFlags, ScanLimits};
+use ferrite_lsm::{
+    Direction, Engine, Key, KeyRange, OpenError, Prefix, ReadError, Record, RecordFlags, ScanLimits, cover,
+};
 use ferrite_wire::{NodeId, Reader, TableId, Version};
 
 use super::ShardSettings;
@@ -23,6 +27,8 @@ use crate::env::Env;
 const HINT_OVERHEAD_BYTES: usize = 64;
 /// Records between two steps of the walk at a start.
 const RESTORE_RECORDS: usize = 1_024;
+/// Stretches that cannot be read and are passed over at a start, for each target; what is behind the last one is found by nobody.
+const RESTORE_HOLES_MAX: usize = 64;
 
 /// A hint that was read.
 #[derive(Debug)]
@@ -135,6 +141,7 @@ async fn restore_target<E: Env>(
 ) -> Result<(), OpenError> {
     let mut left = Some(KeyRange::vnode(0, target.0));
     let mut lane: Option<(u16, Found)> = None;
+    let mut holes = 0;
     let end = |lane: Option<(u16, Found)>, ledger: &mut Ledger| {
         let Some((stream, found)) = lane else { return };
         engine.retire(target.0, table_of(stream), found.mark);
@@ -144,7 +151,9 @@ async fn restore_target<E: Env>(
         // Where to go on, if that is not the next key.
         let mut next = None;
         let mut ended = None;
+        let mut shown = None;
         let visit = |key: Key<'_>, record: Record<'_>| {
+            shown = Some(key.prefix);
             let Prefix { table, token, .. } = key.prefix;
             // Node 0's vnode also holds what concerns the core as a whole.
             let Some(stream) = table.checked_sub(1).and_then(|stream| u16::try_from(stream).ok()) else {
@@ -176,14 +185,72 @@ async fn restore_target<E: Env>(
             if ended.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let limits = ScanLimits { records: RESTORE_RECORDS, bytes: usize::MAX };
-        left = engine.scan(&range, Direction::Forward, limits, visit).await?;
+        let walked = engine.scan(&range, Direction::Forward, limits, visit).await;
         end(ended, ledger);
+        left = match walked {
+            Ok(left) => left,
+            Err(error @ ReadError::NoBuffer) => return Err(error.into()),
+            Err(error) => {
+                let core = settings.core.0;
+                tracing::error!(core, target_node = target.0, %error, "hints cannot be read: they are passed over");
+                cover::mark("start passed over unreadable hints");
+                ledger.count_unreadable();
+                holes += 1;
+                let unread = match shown {
+                    Some(prefix) => range.from(&first_key(prefix.to_u128() + 1)),
+                    None => range,
+                };
+                if holes < RESTORE_HOLES_MAX { behind_unreadable::<E>(engine, &unread).await } else { None }
+            }
+        };
         if let (Some(range), Some(prefix)) = (&left, next) {
             left = Some(range.from(&Key { prefix, partition: b"", sort: b"" }));
         }
     }
     end(lane, ledger);
     Ok(())
+}
+
+/// The first key that a prefix may have.
+fn first_key(prefix: u128) -> Key<'static> {
+    Key { prefix: Prefix::from_u128(prefix), partition: b"", sort: b"" }
+}
+
+/// What is left of a range of hints behind its first ones, which cannot be read; `None` = nothing.
+///
+/// Where that begins is found out by trying, in steps that double and then between the last two: it is the same whether a device fails, a block
+/// is damaged, or a value. Of several stretches one after the other, what is between them may be passed over with them.
+pub(super) async fn behind_unreadable<E: Env>(
+    engine: &Engine<E::Disk, E::Pace>,
+    range: &KeyRange,
+) -> Option<KeyRange> {
+    let (mut failed, end) = (range.low().prefix.to_u128(), range.high().prefix.to_u128());
+    let mut step = 1;
+    let mut sound = loop {
+        let next = failed + step;
+        if next >= end {
+            break end;
+        }
+        if is_readable::<E>(engine, &range.from(&first_key(next))).await {
+            break next;
+        }
+        failed = next;
+        step *= 2;
+    };
+    while failed + 1 < sound {
+        let middle = failed + (sound - failed) / 2;
+        match is_readable::<E>(engine, &range.from(&first_key(middle))).await {
+            true => sound = middle,
+            false => failed = middle,
+        }
+    }
+    (sound < end).then(|| range.from(&first_key(sound)))
+}
+
+/// Whether the first record of a range can be read, or there is none.
+async fn is_readable<E: Env>(engine: &Engine<E::Disk, E::Pace>, range: &KeyRange) -> bool {
+    let visit = |_: Key<'_>, _: Record<'_>| ControlFlow::Break(());
+    engine.scan(range, Direction::Forward, ScanLimits::records(1), visit).await.is_ok()
 }
 
 #[cfg(test)]

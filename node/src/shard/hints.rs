@@ -159,6 +159,7 @@ impl<E: Env> Shard<E> {
         line("hints.paused", &hints.is_paused());
         line("hints.count", &count);
         line("hints.bytes", &bytes);
+        line("hints.unreadable", &hints.unreadable());
         line("hints.writes_tracked", &self.debts.get());
         let name_of = |node: NodeId| {
             let known = self.settings.topology.node(node);
