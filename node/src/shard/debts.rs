@@ -3,6 +3,8 @@
 //! A write is answered when its level is met, and stays an operation while replicas are to answer: until then, its deadline or the end
 //! of a connection. It keeps the key in mind, and the record only at a coordinator that is no replica; else that is read again from the
 //! engine where a hint is made, which most writes never need. By then the key may have a newer record: that one is owed just as well.
+//! While this node's own copy is on its way to the log, which a write that others have answered does not wait for, there is nothing to read: what is
+//! owed until then is owed when it is there. Refused, it leaves nothing to make a hint of, which is counted.
 //!
 //! | a replica | owes a hint |
 //! |---|---|
@@ -25,7 +27,7 @@ use super::held::{Held, Holding};
 use super::hints::HintThen;
 use super::record::version_of;
 use super::slab::OperationId;
-use super::writes::WriteOperation;
+use super::writes::{Own, WriteOperation};
 use super::{Operation, Route, Shard};
 use crate::env::Env;
 
@@ -103,8 +105,9 @@ impl<E: Env> Shard<E> {
             let mut operations = self.operations.borrow_mut();
             let Some(Operation::Write(write)) = operations.get_mut(id) else { return };
             write.ended = true;
-            let missed = write.missed();
-            let waits = !write.still_asked().is_empty();
+            write.owed = write.missed();
+            let missed = write.take_owed();
+            let waits = !write.is_settled();
             let owes = !matches!(outcome, WriteOutcome::NotApplied(_));
             owes.then(|| (missed, waits, write.subject_if(!missed.is_empty())))
         }) else {
@@ -120,23 +123,27 @@ impl<E: Env> Shard<E> {
         if let Some(Operation::Write(write)) = ended
             && waits
         {
-            write.still_asked().iter().for_each(|replica| self.count_untracked(write.route, replica));
+            let open: ReplicaSet = write.still_asked().iter().chain(write.owed.iter()).collect();
+            open.iter().for_each(|replica| self.count_untracked(write.route, replica));
         }
     }
 
     /// A replica of a write that has ended answered or was lost. `missed`: it has not got the record, or may not.
     pub(super) fn follow_debt(self: &Rc<Self>, id: OperationId, replica: u8, missed: bool) {
-        let (subject, is_over) = {
+        let (subject, missed, is_over) = {
             let mut operations = self.operations.borrow_mut();
             let Some(Operation::Write(write)) = operations.get_mut(id) else { return };
             if !write.ended {
                 return;
             }
-            (write.subject_if(missed), write.still_asked().is_empty())
+            match missed {
+                true => write.owed.insert(replica),
+                false => write.owed.remove(replica),
+            }
+            let missed = write.take_owed();
+            (write.subject_if(!missed.is_empty()), missed, write.is_settled())
         };
-        if missed {
-            self.owe(subject.as_ref(), replica, id);
-        }
+        missed.iter().for_each(|replica| self.owe(subject.as_ref(), replica, id));
         if is_over {
             self.end_debt(id);
         }
@@ -144,16 +151,21 @@ impl<E: Env> Shard<E> {
 
     /// The deadline of a write that has ended: whoever is silent has missed it.
     pub(super) fn foreclose(self: &Rc<Self>, id: OperationId) -> bool {
-        let (subject, silent) = {
+        let (subject, silent, is_over) = {
             let mut operations = self.operations.borrow_mut();
             let Some(Operation::Write(write)) = operations.get_mut(id) else { return false };
             if !write.ended {
                 return false;
             }
-            (write.subject_if(true), write.still_asked())
+            write.foreclosed = true;
+            write.owed = write.owed.iter().chain(write.still_asked().iter()).collect();
+            let silent = write.take_owed();
+            (write.subject_if(!silent.is_empty()), silent, write.is_settled())
         };
         silent.iter().for_each(|replica| self.owe(subject.as_ref(), replica, id));
-        self.end_debt(id);
+        if is_over {
+            self.end_debt(id);
+        }
         true
     }
 
@@ -199,6 +211,9 @@ impl<E: Env> Shard<E> {
             .ok();
             return;
         }
+        if self.with_write(id, |write| Some(write.own == Own::Refused)) == Some(true) {
+            return self.hints.borrow_mut().count_drop(target, DropReason::NoRecord);
+        }
         let owed = subject.for_now();
         self.local_copy(subject.route, &subject.key(), NEVER_NS, move |shard, found| {
             let record = match &found {
@@ -230,6 +245,23 @@ impl WriteOperation {
     pub(super) fn still_asked(&self) -> ReplicaSet {
         let here: ReplicaSet = self.route.position.map(|at| at as u8).into_iter().collect();
         self.quorum.waiting().without(here)
+    }
+
+    /// Takes out what is owed, if there is something to make it of.
+    fn take_owed(&mut self) -> ReplicaSet {
+        if self.own == Own::Coming {
+            if !self.owed.is_empty() {
+                cover::mark("debt waited for the local record");
+            }
+            return ReplicaSet::default();
+        }
+        std::mem::take(&mut self.owed)
+    }
+
+    /// Whether nothing more is to come of it, once it has ended.
+    fn is_settled(&self) -> bool {
+        let is_heard = self.foreclosed || self.still_asked().is_empty();
+        is_heard && (self.own != Own::Coming || self.owed.is_empty())
     }
 
     fn subject_if(&self, wanted: bool) -> Option<Subject> {

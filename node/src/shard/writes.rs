@@ -14,6 +14,19 @@ use super::stand_ins::Spread;
 use super::{Operation, Route, Shard};
 use crate::env::{Connection, Env};
 
+/// How it stands with this node's own copy of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Own {
+    /// It is no replica.
+    Nowhere,
+    /// On its way to the log.
+    Coming,
+    /// Durable, and readable.
+    There,
+    /// The log did not take it, or cannot say whether it did.
+    Refused,
+}
+
 /// One write in flight, or one that has ended and still owes ([`super::debts`]).
 #[derive(Debug)]
 pub(super) struct WriteOperation {
@@ -32,8 +45,14 @@ pub(super) struct WriteOperation {
     pub(super) route: Route,
     /// What it may owe, if there was room to keep it in mind.
     pub(super) subject: Option<Subject>,
+    /// This node's own copy.
+    pub(super) own: Own,
+    /// Those that missed it and are owed a hint, which cannot be made before this node has its own copy.
+    pub(super) owed: ReplicaSet,
     /// It was answered.
     pub(super) ended: bool,
+    /// Whoever has not answered is not waited for any more.
+    pub(super) foreclosed: bool,
 }
 
 impl WriteOperation {
@@ -55,8 +74,20 @@ impl WriteOperation {
             refused_for_good: ReplicaSet::default(),
             route,
             subject,
+            own: if route.position.is_some() { Own::Coming } else { Own::Nowhere },
+            owed: ReplicaSet::default(),
             ended: false,
+            foreclosed: false,
         }
+    }
+
+    /// Takes note of an answer that is about this node's own copy. Says whether it is.
+    fn own_answered(&mut self, replica: u8, answer: WriteAnswer) -> bool {
+        let is_own = self.own == Own::Coming && self.route.position == Some(usize::from(replica));
+        if is_own {
+            self.own = if answer == WriteAnswer::Applied { Own::There } else { Own::Refused };
+        }
+        is_own
     }
 
     /// Whether its level was not met by replicas alone.
@@ -126,9 +157,16 @@ impl<E: Env> Shard<E> {
 
     /// A replica, perhaps this node, has answered.
     pub(super) fn on_write_answer(self: &Rc<Self>, id: OperationId, replica: u8, answer: WriteAnswer) {
-        // An answer that comes twice says nothing new.
-        if self.with_write(id, |write| Some(write.quorum.waiting().contains(replica))) != Some(true) {
-            return;
+        let news = self.with_write(id, |write| {
+            let is_own = write.own_answered(replica, answer);
+            Some((write.quorum.waiting().contains(replica), is_own))
+        });
+        match news {
+            Some((true, _)) => {}
+            // After the deadline: what is owed has waited for it.
+            Some((false, true)) => return self.follow_debt(id, replica, false),
+            // An answer that comes twice says nothing new.
+            Some((false, false)) | None => return,
         }
         let outcome = match answer {
             // A replica that cannot say whether it kept the record counts like one that was lost.
@@ -190,7 +228,7 @@ impl<E: Env> Shard<E> {
         }
     }
 
-    fn with_write<R>(
+    pub(super) fn with_write<R>(
         &self,
         id: OperationId,
         act: impl FnOnce(&mut WriteOperation) -> Option<R>,

@@ -3,7 +3,9 @@
 use ferrite_cluster::hints::DropReason;
 use ferrite_lsm::mem_disk::CrashMode;
 use ferrite_lsm::{Directory, FileName};
-use ferrite_wire::{ErrorCode, HintsAction, Reply, Version, VersionFlags, WriteAnswer};
+use ferrite_wire::{
+    ErrorCode, HintsAction, Mode, Reply, Table, TableId, Version, VersionFlags, WriteAnswer,
+};
 
 use super::tables::accepted_by;
 use super::*;
@@ -167,6 +169,53 @@ fn refusals_losses_and_silence_are_made_up_for() {
     let third = comes(&bench, &shard, 3);
     let delivered: Vec<_> = take_all(&bench, &shard, third).into_iter().map(|(value, _)| value).collect();
     assert_eq!(delivered, [sent[0].1.clone(), sent[2].1.clone()]);
+}
+
+/// A write at ONE was answered by another node before it was in the log here. What the third node was owed was made of the record that was there
+/// before, or of none: a set without what was written, or nothing at all.
+#[test]
+fn what_is_owed_is_made_of_the_record_as_it_was_written_though_others_answer_before_the_log() {
+    let carts = Table { id: TableId::of("carts"), name: "carts".to_owned(), ..Table::default_of(3) };
+    let carts = Table { mode: Mode::Siblings, max_siblings: 8, ..carts };
+    let tables = Tables::new(vec![Table::default_of(3), carts.clone()]).expect("a sound list");
+    for table in [TableId::DEFAULT, carts.id] {
+        let mut settings = patient(3);
+        settings.topology = settings_with(3, 1, 2, tables.clone()).topology;
+        let (bench, shard, second, from) = without_the_third(settings);
+        let key = Key { table, partition: b"k", sort: b"" };
+        let request = |level, value: &'static [u8]| Request::Put {
+            epoch: Epoch(0),
+            level,
+            options: 0,
+            key,
+            ttl_ms: 0,
+            context: b"",
+            value,
+        };
+        write(&bench, &shard, from, 1, &request(Level::Quorum, b"before"));
+        let [(at, ..)] = writes(&bench, second)[..] else { panic!("one write") };
+        answer(&bench, &shard, second, at, WriteAnswer::Applied);
+        pass(&bench, &shard, 20);
+        assert_eq!((told(&bench, from).len(), shard.hints_owed()), (1, 1));
+        bench.0.disk.defer();
+        write(&bench, &shard, from, 2, &request(Level::One, b"written"));
+        let [(at, ..)] = writes(&bench, second)[..] else { panic!("one write") };
+        answer(&bench, &shard, second, at, WriteAnswer::Applied);
+        assert!(matches!(told(&bench, from)[..], [(2, Ok(_))]), "the other node will do");
+        assert_eq!((shard.hints_owed(), shard.debts.get()), (1, 1), "there is nothing to make it of yet");
+        for _ in 0..ROUNDS {
+            bench.run();
+            bench.0.disk.complete_all();
+        }
+        assert_eq!((shard.hints_owed(), shard.debts.get()), (2, 0));
+        assert_eq!(drops(&shard, DropReason::NoRecord), 0);
+        let third = comes(&bench, &shard, 3);
+        pass(&bench, &shard, 40);
+        let sent = writes(&bench, third);
+        assert_eq!(sent.len(), 2, "{table:?}");
+        let has = |bytes: &[u8], part: &[u8]| bytes.windows(part.len()).any(|at| at == part);
+        assert!(has(&sent[0].1, b"before") && has(&sent[1].1, b"written"), "{table:?}");
+    }
 }
 
 /// Every write that timed out at a replica that had too much to do gave it one more, as a hint.
