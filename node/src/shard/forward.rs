@@ -33,7 +33,7 @@ impl<E: Env> Shard<E> {
         request: &Request<'_>,
         deadline_ns: u64,
     ) {
-        if !self.operations.borrow().has_room() {
+        if !self.has_room_to_coordinate() {
             return self.answer_error(requester, ErrorCode::Overloaded);
         }
         let (live, connections) = self.live_replicas(route);

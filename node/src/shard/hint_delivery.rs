@@ -138,7 +138,7 @@ impl<E: Env> Shard<E> {
             (self.links.borrow().route(lane.target, core), ring.vnode_epoch(vnode))
         };
         let Some(connection) = connection else { return false };
-        if !self.operations.borrow().has_room() {
+        if !self.has_room_to_coordinate() {
             return false;
         }
         let operation = DeliveryOperation { lane, attempt, at: hint.at, connection };

@@ -240,7 +240,7 @@ impl<E: Env> Shard<E> {
             liveness: Liveness::default(),
             acks: RefCell::default(),
             waiting: RefCell::new(WaitingRoom::new(settings.waiting_bytes_max)),
-            // Those that have ended and still owe take no place from others.
+            // How many may begin is said by `has_room_to_coordinate`.
             operations: RefCell::new(Slab::new(settings.operations_max + debts::DEBTS_MAX)),
             held: Held::new(settings.operation_bytes_max),
             multi_gets: RefCell::new(Slab::new(MULTI_GETS_MAX)),
@@ -284,6 +284,11 @@ impl<E: Env> Shard<E> {
 
     fn rc(&self) -> Rc<Shard<E>> {
         self.me.upgrade().expect("a shard is only called while somebody holds it")
+    }
+
+    /// Whether another operation may begin. Those that have ended and still owe take no place from it, and give it none.
+    fn has_room_to_coordinate(&self) -> bool {
+        self.operations.borrow().len() - self.debts.get() < self.settings.operations_max
     }
 
     /// Calls `told` once if a sync fails.

@@ -115,7 +115,7 @@ impl<E: Env> Shard<E> {
         deadline_ns: u64,
         then: Option<Box<SetWrite>>,
     ) {
-        if !self.operations.borrow().has_room() {
+        if !self.has_room_to_coordinate() {
             return self.answer_error(requester, ErrorCode::Overloaded);
         }
         let Some(holding) = self.held.hold(key.partition.len() + key.sort.len()) else {

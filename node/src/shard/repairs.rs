@@ -70,7 +70,7 @@ impl<E: Env> Shard<E> {
     ) {
         let counters = &self.counters.repairs;
         let has_room = counters.in_flight.get() < BACKGROUND_REPAIRS_MAX;
-        if !has_room || self.stopping.get() || !self.operations.borrow().has_room() {
+        if !has_room || self.stopping.get() || !self.has_room_to_coordinate() {
             counters.dropped.set(counters.dropped.get() + 1);
             return;
         }

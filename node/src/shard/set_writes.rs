@@ -321,7 +321,7 @@ impl<E: Env> Shard<E> {
         let (route, key) = (write.route, write.key());
         let (mut bytes, version) = (Vec::new(), set.version());
         set.encode(&mut bytes);
-        if !self.operations.borrow().has_room() {
+        if !self.has_room_to_coordinate() {
             return Err(ErrorCode::Overloaded.into());
         }
         let spread = self.spread(route, write.sloppy);

@@ -134,7 +134,7 @@ impl<E: Env> Shard<E> {
         sloppy: bool,
         deadline_ns: u64,
     ) {
-        if !self.operations.borrow().has_room() {
+        if !self.has_room_to_coordinate() {
             return self.answer_error(requester, ErrorCode::Overloaded);
         }
         let spread = self.spread(route, sloppy);

@@ -3,9 +3,7 @@
 use ferrite_cluster::hints::DropReason;
 use ferrite_lsm::mem_disk::CrashMode;
 use ferrite_lsm::{Directory, FileName};
-use ferrite_wire::{
-    ErrorCode, HintsAction, Mode, Reply, Table, TableId, Version, VersionFlags, WriteAnswer,
-};
+use ferrite_wire::{ErrorCode, HintsAction, Mode, Reply, Table, TableId, Version, VersionFlags, WriteAnswer};
 
 use super::tables::accepted_by;
 use super::*;
@@ -240,6 +238,29 @@ fn live_replicas_that_time_out_raise_no_storm_of_hints() {
     assert!(shard.hints_owed() <= 6);
 }
 
+/// The places that are kept for writes that still owe were given to any operation: a core took thousands more than it may have in flight.
+#[test]
+fn writes_that_still_owe_take_no_place_from_others_and_give_them_none() {
+    let mut settings = patient(3);
+    settings.operations_max = 4;
+    let (bench, shard, second, from) = without_the_third(settings);
+    comes(&bench, &shard, 3);
+    for number in 1..=10u64 {
+        write(&bench, &shard, from, number, &put(b"k", b"v", Level::Quorum));
+        let sent = writes(&bench, second);
+        assert_eq!(sent.len(), 1, "write {number} has a place");
+        if number <= 6 {
+            answer(&bench, &shard, second, sent[0].0, WriteAnswer::Applied);
+        }
+    }
+    assert_eq!((told(&bench, from).len(), shard.debts.get()), (6, 6));
+    write(&bench, &shard, from, 11, &put(b"k", b"v", Level::Quorum));
+    assert_eq!(
+        (told(&bench, from), writes(&bench, second).len()),
+        (vec![(11, Err(ErrorCode::Overloaded))], 0)
+    );
+}
+
 /// Hints for a node that never came back filled what there was, and then nobody could write.
 #[test]
 fn writes_go_on_when_hints_are_full() {
@@ -423,7 +444,8 @@ fn a_damaged_block_of_hints_costs_what_was_in_it_and_neither_the_start_nor_the_r
     assert!((WRITES / 2..WRITES).contains(&owed), "{owed}");
     assert!(shard.hints_text(HintsAction::Tell).contains("hints.unreadable 1\n"));
     let third = comes(&bench, &shard, 3);
-    let delivered: Vec<Vec<u8>> = take_all(&bench, &shard, third).into_iter().map(|(value, _)| value).collect();
+    let delivered: Vec<Vec<u8>> =
+        take_all(&bench, &shard, third).into_iter().map(|(value, _)| value).collect();
     assert_eq!((delivered.len() as u64, shard.hints_owed()), (owed, 0), "all that can be read, each once");
     assert_eq!((&delivered[0], delivered.last()), (&value_of(1), Some(&value_of(WRITES))));
     assert!(shard.hints_text(HintsAction::Tell).contains("hints.unreadable 2\n"), "and it is told");
