@@ -1,11 +1,11 @@
 //! The number of this node's life, by which others tell a process that was started anew from its former self.
 //!
 //! It is the wall clock's milliseconds, and above that of any earlier life, whatever the clock says: the last one is kept in the first
-//! core's local space. Where it could not be written the clock decides alone, and the cluster, which has seen the last life, lifts the node
+//! core's local space. Where it could not be written, or cannot be read, the clock decides alone, and the cluster, which has seen the last life, lifts the node
 //! above it.
 
 use ferrite_cluster::gossip::Generation;
-use ferrite_lsm::{Engine, Key, OpenError, Prefix, Record, RecordFlags};
+use ferrite_lsm::{Engine, Key, Prefix, Record, RecordFlags};
 
 use super::Shard;
 use super::log_pump::Ack;
@@ -19,14 +19,17 @@ fn record(generation: Generation) -> Record<'static> {
 }
 
 /// The generation of a new life. It is staged, for whoever commits next.
-pub(super) async fn begin<E: Env>(
-    env: &E,
-    engine: &Engine<E::Disk, E::Pace>,
-) -> Result<Generation, OpenError> {
-    let last = engine.read(KEY).await.map_err(OpenError::from)?.map_or(0, |found| found.record().order);
+pub(super) async fn begin<E: Env>(env: &E, engine: &Engine<E::Disk, E::Pace>) -> Generation {
+    let last = match engine.read(KEY).await {
+        Ok(found) => found.map_or(0, |found| found.record().order),
+        Err(error) => {
+            tracing::warn!(%error, "the number of this node's last life cannot be read: the clock decides alone");
+            0
+        }
+    };
     let generation = Generation(env.wall_ms().max(last.saturating_add(1)));
     engine.stage(KEY, record(generation), 0).ok();
-    Ok(generation)
+    generation
 }
 
 impl<E: Env> Shard<E> {

@@ -210,7 +210,7 @@ impl<E: Env> Shard<E> {
         let grew = settle_vnodes::<E>(&engine, &settings).await?;
         let dots = dots::restore(&env, &settings, &engine, &recovery, grew).await;
         let generation = match settings.core {
-            CoreId(0) => Some(generation::begin(&env, &engine).await?),
+            CoreId(0) => Some(generation::begin(&env, &engine).await),
             _ => None,
         };
         let clock = time::restore(&env, &settings, &engine).await?;
