@@ -8,7 +8,9 @@
 //! Invariants:
 //!
 //! 1. Whoever holds dot (a, n) of a key has seen every earlier (a, m) of that key. That is why the set always travels as a whole, never a
-//!    lone dot, and why an actor is never used again by a process that may have forgotten what it minted.
+//!    lone dot, and why an actor is never used again by a process that may have forgotten what it minted. It holds for writes apart from the key's
+//!    replicas, too: whoever coordinates those keeps what it has sent, makes the next set on top of it, and has an actor for them alone,
+//!    which ends with what it keeps.
 //! 2. Every sibling's dot is covered by the clock; actors and dots are in strict order and occur once.
 //! 3. A join is commutative, associative and idempotent, whatever was lost, repeated or late in between.
 //!
@@ -61,7 +63,9 @@ impl Default for SetLimits {
 pub const ACTORS_MAX: usize = 512;
 
 impl SetLimits {
-    /// Those of a table: `replicas` sets, each as long as a write may leave it, make one that still travels.
+    /// Those of a table: `replicas` sets, each as long as a write may leave it, make one that still travels. A coordinator that writes apart
+    /// from the replicas is one writer more, and holds itself to the limits of so many. What the replicas and several such coordinators have
+    /// may be too long to travel when it comes together; it is joined all the same, as far as a node stores it.
     pub fn of_table(siblings_max: usize, replicas: usize) -> SetLimits {
         let replicas = replicas.max(1);
         let bytes_max = (limits::SET_BYTES_MAX / replicas).min(limits::VALUE_BYTES_MAX);

@@ -2,7 +2,8 @@
 //!
 //! Whoever comes while a key's latch is held waits for it, in the order of coming. The latch is held until the local record is applied,
 //! for only then does a read here see it: a write that did not see the one before it would mint a dot above one that its set lacks,
-//! and wherever that set arrives the first write would be gone, acknowledged or not.
+//! and wherever that set arrives the first write would be gone, acknowledged or not. A write apart from its replicas holds it until it has
+//! ended ([`super::apart`]).
 //!
 //! Bounds: so many wait for one key, and so many bytes for all of a core. Beyond either a write is refused as overloaded.
 
@@ -23,7 +24,7 @@ pub(super) const WAITING_BYTES_MAX: usize = 8 << 20;
 pub(super) struct LatchId(OperationId);
 
 /// A key as latches know it.
-type LatchKey = (u32, Box<[u8]>, usize);
+pub(super) type LatchKey = (u32, Box<[u8]>, usize);
 
 #[derive(Debug)]
 struct Latch {
@@ -81,6 +82,11 @@ impl Latches {
         let id = LatchId(self.held.insert(Latch { key: key.clone(), waiting: VecDeque::new() }));
         self.by_key.insert(key, id);
         Entered::Holds(id, write)
+    }
+
+    /// The key of a latch that is held.
+    pub(super) fn key_of(&mut self, id: LatchId) -> &LatchKey {
+        &self.held.get_mut(id.0).expect("whoever asks holds it").key
     }
 
     /// Lets the latch go, to the write that has waited longest, if any has.

@@ -8,6 +8,7 @@
 //! What is in memory is answered within the call that brought the question; only disk reads, log groups and background jobs
 //! are tasks, and every one of them ends by itself.
 
+mod apart;
 mod debts;
 mod dots;
 mod expiry;
@@ -67,6 +68,7 @@ pub use settings::ShardSettings;
 
 use crate::env::{Connection, Env, Handler, Hop, Received, Sent};
 use crate::recovered;
+use apart::{APART_BYTES_MAX, APART_KEYS_MAX, Apart};
 use forward::ForwardOperation;
 use gossip::Gossip;
 use hedges::Hedges;
@@ -139,6 +141,7 @@ pub struct Shard<E: Env> {
     /// How often the core's data was opened.
     life: u64,
     latches: RefCell<Latches>,
+    apart: RefCell<Apart>,
     clock: RefCell<Clock>,
     ring: RefCell<Ring>,
     /// The tables, encoded: every peer has the same.
@@ -228,6 +231,7 @@ impl<E: Env> Shard<E> {
             dots: Cell::new(dots),
             life: recovery.incarnation,
             latches: RefCell::new(Latches::new(settings.operations_max)),
+            apart: RefCell::new(Apart::new(APART_KEYS_MAX, APART_BYTES_MAX)),
             engine,
             me: me.clone(),
             clock: RefCell::new(clock),

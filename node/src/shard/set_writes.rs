@@ -1,7 +1,7 @@
 //! Coordinating writes of keys with siblings.
 //!
 //! ```text
-//! no replica of the key here ──► handed on to one (`forward`)
+//! no replica of the key here ──► handed on to one (`forward`), or apart from all of them (`apart`)
 //! overwrite ──► read at the level ──┐ what it saw
 //!                                   ▼
 //! context ────────────────────► latch ──► local set ──► mint, put or delete ──► log ──► other replicas
@@ -110,7 +110,8 @@ impl From<Full> for Refusal {
 }
 
 impl<E: Env> Shard<E> {
-    /// Coordinates a put or delete of a key with siblings, of which this node is a replica and this core the owner.
+    /// Coordinates a put or delete of a key with siblings, of which this node is a replica and this core the owner; or a sloppy one of which
+    /// no replica can be reached.
     pub(super) fn write_set(
         self: &Rc<Self>,
         requester: Requester,
@@ -163,8 +164,9 @@ impl<E: Env> Shard<E> {
             deadline_ns,
             holding: None,
         };
-        if route.position.is_none() {
-            return self.write_set_apart(&write, overwrites);
+        if route.position.is_none() && overwrites {
+            let text = "no replica can be reached, and to overwrite is to read one first".to_owned();
+            return self.refuse_set_write(requester, Refusal { code: ErrorCode::Unavailable, text });
         }
         write.holding = self.held.hold(write.bytes());
         if write.holding.is_none() {
@@ -207,6 +209,13 @@ impl<E: Env> Shard<E> {
             self.answer_error(write.requester, ErrorCode::Expired);
             return self.release_latch(latch);
         }
+        if write.route.position.is_none() {
+            if let Err(refusal) = self.write_set_apart(latch, &write) {
+                self.refuse_set_write(write.requester, refusal);
+                self.release_latch(latch);
+            }
+            return;
+        }
         let (route, key, deadline_ns) = (write.route, write.key.clone(), write.deadline_ns);
         let (partition, sort) = key.split_at(write.partition_len);
         let key = Key { table: write.table, partition, sort };
@@ -247,7 +256,8 @@ impl<E: Env> Shard<E> {
             None => SiblingSet::default(),
             Some(record) => set_of(&record.as_record()).ok_or_else(unreadable)?,
         };
-        let (given, dot) = self.next_set(write, &mut set, self.dots.get())?;
+        let limits = SetLimits::of_table(usize::from(write.route.max_siblings), write.route.replicas);
+        let (given, dot) = self.next_set(write, &mut set, self.dots.get(), &limits)?;
         self.send_set(latch, write, &set, given, dot)
     }
 
@@ -257,10 +267,10 @@ impl<E: Env> Shard<E> {
         write: &'s SetWrite,
         set: &mut SiblingSet<'s>,
         actor: Actor,
+        limits: &SetLimits,
     ) -> Result<(Version, Dot), Refusal> {
         let nothing = CausalClock::default();
         let seen = if planted::active(planted::Bug::ContextIgnored) { &nothing } else { &write.seen };
-        let limits = SetLimits::of_table(usize::from(write.route.max_siblings), write.route.replicas);
         let mut given = Version::default();
         let mut dot = Dot { actor: Actor(0), number: 0 };
         match &write.value {
@@ -270,12 +280,12 @@ impl<E: Env> Shard<E> {
                 let order = self.mint(above)?;
                 dot = Dot { actor, number: order.0 };
                 let sibling = Sibling { dot, order, expiry_ms: *expiry_ms, value };
-                if let Err(full) = set.put(seen, sibling, &limits) {
+                if let Err(full) = set.put(seen, sibling, limits) {
                     // What has expired for the slowest clock there may be gives its place to others. Only where there is no other way:
                     // it is gone everywhere then, and a clock that is further off would be believed.
                     cover::mark("expired siblings gave their places up");
                     set.expire(self.env.wall_ms().saturating_sub(self.settings.clock_drift_max_ms));
-                    set.put(seen, sibling, &limits).map_err(|_| full)?;
+                    set.put(seen, sibling, limits).map_err(|_| full)?;
                 }
                 (given.order, given.actor, given.expiry_ms) = (order, dot.actor, *expiry_ms);
                 given.flags.0 |= u8::from(*expiry_ms > 0) * VersionFlags::EXPIRES;
@@ -283,7 +293,7 @@ impl<E: Env> Shard<E> {
             None => {
                 // A context from a clock that is too far ahead would hide what is written later: it is held to the same bound.
                 self.mint(write.time.max(write.seen.order_max()))?;
-                set.delete(seen, &limits)?;
+                set.delete(seen, limits)?;
                 given.order = set.clock().order_max();
                 given.flags.0 |= VersionFlags::TOMBSTONE;
             }
@@ -291,23 +301,33 @@ impl<E: Env> Shard<E> {
         Ok((given, dot))
     }
 
-    /// Coordinates a sloppy write while no replica of its key can be reached: what it has seen is replaced, by a dot of an actor that was never
-    /// before and never will be again, for this node remembers nothing of the key. Stand-ins keep the set.
-    fn write_set_apart(self: &Rc<Self>, write: &SetWrite, overwrites: bool) {
-        if overwrites {
-            let text = "no replica can be reached, and to overwrite is to read one first".to_owned();
-            return self.refuse_set_write(write.requester, Refusal { code: ErrorCode::Unavailable, text });
-        }
+    /// Makes the next set of the last one that this core wrote apart from the key's replicas ([`super::apart`]), and sends it to stand-ins. After an
+    /// error it is with nobody, and the latch is still held.
+    fn write_set_apart(self: &Rc<Self>, latch: LatchId, write: &SetWrite) -> Result<(), Refusal> {
         cover::mark("set written apart from its replicas");
-        let mut set = SiblingSet::default();
-        let given = match self.next_set(write, &mut set, Actor(self.env.random())) {
-            Ok((given, _)) => given,
-            Err(refusal) => return self.refuse_set_write(write.requester, refusal),
+        let latch_key = write.latch_key();
+        let last = self.apart.borrow().last(&latch_key);
+        let mut set = match &last {
+            None => SiblingSet::default(),
+            Some(bytes) => SiblingSet::decode(bytes).expect("it was encoded here"),
         };
+        let actor = self.apart.borrow_mut().actor(|| self.env.random());
+        // What is here and what the replicas have apart from it is to travel when it comes together: this is one writer more.
+        let limits = SetLimits::of_table(usize::from(write.route.max_siblings), write.route.replicas + 1);
+        let (given, _) = self.next_set(write, &mut set, actor, &limits)?;
         let (mut bytes, key) = (Vec::new(), write.key());
         set.encode(&mut bytes);
+        if !self.begin_apart(&latch_key, &bytes) {
+            let text = "too much was written while replicas are away: wait until they are back".to_owned();
+            return Err(Refusal { code: ErrorCode::Overloaded, text });
+        }
         let SetWrite { requester, route, level, deadline_ns, .. } = *write;
-        self.coordinate_write(requester, route, level, &key, set.version(), &bytes, given, true, deadline_ns);
+        let (version, apart) = (set.version(), Some(latch));
+        self.start_write(requester, route, level, &key, version, &bytes, given, true, deadline_ns, apart)
+            .map_err(|code| {
+                self.apart.borrow_mut().end(&latch_key, false);
+                code.into()
+            })
     }
 
     fn send_set(

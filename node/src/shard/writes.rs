@@ -8,6 +8,7 @@ use ferrite_cluster::{ReplicaSet, WriteOutcome, WriteQuorum};
 use ferrite_wire::{ErrorCode, Key, Level, Reply, Version, WriteAnswer, limits::REPLICAS_MAX};
 
 use super::debts::Subject;
+use super::latches::LatchId;
 use super::requester::Requester;
 use super::slab::OperationId;
 use super::stand_ins::Spread;
@@ -53,6 +54,8 @@ pub(super) struct WriteOperation {
     pub(super) ended: bool,
     /// Whoever has not answered is not waited for any more.
     pub(super) foreclosed: bool,
+    /// The latch that it holds until it ends: it is apart from its replicas.
+    apart: Option<LatchId>,
 }
 
 impl WriteOperation {
@@ -78,6 +81,7 @@ impl WriteOperation {
             owed: ReplicaSet::default(),
             ended: false,
             foreclosed: false,
+            apart: None,
         }
     }
 
@@ -134,17 +138,39 @@ impl<E: Env> Shard<E> {
         sloppy: bool,
         deadline_ns: u64,
     ) {
+        let started =
+            self.start_write(requester, route, level, key, version, value, given, sloppy, deadline_ns, None);
+        if let Err(code) = started {
+            self.answer_error(requester, code);
+        }
+    }
+
+    /// The same; with the latch of a write `apart` from its replicas, which is let go when that ends. After an error nothing was sent, nobody was
+    /// answered, and the latch is still held.
+    #[expect(clippy::too_many_arguments, reason = "a write is all of these")]
+    pub(super) fn start_write(
+        self: &Rc<Self>,
+        requester: Requester,
+        route: Route,
+        level: Level,
+        key: &Key<'_>,
+        version: Version,
+        value: &[u8],
+        given: Version,
+        sloppy: bool,
+        deadline_ns: u64,
+        apart: Option<LatchId>,
+    ) -> Result<(), ErrorCode> {
         if !self.has_room_to_coordinate() {
-            return self.answer_error(requester, ErrorCode::Overloaded);
+            return Err(ErrorCode::Overloaded);
         }
         let spread = self.spread(route, sloppy);
-        let Ok(quorum) =
+        let quorum =
             WriteQuorum::start(route.replicas as u8, spread.asked, level.needed(route.replicas) as u8)
-        else {
-            return self.answer_error(requester, ErrorCode::Unavailable);
-        };
+                .map_err(|_| ErrorCode::Unavailable)?;
         let about = (route, Subject::new(&self.debts_held, route, key, version, value));
-        let operation = WriteOperation::new(requester, given, quorum, &spread, about);
+        let mut operation = WriteOperation::new(requester, given, quorum, &spread, about);
+        operation.apart = apart;
         let id = self.operations.borrow_mut().insert(Operation::Write(operation));
         self.deadlines.borrow_mut().add(deadline_ns, id);
         let left_ns = deadline_ns.saturating_sub(self.env.now_ns());
@@ -153,6 +179,7 @@ impl<E: Env> Shard<E> {
                 self.on_write_answer(id, replica, WriteAnswer::Refused(code));
             }
         }
+        Ok(())
     }
 
     /// A replica, perhaps this node, has answered.
@@ -244,8 +271,10 @@ impl<E: Env> Shard<E> {
 
     fn settle_write(self: &Rc<Self>, id: OperationId, outcome: Option<WriteOutcome>) {
         let Some(outcome) = outcome else { return };
-        let told = self.with_write(id, |write| Some((write.requester, write.version, write.is_sloppy())));
-        let (requester, version, sloppy) = told.expect("an outcome comes from a write in flight");
+        let told = self.with_write(id, |write| {
+            Some((write.requester, write.version, write.is_sloppy(), write.apart.take()))
+        });
+        let (requester, version, sloppy, apart) = told.expect("an outcome comes from a write in flight");
         match outcome {
             WriteOutcome::Done { answered } => {
                 self.answer(requester, &Reply::Done { version, answered, sloppy });
@@ -260,5 +289,8 @@ impl<E: Env> Shard<E> {
             }
         }
         self.settle_debts(id, &outcome);
+        if let Some(latch) = apart {
+            self.end_apart(latch, !matches!(outcome, WriteOutcome::NotApplied(_)));
+        }
     }
 }

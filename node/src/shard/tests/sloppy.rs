@@ -1,11 +1,13 @@
 //! Writes whose replicas are away, and who stands in for them.
 
-use ferrite_cluster::SiblingSet;
-use ferrite_cluster::hints::DropReason;
+use ferrite_cluster::hints::{DropReason, HintOptions, Ledger};
+use ferrite_cluster::{Context, SiblingSet};
 use ferrite_wire::{ErrorCode, Mode, SLOPPY, Table, TableId, Version, WriteAnswer};
 
 use super::hints::{answer, comes, drops, patient, told, writes};
 use super::*;
+use crate::shard::apart::Apart;
+use crate::shard::sets::join_into;
 
 fn sloppy<'a>(key: Key<'a>, value: &'a [u8], level: Level) -> Request<'a> {
     Request::Put { epoch: Epoch(0), level, options: SLOPPY, key, ttl_ms: 0, context: b"", value }
@@ -24,6 +26,9 @@ fn one_of_five() -> (Bench, Rc<Shard<Bench>>, Connection) {
     let with_tables = settings_with(5, 1, 2, tables);
     let mut settings = patient(5);
     settings.topology = with_tables.topology;
+    // Room for long sets.
+    settings.engine.log.segment_bytes = 8 << 20;
+    settings.engine.log.group_bytes = 2 << 20;
     let shard = open(&bench, settings).expect("an empty disk opens");
     let from = client(&bench, &shard);
     (bench, shard, from)
@@ -130,10 +135,7 @@ fn the_coordinator_itself_stands_in_and_delivers_what_it_kept() {
 fn at_the_cap_a_sloppy_write_is_refused_and_nothing_that_counted_is_dropped() {
     let (bench, shard, _) = one_of_five();
     let link = peer(&bench, &shard);
-    shard.hints.replace(ferrite_cluster::hints::Ledger::new(
-        ferrite_cluster::hints::HintOptions { bytes_max: 2_000, ..Default::default() },
-        0,
-    ));
+    shard.hints.replace(Ledger::new(HintOptions { bytes_max: 2_000, ..Default::default() }, 0));
     let (name, replicas, _) = named(&shard, TableId::DEFAULT, false);
     let (mut kept, mut refused) = (0, 0);
     for order in 1..=30u64 {
@@ -184,6 +186,160 @@ fn a_hint_for_somebody_who_is_no_replica_is_refused() {
     assert_eq!(shard.hints_owed(), 0);
 }
 
+/// Names of keys with siblings that this node is no replica of.
+fn elsewhere(shard: &Shard<Bench>) -> Vec<[u8; 4]> {
+    let is_elsewhere =
+        |partition: &[u8; 4]| shard.route(&cart(partition)).expect("a table").position.is_none();
+    (0..1_000u32).map(u32::to_le_bytes).filter(is_elsewhere).collect()
+}
+
+fn cart(partition: &[u8]) -> Key<'_> {
+    Key { table: TableId::of("carts"), partition, sort: b"" }
+}
+
+/// A sloppy put at ONE; what it is told.
+fn put_apart(
+    bench: &Bench,
+    shard: &Shard<Bench>,
+    from: Connection,
+    request: &Request<'_>,
+) -> Result<Version, ErrorCode> {
+    ask(bench, shard, from, request);
+    let told = told(bench, from);
+    let [(1, told)] = told[..] else { panic!("one answer: {told:?}") };
+    told.map(|(version, _)| version)
+}
+
+/// A replica comes back and takes what this node keeps for it; all of it, in order.
+fn takes(bench: &Bench, shard: &Shard<Bench>, node: u16) -> Vec<Vec<u8>> {
+    let link = comes(bench, shard, node);
+    let mut taken = Vec::new();
+    for _ in 0..20 {
+        for (number, bytes, _) in writes(bench, link) {
+            taken.push(bytes);
+            answer(bench, shard, link, number, WriteAnswer::Applied);
+        }
+        pass(bench, shard, 20);
+    }
+    shard.on_closed(link);
+    taken
+}
+
+fn values_of(set: &[u8]) -> Vec<Vec<u8>> {
+    let set = SiblingSet::decode(set).expect("a set");
+    set.siblings().iter().map(|sibling| sibling.value.to_vec()).collect()
+}
+
+/// Each such write used to begin with an empty set, so that no limit ever bound: nine of a megabyte were done, and when the replicas
+/// were back, what was too long to be joined was left out, acknowledged or not.
+#[test]
+fn siblings_written_while_no_replica_is_there_are_bounded_and_all_that_were_done_are_joined() {
+    for (value_bytes, expected) in [(1_000_000, 0), (600_000, 1), (300_000, 2), (10, 8)] {
+        let (bench, shard, from) = one_of_five();
+        let (name, replicas, _) = named(&shard, TableId::of("carts"), false);
+        let mut done = Vec::new();
+        for number in 0..9u8 {
+            let value = vec![number; value_bytes];
+            match put_apart(&bench, &shard, from, &sloppy(cart(&name), &value, Level::One)) {
+                Ok(_) => done.push(value),
+                Err(code) if value_bytes > 10 => assert_eq!(code, ErrorCode::TooLarge),
+                Err(code) => assert_eq!(code, ErrorCode::TooManySiblings),
+            }
+            pass(&bench, &shard, 20);
+        }
+        assert_eq!(done.len(), expected, "of {value_bytes} bytes");
+        let mut joined = Vec::new();
+        for set in takes(&bench, &shard, replicas[0]) {
+            join_into(&mut joined, &set);
+        }
+        assert!(joined.len() <= limits::SET_BYTES_MAX / 4, "{} bytes", joined.len());
+        let values = if done.is_empty() { Vec::new() } else { values_of(&joined) };
+        assert!(values == done, "{} of {} are left", values.len(), done.len());
+    }
+}
+
+/// Each used to have an actor of its own, and nothing takes actors out of a clock: after 512 the key could not be written any more.
+#[test]
+fn a_key_that_is_written_again_and_again_while_no_replica_is_there_meets_one_actor() {
+    let (bench, shard, from) = one_of_five();
+    let (name, _, _) = named(&shard, TableId::of("carts"), false);
+    let latch_key = (TableId::of("carts").0, name.clone().into_boxed_slice(), name.len());
+    let last = || shard.apart.borrow().last(&latch_key);
+    for number in 0..520u32 {
+        let mut context = Vec::new();
+        if let Some(bytes) = last() {
+            let clock = SiblingSet::decode(&bytes).expect("a set").clock().clone();
+            Context { key_hash: Context::hash_of(&cart(&name)), clock }.encode(&mut context);
+        }
+        let value = number.to_le_bytes();
+        let put = Request::Put {
+            epoch: Epoch(0),
+            level: Level::One,
+            options: SLOPPY,
+            key: cart(&name),
+            ttl_ms: 0,
+            context: &context,
+            value: &value,
+        };
+        let version = put_apart(&bench, &shard, from, &put).expect("there is room");
+        let bytes = last().expect("it was done");
+        let set = SiblingSet::decode(&bytes).expect("a set");
+        assert_eq!(set.clock().dots().len(), 1);
+        assert_eq!((set.siblings().len(), set.siblings()[0].value), (1, &value[..]));
+        assert_eq!(set.siblings()[0].dot.actor, version.actor);
+        assert_ne!(version.actor, shard.dots.get(), "those of replicas are another's");
+    }
+}
+
+/// What nobody has taken is told as not applied, and must not come with the next write. Writes of a key wait for each other for that.
+#[test]
+fn what_no_stand_in_took_is_not_in_the_next_set() {
+    let (bench, shard, from) = one_of_five();
+    let (name, replicas, _) = named(&shard, TableId::of("carts"), false);
+    let none = HintOptions { bytes_max: 10, ..HintOptions::default() };
+    shard.hints.replace(Ledger::new(none, 0));
+    for value in [&b"refused"[..], b"too"] {
+        let told = put_apart(&bench, &shard, from, &sloppy(cart(&name), value, Level::One));
+        assert_eq!(told, Err(ErrorCode::Overloaded));
+    }
+    assert!(shard.latches.borrow().is_empty());
+    shard.hints.replace(Ledger::new(HintOptions::default(), 0));
+    for value in [&b"one"[..], b"two"] {
+        receive(&shard, from, &request_frame(1, &sloppy(cart(&name), value, Level::One)));
+    }
+    assert!(!shard.latches.borrow().is_empty(), "the second waits");
+    shard.on_batch_end();
+    bench.run();
+    shard.on_batch_end();
+    bench.run();
+    assert_eq!(told(&bench, from).len(), 2);
+    assert!(shard.latches.borrow().is_empty());
+    let sets: Vec<_> = takes(&bench, &shard, replicas[0]).iter().map(|set| values_of(set)).collect();
+    assert_eq!(sets, [vec![b"one".to_vec()], vec![b"one".to_vec(), b"two".to_vec()]]);
+}
+
+#[test]
+fn a_core_that_has_no_room_to_keep_what_it_wrote_apart_refuses_until_it_owes_nothing() {
+    let (bench, shard, from) = one_of_five();
+    shard.apart.replace(Apart::new(1, 1 << 20));
+    let names = elsewhere(&shard);
+    let put = |name: &[u8; 4], value: &[u8]| {
+        put_apart(&bench, &shard, from, &sloppy(cart(name), value, Level::One))
+    };
+    let first = put(&names[0], b"a").expect("there is room");
+    assert_eq!(put(&names[1], b"b"), Err(ErrorCode::Overloaded));
+    let second = put(&names[0], b"c").expect("it is kept in mind already");
+    assert_eq!(second.actor, first.actor);
+    pass(&bench, &shard, 20);
+    for node in 2..=5 {
+        takes(&bench, &shard, node);
+    }
+    assert_eq!(shard.hints_owed(), 0);
+    put(&names[1], b"b").expect("what was kept in mind is where it belongs");
+    let next = put(&names[1], b"d").expect("it is kept in mind");
+    assert_ne!(next.actor, first.actor, "that one does not go on without what it wrote");
+}
+
 /// A node that knows nothing of the key must not mint a dot that looks like a later one of somebody who does.
 #[test]
 fn siblings_written_while_no_replica_is_there_have_an_actor_of_their_own() {
@@ -217,9 +373,11 @@ fn siblings_written_while_no_replica_is_there_have_an_actor_of_their_own() {
     let sets: Vec<_> =
         sent.iter().map(|(_, bytes, _)| SiblingSet::decode(bytes).expect("a whole set")).collect();
     assert_eq!(sets.len(), 2);
-    let (one, two) = (&sets[0].siblings()[0], &sets[1].siblings()[0]);
-    assert_ne!(one.dot.actor, two.dot.actor);
-    assert_eq!(sets[0].join(&sets[1]).siblings().len(), 2, "neither is lost");
+    let (one, two) = (&sets[0].siblings()[0], &sets[1].siblings()[1]);
+    assert_eq!((one.value, two.value), (&b"a"[..], &b"b"[..]));
+    assert_eq!(one.dot.actor, two.dot.actor);
+    assert_ne!(one.dot.actor, shard.dots.get());
+    assert_eq!(sets[0].join(&sets[1]), sets[1], "the second is made on top of the first");
     let overwrite = Request::Delete {
         epoch: Epoch(0),
         level: Level::One,
