@@ -149,6 +149,15 @@ impl Links {
         let first = cores.first().copied().flatten();
         [own, first].into_iter().flatten().find_map(|link| self.all[link as usize].up())
     }
+
+    /// The ways to a node for what any of its cores takes, with the core that each leads to: the link to this core, then that to core 0.
+    pub(super) fn ways(&self, node: NodeId, core: CoreId) -> impl Iterator<Item = (CoreId, Connection)> {
+        let at = self.nodes.binary_search_by_key(&node, |(node, _)| *node).ok();
+        [core, CoreId(0)].into_iter().filter_map(move |core| {
+            let link = (*self.nodes[at?].1.get(core.0 as usize)?)?;
+            Some((core, self.all[link as usize].up()?))
+        })
+    }
 }
 
 #[cfg(test)]
@@ -170,6 +179,9 @@ mod tests {
         assert_eq!(links.route(node, None), Some(FIRST));
         links.get_mut(1).greeted(SECOND, 5);
         assert_eq!(links.route(node, Some(CoreId(1))), Some(SECOND));
+        let ways = |core| links.ways(node, CoreId(core)).collect::<Vec<_>>();
+        assert_eq!(ways(1), [(CoreId(1), SECOND), (CoreId(0), FIRST)]);
+        assert_eq!(ways(2), [(CoreId(0), FIRST)]);
         links.get_mut(1).cut(9, 1_000, 0);
         assert_eq!(links.route(node, Some(CoreId(1))), Some(FIRST));
         links.get_mut(0).cut(9, 1_000, 0);

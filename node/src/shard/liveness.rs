@@ -63,6 +63,12 @@ impl Absences {
         Absences { version: before.version + 1, nodes: down, cores: cores.collect() }
     }
 
+    /// A list of cores, newer than the first.
+    #[cfg(test)]
+    pub(super) fn of_cores(cores: Vec<(NodeId, CoreId)>) -> Absences {
+        Absences { version: 1, nodes: Vec::new(), cores }
+    }
+
     /// Whether a core of a node, or the node as a whole where its core is not known, is absent.
     pub fn contain(&self, node: NodeId, core: Option<CoreId>) -> bool {
         self.nodes.binary_search(&node).is_ok()

@@ -50,11 +50,13 @@ impl<E: Env> Shard<E> {
         let ring = self.ring.borrow();
         let links = self.links.borrow();
         let fallbacks = ring.fallbacks(route.vnode, route.replicas);
-        // The core there that this one has a link of its own to: a hint may lie with any.
+        // A hint may lie with any core there, if it does not stand still and is not fenced: one like this, or the first.
         let reachable = fallbacks.into_iter().filter_map(|node| match node == self.settings.node {
             true => Some(None),
-            false if self.counts_absent(node, None) => None,
-            false => links.route(node, Some(self.settings.core)).map(Some),
+            false => {
+                let mut ways = links.ways(node, self.settings.core);
+                ways.find(|(core, _)| !self.counts_absent(node, Some(*core))).map(|(_, way)| Some(way))
+            }
         });
         let away = (0..route.replicas as u8).filter(|replica| !spread.asked.contains(*replica));
         let stands: Vec<(u8, Option<Connection>)> = away.zip(reachable).collect();

@@ -6,6 +6,7 @@ use ferrite_wire::{ErrorCode, Mode, SLOPPY, Table, TableId, Version, WriteAnswer
 
 use super::hints::{answer, comes, drops, patient, told, writes};
 use super::*;
+use crate::shard::Absences;
 use crate::shard::apart::Apart;
 use crate::shard::sets::join_into;
 
@@ -88,6 +89,21 @@ fn others_stand_in_for_replicas_that_are_away_only_if_the_write_allows_it() {
     pass(&bench, &shard, 20);
     assert_eq!(shard.hints.borrow().owed(NodeId(others[0])).0, 1);
     assert_eq!(shard.hints.borrow().owed(NodeId(others[1])).0, 0, "the stand-in delivers");
+}
+
+/// Its node is there, and only the node was looked at: the write was refused, or came to nothing, though another would have stood in.
+#[test]
+fn a_core_that_is_fenced_or_stands_still_is_passed_over_as_a_stand_in() {
+    let (bench, shard, from) = one_of_five();
+    let (name, _, fallbacks) = named(&shard, TableId::DEFAULT, true);
+    let links: Vec<Connection> = fallbacks.iter().map(|node| comes(&bench, &shard, *node)).collect();
+    let fenced = Absences::of_cores(vec![(NodeId(fallbacks[0]), CoreId(0))]);
+    shard.on_absences(fenced.into());
+    ask(&bench, &shard, from, &sloppy(Key::plain(&name), b"v", Level::Quorum));
+    assert_eq!(hinted(&bench, links[0]), []);
+    let (number, ..) = hinted(&bench, links[1]).remove(0);
+    answer(&bench, &shard, links[1], number, WriteAnswer::Applied);
+    assert!(matches!(told(&bench, from)[..], [(1, Ok((_, true)))]));
 }
 
 #[test]
