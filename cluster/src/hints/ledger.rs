@@ -178,7 +178,7 @@ impl Ledger {
     }
 
     /// Takes in a hint of so many bytes that is about to be written, and gives its lane and time; or says why not, which is counted.
-    /// [`Ledger::written`] or [`Ledger::not_written`] must follow.
+    /// [`Ledger::written`], [`Ledger::not_written`] or [`Ledger::put_off`] must follow.
     pub fn admit(
         &mut self,
         target: NodeId,
@@ -245,6 +245,13 @@ impl Ledger {
             lane.forget(bytes);
         }
         self.count_drop(id.target, DropReason::NotWritten);
+    }
+
+    /// There is no room in the log for a hint at this moment: it will be admitted again.
+    pub fn put_off(&mut self, id: LaneId, bytes: u64) {
+        if let Some(lane) = self.lanes.get_mut(&id) {
+            lane.forget(bytes);
+        }
     }
 
     /// Counts something that is not kept.

@@ -6,25 +6,29 @@
 //! While this node's own copy is on its way to the log, which a write that others have answered does not wait for, there is nothing to read: what is
 //! owed until then is owed when it is there. Refused, it leaves nothing to make a hint of, which is counted.
 //!
+//! Hints take what room the log has left over. What finds none is kept in mind in a queue, within the same bound as all that writes may owe, and a
+//! few are made after each group, before what waits for room comes in: else none would ever be made while clients write as fast as they can, which is
+//! when most is owed.
+//!
 //! | a replica | owes a hint |
 //! |---|---|
 //! | was away at the start | when the write has ended as done or unknown |
 //! | refused, or its connection broke | then, or at once |
 //! | is silent at the deadline | then |
-//! | is there, and was silent or overloaded | as far as [`Ledger::may_hint_live`](ferrite_cluster::hints::Ledger::may_hint_live) allows: a storm of hints would be more load for who has too much |
+//! | is there and was heard of lately, and was silent or overloaded | as far as [`Ledger::may_hint_live`](ferrite_cluster::hints::Ledger::may_hint_live) allows: a storm of hints would be more load for who has too much |
 //! | has a stand-in that acknowledged | none: the stand-in delivers |
 //! | refused for good (`too large`, `malformed`) | none: it would again |
 
+use std::cell::Cell;
 use std::rc::Rc;
 
-use ferrite_cluster::hints::{DropReason, HintKind};
+use ferrite_cluster::hints::DropReason;
 use ferrite_cluster::{ReplicaSet, WriteOutcome};
 use ferrite_lsm::cover;
-use ferrite_wire::{ErrorCode, Key, TableId, Version};
+use ferrite_wire::{ErrorCode, Key, NodeId, TableId, Version};
 
 use super::expiry::NEVER_NS;
 use super::held::{Held, Holding};
-use super::hints::HintThen;
 use super::record::version_of;
 use super::slab::OperationId;
 use super::writes::{Own, WriteOperation};
@@ -36,6 +40,18 @@ pub(super) const DEBTS_MAX: usize = 32_768;
 /// Most bytes of keys and records that writes keep in mind for what they may owe, on a core. Beyond it a write owes nothing, which is counted where it
 /// would have: it is not refused for that.
 pub(super) const DEBT_BYTES_MAX: usize = 16 << 20;
+
+/// Most hints that are made between two groups.
+pub(super) const HINTS_AT_ONCE: usize = 32;
+/// Bytes of them, from which no more are.
+const HINT_BYTES_AT_ONCE: usize = 64 << 10;
+
+/// A hint that is yet to be made.
+#[derive(Debug)]
+pub(super) struct Owed {
+    target: NodeId,
+    subject: Rc<Subject>,
+}
 
 /// The record that a write is about.
 #[derive(Debug)]
@@ -50,7 +66,7 @@ pub(super) struct Subject {
     /// The payload, at a coordinator that has no copy of its own.
     payload: Option<Box<[u8]>>,
     /// Given back when this is dropped.
-    _holding: Option<Holding>,
+    _holding: Holding,
 }
 
 impl Subject {
@@ -61,23 +77,18 @@ impl Subject {
         key: &Key<'_>,
         version: Version,
         payload: &[u8],
-    ) -> Option<Subject> {
+    ) -> Option<Rc<Subject>> {
         let kept = if route.position.is_none() { payload.len() } else { 0 };
         let holding = held.hold(size_of::<Subject>() + key.partition.len() + key.sort.len() + kept)?;
-        Some(Subject {
+        Some(Rc::new(Subject {
             route,
             table: key.table,
             key: [key.partition, key.sort].concat().into(),
             partition_len: key.partition.len(),
             version,
             payload: route.position.is_none().then(|| payload.into()),
-            _holding: Some(holding),
-        })
-    }
-
-    /// The same for a moment, beside the one that is kept in mind.
-    fn for_now(&self) -> Subject {
-        Subject { key: self.key.clone(), payload: self.payload.clone(), _holding: None, ..*self }
+            _holding: holding,
+        }))
     }
 
     fn key(&self) -> Key<'_> {
@@ -183,7 +194,7 @@ impl<E: Env> Shard<E> {
     }
 
     /// Keeps the record of a write for a replica that missed it.
-    fn owe(self: &Rc<Self>, subject: Option<&Subject>, replica: u8, id: OperationId) {
+    fn owe(self: &Rc<Self>, subject: Option<&Rc<Subject>>, replica: u8, id: OperationId) {
         let Some(subject) = subject else {
             let route = match self.operations.borrow_mut().get_mut(id) {
                 Some(Operation::Write(write)) => write.route,
@@ -195,40 +206,68 @@ impl<E: Env> Shard<E> {
         if target == self.settings.node {
             return;
         }
-        if self.is_there(target) && !self.hints.borrow_mut().may_hint_live(target, self.env.now_ns()) {
-            return;
-        }
-        if let Some(payload) = &subject.payload {
-            // Refused, it is dropped and counted.
-            self.keep_hint(
-                target,
-                HintKind::Strict,
-                &subject.key(),
-                &subject.version,
-                payload,
-                HintThen::Nothing,
-            )
-            .ok();
+        if self.is_heard_of(target) && !self.hints.borrow_mut().may_hint_live(target, self.env.now_ns()) {
             return;
         }
         if self.with_write(id, |write| Some(write.own == Own::Refused)) == Some(true) {
             return self.hints.borrow_mut().count_drop(target, DropReason::NoRecord);
         }
-        let owed = subject.for_now();
+        let is_next = self.owed.borrow().is_empty() && self.waiting.borrow().is_empty();
+        self.owed.borrow_mut().push_back(Owed { target, subject: subject.clone() });
+        if is_next {
+            self.make_hints(1);
+        }
+    }
+
+    /// Makes so many of the hints that are owed, as far as the log has room at this moment.
+    pub(super) fn make_hints(self: &Rc<Self>, most: usize) {
+        if self.owed.borrow().is_empty() {
+            return;
+        }
+        // What may still be written. Shared with reads of the disk that are on their way.
+        let room = Rc::new(Cell::new(HINT_BYTES_AT_ONCE));
+        for _ in 0..most {
+            let next = if room.get() > 0 { self.owed.borrow_mut().pop_front() } else { None };
+            let Some(owed) = next else { return };
+            self.make_hint(owed, &room);
+        }
+    }
+
+    fn make_hint(self: &Rc<Self>, owed: Owed, room: &Rc<Cell<usize>>) {
+        let subject = &owed.subject;
+        if let Some(payload) = &subject.payload {
+            let made = self.keep_strict(owed.target, &subject.key(), &subject.version, payload);
+            room.set(if made { room.get().saturating_sub(payload.len()) } else { 0 });
+            if !made {
+                self.owed.borrow_mut().push_front(owed);
+            }
+            return;
+        }
+        let (subject, room) = (owed.subject.clone(), room.clone());
         self.local_copy(subject.route, &subject.key(), NEVER_NS, move |shard, found| {
             let record = match &found {
                 Ok(Some(record)) => Some(record.as_record()),
+                Err(ErrorCode::Overloaded) => {
+                    // Too much is being read already.
+                    room.set(0);
+                    return shard.owed.borrow_mut().push_front(owed);
+                }
                 Ok(None) | Err(_) => None,
             };
+            let subject = &owed.subject;
             // Of sets the local one has what was sent in it; of records the local one is that, or one that beat it.
-            let is_older = |version: &Version| !owed.route.has_siblings() && owed.version.beats(version);
+            let is_older =
+                |version: &Version| !subject.route.has_siblings() && subject.version.beats(version);
             match record.map(|record| (version_of(&record), record.value)) {
                 Some((version, value)) if !is_older(&version) => {
                     cover::mark("hint made of the local record");
-                    let then = HintThen::Nothing;
-                    shard.keep_hint(target, HintKind::Strict, &owed.key(), &version, value, then).ok();
+                    let made = shard.keep_strict(owed.target, &subject.key(), &version, value);
+                    room.set(if made { room.get().saturating_sub(value.len()) } else { 0 });
+                    if !made {
+                        shard.owed.borrow_mut().push_front(owed);
+                    }
                 }
-                Some(_) | None => shard.hints.borrow_mut().count_drop(target, DropReason::NoRecord),
+                Some(_) | None => shard.hints.borrow_mut().count_drop(owed.target, DropReason::NoRecord),
             }
         });
     }
@@ -264,8 +303,8 @@ impl WriteOperation {
         is_heard && (self.own != Own::Coming || self.owed.is_empty())
     }
 
-    fn subject_if(&self, wanted: bool) -> Option<Subject> {
-        self.subject.as_ref().filter(|_| wanted).map(Subject::for_now)
+    fn subject_if(&self, wanted: bool) -> Option<Rc<Subject>> {
+        self.subject.as_ref().filter(|_| wanted).cloned()
     }
 
     /// Takes note of a refusal that would be repeated.

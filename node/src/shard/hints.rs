@@ -5,8 +5,8 @@
 //! | strict | when a write has ended as done or unknown, for each replica that missed it or may have ([`super::debts`]) | the local record; a coordinator that is no replica keeps the bytes until then |
 //! | sloppy | for the coordinator of a sloppy write, in whose level it counts once it is durable ([`super::stand_ins`]) | the message |
 //!
-//! A write that is told as not applied leaves none. Strict hints never wait for room in the log, and so never take it from a write: they are
-//! dropped then, and counted.
+//! A write that is told as not applied leaves none. Strict hints take little room in the log from writes: a few after each group, and the rest is put
+//! off, within a bound ([`super::debts`]).
 
 use std::fmt::Write;
 use std::rc::Rc;
@@ -49,21 +49,49 @@ pub(super) struct HintAck {
 }
 
 impl<E: Env> Shard<E> {
-    /// Takes a hint in. After an error nobody is told anything else, and whatever there is to count was counted.
+    /// Takes a strict hint in, or counts why not. False = the log has no room at this moment, and nothing has changed.
+    pub(super) fn keep_strict(
+        self: &Rc<Self>,
+        target: NodeId,
+        key: &Key<'_>,
+        version: &Version,
+        payload: &[u8],
+    ) -> bool {
+        let (kind, bytes) = (HintKind::Strict, hint_bytes(key, payload));
+        let admitted = self.hints.borrow_mut().admit(target, kind, bytes, self.env.wall_ms());
+        let Ok((lane, at)) = admitted else {
+            cover::mark("strict hint dropped");
+            return true;
+        };
+        let mut value = Vec::with_capacity(payload.len() + Version::BYTES + 5);
+        encode_hint(kind, key.table, version, payload, &mut value);
+        let ack = Ack::Hint(HintAck { lane, at, bytes, then: HintThen::Nothing });
+        match self.stage_past_waiting(hint_key(lane, at, key), local_record(at, &value), 0, ack) {
+            Ok(()) => cover::mark("strict hint kept"),
+            Err(ErrorCode::Overloaded) => {
+                cover::mark("strict hint put off");
+                self.hints.borrow_mut().put_off(lane, bytes);
+                return false;
+            }
+            Err(_) => self.hints.borrow_mut().not_written(lane, bytes),
+        }
+        true
+    }
+
+    /// Takes in a hint for a sloppy write. After an error nobody is told anything else, and whatever there is to count was counted.
     pub(super) fn keep_hint(
         self: &Rc<Self>,
         target: NodeId,
-        kind: HintKind,
         key: &Key<'_>,
         version: &Version,
         payload: &[u8],
         then: HintThen,
     ) -> Result<(), ErrorCode> {
-        let bytes = hint_bytes(key, payload);
+        let (kind, bytes) = (HintKind::Sloppy, hint_bytes(key, payload));
         let admitted = self.hints.borrow_mut().admit(target, kind, bytes, self.env.wall_ms());
         let Ok((lane, at)) = admitted else {
-            cover::mark(if kind == HintKind::Strict { "strict hint dropped" } else { "sloppy hint refused" });
-            if kind == HintKind::Sloppy && planted::active(planted::Bug::SloppyHintDropped) {
+            cover::mark("sloppy hint refused");
+            if planted::active(planted::Bug::SloppyHintDropped) {
                 self.tell_hint(then, WriteAnswer::Applied);
                 return Ok(());
             }
@@ -72,15 +100,10 @@ impl<E: Env> Shard<E> {
         let mut value = Vec::with_capacity(payload.len() + Version::BYTES + 5);
         encode_hint(kind, key.table, version, payload, &mut value);
         let ack = Ack::Hint(HintAck { lane, at, bytes, then });
-        let staged = match kind {
-            HintKind::Strict if !self.waiting.borrow().is_empty() => Err(ErrorCode::Overloaded),
-            HintKind::Strict => self.stage_now(hint_key(lane, at, key), local_record(at, &value), 0, ack),
-            HintKind::Sloppy => self.stage(hint_key(lane, at, key), local_record(at, &value), 0, ack),
-        };
-        if staged.is_err() {
-            self.hints.borrow_mut().not_written(lane, bytes);
-        } else {
-            cover::mark(if kind == HintKind::Strict { "strict hint kept" } else { "sloppy hint kept" });
+        let staged = self.stage(hint_key(lane, at, key), local_record(at, &value), 0, ack);
+        match staged {
+            Ok(()) => cover::mark("sloppy hint kept"),
+            Err(_) => self.hints.borrow_mut().not_written(lane, bytes),
         }
         staged
     }
@@ -161,6 +184,7 @@ impl<E: Env> Shard<E> {
         line("hints.bytes", &bytes);
         line("hints.unreadable", &hints.unreadable());
         line("hints.writes_tracked", &self.debts.get());
+        line("hints.put_off", &self.owed.borrow().len());
         let name_of = |node: NodeId| {
             let known = self.settings.topology.node(node);
             known.map_or_else(|| format!("node-{}", node.0), |node| node.name.clone())
@@ -197,6 +221,13 @@ impl<E: Env> Shard<E> {
     /// Whether a node can be reached at this moment, and gossip does not hold it to be absent.
     pub(super) fn is_there(&self, node: NodeId) -> bool {
         !self.counts_absent(node, None) && self.links.borrow().route(node, None).is_some()
+    }
+
+    /// Whether a node is there and has said anything lately. One that has not may be gone, and nobody has noticed yet.
+    pub(super) fn is_heard_of(&self, node: NodeId) -> bool {
+        let lately_ns = self.env.now_ns().saturating_sub(2 * self.settings.ping_interval_ns);
+        let is_heard = self.links.borrow().heard_ns(node).is_some_and(|at| at >= lately_ns);
+        is_heard && self.is_there(node)
     }
 
     /// The version under which a hint is delivered: as it was written.

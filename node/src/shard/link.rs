@@ -140,6 +140,12 @@ impl Links {
         self.all.iter()
     }
 
+    /// When anything was last heard on a usable link to a node.
+    pub(super) fn heard_ns(&self, node: NodeId) -> Option<u64> {
+        let up = self.all.iter().filter(|link| link.node == node && link.up().is_some());
+        up.map(|link| link.heard_ns).max()
+    }
+
     /// The best way to a core of a node: its own link, else the link to core 0; `None` = the node is down as seen from here.
     #[inline]
     pub(super) fn route(&self, node: NodeId, core: Option<CoreId>) -> Option<Connection> {

@@ -11,6 +11,7 @@ use ferrite_lsm::{CommitError, Key, Record, Refusal, Seq};
 use ferrite_wire::{ErrorCode, Order, PeerMessage, Reply, Version, WriteAnswer};
 
 use super::Shard;
+use super::debts::HINTS_AT_ONCE;
 use super::expiry::{NEVER_NS, Waited};
 use super::hints::HintAck;
 use super::latches::LatchId;
@@ -154,6 +155,17 @@ impl<E: Env> Shard<E> {
         if !self.waiting.borrow().is_empty() {
             return Err(ErrorCode::Overloaded);
         }
+        self.stage_past_waiting(key, record, vnode_epoch, ack)
+    }
+
+    /// The same of a record that may overtake those that wait: whose key is nobody else's, and which is one of a few.
+    pub(super) fn stage_past_waiting(
+        &self,
+        key: Key<'_>,
+        record: Record<'_>,
+        vnode_epoch: u64,
+        ack: Ack,
+    ) -> Result<(), ErrorCode> {
         let seq = self.engine.stage(key, record, vnode_epoch).map_err(refusal_code)?;
         self.acks.borrow_mut().push(seq, ack);
         Ok(())
@@ -229,6 +241,7 @@ impl<E: Env> Shard<E> {
                 match shard.engine.commit().await {
                     Ok(durable) => {
                         shard.acknowledge(durable);
+                        shard.make_hints(HINTS_AT_ONCE);
                         shard.admit_waiting();
                     }
                     Err(error) => {

@@ -69,6 +69,7 @@ pub use settings::ShardSettings;
 use crate::env::{Connection, Env, Handler, Hop, Received, Sent};
 use crate::recovered;
 use apart::{APART_BYTES_MAX, APART_KEYS_MAX, Apart};
+use debts::{HINTS_AT_ONCE, Owed};
 use forward::ForwardOperation;
 use gossip::Gossip;
 use hedges::Hedges;
@@ -180,6 +181,8 @@ pub struct Shard<E: Env> {
     debts: Cell<usize>,
     /// What writes keep in mind for what they may owe.
     debts_held: Held,
+    /// Hints that are yet to be made, for want of room in the log.
+    owed: RefCell<VecDeque<Owed>>,
     /// When the last group became durable, while the log owes a mark.
     wrote_ns: Cell<Option<u64>>,
     /// The same, while the log keeps space ready.
@@ -263,6 +266,7 @@ impl<E: Env> Shard<E> {
             hint_fetches: Cell::new(0),
             debts: Cell::new(0),
             debts_held: Held::new(debts::DEBT_BYTES_MAX),
+            owed: RefCell::default(),
             wrote_ns: Cell::new(None),
             busy_ns: Cell::new(Some(now_ns)),
             tend_ns: Cell::new(now_ns),
@@ -412,6 +416,9 @@ impl<E: Env> Shard<E> {
         self.tend_clock();
         self.tend_log(now_ns);
         self.mark_hints();
+        if !self.stopping.get() && self.waiting.borrow().is_empty() {
+            self.make_hints(HINTS_AT_ONCE);
+        }
         self.deliver_hints();
         self.tend_scrub(now_ns);
         self.admit_waiting();

@@ -10,7 +10,6 @@
 use std::rc::Rc;
 
 use ferrite_cluster::ReplicaSet;
-use ferrite_cluster::hints::HintKind;
 use ferrite_lsm::cover;
 use ferrite_wire::{ErrorCode, Key, NodeId, PeerMessage, Version, limits::REPLICAS_MAX};
 
@@ -91,7 +90,7 @@ impl<E: Env> Shard<E> {
             }
             (None, true) => {
                 let then = HintThen::Local { operation: id, replica };
-                return self.keep_hint(target(), HintKind::Sloppy, key, &version, value, then);
+                return self.keep_hint(target(), key, &version, value, then);
             }
             (Some(_), false) => PeerMessage::ReplicaWrite { vnode_epoch, key: *key, version, value },
             (Some(_), true) => {
@@ -126,6 +125,6 @@ impl<E: Env> Shard<E> {
         if !is_replica || target == self.settings.node {
             return Err(ErrorCode::Unavailable);
         }
-        self.keep_hint(target, HintKind::Sloppy, key, version, value, HintThen::Peer(requester))
+        self.keep_hint(target, key, version, value, HintThen::Peer(requester))
     }
 }

@@ -45,7 +45,7 @@ pub(super) struct WriteOperation {
     pub(super) refused_for_good: ReplicaSet,
     pub(super) route: Route,
     /// What it may owe, if there was room to keep it in mind.
-    pub(super) subject: Option<Subject>,
+    pub(super) subject: Option<Rc<Subject>>,
     /// This node's own copy.
     pub(super) own: Own,
     /// Those that missed it and are owed a hint, which cannot be made before this node has its own copy.
@@ -65,7 +65,7 @@ impl WriteOperation {
         version: Version,
         quorum: WriteQuorum,
         spread: &Spread,
-        (route, subject): (Route, Option<Subject>),
+        (route, subject): (Route, Option<Rc<Subject>>),
     ) -> WriteOperation {
         WriteOperation {
             requester,

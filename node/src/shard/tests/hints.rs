@@ -261,6 +261,78 @@ fn writes_that_still_owe_take_no_place_from_others_and_give_them_none() {
     );
 }
 
+/// When a connection broke, all that was in flight over it was owed at once: what did not fit into one group of the log was dropped.
+#[test]
+fn more_than_a_group_of_the_log_holds_may_be_owed_at_once() {
+    let (bench, shard, second, from) = without_the_third(patient(3));
+    let third = comes(&bench, &shard, 3);
+    for number in 1..=100u64 {
+        let value = [number as u8; 2_000];
+        write(&bench, &shard, from, number, &put(&number.to_le_bytes(), &value, Level::Quorum));
+        let [(at, ..)] = writes(&bench, second)[..] else { panic!("one write") };
+        answer(&bench, &shard, second, at, WriteAnswer::Applied);
+    }
+    assert_eq!((told(&bench, from).len(), shard.debts.get()), (100, 100));
+    shard.on_closed(third);
+    assert_eq!(shard.debts.get(), 0);
+    assert!(!shard.owed.borrow().is_empty(), "a group holds 64 KiB");
+    pass(&bench, &shard, 100);
+    assert_eq!((shard.hints_owed(), shard.owed.borrow().len(), shard.debts_held.bytes()), (100, 0, 0));
+    assert_eq!(drops(&shard, DropReason::NotWritten) + drops(&shard, DropReason::Untracked), 0);
+    let third = comes(&bench, &shard, 3);
+    assert_eq!(take_all(&bench, &shard, third).len(), 100);
+}
+
+/// While clients wrote as fast as the log could take it, something always waited for room, and every hint of an outage was dropped.
+#[test]
+fn hints_are_made_while_writes_wait_for_room_in_the_log() {
+    let (bench, shard, second, from) = without_the_third(patient(3));
+    bench.0.disk.defer();
+    for number in 1..=200u64 {
+        let value = [number as u8; 2_000];
+        receive(&shard, from, &request_frame(number, &put(&number.to_le_bytes(), &value, Level::Quorum)));
+        let [(at, ..)] = writes(&bench, second)[..] else { panic!("one write") };
+        let applied = PeerMessage::ReplicaWriteAnswer(WriteAnswer::Applied);
+        receive(&shard, second, &message_frame(at, 0, &applied));
+    }
+    shard.on_batch_end();
+    bench.run();
+    while shard.hints_owed() == 0 {
+        assert!(bench.0.disk.complete_all() > 0, "something is on its way to the disk");
+        bench.run();
+    }
+    assert!(!shard.waiting.borrow().is_empty(), "they are made between groups");
+    for _ in 0..10 * ROUNDS {
+        bench.0.disk.complete_all();
+        bench.run();
+    }
+    pass(&bench, &shard, 20);
+    assert_eq!((told(&bench, from).len(), shard.hints_owed()), (200, 200));
+    assert_eq!(drops(&shard, DropReason::NotWritten) + drops(&shard, DropReason::Untracked), 0);
+}
+
+/// A node that was gone, and not yet missed, was spared hints as one that had too much to do.
+#[test]
+fn hints_for_a_node_that_has_said_nothing_lately_are_no_storm() {
+    let mut settings = patient(3);
+    settings.hints.storm_per_s = 5;
+    settings.ping_interval_ns = 100 * MS;
+    let (bench, shard, second, from) = without_the_third(settings);
+    let third = comes(&bench, &shard, 3);
+    for number in 1..=50u64 {
+        let value = number.to_le_bytes();
+        write(&bench, &shard, from, number, &put(&value, &value, Level::Quorum));
+        for (at, ..) in writes(&bench, second) {
+            answer(&bench, &shard, second, at, WriteAnswer::Applied);
+        }
+    }
+    assert_eq!((told(&bench, from).len(), writes(&bench, third).len()), (50, 50));
+    pass(&bench, &shard, 2_100);
+    assert!(shard.is_there(NodeId(3)) && !shard.is_heard_of(NodeId(3)));
+    let (written, ..) = shard.hints.borrow_mut().delivered(NodeId(3), 0);
+    assert_eq!((written, drops(&shard, DropReason::Storm)), (50, 0));
+}
+
 /// Hints for a node that never came back filled what there was, and then nobody could write.
 #[test]
 fn writes_go_on_when_hints_are_full() {
