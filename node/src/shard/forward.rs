@@ -1,15 +1,20 @@
 //! Handing a write on: a put or delete of a key with siblings is coordinated by a replica of it, and this node is none.
 //!
 //! The client's frame goes to the first replica that can be reached, with a number of this core's, and its answer comes back the same way.
+//! One that says that nothing was applied, and why another might do better (its disk is full, it is fenced, stops, has too much to do or too few others),
+//! is followed by the next, each being asked once; the last one's answer is the client's.
 //! Whoever is handed a write does not hand it on again. What becomes of a write whose answer does not come is not known.
 
 use std::rc::Rc;
 
+use ferrite_cluster::ReplicaSet;
 use ferrite_wire::{
-    ErrorCode, FrameHeader, FrameView, Order, Reply, Request, RequestId, SLOPPY, finish_frame, start_frame,
+    ErrorCode, FrameHeader, FrameKind, FrameView, Order, Reply, Request, RequestId, SLOPPY, finish_frame,
+    start_frame,
 };
 
 use super::expiry::Waited;
+use super::held::Holding;
 use super::requester::Requester;
 use super::slab::OperationId;
 use super::{Operation, Route, Shard};
@@ -19,8 +24,36 @@ use crate::env::{Connection, Env, Hop, Sent};
 #[derive(Debug)]
 pub(super) struct ForwardOperation {
     requester: Requester,
-    /// The way it went.
+    /// The way it went last.
     connection: Connection,
+    /// The replica at the end of it.
+    at: u8,
+    /// All that have had it.
+    asked: ReplicaSet,
+    frame: Rc<Frame>,
+    _holding: Holding,
+}
+
+/// What is handed on.
+#[derive(Debug)]
+struct Frame {
+    route: Route,
+    kind: FrameKind,
+    time: Order,
+    body: Vec<u8>,
+    deadline_ns: u64,
+}
+
+/// Whether another replica might take what one refused with this code.
+fn may_do_elsewhere(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::DiskFull
+            | ErrorCode::Fenced
+            | ErrorCode::Overloaded
+            | ErrorCode::Stopping
+            | ErrorCode::Unavailable
+    )
 }
 
 impl<E: Env> Shard<E> {
@@ -37,7 +70,8 @@ impl<E: Env> Shard<E> {
             return self.answer_error(requester, ErrorCode::Overloaded);
         }
         let (live, connections) = self.live_replicas(route);
-        let Some(connection) = live.first().and_then(|first| connections[first as usize]) else {
+        let first = live.first().and_then(|first| Some((first, connections[first as usize]?)));
+        let Some((at, connection)) = first else {
             let (Request::Put { options, .. } | Request::Delete { options, .. }) = request else {
                 unreachable!("only puts and deletes are handed on")
             };
@@ -46,27 +80,63 @@ impl<E: Env> Shard<E> {
             }
             return self.answer_error(requester, ErrorCode::Unavailable);
         };
-        let operation = ForwardOperation { requester, connection };
+        let mut body = Vec::new();
+        request.encode(&mut body);
+        let Some(holding) = self.held.hold(size_of::<Frame>() + body.len()) else {
+            return self.answer_error(requester, ErrorCode::Overloaded);
+        };
+        let frame = Rc::new(Frame { route, kind: request.kind(), time, body, deadline_ns });
+        let asked = [at].into_iter().collect();
+        let operation =
+            ForwardOperation { requester, connection, at, asked, frame: frame.clone(), _holding: holding };
         let id = self.operations.borrow_mut().insert(Operation::Forward(operation));
         self.deadlines.borrow_mut().add(deadline_ns, id);
-        let left_ns = deadline_ns.saturating_sub(self.env.now_ns());
+        ferrite_lsm::cover::mark("write handed on");
+        if !self.hand_on(id, connection, at, &frame) && !self.hand_on_again(id) {
+            self.end_forward(id, &Reply::Error { code: ErrorCode::Overloaded, text: "" }, Order(0));
+        }
+    }
+
+    /// Sends a write to a replica. False = it certainly did not leave.
+    fn hand_on(&self, id: OperationId, connection: Connection, at: u8, frame: &Frame) -> bool {
+        let left_ns = frame.deadline_ns.saturating_sub(self.env.now_ns());
         let sent = self.env.send(connection, |out| {
             let start = start_frame(out);
-            request.encode(out);
-            let deadline_us = (left_ns / 1_000).clamp(1, u64::from(u32::MAX)) as u32;
-            let request_id = RequestId(id.to_request(0));
+            out.extend_from_slice(&frame.body);
             let header = FrameHeader {
-                kind: request.kind(),
+                kind: frame.kind,
                 flags: Default::default(),
-                deadline_us,
-                request: request_id,
-                time,
+                deadline_us: (left_ns / 1_000).clamp(1, u64::from(u32::MAX)) as u32,
+                request: RequestId(id.to_request(at)),
+                time: frame.time,
             };
             finish_frame(out, start, &header);
         });
-        ferrite_lsm::cover::mark("write handed on");
-        if sent != Sent::Queued {
-            self.end_forward(id, &Reply::Error { code: ErrorCode::Overloaded, text: "" }, Order(0));
+        sent == Sent::Queued
+    }
+
+    /// Hands a write on that nobody has applied, to the next replica that can be reached and has not had it. False = there is none, or no time
+    /// is left.
+    fn hand_on_again(&self, id: OperationId) -> bool {
+        loop {
+            let (frame, asked) = match self.operations.borrow_mut().get_mut(id) {
+                Some(Operation::Forward(forward)) => (forward.frame.clone(), forward.asked),
+                _ => unreachable!("found by the caller"),
+            };
+            if frame.deadline_ns <= self.env.now_ns() {
+                return false;
+            }
+            let (live, connections) = self.live_replicas(frame.route);
+            let next = live.without(asked).first().and_then(|at| Some((at, connections[at as usize]?)));
+            let Some((at, connection)) = next else { return false };
+            if let Some(Operation::Forward(forward)) = self.operations.borrow_mut().get_mut(id) {
+                (forward.at, forward.connection) = (at, connection);
+                forward.asked.insert(at);
+            }
+            if self.hand_on(id, connection, at, &frame) {
+                ferrite_lsm::cover::mark("write handed on to another");
+                return true;
+            }
         }
     }
 
@@ -129,11 +199,21 @@ impl<E: Env> Shard<E> {
 
     /// The answer to a write that was handed on, unless that has ended without it.
     pub(super) fn on_forward_answer(self: &Rc<Self>, header: &FrameHeader, reply: &Reply<'_>) {
-        let (id, _) = OperationId::from_request(header.request.0);
-        let is_open = matches!(self.operations.borrow_mut().get_mut(id), Some(Operation::Forward(_)));
-        if is_open {
-            self.end_forward(id, reply, header.time);
+        let (id, at) = OperationId::from_request(header.request.0);
+        let is_open = matches!(
+            self.operations.borrow_mut().get_mut(id),
+            Some(Operation::Forward(forward)) if forward.at == at
+        );
+        if !is_open {
+            return;
         }
+        if let Reply::Error { code, .. } = reply
+            && may_do_elsewhere(*code)
+            && self.hand_on_again(id)
+        {
+            return;
+        }
+        self.end_forward(id, reply, header.time);
     }
 
     fn end_forward(&self, id: OperationId, reply: &Reply<'_>, seen: Order) {

@@ -356,6 +356,67 @@ fn a_node_that_is_no_replica_hands_a_write_on_and_relays_the_answer() {
     assert_eq!(told(&header, &body).code(), ErrorCode::Unknown, "nobody knows what became of it");
 }
 
+/// The first replica's disk was full, and the client was told so, though two others would have taken the write.
+#[test]
+fn a_write_that_one_replica_cannot_take_is_handed_on_to_the_next() {
+    let bench = Bench::new(MemDisk::new());
+    let mut settings = settings_of(5, 1, 3);
+    // Nobody answers pings here.
+    settings.peer_timeout_ns = u64::MAX;
+    let shard = open(&bench, settings).expect("an empty disk opens");
+    tables::accept_links(&bench, &shard);
+    let connection = client(&bench, &shard);
+    let name = named(&shard, false);
+    let handed_on = || {
+        let all = links(&shard)
+            .into_iter()
+            .flat_map(|link| bench.frames(link).into_iter().map(move |(header, body)| (link, header, body)));
+        let mut puts: Vec<_> = all.filter(|(_, header, _)| header.kind == FrameKind::Put).collect();
+        assert!(puts.len() <= 1, "to one at a time");
+        puts.pop()
+    };
+    let version = Version { order: Order(77), actor: Actor(5), ..Version::default() };
+    let done = (Reply::Done { version, answered: 1, sloppy: false }, Told::Done(version));
+    let error = |code| (Reply::Error { code, text: "" }, Told::Error(code, String::new()));
+    let full = || error(ErrorCode::DiskFull);
+    for answers in [
+        vec![full(), done],
+        // The last one's is told when all have refused.
+        vec![full(), error(ErrorCode::Fenced), error(ErrorCode::Overloaded)],
+        // Another would say the same, and what became of a write is no reason to make it twice.
+        vec![error(ErrorCode::TooManySiblings)],
+        vec![full(), error(ErrorCode::Unknown)],
+    ] {
+        receive(&shard, connection, &request_frame(5, &put_of(&name, b"v", b"")));
+        let mut asked = Vec::new();
+        for (reply, _) in &answers {
+            assert!(bench.frames(connection).is_empty(), "it has not ended");
+            let (link, header, body) = handed_on().expect("somebody is asked");
+            assert_eq!(
+                Request::decode(header.kind, &body),
+                Ok(put_of(&name, b"v", b"")),
+                "as the client sent it"
+            );
+            assert!(!asked.contains(&link), "each once");
+            asked.push(link);
+            let answer = frame_of(reply.kind(), header.request.0, 0, |out| reply.encode(out));
+            receive(&shard, link, &answer);
+            // Once more, it answers nothing.
+            receive(&shard, link, &answer);
+        }
+        assert!(handed_on().is_none());
+        let (header, body) = bench.frames(connection).remove(0);
+        assert_eq!(told(&header, &body), answers.last().expect("one at least").1);
+        assert_eq!(shard.held.bytes(), 0);
+    }
+    receive(&shard, connection, &request_frame(6, &put_of(&name, b"v", b"")));
+    handed_on().expect("somebody is asked");
+    pass(&bench, &shard, 2_100);
+    let (header, body) = bench.frames(connection).remove(0);
+    assert_eq!(told(&header, &body).code(), ErrorCode::Unknown);
+    assert!(handed_on().is_none(), "one that is silent may have it");
+}
+
 #[test]
 fn a_write_that_is_handed_on_is_taken_by_a_replica_and_by_nobody_else() {
     let bench = Bench::new(MemDisk::new());
