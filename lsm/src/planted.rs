@@ -64,6 +64,10 @@ pub enum Bug {
     MoveLetsTargetFreeze,
     /// Marks what is written after an ingest as newer than everything, though what was ingested may be newer.
     IngestKeepsCeiling,
+    /// Takes what is in doubt for settled, without a change that settles it.
+    DoubtTakenForSettled,
+    /// Removes the manifest that was finished last along with attempts at the next one.
+    AttemptTakesLastManifest,
     /// Takes over an old core's tables in a change of the core count, not what is only in its log.
     LayoutForgetsLog,
 }

@@ -23,6 +23,7 @@ use std::collections::BTreeSet;
 use super::Core;
 use super::outcome::Refusal;
 use crate::manifest::{CommitError, Edit};
+use crate::planted::{self, Bug};
 use crate::{Disk, DiskError, DiskErrorKind, FileName, Pace, cover};
 
 /// What is in doubt.
@@ -157,6 +158,10 @@ impl<D: Disk, P: Pace> Core<D, P> {
     /// Settles what is in doubt, if something is: the disk says then what memory says.
     pub(super) async fn settle_doubt(&self) -> Result<(), DiskError> {
         if !self.stores.borrow().doubt.is_any() {
+            return Ok(());
+        }
+        if planted::active(Bug::DoubtTakenForSettled) {
+            self.stores.borrow_mut().doubt.settle();
             return Ok(());
         }
         self.change(&[]).await.map_err(|failed| failed.error)

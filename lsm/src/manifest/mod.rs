@@ -349,8 +349,11 @@ impl<D: Disk> Manifest<D> {
     async fn begin_file(&self, catalog: &Catalog) -> Result<Tail<D>, CommitError> {
         let clean = |error| CommitError { error, in_doubt: false, is_refused: false };
         // What the attempts before this one left takes room that this one may lack.
-        let attempts = self.state.borrow().attempts.clone();
+        let mut attempts = self.state.borrow().attempts.clone();
         if !attempts.is_empty() {
+            if planted::active(Bug::AttemptTakesLastManifest) {
+                attempts.extend(self.state.borrow().current);
+            }
             let stays = match self.remove(attempts).await {
                 Err(error) if error.kind == DiskErrorKind::NoSpace => Some(error),
                 removed => removed.map_err(clean)?,

@@ -2,7 +2,7 @@
 
 use crate::rig::{TestEngine, Write, lookup, open, run_jobs, small_options, stage};
 use ferrite_lsm::mem_disk::run::block_on;
-use ferrite_lsm::mem_disk::{Fault, MemDisk};
+use ferrite_lsm::mem_disk::{CrashMode, Fault, MemDisk};
 use ferrite_lsm::{AssignError, Directory, DiskErrorKind, FileName, Options};
 
 /// It lives nowhere.
@@ -82,4 +82,35 @@ fn a_change_that_is_refused_for_files_that_stay_fences_nothing() {
     assert_eq!(change(&engine), Ok(()));
     block_on(run_jobs(&engine)).expect("there is room");
     assert_eq!((lookup(&engine, 1).map(|found| found.0), engine.vnode_store(HOMELESS)), (Some(7), Some(3)));
+}
+
+/// The disk is full whenever a change is tried, and then the power is cut.
+fn last_stays(n: u64) -> Result<(), String> {
+    let (disk, engine) = opened();
+    change(&engine).expect("there is room");
+    for attempt in 0..3 {
+        // The attempt before is unlinked, durably; then a file is made, written, synced.
+        disk.fail_at(if attempt == 0 { n } else { n + 2 }, Fault::NoSpace);
+        block_on(engine.assign(&[(HOMELESS + 1, 3)])).expect_err("the disk is full");
+        let left = disk.image(CrashMode::None, &mut || 0);
+        let (left, _) =
+            open(&left, small_options(2)).map_err(|error| format!("attempt {attempt}: {error}"))?;
+        if left.vnode_store(HOMELESS) != Some(3) {
+            return Err(format!("attempt {attempt}: what was acknowledged is gone"));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_last_manifest_stays_while_attempts_at_the_next_one_fail() {
+    for n in 0..4 {
+        assert_eq!(last_stays(n), Ok(()), "step {n}");
+    }
+}
+
+#[cfg(feature = "planted-bugs")]
+#[test]
+fn an_attempt_that_takes_the_last_manifest_along_is_caught() {
+    crate::rig::planted::caught(ferrite_lsm::planted::Bug::AttemptTakesLastManifest, 1..2, last_stays);
 }
