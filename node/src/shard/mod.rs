@@ -1,6 +1,6 @@
 //! A shard: all that one core of a node does with data.
 //!
-//! It is written over an [`Env`] and told what happens through [`Handler`], so that the reactor and the simulator run the
+//! It is written over an [`Env`] and told what happens through [`Handler`](crate::env::Handler), so that the reactor and the simulator run the
 //! same code. A request's way: bytes → [`Shard::on_received`] → session → request borrowed from the buffer → route (wrong
 //! core? hop) → local read or write, or a coordinator (`reads`, `writes`) → log group (`log_pump`) → answer.
 //!
@@ -18,6 +18,7 @@ mod gets;
 mod gossip;
 mod gossip_links;
 mod greeting;
+mod handler;
 mod hedges;
 mod held;
 mod hint_delivery;
@@ -47,6 +48,7 @@ mod stand_ins;
 mod status;
 mod tables;
 mod time;
+mod upkeep;
 mod waiting;
 mod wheel;
 mod writes;
@@ -59,17 +61,16 @@ use ferrite_cluster::hints::Ledger;
 use ferrite_cluster::{Clock, Ring};
 use ferrite_lsm::{Engine, OpenError};
 use ferrite_wire::{
-    Actor, CoreId, Epoch, FrameKind, FrameView, NodeId, Parsed, PeerMessage, Request, Token, VnodeId, limits,
-    parse_frame,
+    Actor, CoreId, Epoch, FrameKind, FrameView, NodeId, PeerMessage, Request, Token, VnodeId,
 };
 
 pub use liveness::{Absences, Progress};
 pub use settings::ShardSettings;
 
-use crate::env::{Connection, Env, Handler, Hop, Received, Sent};
+use crate::env::{Connection, Env, Hop};
 use crate::recovered;
 use apart::{APART_BYTES_MAX, APART_KEYS_MAX, Apart};
-use debts::{HINTS_AT_ONCE, Owed};
+use debts::Owed;
 use forward::ForwardOperation;
 use gossip::Gossip;
 use hedges::Hedges;
@@ -94,12 +95,6 @@ use writes::WriteOperation;
 
 /// Grain of request deadlines, in nanoseconds.
 const DEADLINE_GRAIN_NS: u64 = 4_000_000;
-/// How often links and sessions are looked after, in nanoseconds.
-const TEND_INTERVAL_NS: u64 = 20_000_000;
-/// After so long without writes the log gives back the space that it keeps ready for them, in nanoseconds.
-const REST_AFTER_NS: u64 = 10_000_000_000;
-/// Deadlines of operations that have ended, from which they are pruned: 4 MiB of them.
-const DEADLINES_LEFT_MAX: usize = 1 << 18;
 /// Most multi-gets in flight on a core.
 const MULTI_GETS_MAX: usize = 1_024;
 
@@ -393,84 +388,6 @@ impl<E: Env> Shard<E> {
             | None => {}
         }
     }
-
-    fn tend(self: &Rc<Self>, now_ns: u64) {
-        self.tend_ns.set(now_ns + TEND_INTERVAL_NS);
-        self.tend_links(now_ns);
-        self.tend_progress(now_ns);
-        self.tend_gossip(now_ns);
-        let late = now_ns.saturating_sub(self.settings.half_sent_timeout_ns);
-        let half_sent = self.sessions.borrow().half_sent_before(late);
-        for connection in half_sent {
-            let text = "a handshake or frame was not finished in time";
-            self.refuse(connection, ferrite_wire::RequestId(0), ferrite_wire::ErrorCode::Malformed, text);
-            self.drop_connection(connection);
-        }
-        self.tell_fence();
-        let operations = self.operations.borrow();
-        let mut deadlines = self.deadlines.borrow_mut();
-        if deadlines.len() > operations.len() + DEADLINES_LEFT_MAX {
-            deadlines.prune(|id| operations.contains(*id));
-        }
-        drop((operations, deadlines));
-        self.tend_clock();
-        self.tend_log(now_ns);
-        self.mark_hints();
-        if !self.stopping.get() && self.waiting.borrow().is_empty() {
-            self.make_hints(HINTS_AT_ONCE);
-        }
-        self.deliver_hints();
-        self.tend_scrub(now_ns);
-        self.admit_waiting();
-        let drift_ms = self.settings.clock_drift_max_ms;
-        let passed_ms = self.passed.borrow_mut().at(now_ns, self.env.wall_ms(), drift_ms);
-        self.engine.set_expired(passed_ms);
-        self.start_job();
-    }
-
-    /// Allows scrubbing its share, and tells of what was found damaged.
-    fn tend_scrub(&self, now_ns: u64) {
-        let since_ns = now_ns.saturating_sub(self.scrubbed_ns.replace(now_ns));
-        let bytes = u128::from(self.settings.scrub_bytes_per_s) * u128::from(since_ns) / 1_000_000_000;
-        self.engine.allow_scrub(bytes as u64);
-        let quarantines = self.engine.quarantines();
-        if self.quarantines_told.replace(quarantines) != quarantines {
-            self.renew_actor();
-            status::log_quarantined(self.settings.core, &self.engine.quarantined());
-        }
-    }
-
-    /// The log's own rhythm: periodic syncs, and a mark once writing has paused.
-    fn tend_log(self: &Rc<Self>, now_ns: u64) {
-        if self.engine.is_fenced() {
-            return;
-        }
-        let sync_due = |every| now_ns.saturating_sub(self.synced_ns.get()) >= every;
-        // Beside the pump, not in its turn: under load the pump never rests, and the interval is a promise.
-        if self.settings.sync_interval_ns.is_some_and(sync_due) && !self.sync_runs.replace(true) {
-            self.synced_ns.set(now_ns);
-            let shard = self.rc();
-            self.env.spawn(async move {
-                // A failure fences the engine, which is told of at the next tick.
-                shard.engine.sync_now().await.ok();
-                shard.sync_runs.set(false);
-            });
-        }
-        if self.busy_ns.get().is_some_and(|at| now_ns.saturating_sub(at) >= REST_AFTER_NS) {
-            self.busy_ns.set(None);
-            self.engine.rest();
-        }
-        let mark_due = |at| now_ns.saturating_sub(at) >= self.settings.mark_after_ns;
-        if self.wrote_ns.get().is_some_and(mark_due) && !self.pump_runs.replace(true) {
-            let shard = self.rc();
-            self.env.spawn(async move {
-                shard.wrote_ns.set(None);
-                shard.engine.mark().await;
-                shard.pump_runs.set(false);
-                shard.start_pump();
-            });
-        }
-    }
 }
 
 /// The first start persists which store holds which vnode. Later starts have found the same vnodes here, or the engine
@@ -484,197 +401,6 @@ async fn settle_vnodes<E: Env>(
     mine.retain(|(vnode, _)| engine.vnode_store(*vnode).is_none());
     engine.assign(&mine).await?;
     Ok(!mine.is_empty())
-}
-
-impl<E: Env> Handler for Shard<E> {
-    fn on_accepted(&self, connection: Connection) {
-        if self.stopping.get() {
-            return self.env.close(connection);
-        }
-        self.sessions.borrow_mut().open(connection, SessionKind::New, self.env.now_ns());
-    }
-
-    fn on_connected(&self, connection: Connection) {
-        self.hello(connection);
-    }
-
-    fn on_received(&self, connection: Connection, bytes: &[u8]) -> Received {
-        let shard = self.rc();
-        let mut used = 0;
-        loop {
-            // Asked anew for each frame: the first changes it, and any may close the connection.
-            let Some(kind) = self.sessions.borrow().kind(connection) else { return Received::Close };
-            if kind == SessionKind::Client {
-                let several = shard.get_several(connection, &bytes[used..]);
-                if several > 0 {
-                    used += several;
-                    continue;
-                }
-            }
-            let parsed = match kind {
-                SessionKind::New => self.parse_greeting(&bytes[used..]),
-                SessionKind::Client | SessionKind::Peer | SessionKind::Link(_) => {
-                    parse_frame(&bytes[used..], limits::BODY_BYTES_MAX)
-                }
-                SessionKind::Gossip(_) | SessionKind::GossipLink(_) => {
-                    parse_frame(&bytes[used..], limits::GOSSIP_BYTES_MAX)
-                }
-            };
-            match parsed {
-                Ok(Parsed::Frame { frame, bytes: len }) => {
-                    match shard.on_frame(connection, kind, &frame, &bytes[used..used + len]) {
-                        Next::Frame => used += len,
-                        Next::Later => {
-                            if let Some(session) = self.sessions.borrow_mut().get_mut(connection) {
-                                session.half_sent_since_ns = None;
-                            }
-                            return Received::Consumed { used, need: 0 };
-                        }
-                        Next::Close => {
-                            self.forget(connection);
-                            return Received::Close;
-                        }
-                    }
-                }
-                Ok(Parsed::Need { bytes: need }) => {
-                    let left = bytes.len() - used;
-                    let now_ns = self.env.now_ns();
-                    if let Some(session) = self.sessions.borrow_mut().get_mut(connection)
-                        && kind != SessionKind::New
-                    {
-                        // A frame that grows is not stuck; one that stands still from one receive to the next is.
-                        session.half_sent_since_ns = (left > 0).then_some(now_ns);
-                    }
-                    return Received::Consumed { used, need: if left == 0 { 0 } else { need } };
-                }
-                Err(error) => {
-                    self.refuse_bytes(connection, ferrite_wire::RequestId(0), error);
-                    self.forget(connection);
-                    return Received::Close;
-                }
-            }
-        }
-    }
-
-    fn on_closed(&self, connection: Connection) {
-        self.forget(connection);
-    }
-
-    fn on_hop(&self, from: CoreId, message: Hop) {
-        let shard = self.rc();
-        match message {
-            Hop::Progress(progress) => self.on_progress(from, progress),
-            Hop::Absences(absences) => self.on_absences(absences),
-            Hop::Reply { connection, frame } => {
-                if shard.take_item_reply(connection, &frame) || shard.take_entry_reply(connection, &frame) {
-                    return;
-                }
-                if let Some(session) = self.sessions.borrow_mut().get_mut(connection) {
-                    session.in_flight = session.in_flight.saturating_sub(1);
-                }
-                let sent = self.env.send(connection, |out| out.extend_from_slice(&frame));
-                if matches!(sent, Sent::Full | Sent::Crowded) {
-                    let Ok(Parsed::Frame { frame, .. }) = parse_frame(&frame, limits::BODY_BYTES_MAX) else {
-                        unreachable!("the other core made this frame");
-                    };
-                    self.answer_without_room(connection, frame.header.request, frame.header.kind);
-                }
-            }
-            Hop::Request { connection, from_peer, deadline_ns, frame } => {
-                let Ok(Parsed::Frame { frame, .. }) = parse_frame(&frame, limits::BODY_BYTES_MAX) else {
-                    unreachable!("the other core checked this frame");
-                };
-                let requester = Requester::Core { core: from, connection, request: frame.header.request };
-                if from_peer && matches!(frame.header.kind, FrameKind::Put | FrameKind::Delete) {
-                    let request =
-                        Request::decode(frame.header.kind, frame.body).expect("the other core decoded it");
-                    shard.take_over(requester, frame.header.time, &request, deadline_ns);
-                } else if from_peer {
-                    let message = PeerMessage::decode(frame.header.kind, frame.body)
-                        .expect("the other core decoded it");
-                    if self.is_expired(deadline_ns, expiry::Waited::AtReplica) {
-                        self.refuse_message(requester, &message, ferrite_wire::ErrorCode::Expired);
-                    } else {
-                        shard.on_peer_message(requester, &frame, &message, deadline_ns);
-                    }
-                } else if self.is_expired(deadline_ns, expiry::Waited::InQueue) {
-                    self.answer_error(requester, ferrite_wire::ErrorCode::Expired);
-                } else if self.stopping.get() {
-                    self.answer_error(requester, ferrite_wire::ErrorCode::Stopping);
-                } else {
-                    let request =
-                        Request::decode(frame.header.kind, frame.body).expect("the other core decoded it");
-                    shard.execute(requester, frame.header.time, &request, deadline_ns);
-                }
-            }
-        }
-    }
-
-    fn on_batch_end(&self) {
-        self.liveness.turn();
-        self.flush_hops();
-        self.rc().start_pump();
-    }
-
-    fn next_timer(&self) -> Option<u64> {
-        let (deadline, hedge) = (self.deadlines.borrow().next(), self.next_hedge());
-        let timers = [Some(self.tend_ns.get()), deadline, hedge, self.next_gossip_ns()];
-        timers.into_iter().flatten().min()
-    }
-
-    fn on_timer(&self, now_ns: u64) {
-        let shard = self.rc();
-        shard.hedge_due(now_ns);
-        let mut due = Vec::new();
-        self.deadlines.borrow_mut().take_due(now_ns, &mut due);
-        for operation in due {
-            shard.on_deadline(operation);
-        }
-        if now_ns >= self.tend_ns.get() {
-            shard.tend(now_ns);
-        }
-        shard.tick_gossip(now_ns);
-        self.flush_hops();
-        shard.start_pump();
-    }
-
-    fn on_stop(&self) {
-        self.stopping.set(true);
-        self.rc().leave_gossip();
-        self.engine.stop_compactions();
-    }
-
-    fn is_drained(&self) -> bool {
-        if self.closed.get() {
-            return true;
-        }
-        let idle = self.acks.borrow().len() == 0
-            && self.waiting.borrow().is_empty()
-            // What a write still owes when the node stops is not waited for.
-            && self.operations.borrow().len() == self.debts.get()
-            && self.hint_fetches.get() == 0
-            && self.multi_gets.borrow().len() == 0
-            && self.multi_puts.borrow().len() == 0
-            && self.latches.borrow().is_empty()
-            && self.hop_backlog.borrow().is_empty()
-            && self.disk_reads.get() == 0
-            && !self.pump_runs.get()
-            && !self.sync_runs.get()
-            && !self.lease_staged.get()
-            && !self.job_runs.get();
-        if idle && !self.engine.has_staged() {
-            self.pump_runs.set(true);
-            let shard = self.rc();
-            self.env.spawn(async move {
-                shard.leave_actor();
-                if let Err(error) = shard.engine.close().await {
-                    tracing::error!(core = shard.settings.core.0, %error, "the log was not closed cleanly");
-                }
-                shard.closed.set(true);
-            });
-        }
-        false
-    }
 }
 
 impl<E: Env> std::fmt::Debug for Shard<E> {

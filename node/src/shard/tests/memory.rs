@@ -3,8 +3,8 @@
 use ferrite_wire::{HelloReply, Level};
 
 use super::*;
-use crate::shard::DEADLINES_LEFT_MAX;
 use crate::shard::slab::OperationId;
+use crate::shard::upkeep::DEADLINES_LEFT_MAX;
 
 /// A deadline may be an hour away, and its entry used to stay for as long though the write had ended in a millisecond: fifty
 /// thousand writes a second came to gigabytes.
