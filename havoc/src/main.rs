@@ -101,7 +101,7 @@ fn run(havoc: &Havoc) -> Result<bool, Obstacle> {
         match figure {
             Figure::Down(options) => figures::down::run(&program, home.path(), *options)?,
             Figure::Slow(options) => figures::slow::run(&program, home.path(), *options)?,
-            Figure::Flood(options) => figures::flood::run(&program, home.path(), *options)?,
+            Figure::Flood(options) => figures::flood::run(&program, home.path(), options)?,
             Figure::Cost(options) => figures::cost::run(&program, home.path(), *options)?,
             Figure::Together(options) => figures::together::run(&program, home.path(), *options)?,
         }

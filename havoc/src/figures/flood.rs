@@ -1,4 +1,7 @@
 //! Memory, and how long established clients wait, while thousands of connections do nothing good.
+//!
+//! The node has one CPU for itself, if there are two; established clients and the others share another, where the others get what the clients
+//! leave: it is the node that is measured.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -11,15 +14,14 @@ use ferrite_wire::{
     ClusterId, Epoch, Features, FrameFlags, FrameHeader, FrameKind, Hello, Order, PROTOCOL_MAX, PROTOCOL_MIN,
     Request, RequestId, Role, finish_frame, start_frame,
 };
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit};
 
 use super::load::{Measured, fill, for_a_time, key};
 use crate::Obstacle;
-use crate::ground::Kind;
 use crate::nodes::Nodes;
 
 /// How much.
-#[derive(Clone, Copy, Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// Connections of those who do nothing good
     #[arg(long, default_value_t = 2_000)]
@@ -36,18 +38,21 @@ pub struct Options {
     /// Records of the established clients
     #[arg(long, default_value_t = 2_000)]
     pub records: u64,
+    /// Only these rows, and the one without others
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub only: Vec<Behaviour>,
 }
 
 /// What those connections do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Behaviour {
-    /// There are none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Behaviour {
+    /// There are none
     Absent,
-    /// They greet, are there, leave all at once, and come again.
+    /// They greet, are there, leave all at once, and come again
     Flood,
-    /// They send half the header of a frame.
+    /// They send half the header of a frame
     HalfHeader,
-    /// They ask for large values and never read.
+    /// They ask for large values and never read
     NeverRead,
 }
 
@@ -59,6 +64,8 @@ const ROWS: [(&str, Behaviour); 4] = [
 ];
 /// Threads that keep them up.
 const THREADS: usize = 4;
+/// Their priority, the least there is.
+const LAST: i32 = 19;
 /// Rest of such a thread after it has seen to all its connections.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Rest between rows: what they left behind is cleared away.
@@ -79,9 +86,9 @@ struct Row {
 }
 
 /// Measures, and prints a table.
-pub fn run(program: &Path, home: &Path, options: Options) -> Result<(), Obstacle> {
+pub fn run(program: &Path, home: &Path, options: &Options) -> Result<(), Obstacle> {
     raise_descriptors();
-    let nodes = super::start(program, home, Kind::Plain, 1)?;
+    let nodes = super::start_beside(program, home, 1)?;
     let mut clients: Vec<BlockingClient> = (0..options.clients.max(1)).map(|_| nodes.client(0)).collect();
     fill(&mut clients, options.records, &[b'v'; 100])?;
     let large = clients[0].put(Key::plain(LARGE), &vec![b'l'; LARGE_BYTES], WriteOptions::default());
@@ -91,6 +98,9 @@ pub fn run(program: &Path, home: &Path, options: Options) -> Result<(), Obstacle
     let mut rows: [Row; ROWS.len()] = Default::default();
     for _ in 0..options.rounds.max(1) {
         for ((_, behaviour), row) in ROWS.iter().zip(&mut rows) {
+            if !is_wanted(options, *behaviour) {
+                continue;
+            }
             turn(&nodes, &mut clients, *behaviour, options, row)?;
             std::thread::sleep(BETWEEN);
         }
@@ -107,6 +117,9 @@ pub fn run(program: &Path, home: &Path, options: Options) -> Result<(), Obstacle
     println!("|---|---:|---:|---:|---:|---:|---:|---:|");
     let mut alone = 0.0;
     for ((name, behaviour), row) in ROWS.iter().zip(&mut rows) {
+        if !is_wanted(options, *behaviour) {
+            continue;
+        }
         let (p50, p99) = (row.measured.quantile_us(0.5), row.measured.quantile_us(0.99));
         if *behaviour == Behaviour::Absent {
             alone = p99.max(1.0);
@@ -123,11 +136,15 @@ pub fn run(program: &Path, home: &Path, options: Options) -> Result<(), Obstacle
     Ok(())
 }
 
+fn is_wanted(options: &Options, behaviour: Behaviour) -> bool {
+    behaviour == Behaviour::Absent || options.only.is_empty() || options.only.contains(&behaviour)
+}
+
 fn turn(
     nodes: &Nodes,
     clients: &mut [BlockingClient],
     behaviour: Behaviour,
-    options: Options,
+    options: &Options,
     row: &mut Row,
 ) -> Result<(), Obstacle> {
     let address: SocketAddr =
@@ -169,6 +186,8 @@ fn turn(
 
 /// Keeps so many connections up that do nothing good.
 fn misbehave(address: SocketAddr, behaviour: Behaviour, share: usize, stop: &AtomicBool, open: &AtomicU64) {
+    // That of this thread alone. Where it is refused they are as fast as the clients.
+    let _ = setpriority_process(None, LAST);
     let (hello, gets) = (hello(), gets());
     let mut connections: Vec<TcpStream> = Vec::new();
     while !stop.load(Ordering::Relaxed) {

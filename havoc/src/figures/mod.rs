@@ -12,9 +12,11 @@ pub mod together;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::Obstacle;
+use rustix::thread::{CpuSet, sched_setaffinity};
+
 use crate::ground::{Ground, Kind};
 use crate::nodes::{Nodes, Shape};
+use crate::{Obstacle, failed};
 
 /// Memory and habits of the nodes of figures.
 const SERVER: &str = "memory = \"256MiB\"\nspin = \"off\"";
@@ -22,6 +24,27 @@ const SERVER: &str = "memory = \"256MiB\"\nspin = \"off\"";
 /// A cluster that runs, all of its nodes replicas of everything up to three.
 fn start(program: &Path, home: &Path, kind: Kind, nodes: usize) -> Result<Nodes, Obstacle> {
     start_on(program, home, kind, nodes, Vec::new())
+}
+
+/// The CPU of the nodes, and that of everybody else where there are two.
+const NODES_CPU: usize = 0;
+const OTHERS_CPU: usize = 1;
+
+/// A cluster that has one CPU for itself, if there are two: this process keeps to another.
+fn start_beside(program: &Path, home: &Path, nodes: usize) -> Result<Nodes, Obstacle> {
+    let nodes = start_on(program, home, Kind::Plain, nodes, vec![NODES_CPU])?;
+    keep_to_others_cpu()?;
+    Ok(nodes)
+}
+
+/// Threads that this one makes stay where it is.
+fn keep_to_others_cpu() -> Result<(), Obstacle> {
+    if std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > OTHERS_CPU) {
+        let mut cpus = CpuSet::new();
+        cpus.set(OTHERS_CPU);
+        sched_setaffinity(None, &cpus).map_err(failed("keep to a CPU"))?;
+    }
+    Ok(())
 }
 
 /// The same, on these CPUs; none = all there are.

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use ferrite_client::Level;
 use ferrite_loadgen::{Distribution, Options as Load, Summary, Workload};
-use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::ground::Kind;
 use crate::nodes::Nodes;
@@ -30,9 +29,6 @@ pub struct Options {
 
 const CONNECTIONS: usize = 50;
 const DEPTHS: [usize; 2] = [1, 16];
-/// The CPU of the nodes, and that of the load where there are two.
-const NODES_CPU: usize = 0;
-const LOAD_CPU: usize = 1;
 
 /// What came of one turn.
 #[derive(Clone, Copy, Debug)]
@@ -48,14 +44,10 @@ pub fn run(program: &Path, home: &Path, options: Options) -> Result<(), Obstacle
     for home in [&alone_home, &together_home] {
         std::fs::create_dir(home).map_err(failed("make a directory"))?;
     }
-    let on_one = |home: &Path, nodes| super::start_on(program, home, Kind::Plain, nodes, vec![NODES_CPU]);
+    let on_one =
+        |home: &Path, nodes| super::start_on(program, home, Kind::Plain, nodes, vec![super::NODES_CPU]);
     let clusters = [on_one(&alone_home, 1)?, on_one(&together_home, 3)?];
-    if std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > LOAD_CPU) {
-        // The load's threads are made by this one and stay where it is.
-        let mut cpus = CpuSet::new();
-        cpus.set(LOAD_CPU);
-        sched_setaffinity(None, &cpus).map_err(failed("keep to a CPU"))?;
-    }
+    super::keep_to_others_cpu()?;
     let mut turns: [[Vec<Turn>; 2]; 2] = Default::default();
     for round in 0..options.rounds.max(1) {
         for (depth, turns) in DEPTHS.iter().zip(&mut turns) {
