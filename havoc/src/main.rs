@@ -43,6 +43,9 @@ enum Figure {
     Slow(figures::slow::Options),
     /// Memory, and p99 of established clients, while other connections do nothing good
     Flood(figures::flood::Options),
+    /// The connections of the figure "flood" that do nothing good: a process of their own
+    #[command(hide = true)]
+    Crowd(figures::flood::CrowdOptions),
     /// CPU per operation: siblings against the last write, ONE against QUORUM against ALL
     Cost(figures::cost::Options),
     /// Throughput of three nodes together on one core against one node alone on it
@@ -96,12 +99,17 @@ fn main() -> ExitCode {
 
 /// True = nothing was wrong.
 fn run(havoc: &Havoc) -> Result<bool, Obstacle> {
+    if let Some(Figure::Crowd(options)) = &havoc.figure {
+        options.run();
+        return Ok(true);
+    }
     if let Some(figure) = &havoc.figure {
         let (program, home) = (havoc.where_.program()?, havoc.where_.home()?);
         match figure {
             Figure::Down(options) => figures::down::run(&program, home.path(), *options)?,
             Figure::Slow(options) => figures::slow::run(&program, home.path(), *options)?,
             Figure::Flood(options) => figures::flood::run(&program, home.path(), options)?,
+            Figure::Crowd(_) => unreachable!("it needs no nodes"),
             Figure::Cost(options) => figures::cost::run(&program, home.path(), *options)?,
             Figure::Together(options) => figures::together::run(&program, home.path(), *options)?,
         }

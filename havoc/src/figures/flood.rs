@@ -1,24 +1,26 @@
 //! Memory, and how long established clients wait, while thousands of connections do nothing good.
 //!
-//! The node has one CPU for itself, if there are two; established clients and the others share another, where the others get what the clients
-//! leave: it is the node that is measured.
+//! The node has one CPU for itself, if there are two. Established clients share another with the others, which are a process of their own that
+//! runs when nobody else wants to (`chrt --idle`, where there is one): it is the node that is measured.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use clap::ValueEnum as _;
 use ferrite_client::{BlockingClient, Key, Level, ReadOptions, WriteOptions};
 use ferrite_wire::{
     ClusterId, Epoch, Features, FrameFlags, FrameHeader, FrameKind, Hello, Order, PROTOCOL_MAX, PROTOCOL_MIN,
     Request, RequestId, Role, finish_frame, start_frame,
 };
-use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::load::{Measured, fill, for_a_time, key};
-use crate::Obstacle;
 use crate::nodes::Nodes;
+use crate::{Obstacle, failed};
 
 /// How much.
 #[derive(Clone, Debug, clap::Args)]
@@ -64,8 +66,6 @@ const ROWS: [(&str, Behaviour); 4] = [
 ];
 /// Threads that keep them up.
 const THREADS: usize = 4;
-/// Their priority, the least there is.
-const LAST: i32 = 19;
 /// Rest of such a thread after it has seen to all its connections.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Rest between rows: what they left behind is cleared away.
@@ -150,21 +150,21 @@ fn turn(
     let address: SocketAddr =
         nodes.contact(0).parse().map_err(|error| Obstacle::new("read an address", error))?;
     let pid = nodes.pid(0).ok_or_else(|| Obstacle::new("look at the node", "it does not run"))?;
-    let (stop, open) = (AtomicBool::new(false), AtomicU64::new(0));
-    let (resident, most_open) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (stop, most_open, resident) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    let crowd = CrowdOptions { address, behaviour, connections: options.connections };
+    let mut crowd = (behaviour != Behaviour::Absent).then(|| Crowd::start(crowd)).transpose()?;
+    let told = crowd.as_mut().and_then(|crowd| crowd.0.stdout.take());
     let measured = std::thread::scope(|scope| {
-        if behaviour != Behaviour::Absent {
-            for _ in 0..THREADS {
-                let (stop, open) = (&stop, &open);
-                let share = options.connections / THREADS;
-                scope.spawn(move || misbehave(address, behaviour, share, stop, open));
-            }
-        }
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 resident.fetch_max(resident_bytes(pid), Ordering::Relaxed);
-                most_open.fetch_max(open.load(Ordering::Relaxed), Ordering::Relaxed);
                 std::thread::sleep(SAMPLE_EVERY);
+            }
+        });
+        scope.spawn(|| {
+            let lines = told.into_iter().flat_map(|told| BufReader::new(told).lines());
+            for open in lines.map_while(Result::ok).filter_map(|line| line.parse().ok()) {
+                most_open.fetch_max(open, Ordering::Relaxed);
             }
         });
         let read = ReadOptions { level: Some(Level::One), ..ReadOptions::default() };
@@ -176,6 +176,7 @@ fn turn(
             }
         });
         stop.store(true, Ordering::Relaxed);
+        drop(crowd);
         measured
     });
     row.measured.add(measured);
@@ -184,10 +185,73 @@ fn turn(
     Ok(())
 }
 
-/// Keeps so many connections up that do nothing good.
+/// A process of connections that do nothing good. It ends with this.
+struct Crowd(Child);
+
+impl Crowd {
+    fn start(options: CrowdOptions) -> Result<Crowd, Obstacle> {
+        let own = std::env::current_exe().map_err(failed("find this program"))?;
+        let mut idle = Command::new("chrt");
+        idle.args(["--idle", "0"]).arg(&own);
+        // Without chrt they are as fast as the clients.
+        let started = [idle, Command::new(&own)].into_iter().find_map(|mut command| {
+            command.args(options.arguments()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().ok()
+        });
+        started.map(Crowd).ok_or_else(|| Obstacle::new("start other connections", "no process could be made"))
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        // It ends when its input does.
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+/// The process of the others: ends when its input does, and says on its output how many connections are open.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct CrowdOptions {
+    /// Of the node
+    address: SocketAddr,
+    /// What they do
+    behaviour: Behaviour,
+    /// How many
+    connections: usize,
+}
+
+impl CrowdOptions {
+    fn arguments(&self) -> [String; 4] {
+        let behaviour =
+            self.behaviour.to_possible_value().map_or_else(String::new, |value| value.get_name().into());
+        ["crowd".into(), self.address.to_string(), behaviour, self.connections.to_string()]
+    }
+
+    /// Keeps so many connections up that do nothing good, until the input ends.
+    pub fn run(self) {
+        raise_descriptors();
+        let (stop, open) = (AtomicBool::new(false), AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    misbehave(self.address, self.behaviour, self.connections / THREADS, &stop, &open);
+                });
+            }
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    println!("{}", open.load(Ordering::Relaxed));
+                    std::thread::sleep(SAMPLE_EVERY);
+                }
+            });
+            // Nothing is ever said there; that it ends is what counts.
+            let _ = std::io::stdin().read_to_end(&mut Vec::new());
+            stop.store(true, Ordering::Relaxed);
+        });
+    }
+}
+
+/// Keeps a thread's share of the connections up.
 fn misbehave(address: SocketAddr, behaviour: Behaviour, share: usize, stop: &AtomicBool, open: &AtomicU64) {
-    // That of this thread alone. Where it is refused they are as fast as the clients.
-    let _ = setpriority_process(None, LAST);
     let (hello, gets) = (hello(), gets());
     let mut connections: Vec<TcpStream> = Vec::new();
     while !stop.load(Ordering::Relaxed) {
