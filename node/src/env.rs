@@ -112,7 +112,15 @@ pub trait Env: Clone + 'static {
     /// Waits. For background tasks only; requests use [`Handler::next_timer`].
     fn sleep_ns(&self, nanoseconds: u64) -> impl Future<Output = ()> + 'static;
     /// Lets `encode` append whole frames to the connection's out-buffer. All that is queued within a batch leaves in one send.
-    fn send(&self, connection: Connection, encode: impl FnOnce(&mut Vec<u8>)) -> Sent;
+    fn send(&self, connection: Connection, encode: impl FnOnce(&mut Vec<u8>)) -> Sent {
+        self.send_fitting(connection, |out, _| {
+            encode(out);
+            true
+        })
+    }
+    /// The same for who can do without: `encode` is told for how many bytes there is room, and gives false, having appended nothing, if that
+    /// is too little. What is as short as an error always fits.
+    fn send_fitting(&self, connection: Connection, encode: impl FnOnce(&mut Vec<u8>, usize) -> bool) -> Sent;
     /// Starts connecting to `address` (`host:port`). [`Handler::on_connected`] or [`Handler::on_closed`] follows, never within this call.
     fn connect(&self, address: &str) -> Connection;
     /// Sends what is queued, then closes. [`Handler::on_closed`] does not follow.

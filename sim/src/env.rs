@@ -55,8 +55,11 @@ impl Env for SimEnv {
         self.world.clone().sleep(self.process, nanoseconds)
     }
 
-    fn send(&self, connection: Connection, encode: impl FnOnce(&mut Vec<u8>)) -> Sent {
-        self.world.send(self.process, self.core, connection, encode)
+    fn send_fitting(&self, connection: Connection, encode: impl FnOnce(&mut Vec<u8>, usize) -> bool) -> Sent {
+        // Nothing is short of room here.
+        self.world.send(self.process, self.core, connection, |out| {
+            assert!(encode(out, usize::MAX), "everything fits where there is room");
+        })
     }
 
     fn connect(&self, address: &str) -> Connection {

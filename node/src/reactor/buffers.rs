@@ -133,7 +133,8 @@ impl Output {
     /// If the encoder took bytes away that were there.
     pub(super) fn restore(&mut self, buffer: Vec<u8>, had: usize) {
         assert!(buffer.len() >= had, "an encoder only appends");
-        self.queued = buffer;
+        // What was encoded in vain leaves no room behind.
+        self.queued = if buffer.is_empty() && buffer.capacity() > OUT_KEPT_MAX { Vec::new() } else { buffer };
         self.count();
     }
 
@@ -257,6 +258,17 @@ mod tests {
         assert_eq!(all.get(), 100);
         drop(outputs);
         assert_eq!(all.get(), 0);
+    }
+
+    /// Two thousand connections that are refused a large answer each kept the room it had been encoded in: 250 MiB of a node of 256.
+    #[test]
+    fn what_was_encoded_in_vain_leaves_no_room_behind() {
+        let mut output = Output::default();
+        let mut buffer = output.take();
+        buffer.extend_from_slice(&[7; 2 * OUT_KEPT_MAX]);
+        buffer.truncate(0);
+        output.restore(buffer, 0);
+        assert_eq!(output.queued.capacity(), 0);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::CoreError;
+use super::deferred::{Deferred, Share, is_heavy};
 use super::mailbox::Mail;
 use super::shared::{Shared, clock_ns};
 use super::spin::Spin;
@@ -48,6 +49,8 @@ pub(super) struct Driver<H, E> {
     batch: Vec<Connection>,
     /// Connections on their way out, with the time their patience ends; in order of that time.
     leaving: VecDeque<(u64, Connection)>,
+    /// What a turn does only a little of.
+    deferred: Deferred,
     /// When connections that do not read are looked for next, while room is short.
     readers_ns: u64,
     /// Set once the core was told to stop: when it ends in any case.
@@ -74,6 +77,7 @@ impl<H: Handler, E> Driver<H, E> {
             events: Vec::new(),
             batch: Vec::new(),
             leaving: VecDeque::new(),
+            deferred: Deferred::default(),
             readers_ns: 0,
             stop_by_ns: None,
         })
@@ -85,6 +89,8 @@ impl<H: Handler, E> Driver<H, E> {
         for name in names {
             self.shared.table.borrow_mut().remove(name);
         }
+        // What is received on them is given up only once they are closed.
+        self.deferred.close_all();
         let left = self.shared.ring.shutdown();
         if left > 0 {
             tracing::warn!(core = self.shared.core.0, left, "operations did not end; their memory is leaked");
@@ -153,6 +159,8 @@ impl<H: Handler, E> Driver<H, E> {
         let failed = std::mem::take(&mut *self.shared.failed.borrow_mut());
         failed.into_iter().for_each(|name| self.on_broken(name));
         self.on_time(now);
+        self.serve_heavy();
+        self.deferred.close_some();
         if let Some(handler) = &self.handler {
             handler.on_batch_end();
         }
@@ -165,17 +173,23 @@ impl<H: Handler, E> Driver<H, E> {
             Event::Sent { token, buffer, from, result } => {
                 self.on_sent(connection(token), buffer, from, result);
             }
-            Event::Accepted { token, stream, armed } => {
+            Event::Accepted { token, stream } => {
                 let at = token.0 as u32 as usize;
+                // None is left of a listener that was stopped.
+                let listener = self.listeners.get_mut(at);
+                let is_open = listener.map(|listener| listener.listening = None).is_some();
                 match stream {
-                    Ok(stream) => self.on_accepted(stream),
-                    Err(_) if armed => {}
-                    Err(_) => {
-                        // None is left of a listener that was stopped.
-                        let Some(listener) = self.listeners.get_mut(at) else { return };
-                        listener.listening = None;
+                    Ok(stream) => {
+                        self.on_accepted(stream);
+                        // One in a turn: those that come do not hold up those that are there.
+                        if is_open {
+                            self.listen(at);
+                        }
+                    }
+                    Err(_) if is_open => {
                         self.accept_again_ns = Some(self.shared.now_ns.get() + ACCEPT_RETRY_NS);
                     }
+                    Err(_) => {}
                 }
             }
             Event::Connected { token, stream } => self.on_connected(connection(token), stream),
@@ -186,7 +200,8 @@ impl<H: Handler, E> Driver<H, E> {
     fn on_accepted(&mut self, stream: TcpStream) {
         let shared = &self.shared;
         let Some(handler) = &self.handler else { return };
-        if shared.table.borrow().len() >= shared.options.connections_max || self.stop_by_ns.is_some() {
+        let there = shared.table.borrow().len() + self.deferred.ended();
+        if there >= shared.options.connections_max || self.stop_by_ns.is_some() {
             shared.count(|counters| counters.refused += 1);
             return;
         }
@@ -245,25 +260,40 @@ impl<H: Handler, E> Driver<H, E> {
             }
             return;
         }
+        let is_heavy = link.is_heavy;
         drop(table);
         self.shared.count(|counters| counters.received_bytes += count as u64);
+        if is_heavy {
+            return self.deferred.push(name);
+        }
         self.deliver(name);
         self.receive(name);
     }
 
-    /// Shows the handler what is unread.
-    fn deliver(&mut self, name: Connection) {
-        let Some(handler) = &self.handler else { return };
+    /// Serves those that ask for much, as far as a turn goes for that.
+    fn serve_heavy(&mut self) {
+        let mut share = Share::of_a_turn();
+        while let Some(name) = self.deferred.pop(&share) {
+            share.spend(self.deliver(name));
+            self.receive(name);
+        }
+    }
+
+    /// Shows the handler what is unread; how many bytes it answered at once.
+    fn deliver(&mut self, name: Connection) -> usize {
+        let Some(handler) = &self.handler else { return 0 };
         let options = &self.shared.options;
-        let mut input = {
+        let (mut input, had) = {
             let mut table = self.shared.table.borrow_mut();
-            let Some(link) = table.get(name) else { return };
+            let Some(link) = table.get(name).filter(|link| !link.closing) else { return 0 };
             link.had_no_room = false;
-            std::mem::replace(&mut link.input, super::buffers::Input::new(0))
+            (std::mem::replace(&mut link.input, super::buffers::Input::new(0)), link.output.queued_bytes())
         };
         let received = handler.on_received(name, input.unread());
         let mut table = self.shared.table.borrow_mut();
-        let Some(link) = table.get(name) else { return };
+        let Some(link) = table.get(name) else { return 0 };
+        let answered = link.output.queued_bytes() - had;
+        link.is_heavy = is_heavy(answered);
         let mut stuck = false;
         match received {
             Received::Consumed { used, need } => {
@@ -282,6 +312,7 @@ impl<H: Handler, E> Driver<H, E> {
         if stuck {
             handler.on_closed(name);
         }
+        answered
     }
 
     /// Receives more, unless the connection is on its way out or its answers pile up.
@@ -329,8 +360,11 @@ impl<H: Handler, E> Driver<H, E> {
         if link.paused && link.output.queued_bytes() < options.pause_bytes / 2 {
             link.paused = false;
             // What the handler left unread because it had no room may be all that will ever come.
-            let unread = !link.input.unread().is_empty();
+            let (unread, is_heavy) = (!link.input.unread().is_empty(), link.is_heavy);
             drop(table);
+            if unread && is_heavy {
+                return self.deferred.push(name);
+            }
             if unread {
                 self.deliver(name);
             }
@@ -346,6 +380,7 @@ impl<H: Handler, E> Driver<H, E> {
         {
             handler.on_closed(name);
         }
+        self.deferred.end(link);
     }
 
     fn on_mail(&mut self, mail: Mail) {
@@ -381,7 +416,9 @@ impl<H: Handler, E> Driver<H, E> {
             && until <= now
         {
             self.leaving.pop_front();
-            self.shared.table.borrow_mut().remove(name);
+            if let Some(link) = self.shared.table.borrow_mut().remove(name) {
+                self.deferred.end(link);
+            }
         }
         if self.accept_again_ns.is_some_and(|at| at <= now) {
             self.accept_again_ns = None;
@@ -439,7 +476,7 @@ impl<H: Handler, E> Driver<H, E> {
             }
             if link.closing {
                 if link.output.is_clear() {
-                    table.remove(name);
+                    table.remove(name).into_iter().for_each(|link| self.deferred.end(link));
                 } else {
                     self.leaving.push_back((now + self.shared.options.linger_ms * MILLISECOND_NS, name));
                 }
@@ -524,6 +561,7 @@ impl<H: Handler, E> Driver<H, E> {
             self.stop_by_ns,
             // Whatever these hold is handled by the next turn.
             (!self.shared.failed.borrow().is_empty() || !self.shared.dirty.borrow().is_empty()).then_some(0),
+            (!self.deferred.is_empty()).then_some(0),
         ];
         timers.into_iter().flatten().min().unwrap_or(u64::MAX)
     }

@@ -72,8 +72,8 @@ impl Env for RingEnv {
         self.0.sleep(nanoseconds)
     }
 
-    fn send(&self, connection: Connection, encode: impl FnOnce(&mut Vec<u8>)) -> Sent {
-        self.0.send(connection, encode)
+    fn send_fitting(&self, connection: Connection, encode: impl FnOnce(&mut Vec<u8>, usize) -> bool) -> Sent {
+        self.0.send_fitting(connection, encode)
     }
 
     fn connect(&self, address: &str) -> Connection {

@@ -16,6 +16,7 @@
 //! that does not read its answers is no longer read from; one that breaks the protocol is closed alone.
 
 mod buffers;
+mod deferred;
 mod driver;
 mod env;
 mod mailbox;

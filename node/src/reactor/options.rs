@@ -13,6 +13,8 @@ pub struct ReactorOptions {
     pub pause_bytes: usize,
     /// A connection with this much to send takes no more, in bytes; above `pause_bytes`, for what was admitted before.
     pub out_bytes_max: usize,
+    /// A connection that has this much to send in a turn is answered no further reads from memory in it, in bytes: others wait.
+    pub burst_bytes: usize,
     /// Most bytes that all accepted connections of the core leave unread together. Each may have as many as are left after it, so the fewer
     /// are left the fewer each may have.
     pub out_all_bytes_max: usize,
@@ -40,6 +42,7 @@ impl Default for ReactorOptions {
             input_bytes_max: ferrite_wire::limits::BODY_BYTES_MAX + 4096,
             pause_bytes: 1024 * 1024,
             out_bytes_max: 16 * 1024 * 1024,
+            burst_bytes: 128 * 1024,
             out_all_bytes_max: 64 * 1024 * 1024,
             out_reserve_bytes: 1024 * 1024,
             spin_us: 50,

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use ferrite_wire::CoreId;
 
+use super::buffers::Output;
 use super::mailbox::{Mailbox, Post};
 use super::options::ReactorOptions;
 use super::sleeps::Sleeps;
@@ -132,34 +133,35 @@ impl Shared {
         mixed ^ (mixed >> 31)
     }
 
-    pub(super) fn send(&self, connection: Connection, encode: impl FnOnce(&mut Vec<u8>)) -> Sent {
-        let mut buffer = match self.table.borrow_mut().get(connection) {
+    pub(super) fn send_fitting(
+        &self,
+        connection: Connection,
+        encode: impl FnOnce(&mut Vec<u8>, usize) -> bool,
+    ) -> Sent {
+        let options = &self.options;
+        let (mut buffer, room) = match self.table.borrow_mut().get(connection) {
             None => return Sent::Gone,
             Some(link) if link.closing => return Sent::Gone,
-            Some(link)
-                if link.output.queued_bytes()
-                    >= self.options.out_bytes_max + self.options.out_reserve_bytes =>
-            {
+            Some(link) if link.output.queued_bytes() >= options.out_bytes_max + options.out_reserve_bytes => {
                 return Sent::Full;
             }
-            Some(link) => link.output.take(),
+            Some(link) => {
+                let room = self.room_of(&link.output);
+                (link.output.take(), room)
+            }
         };
         // Outside the borrow, so that an encoder may look at the world.
         let had = buffer.len();
-        encode(&mut buffer);
+        // One answer is as long as it is; several of one turn are held to a burst.
+        let in_burst = if had == 0 { usize::MAX } else { options.burst_bytes.saturating_sub(had) };
+        let fits = encode(&mut buffer, room.min(in_burst).max(SHORT_BYTES));
         let more = buffer.len() - had;
         let mut table = self.table.borrow_mut();
         let Some(link) = table.get(connection) else { return Sent::Gone };
-        // What was queued is in `buffer` still, and counted.
-        let own = link.output.bytes() + had;
-        let is_crowded = link.output.bytes_of_all().is_some_and(|all| {
-            let left = self.options.out_all_bytes_max.saturating_sub(all);
-            own + more > left
-        });
-        if more > SHORT_BYTES && (is_crowded || had >= self.options.out_bytes_max) {
+        if !fits || (more > SHORT_BYTES && more > room) {
             buffer.truncate(had);
             link.output.restore(buffer, had);
-            if own == 0 {
+            if link.output.bytes() == 0 {
                 self.count(|counters| counters.crowded += 1);
                 return Sent::Crowded;
             }
@@ -172,6 +174,17 @@ impl Shared {
             counters.unread_bytes_max = counters.unread_bytes_max.max(self.unread.get() as u64);
         });
         Sent::Queued
+    }
+
+    /// Bytes that a connection may queue beside what it has, by its own bound and that of all together.
+    fn room_of(&self, output: &Output) -> usize {
+        if output.queued_bytes() >= self.options.out_bytes_max {
+            return 0;
+        }
+        output.bytes_of_all().map_or(usize::MAX, |all| {
+            let left = self.options.out_all_bytes_max.saturating_sub(all);
+            left.saturating_sub(output.bytes())
+        })
     }
 
     /// Whether clients leave so much unread that those that do not read are in the way of others.

@@ -28,6 +28,8 @@ pub(super) struct Link {
     pub(super) paused: bool,
     /// An answer to what was received last found no room beside those before it.
     pub(super) had_no_room: bool,
+    /// What it sent last was answered with much: it waits for its share.
+    pub(super) is_heavy: bool,
     /// To be closed once everything has left; the handler has no part in it any more.
     pub(super) closing: bool,
     /// On the list of connections to look at before the batch ends.
@@ -52,6 +54,7 @@ impl Link {
             need: 0,
             paused: false,
             had_no_room: false,
+            is_heavy: false,
             closing: false,
             dirty: false,
         }

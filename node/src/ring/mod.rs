@@ -226,7 +226,7 @@ impl State {
     fn queue(&mut self, operation: Operation, token: Option<Token>) -> Key {
         let key = self.slots.insert(operation, token);
         if self.closed {
-            self.slots.complete(key, -libc::ECANCELED, 0);
+            self.slots.complete(key, -libc::ECANCELED);
             return key;
         }
         let operation = self.slots.operation(key);
@@ -291,26 +291,17 @@ impl State {
 
     fn harvest(&mut self, events: &mut Vec<Event>) -> usize {
         let mut count = 0;
-        let State { uring, slots, wakers, others, closed, .. } = self;
+        let State { uring, slots, wakers, .. } = self;
         for completion in uring.completion() {
             count += 1;
             if completion.user_data() == UNTRACKED {
                 continue;
             }
             let key = Key::from_user_data(completion.user_data());
-            if let Some(waker) = slots.complete(key, completion.result(), completion.flags()) {
+            if let Some(waker) = slots.complete(key, completion.result()) {
                 wakers.push(waker);
             }
-            if let Some(event) = slots.take_event(key, !*closed) {
-                // A multishot accept ends on its own when completions overflow; it is simply queued again.
-                if let Event::Accepted { stream: Ok(_), armed: false, .. } = &event
-                    && !*closed
-                    && let Some(entry) = slots.rearm(key)
-                {
-                    others.push(entry.user_data(key.user_data()));
-                }
-                events.push(event);
-            }
+            events.extend(slots.take_event(key));
         }
         self.counters.completed += count as u64;
         count
@@ -462,11 +453,10 @@ mod tests {
         let ring = Ring::new(None).unwrap();
         let listener = Rc::new(listen("127.0.0.1:0".parse().unwrap(), 16).unwrap());
         let address = listener.local_addr().unwrap();
-        let listening = ring.accept(listener, Token(1));
         for _ in 0..3 {
+            ring.accept(listener.clone(), Token(1));
             let mut client = TcpStream::connect(address).unwrap();
-            let Event::Accepted { token: Token(1), stream: Ok(stream), armed: true } = next_event(&ring)
-            else {
+            let Event::Accepted { token: Token(1), stream: Ok(stream) } = next_event(&ring) else {
                 panic!("expected a connection")
             };
             let stream = Rc::new(stream);
@@ -483,8 +473,9 @@ mod tests {
             client.read_exact(&mut answer).unwrap();
             assert_eq!(&answer, b"bc");
         }
+        let listening = ring.accept(listener, Token(1));
         ring.stop_listening(listening);
-        assert!(matches!(next_event(&ring), Event::Accepted { stream: Err(_), armed: false, .. }));
+        assert!(matches!(next_event(&ring), Event::Accepted { stream: Err(_), .. }));
 
         let there = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let there_address = there.local_addr().unwrap();

@@ -21,8 +21,6 @@ pub enum Event {
         token: Token,
         /// The connection.
         stream: io::Result<TcpStream>,
-        /// Whether more will come by themselves; after an error they do not.
-        armed: bool,
     },
     /// A connection stands, or could not be made.
     Connected {
@@ -58,17 +56,17 @@ pub enum Event {
     },
 }
 
-/// An armed listener; needed to stop it.
+/// A listener that waits for a connection; needed to stop it.
 #[derive(Debug)]
 pub struct Listening(Key);
 
 impl Ring {
-    /// Accepts connections until [`Ring::stop_listening`] or an error.
+    /// Accepts one connection.
     pub fn accept(&self, listener: Rc<TcpListener>, token: Token) -> Listening {
         Listening(self.queue_event(Operation::Accept { listener }, token))
     }
 
-    /// Stops a listener; a last [`Event::Accepted`] with an error follows. Must not be used after such an error was seen.
+    /// Stops a listener; an [`Event::Accepted`] follows, with an error unless a connection came just before.
     pub fn stop_listening(&self, listening: Listening) {
         self.0.borrow_mut().others.push(cancel_entry(listening.0));
     }

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 use std::{io, mem};
 
 use io_uring::squeue::Entry;
-use io_uring::{cqueue, opcode, types};
+use io_uring::{opcode, types};
 
 use super::aligned::AlignedBuffer;
 use super::network::{Event, Token};
@@ -52,7 +52,8 @@ impl Operation {
         let fd = |fd: &dyn AsRawFd| types::Fd(fd.as_raw_fd());
         match self {
             Operation::Accept { listener } => {
-                opcode::AcceptMulti::new(fd(&**listener)).flags(libc::SOCK_CLOEXEC).build()
+                let (address, len) = (std::ptr::null_mut(), std::ptr::null_mut());
+                opcode::Accept::new(fd(&**listener), address, len).flags(libc::SOCK_CLOEXEC).build()
             }
             Operation::Connect { stream, address, address_bytes } => {
                 opcode::Connect::new(fd(stream), address.as_ptr().cast(), *address_bytes).build()
@@ -161,12 +162,11 @@ enum State {
         result: i32,
         payload: Payload,
     },
-    /// Completed with more to come (accept), or an event waiting to be taken.
+    /// Completed: an event waiting to be taken.
     Event {
         operation: Operation,
         token: Token,
         result: i32,
-        more: bool,
     },
 }
 
@@ -217,8 +217,7 @@ impl Slots {
     }
 
     /// Records a completion. Returns whom to wake.
-    pub(super) fn complete(&mut self, key: Key, result: i32, flags: u32) -> Option<Waker> {
-        let more = cqueue::more(flags);
+    pub(super) fn complete(&mut self, key: Key, result: i32) -> Option<Waker> {
         let slot = self.slot(key);
         let State::Busy { operation, listener } = mem::replace(&mut slot.state, State::Free { next: None })
         else {
@@ -226,7 +225,7 @@ impl Slots {
         };
         match listener {
             Listener::Event(token) => {
-                slot.state = State::Event { operation, token, result, more };
+                slot.state = State::Event { operation, token, result };
                 None
             }
             Listener::Task(waker) => {
@@ -244,14 +243,13 @@ impl Slots {
         }
     }
 
-    /// The event of a network operation that has just completed, if `key` names one. An accept whose multishot has ended
-    /// without an error stays in its slot if the caller will `rearm` it.
-    pub(super) fn take_event(&mut self, key: Key, rearm: bool) -> Option<Event> {
+    /// The event of a network operation that has just completed, if `key` names one.
+    pub(super) fn take_event(&mut self, key: Key) -> Option<Event> {
         let slot = self.slots.get_mut(key.slot as usize).filter(|slot| slot.generation == key.generation)?;
         if !matches!(slot.state, State::Event { .. }) {
             return None;
         }
-        let State::Event { operation, token, result, more } =
+        let State::Event { operation, token, result } =
             mem::replace(&mut slot.state, State::Free { next: None })
         else {
             unreachable!("just matched")
@@ -259,17 +257,12 @@ impl Slots {
         let outcome =
             if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(result as usize) };
         let event = match operation {
-            Operation::Accept { listener } => {
+            Operation::Accept { .. } => {
                 let stream = outcome.map(|_| {
                     // SAFETY: a successful accept hands over a fresh descriptor.
                     unsafe { TcpStream::from_raw_fd(result) }
                 });
-                if more || (rearm && stream.is_ok()) {
-                    let operation = Operation::Accept { listener };
-                    slot.state = State::Busy { operation, listener: Listener::Event(token) };
-                    return Some(Event::Accepted { token, stream, armed: more });
-                }
-                Event::Accepted { token, stream, armed: false }
+                Event::Accepted { token, stream }
             }
             Operation::Connect { stream, .. } => Event::Connected { token, stream: outcome.map(|_| stream) },
             Operation::Receive { mut buffer, .. } => {
@@ -288,14 +281,6 @@ impl Slots {
         self.busy -= 1;
         self.release(key);
         Some(event)
-    }
-
-    /// The entry that starts a multishot accept again.
-    pub(super) fn rearm(&mut self, key: Key) -> Option<Entry> {
-        match &mut self.slot(key).state {
-            State::Busy { operation, .. } => Some(operation.entry()),
-            _ => None,
-        }
     }
 
     /// The outcome of a ticketed operation, or the promise to wake `context`.

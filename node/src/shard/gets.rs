@@ -19,7 +19,9 @@ use crate::env::{Connection, Env, Sent};
 /// Most gets looked up together.
 pub(super) const BATCH_MAX: usize = 16;
 /// Bytes of answers after which the rest of a batch is the next one: each is held against the bound of the out-buffer.
-pub(super) const BATCH_BYTES_MAX: usize = 64 * 1024;
+const BATCH_BYTES_MAX: usize = 64 * 1024;
+/// Room for what surrounds a value in an answer, in bytes.
+const AROUND_BYTES: usize = 96;
 
 /// A get of a batch.
 #[derive(Clone, Copy)]
@@ -44,11 +46,16 @@ impl<E: Env> Shard<E> {
     ) -> Option<Next> {
         let key = self.key_here(level, key)?;
         let stale = self.is_stale(epoch);
-        let mut answered = false;
-        let sent = self.env.send(connection, |out| {
-            let result =
-                self.engine.get(key, |record| self.encode_found(&key, record.as_ref(), id, stale, out));
-            answered = result.is_ok();
+        let (mut answered, mut fits) = (false, true);
+        let sent = self.env.send_fitting(connection, |out, room| {
+            let result = self.engine.get(key, |record| {
+                fits = bytes_about(record.as_ref()) <= room;
+                if fits {
+                    self.encode_found(&key, record.as_ref(), id, stale, out);
+                }
+            });
+            answered = result.is_ok() && fits;
+            fits
         });
         self.counters.gets.set(self.counters.gets.get() + u64::from(answered));
         match sent {
@@ -57,7 +64,10 @@ impl<E: Env> Shard<E> {
             // A burst of reads has outgrown the out-buffer, which says nothing about how fast its answers are read.
             Sent::Full => Some(Next::Later),
             // Nothing of its own will leave and make room: it is told so.
-            Sent::Crowded => None,
+            Sent::Crowded => {
+                self.answer_without_room(connection, id, FrameKind::Value);
+                Some(Next::Frame)
+            }
         }
     }
 
@@ -93,17 +103,22 @@ impl<E: Env> Shard<E> {
         let (keys, asked) = (&keys[..len], &asked[..len]);
         // One bit for each get whose answer is not in memory; and the first get for whose answer there was no room.
         let (mut missed, mut no_room_from) = (0u32, len);
-        let sent = self.env.send(connection, |out| {
+        let sent = self.env.send_fitting(connection, |out, room| {
             let start = out.len();
             self.engine.get_batch(keys, |at, found| match found {
                 _ if at >= no_room_from => {}
-                Ok(record) if out.len() - start < BATCH_BYTES_MAX => {
+                Ok(record) => {
+                    let before = out.len() - start;
+                    if before >= BATCH_BYTES_MAX || before + bytes_about(record.as_ref()) > room {
+                        no_room_from = at;
+                        return;
+                    }
                     let Asked { id, stale, .. } = asked[at];
                     self.encode_found(&keys[at], record.as_ref(), id, stale, out);
                 }
-                Ok(_) => no_room_from = at,
                 Err(_) => missed |= 1 << at,
             });
+            no_room_from > 0
         });
         match sent {
             Sent::Queued => {}
@@ -179,4 +194,10 @@ fn whole_get(bytes: &[u8]) -> Option<usize> {
     let body_bytes = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
     let len = FRAME_HEADER_BYTES.checked_add(body_bytes)?;
     (head[8] == FrameKind::Get as u8 && len <= bytes.len()).then_some(len)
+}
+
+/// About how long the answer will be, in bytes: its value, and a little more than what surrounds it.
+#[inline]
+fn bytes_about(record: Option<&ferrite_lsm::Record<'_>>) -> usize {
+    AROUND_BYTES + record.map_or(0, |record| record.value.len())
 }

@@ -158,7 +158,7 @@ impl Env for Bench {
             if bench.now_ns() >= until_ns { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
         })
     }
-    fn send(&self, connection: Connection, encode: impl FnOnce(&mut Vec<u8>)) -> Sent {
+    fn send_fitting(&self, connection: Connection, encode: impl FnOnce(&mut Vec<u8>, usize) -> bool) -> Sent {
         if self.0.closed.borrow().contains(&connection) {
             return Sent::Gone;
         }
@@ -167,8 +167,10 @@ impl Env for Bench {
         }
         let mut out = self.0.sent.borrow_mut().remove(&connection).unwrap_or_default();
         let had = out.len();
-        encode(&mut out);
-        let is_over = self.0.out_nearly_full.get() && out.len() > had + 256;
+        let room = if self.0.out_nearly_full.get() { 256 } else { usize::MAX };
+        let fits = encode(&mut out, room);
+        assert!(fits || out.len() == had, "what does not fit is not there");
+        let is_over = !fits || out.len() - had > room;
         if is_over {
             out.truncate(had);
         }
