@@ -411,6 +411,28 @@ fn a_reader_that_sleeps_is_no_longer_read_from_and_harms_nobody() {
     node.stop();
 }
 
+/// They wait for their share of each turn, and none waits for ever.
+#[test]
+fn all_that_ask_for_much_are_answered() {
+    let node = Node::start(1, ReactorOptions::default());
+    let mut many: Vec<TcpStream> = (0..12).map(|_| node.connect()).collect();
+    let mut other = node.connect();
+    let mut buffer = vec![0; 1 << 20];
+    for _ in 0..3 {
+        // The first answer makes each of them one that asks for much; the next two find it waiting, then paused.
+        for stream in &mut many {
+            stream.write_all(&[1, 0, b'm', 1, 0, b'm']).unwrap();
+            assert_eq!(ask(&mut other, b"e"), b"e");
+        }
+        for stream in &mut many {
+            for _ in 0..2 {
+                stream.read_exact(&mut buffer).unwrap();
+            }
+        }
+    }
+    node.stop();
+}
+
 /// Each connection was bounded for itself, and a hundred of them that did not read took a gigabyte.
 #[test]
 fn readers_that_sleep_are_bounded_together_and_closed_when_they_are_in_the_way() {

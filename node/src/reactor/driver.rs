@@ -146,6 +146,8 @@ impl<H: Handler, E> Driver<H, E> {
         self.shared.ring.harvest(&mut events);
         let now = clock_ns();
         self.shared.now_ns.set(now);
+        // Before what has come: it may want their places.
+        self.deferred.close_some();
         for event in events.drain(..) {
             self.on_event(event);
         }
@@ -160,7 +162,6 @@ impl<H: Handler, E> Driver<H, E> {
         failed.into_iter().for_each(|name| self.on_broken(name));
         self.on_time(now);
         self.serve_heavy();
-        self.deferred.close_some();
         if let Some(handler) = &self.handler {
             handler.on_batch_end();
         }
