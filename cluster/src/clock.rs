@@ -1,17 +1,31 @@
 //! The hybrid logical clock that orders writes (Kulkarni et al., "Logical Physical Clocks", 2014).
 //!
 //! An order is minted above every order this clock has minted or observed, above what the client has seen, above the wall
-//! clock's millisecond, and above everything an earlier life may have minted. Three guards keep that from going wrong:
+//! clock's millisecond, and above everything an earlier life may have minted. These guards keep that from going wrong:
 //!
 //! | guard | against | kept by |
 //! |---|---|---|
 //! | nothing is minted at or above the persisted bound | a restart with an earlier wall clock | [`Clock::lease`] |
-//! | nothing is minted further ahead of the wall clock than `drift_max_ms` | a clock, here or elsewhere, that is wrong | [`MintError::Drift`] |
-//! | the bound is never persisted further ahead than `drift_max_ms + lease_ms` | one wrong order poisoning later lives | [`Clock::lease`] |
+//! | nothing is minted further ahead of the wall clock than `drift_max_ms` | a client's time that is wrong | [`MintError::Drift`] |
+//! | nothing is minted while the wall clock is further ahead of most other nodes' than that | a wall clock that is wrong, here | [`Walls`](crate::Walls), and the host |
+//! | what is further ahead of the wall clock than that is not observed | a wall clock that is wrong, elsewhere | [`Clock::observe`] |
+//! | the bound is never persisted further ahead than `drift_max_ms + lease_ms`, and taken back where the wall clock is | one wrong order or clock poisoning later lives | [`Clock::lease`], [`Clock::relax`] |
 //!
-//! Drift is refused when *minting* only. [`Clock::observe`] takes any order: a record that exists must be beaten, or an
-//! acknowledged write would silently lose to it; and refusing old or odd records would keep replicas from converging. So a
-//! record from a wrong clock stops writes with a typed answer until its time has come, rather than losing them.
+//! *One wrong clock stops nobody else.* A node that is ahead of most mints nothing, and the others do not follow it: the time of a peer's frame,
+//! and the order of a record, move this clock up to the tolerated drift only. What lies beyond is left out of the clock, not
+//! out of the data: a record that exists is applied, wherever it comes from, for refusing old or odd records would keep replicas from
+//! converging. But a record must be beaten by what is written after it, or an acknowledged write would silently lose to it. So where the clock
+//! has not followed a record, a write of *its key* is refused (`clock drift`), until its time has come; all other keys go on:
+//!
+//! | a record from further ahead | a later write of its key |
+//! |---|---|
+//! | last write wins | is refused by each replica that has the record, which looks before it takes a write while it may have such: the host's part |
+//! | siblings | is minted above the key's set, which is read first anyhow, and so refused here as [`MintError::Drift`] |
+//!
+//! A client that has read such a record carries its time, and is refused too, whatever it writes: its next write must not lie before what it has seen.
+//!
+//! Orders that this node itself minted while its wall clock was ahead stay in the clock, and nothing is minted until their time has come: numbers of dots
+//! must not repeat, and a node goes forward.
 //!
 //! After a crash the bound lies up to a lease ahead of the last mint. Orders start above it, and while it is further ahead
 //! than `drift_max_ms` nothing is minted: at most `lease_ms`, less what the restart itself took. That is why a lease is
@@ -40,7 +54,7 @@ impl Default for ClockSettings {
 /// Why nothing was minted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MintError {
-    /// The order would be further ahead of this node's wall clock than is tolerated: the client or a peer has seen such a
+    /// The order would be further ahead of this node's wall clock than is tolerated: the client has seen such a
     /// time, an earlier life of this node may have minted it, or this node's wall clock has fallen back.
     Drift {
         /// How far ahead, in milliseconds.
@@ -85,10 +99,21 @@ impl Clock {
         self.latest
     }
 
-    /// Takes note of a record's or peer's order, however far ahead.
+    /// Takes note of a record's or peer's order. False = it is further ahead of the wall clock than is tolerated, and was left out: a record's key then
+    /// takes no writes until its time has come, which is the caller's to see to.
     #[inline]
-    pub fn observe(&mut self, order: Order) {
-        self.latest = self.latest.max(order);
+    pub fn observe(&mut self, wall_ms: u64, order: Order) -> bool {
+        let is_near = !self.is_afar(wall_ms, order);
+        if is_near {
+            self.latest = self.latest.max(order);
+        }
+        is_near
+    }
+
+    /// Whether an order is further ahead of the wall clock than is tolerated.
+    #[inline]
+    pub fn is_afar(&self, wall_ms: u64, order: Order) -> bool {
+        order.wall_ms() > wall_ms.saturating_add(self.settings.drift_max_ms)
     }
 
     /// An order for a new write, above `seen` (the highest its client has seen). A refusal changes nothing.
@@ -119,6 +144,21 @@ impl Clock {
         (self.persisted < low).then(|| Order::from_wall_ms(need_ms + self.settings.lease_ms))
     }
 
+    /// A lower bound to persist in place of the present one, if that lies far beyond what could be minted next: the wall clock was ahead when it was
+    /// persisted, and nothing has been minted there. From now on nothing is minted at or above the lower one. Left as it is, the
+    /// next life would have to wait for it.
+    pub fn relax(&mut self, wall_ms: u64) -> Option<Order> {
+        let ClockSettings { drift_max_ms, lease_ms } = self.settings;
+        let above = self.latest.max(self.floor);
+        let need_ms = above.wall_ms().max(wall_ms);
+        let is_far = self.persisted > Order::from_wall_ms(need_ms + drift_max_ms + lease_ms);
+        if !is_far || self.is_afar(wall_ms, above) {
+            return None;
+        }
+        self.persisted = Order::from_wall_ms(need_ms + lease_ms);
+        Some(self.persisted)
+    }
+
     /// A bound has been made durable.
     pub fn persisted(&mut self, bound: Order) {
         self.persisted = self.persisted.max(bound);
@@ -137,7 +177,7 @@ mod tests {
         for (busy_ms, down_ms) in [(0, 0), (500, 0), (500, 300), (0, 700), (250, 5_000)] {
             let wall_ms = 1_000_000;
             let mut before = Clock::restart(settings, Order(0));
-            before.observe(Order::from_wall_ms(wall_ms + busy_ms));
+            assert!(before.observe(wall_ms, Order::from_wall_ms(wall_ms + busy_ms)));
             let bound = before.lease(wall_ms).expect("nothing is persisted yet");
             let mut clock = Clock::restart(settings, bound);
             let back_ms = wall_ms + down_ms;
@@ -221,30 +261,54 @@ mod tests {
     }
 
     #[test]
-    fn what_was_observed_is_beaten_or_the_write_is_refused() {
+    fn what_was_observed_is_beaten() {
         let mut clock = started(T);
-        let near = Order::from_wall_ms(T + 400);
-        clock.observe(near);
+        let near = Order::from_wall_ms(T + 500);
+        assert!(clock.observe(T, near));
         assert_eq!(clock.mint(T, NONE), Ok(Order(near.0 + 1)));
-        let far = Order::from_wall_ms(T + 60_000);
-        clock.observe(far);
-        assert_eq!(clock.mint(T, NONE), Err(MintError::Drift { ahead_ms: 60_000 }));
-        clock.persisted(clock.lease(T + 60_000).expect("the lease has run out"));
-        assert_eq!(clock.mint(T + 60_000, NONE), Ok(Order(far.0 + 1)), "its time has come");
+    }
+
+    /// One node with a clock that was a minute ahead, and one record of it, had every node that saw that record refuse all writes for a minute.
+    #[test]
+    fn a_time_from_far_ahead_does_not_move_the_clock_and_writes_go_on() {
+        let mut clock = started(T);
+        for far in [Order::from_wall_ms(T + 501), Order::from_wall_ms(T + 60_000), Order(u64::MAX)] {
+            assert!(!clock.observe(T, far));
+            assert!(clock.is_afar(T, far));
+        }
+        assert_eq!((clock.latest(), clock.mint(T, NONE)), (NONE, Ok(Order::from_wall_ms(T))));
+        let far = Order::from_wall_ms(T + 501);
+        assert_eq!(clock.mint(T, far), Err(MintError::Drift { ahead_ms: 501 }), "above it nothing is minted");
+        assert!(clock.observe(T + 1, far), "its time has come");
+        assert_eq!(clock.mint(T + 1, NONE), Ok(Order(far.0 + 1)));
     }
 
     #[test]
     fn one_wrong_order_does_not_reach_the_persisted_bound() {
         let mut clock = started(T);
-        clock.observe(Order(u64::MAX));
-        assert!(matches!(clock.mint(T, NONE), Err(MintError::Drift { .. })));
-        assert_eq!(clock.lease(T), None, "half a lease is left beyond the tolerated drift");
-        let bound = clock.lease(T + 1).expect("less than half a lease is left");
-        assert_eq!(bound, Order::from_wall_ms(T + 1_501), "no further than drift and lease");
-        let mut next_life = Clock::restart(settings(), bound);
-        assert!(matches!(next_life.mint(T, NONE), Err(MintError::Drift { ahead_ms: 1_501 })));
-        next_life.persisted(next_life.lease(T + 1_502).expect("renewed"));
-        assert!(next_life.mint(T + 1_502, NONE).is_ok(), "a restart recovers");
+        clock.observe(T, Order(u64::MAX));
+        assert!(clock.mint(T, NONE).is_ok());
+        assert_eq!(clock.lease(T), None, "more than half a lease is left");
+        let bound = clock.lease(T + 501).expect("less than half a lease is left");
+        assert_eq!(bound, Order::from_wall_ms(T + 1_501), "no further than the lease");
+    }
+
+    /// A node that was started with its clock a day ahead and set right before it had minted anything was fine, until it was started anew: then it waited
+    /// for a day.
+    #[test]
+    fn a_bound_from_a_clock_that_was_ahead_is_taken_back_if_nothing_was_minted_there() {
+        const DAY_MS: u64 = 86_400_000;
+        let mut clock = Clock::restart(settings(), Order::from_wall_ms(T));
+        clock.persisted(clock.lease(T + DAY_MS).expect("a new life"));
+        assert_eq!(clock.relax(T + DAY_MS), None, "as far as it knows, that is the time");
+        let relaxed = clock.relax(T).expect("the wall clock was set right");
+        assert_eq!(relaxed, Order::from_wall_ms(T + 1_000));
+        assert_eq!(clock.relax(T), None, "once");
+        assert_eq!(clock.mint(T + 1_000, NONE), Err(MintError::BoundReached), "it counts at once");
+        let mut minted = started(T + DAY_MS);
+        minted.mint(T + DAY_MS, NONE).expect("in lease");
+        assert_eq!(minted.relax(T), None, "the next life must mint above what this one has");
+        assert_eq!(started(T).relax(T - 400), None, "a clock that is slewed moves no bounds");
     }
 
     #[test]
@@ -325,6 +389,7 @@ mod tests {
             6 => prop::option::of(-2_000i64..800).prop_map(|seen_ahead_ms| Event::Mint { seen_ahead_ms }),
             2 => (-2_000i64..700).prop_map(|ahead_ms| Event::Observe { ahead_ms }),
             3 => (-800i64..900).prop_map(|by_ms| Event::WallMoves { by_ms }),
+            1 => (-5_000i64..5_000).prop_map(|by_ms| Event::WallMoves { by_ms }),
             2 => Just(Event::LeaseStaged),
             2 => Just(Event::LeaseLands),
             1 => Just(Event::Restart),
@@ -353,13 +418,18 @@ mod tests {
                         }
                     }
                     Event::Observe { ahead_ms } => {
-                        observed = observed.max(order(wall, ahead_ms));
-                        clock.observe(order(wall, ahead_ms));
+                        let told = order(wall, ahead_ms);
+                        prop_assert_eq!(clock.observe(wall, told), ahead_ms <= 500);
+                        if ahead_ms <= 500 {
+                            observed = observed.max(told);
+                        }
                     }
                     Event::WallMoves { by_ms } => wall = wall.saturating_add_signed(by_ms),
-                    Event::LeaseStaged => staged = clock.lease(wall).or(staged),
+                    Event::LeaseStaged => if staged.is_none() {
+                        staged = clock.lease(wall).or_else(|| clock.relax(wall));
+                    },
                     Event::LeaseLands => if let Some(bound) = staged.take() {
-                        durable = durable.max(bound);
+                        durable = bound;
                         clock.persisted(bound);
                     },
                     Event::Restart => {

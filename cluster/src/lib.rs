@@ -14,6 +14,7 @@ mod read_quorum;
 mod replica_set;
 mod ring;
 mod siblings;
+mod walls;
 mod write_quorum;
 
 pub use claim::{Member, claim, reclaim};
@@ -26,4 +27,5 @@ pub use ring::Ring;
 pub use siblings::{
     ACTORS_MAX, Clock as CausalClock, Context, ContextError, Dot, Full, SetLimits, Sibling, SiblingSet,
 };
+pub use walls::{COUNTS_MS, Walls};
 pub use write_quorum::{Unavailable, WriteOutcome, WriteQuorum};

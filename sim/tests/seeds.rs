@@ -31,7 +31,7 @@ const FAULTS: [&str; 20] = [
     "short read",
     "sync failed",
 ];
-const MARKS: [&str; 31] = [
+const MARKS: [&str; 34] = [
     "actor kept",
     "actor renewed",
     "background work found the disk full",
@@ -44,11 +44,13 @@ const MARKS: [&str; 31] = [
     "log tail cut",
     "manifest begun afresh",
     "memtable flushed",
+    "nothing minted while the wall clock is ahead",
     "orphaned table removed",
     "peer's request hopped",
     "read asked another replica",
     "read hedged",
     "read repaired before its answer",
+    "record from afar",
     "record read from a table",
     "replica absent by gossip",
     "replicas differed",
@@ -62,6 +64,7 @@ const MARKS: [&str; 31] = [
     "too many siblings",
     "write handed on",
     "write in doubt",
+    "write refused on top of a record from afar",
     "write waited for a latch",
 ];
 /// Fewest kinds of faults that a run meets.

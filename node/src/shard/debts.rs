@@ -17,7 +17,7 @@
 //! | is silent at the deadline | then |
 //! | is there and was heard of lately, and was silent or overloaded | as far as [`Ledger::may_hint_live`](ferrite_cluster::hints::Ledger::may_hint_live) allows: a storm of hints would be more load for who has too much |
 //! | has a stand-in that acknowledged | none: the stand-in delivers |
-//! | refused for good (`too large`, `malformed`) | none: it would again |
+//! | refused for good (`too large`, `malformed`, `clock drift`) | none: it would again |
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -106,6 +106,8 @@ fn may_take_it_later(code: ErrorCode) -> bool {
             | ErrorCode::NoTable
             | ErrorCode::BadContext
             | ErrorCode::TooManySiblings
+            // It has a record from afar there.
+            | ErrorCode::ClockDrift
     )
 }
 

@@ -109,7 +109,11 @@ impl<E: Env> Shard<E> {
                 flags: FrameFlags(0),
                 deadline_us: 0,
                 request: frame.header.request,
-                time: self.clock.borrow().latest(),
+                // A node compares its wall clock with this one's.
+                time: match kind {
+                    SessionKind::Peer => Order::from_wall_ms(self.env.wall_ms()),
+                    _ => self.clock.borrow().latest(),
+                },
             };
             finish_frame(out, start, &header);
         });

@@ -4,6 +4,8 @@
 //! The first link to a node goes to its contact address, which its core 0 serves; the topology fetched over it names the
 //! endpoints of the other cores. Requests for a core whose own link is not up go over link 0 and hop on the other side.
 
+use std::collections::VecDeque;
+
 use ferrite_wire::{CoreId, Fault, NodeId};
 
 use crate::env::Connection;
@@ -34,6 +36,8 @@ pub(super) struct Link {
     pub(super) heard_ns: u64,
     /// When it was last pinged, in nanoseconds.
     pub(super) pinged_ns: u64,
+    /// When each question left, in nanoseconds, that is answered with the other's wall clock and has not been: the hello, then pings.
+    pub(super) asked_ns: VecDeque<u64>,
     /// The next pause, in nanoseconds; doubles with each failure.
     pub(super) pause_ns: u64,
     /// Since when the link has been up or down, in nanoseconds.
@@ -43,6 +47,8 @@ pub(super) struct Link {
 }
 
 const PAUSE_FIRST_NS: u64 = 20_000_000;
+/// Most pings of a link that have not been answered.
+pub(super) const PINGS_OPEN_MAX: usize = 16;
 
 impl Link {
     pub(super) fn new(node: NodeId, core: CoreId, address: String, now_ns: u64) -> Link {
@@ -53,6 +59,7 @@ impl Link {
             state: LinkState::Resting(now_ns),
             heard_ns: now_ns,
             pinged_ns: now_ns,
+            asked_ns: VecDeque::new(),
             pause_ns: PAUSE_FIRST_NS,
             since_ns: now_ns,
             refusal: None,
@@ -87,6 +94,7 @@ impl Link {
         if self.up().is_some() {
             self.since_ns = now_ns;
         }
+        self.asked_ns.clear();
         self.state = LinkState::Resting(now_ns + self.pause_ns / 2 + jitter % (self.pause_ns / 2 + 1));
         self.pause_ns = (self.pause_ns * 2).min(pause_max_ns);
     }

@@ -8,6 +8,7 @@
 //! What is in memory is answered within the call that brought the question; only disk reads, log groups and background jobs
 //! are tasks, and every one of them ends by itself.
 
+mod afar;
 mod apart;
 mod debts;
 mod dots;
@@ -50,6 +51,7 @@ mod tables;
 mod time;
 mod upkeep;
 mod waiting;
+mod walls;
 mod wheel;
 mod writes;
 
@@ -58,10 +60,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::{Rc, Weak};
 
 use ferrite_cluster::hints::Ledger;
-use ferrite_cluster::{Clock, Ring};
+use ferrite_cluster::{Clock, Ring, Walls};
 use ferrite_lsm::{Engine, OpenError};
 use ferrite_wire::{
-    Actor, CoreId, Epoch, FrameKind, FrameView, NodeId, PeerMessage, Request, Token, VnodeId,
+    Actor, CoreId, Epoch, FrameKind, FrameView, NodeId, Order, PeerMessage, Request, Token, VnodeId,
 };
 
 pub use liveness::{Absences, Progress};
@@ -139,6 +141,13 @@ pub struct Shard<E: Env> {
     latches: RefCell<Latches>,
     apart: RefCell<Apart>,
     clock: RefCell<Clock>,
+    /// The number under which the clock's bound was last staged.
+    bound_number: Cell<u64>,
+    walls: RefCell<Walls>,
+    /// What was told last of this node's wall clock: it is ahead.
+    is_ahead_told: Cell<bool>,
+    /// Records of keys of this core may lie as far ahead as this, and no further. They look before they write while it is beyond the drift.
+    afar: Cell<Order>,
     ring: RefCell<Ring>,
     /// The tables, encoded: every peer has the same.
     tables: Vec<u8>,
@@ -214,7 +223,8 @@ impl<E: Env> Shard<E> {
             CoreId(0) => Some(generation::begin(&env, &engine).await),
             _ => None,
         };
-        let clock = time::restore(&env, &settings, &engine).await?;
+        let (clock, bound_number) = time::restore(&env, &settings, &engine).await?;
+        let afar = afar::restore::<E>(&engine).await?;
         if engine.has_staged() {
             // What cannot be written now, on a full disk for instance, does not keep the node from starting.
             engine.commit().await.ok();
@@ -233,6 +243,10 @@ impl<E: Env> Shard<E> {
             engine,
             me: me.clone(),
             clock: RefCell::new(clock),
+            bound_number: Cell::new(bound_number),
+            walls: RefCell::default(),
+            is_ahead_told: Cell::new(false),
+            afar: Cell::new(afar),
             ring: RefCell::new(ring),
             tables,
             differing: RefCell::default(),
@@ -355,6 +369,10 @@ impl<E: Env> Shard<E> {
             }
             FrameKind::Put | FrameKind::Delete => self.on_handed_on(connection, requester, frame, raw),
             FrameKind::Ping | FrameKind::Topology => match Request::decode(frame.header.kind, frame.body) {
+                Ok(Request::Ping) => {
+                    self.tell_wall(requester);
+                    true
+                }
                 Ok(request) => {
                     self.execute(requester, frame.header.time, &request, 0);
                     true

@@ -9,7 +9,7 @@ use ferrite_wire::{
 };
 
 use super::Shard;
-use super::link::{Link, LinkState};
+use super::link::{Link, LinkState, PINGS_OPEN_MAX};
 use super::session::SessionKind;
 use super::slab::OperationId;
 use crate::env::{Connection, Env, Sent};
@@ -38,6 +38,7 @@ impl<E: Env> Shard<E> {
                     LinkState::Resting(until) if now_ns >= until => {
                         let connection = self.env.connect(&link.address);
                         (link.state, link.heard_ns) = (LinkState::Greeting(connection), now_ns);
+                        link.asked_ns = [now_ns].into();
                         self.sessions.borrow_mut().open(connection, SessionKind::Link(number), now_ns);
                     }
                     LinkState::Resting(_) => {}
@@ -46,8 +47,10 @@ impl<E: Env> Shard<E> {
                             cut.push(connection);
                         } else if link.up().is_some()
                             && now_ns.saturating_sub(link.pinged_ns) >= self.settings.ping_interval_ns
+                            && link.asked_ns.len() < PINGS_OPEN_MAX
                         {
                             link.pinged_ns = now_ns;
+                            link.asked_ns.push_back(now_ns);
                             pings.push(connection);
                         }
                     }
@@ -125,7 +128,6 @@ impl<E: Env> Shard<E> {
         frame: &FrameView<'_>,
     ) -> bool {
         let now_ns = self.env.now_ns();
-        self.clock.borrow_mut().observe(frame.header.time);
         let mut links = self.links.borrow_mut();
         let link = links.get_mut(number);
         link.heard_ns = now_ns;
@@ -139,6 +141,7 @@ impl<E: Env> Shard<E> {
                 }
                 link.greeted(connection, now_ns);
                 let target = link.node;
+                self.compare_wall(target, link.asked_ns.pop_front(), frame.header.time);
                 let (node, core) = (link.node.0, link.core.0);
                 drop(links);
                 self.hints.borrow_mut().is_back(target);
@@ -148,7 +151,10 @@ impl<E: Env> Shard<E> {
                 }
                 true
             }
-            FrameKind::Pong => up,
+            FrameKind::Pong => {
+                self.compare_wall(link.node, link.asked_ns.pop_front(), frame.header.time);
+                up
+            }
             FrameKind::TopologyReply if up => {
                 let node = link.node;
                 drop(links);
@@ -160,6 +166,7 @@ impl<E: Env> Shard<E> {
             }
             FrameKind::ReplicaWriteAnswer | FrameKind::ReplicaReadAnswer if up => {
                 drop(links);
+                self.observe(frame.header.time);
                 let (operation, replica) = OperationId::from_request(frame.header.request.0);
                 if usize::from(replica) >= limits::REPLICAS_MAX {
                     // A number that this node never gave.
@@ -189,6 +196,7 @@ impl<E: Env> Shard<E> {
                 if up && ![OWN_REQUEST, RequestId(0)].contains(&frame.header.request) =>
             {
                 drop(links);
+                self.observe(frame.header.time);
                 match Reply::decode(frame.header.kind, frame.body) {
                     Ok(reply) => self.on_forward_answer(&frame.header, &reply),
                     Err(_) => return false,

@@ -109,7 +109,9 @@ impl<E: Env> Shard<E> {
             None => {
                 let ack = Ack::Repair { operation: id, replica };
                 let key = engine_key(&key, route.vnode, route.token);
-                let staged = self.stage(key, record_of(&version, value), route.vnode_epoch.0, ack);
+                let noted = self.take_note(&route, version.order);
+                let staged =
+                    noted.and_then(|_| self.stage(key, record_of(&version, value), route.vnode_epoch.0, ack));
                 staged.err().map(|code| (replica, code))
             }
         };
@@ -120,13 +122,16 @@ impl<E: Env> Shard<E> {
 
     /// A replica, perhaps this node, has answered what it was sent as a write.
     pub(super) fn on_wrote(self: &Rc<Self>, id: OperationId, replica: u8, answer: WriteAnswer) {
-        if self.on_delivery_answer(id, answer) {
-            return;
-        }
         let is_write = matches!(self.operations.borrow_mut().get_mut(id), Some(Operation::Write(_)));
         if is_write {
-            self.on_write_answer(id, replica, answer);
-        } else {
+            return self.on_write_answer(id, replica, answer);
+        }
+        let answer = match answer {
+            // A record from afar is there, newer than this hint or repair, which is not a client's write: all is well.
+            WriteAnswer::Refused(ErrorCode::ClockDrift) => WriteAnswer::Applied,
+            answer => answer,
+        };
+        if !self.on_delivery_answer(id, answer) {
             self.on_repair_answer(id, replica, answer);
         }
     }

@@ -5,10 +5,11 @@ use std::rc::Rc;
 use ferrite_cluster::planted;
 use ferrite_lsm::{Record, RecordBuf};
 use ferrite_wire::{
-    ErrorCode, FrameView, Key, PeerMessage, ReadWant, ReplicaAnswer, Reply, Version, WriteAnswer,
+    Epoch, ErrorCode, FrameView, Key, PeerMessage, ReadWant, ReplicaAnswer, Reply, Version, WriteAnswer,
     payload_bytes_max,
 };
 
+use super::afar::OwnedKey;
 use super::expiry::Waited;
 use super::log_pump::Ack;
 use super::record::{engine_key, record_of, version_of};
@@ -16,6 +17,15 @@ use super::requester::Requester;
 use super::sets::arrived;
 use super::{Route, Shard};
 use crate::env::Env;
+
+/// A record that a coordinator sends to a replica.
+#[derive(Clone, Copy)]
+struct Share {
+    route: Route,
+    vnode_epoch: Epoch,
+    version: Version,
+    deadline_ns: u64,
+}
 
 impl<E: Env> Shard<E> {
     /// Handles a message of another node's core. The frame has been routed: this core owns the key, or nobody here does.
@@ -26,7 +36,7 @@ impl<E: Env> Shard<E> {
         message: &PeerMessage<'_>,
         deadline_ns: u64,
     ) {
-        self.clock.borrow_mut().observe(frame.header.time);
+        self.observe(frame.header.time);
         match message {
             PeerMessage::ReplicaWrite { vnode_epoch, key, version, value } => {
                 let refused = match self.route(key) {
@@ -38,20 +48,10 @@ impl<E: Env> Shard<E> {
                     Ok(route) if route.has_siblings() && arrived(version, value).is_none() => {
                         Some(ErrorCode::Malformed)
                     }
-                    Ok(Route { position: Some(_), vnode, token, .. }) => {
-                        self.clock.borrow_mut().observe(version.order);
-                        let mut version = *version;
-                        if planted::active(planted::Bug::ExpiryByLocalClock) && version.expiry_ms > 0 {
-                            let left_ms = version.expiry_ms.saturating_sub(version.order.wall_ms());
-                            version.expiry_ms = self.env.wall_ms() + left_ms;
-                        }
-                        if planted::active(planted::Bug::AckedBeforeReplicaSync) {
-                            let early = PeerMessage::ReplicaWriteAnswer(WriteAnswer::Applied);
-                            self.answer_peer(requester, &early);
-                        }
-                        let key = engine_key(key, vnode, token);
-                        let (record, ack) = (record_of(&version, value), Ack::Peer(requester));
-                        self.stage_by(deadline_ns, key, record, vnode_epoch.0, ack).err()
+                    Ok(route @ Route { position: Some(_), .. }) => {
+                        let share =
+                            Share { route, vnode_epoch: *vnode_epoch, version: *version, deadline_ns };
+                        self.take_share(requester, &share, key, value).err()
                     }
                     Ok(_) => Some(ErrorCode::Unavailable),
                     Err(refusal) => Some(refusal.code()),
@@ -61,7 +61,7 @@ impl<E: Env> Shard<E> {
                 }
             }
             PeerMessage::HintedWrite { target, key, version, value, .. } => {
-                self.clock.borrow_mut().observe(version.order);
+                self.observe(version.order);
                 if let Err(code) = self.on_hinted_write(requester, *target, key, version, value) {
                     self.refuse_message(requester, message, code);
                 }
@@ -77,6 +77,48 @@ impl<E: Env> Shard<E> {
                 unreachable!("answers come over links and are taken there")
             }
         }
+    }
+
+    /// Takes a record of a key of which this core is a replica. An error = it was not taken, and nobody was answered.
+    fn take_share(
+        self: &Rc<Self>,
+        requester: Requester,
+        share: &Share,
+        key: &Key<'_>,
+        value: &[u8],
+    ) -> Result<(), ErrorCode> {
+        let is_near = self.take_note(&share.route, share.version.order)?;
+        if !is_near || !self.must_look(&share.route) {
+            return self.stage_share(requester, share, key, value);
+        }
+        let (owned, share, value) = (OwnedKey::of(key), *share, value.to_vec());
+        self.look_first(&share.route, key, share.deadline_ns, move |shard, looked| {
+            let taken = looked.and_then(|()| shard.stage_share(requester, &share, &owned.key(), &value));
+            if let Err(code) = taken {
+                shard.answer_peer(requester, &PeerMessage::ReplicaWriteAnswer(WriteAnswer::Refused(code)));
+            }
+        });
+        Ok(())
+    }
+
+    fn stage_share(
+        &self,
+        requester: Requester,
+        share: &Share,
+        key: &Key<'_>,
+        value: &[u8],
+    ) -> Result<(), ErrorCode> {
+        let Share { route, vnode_epoch, mut version, deadline_ns } = *share;
+        if planted::active(planted::Bug::ExpiryByLocalClock) && version.expiry_ms > 0 {
+            let left_ms = version.expiry_ms.saturating_sub(version.order.wall_ms());
+            version.expiry_ms = self.env.wall_ms() + left_ms;
+        }
+        if planted::active(planted::Bug::AckedBeforeReplicaSync) {
+            self.answer_peer(requester, &PeerMessage::ReplicaWriteAnswer(WriteAnswer::Applied));
+        }
+        let key = engine_key(key, route.vnode, route.token);
+        let (record, ack) = (record_of(&version, value), Ack::Peer(requester));
+        self.stage_by(deadline_ns, key, record, vnode_epoch.0, ack)
     }
 
     /// Refuses a peer's question without having looked at it.

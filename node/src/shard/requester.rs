@@ -123,7 +123,13 @@ impl<E: Env> Shard<E> {
     /// Answers with an error.
     pub(super) fn answer_error(&self, requester: Requester, code: ErrorCode) {
         self.counters.count_error(code);
-        self.answer(requester, &Reply::Error { code, text: "" });
+        let text = if code == ErrorCode::ClockDrift { self.drift_text() } else { "" };
+        self.answer(requester, &Reply::Error { code, text });
+    }
+
+    /// Answers with this time in the header, whoever asked.
+    pub(super) fn answer_at(&self, requester: Requester, reply: &Reply<'_>, time: Order) {
+        self.deliver(requester, reply, time);
     }
 
     /// Answers a peer's message. Peers never ask for items of a multi-get.

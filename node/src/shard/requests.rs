@@ -7,6 +7,7 @@ use ferrite_wire::{
     Token, Version, VersionFlags,
 };
 
+use super::afar::OwnedKey;
 use super::log_pump::Ack;
 use super::multi_put::Terms;
 use super::record::{engine_key, record_of, version_of};
@@ -230,9 +231,34 @@ impl<E: Env> Shard<E> {
         self.coordinate_read(requester, route, level, key, deadline_ns);
     }
 
-    /// Mints a version for a write and sees to its replicas.
+    /// Mints a version for a write and sees to its replicas, once it is sure that no record from afar lies there.
     #[expect(clippy::too_many_arguments, reason = "a write is all of these")]
     fn put(
+        self: &Rc<Self>,
+        requester: Requester,
+        route: Route,
+        seen: Order,
+        terms: (Level, u8),
+        key: &Key<'_>,
+        version: Version,
+        value: &[u8],
+        deadline_ns: u64,
+    ) {
+        if !self.must_look(&route) {
+            return self.put_at_once(requester, route, seen, terms, key, version, value, deadline_ns);
+        }
+        let (owned, value) = (OwnedKey::of(key), value.to_vec());
+        self.look_first(&route, key, deadline_ns, move |shard, looked| match looked {
+            Ok(()) => {
+                let key = owned.key();
+                shard.put_at_once(requester, route, seen, terms, &key, version, &value, deadline_ns);
+            }
+            Err(code) => shard.answer_error(requester, code),
+        });
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "a write is all of these")]
+    fn put_at_once(
         self: &Rc<Self>,
         requester: Requester,
         route: Route,

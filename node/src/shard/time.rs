@@ -1,7 +1,13 @@
 //! The shard's hybrid clock and its persisted bound.
 //!
 //! No order is minted at or above the bound that the log holds, so a restart with an earlier wall clock still mints above
-//! everything minted before. The bound is raised ahead of need by a record in the node's local space.
+//! everything minted before. The bound is raised ahead of need by a record in the node's local space:
+//!
+//! ```text
+//! clock := bound:u64          its order is a number that grows with each: the bound may be lowered
+//! ```
+//!
+//! While the wall clock is ahead of most other nodes' nothing is minted, and the bound goes by theirs (`walls`).
 
 use std::rc::Rc;
 
@@ -13,22 +19,29 @@ use super::log_pump::Ack;
 use super::{Shard, ShardSettings};
 use crate::env::Env;
 
+const MS: u64 = 1_000_000;
 /// The clock's record: in space 0, which is this node's own.
 const KEY: Key<'static> =
     Key { prefix: Prefix { space: 0, vnode: 0, table: 0, token: 0 }, partition: b"clock", sort: b"" };
 
-fn bound_record(bound: Order) -> Record<'static> {
-    Record { order: bound.0, actor: 0, flags: RecordFlags(0), expiry_ms: 0, value: b"" }
+fn bound_record(number: u64, bound: &[u8; 8]) -> Record<'_> {
+    Record { order: number, actor: 0, flags: RecordFlags(0), expiry_ms: 0, value: bound }
 }
 
-/// Restores the clock of an earlier life and persists the first bound of this one.
+/// The bound of a record. One without a value is from before bounds had numbers.
+fn bound_of(record: &Record<'_>) -> Order {
+    Order(record.value.try_into().map_or(record.order, u64::from_le_bytes))
+}
+
+/// Restores the clock of an earlier life and persists the first bound of this one. With the number under which that was staged.
 pub(super) async fn restore<E: Env>(
     env: &E,
     settings: &ShardSettings,
     engine: &Engine<E::Disk, E::Pace>,
-) -> Result<Clock, OpenError> {
+) -> Result<(Clock, u64), OpenError> {
     let found = engine.read(KEY).await.map_err(OpenError::from)?;
-    let bound = found.map_or(Order(0), |found| Order(found.record().order));
+    let (bound, number) = found
+        .map_or((Order(0), 0), |found| (bound_of(&found.record()), found.record().order.saturating_add(1)));
     let clock_settings =
         ClockSettings { drift_max_ms: settings.clock_drift_max_ms, ..ClockSettings::default() };
     let mut clock = Clock::restart(clock_settings, bound);
@@ -38,13 +51,13 @@ pub(super) async fn restore<E: Env>(
         env.sleep_ns(settling_ms * 1_000_000).await;
     }
     if let Some(next) = clock.lease(env.wall_ms())
-        && engine.stage(KEY, bound_record(next), 0).is_ok()
+        && engine.stage(KEY, bound_record(number, &next.0.to_le_bytes()), 0).is_ok()
         && engine.commit().await.is_ok()
         && is_durable(engine, settings).await
     {
         clock.persisted(next);
     }
-    Ok(clock)
+    Ok((clock, number))
 }
 
 /// Whether what was committed is on the disk. Where the log is synced at intervals a bound does not wait for the next: an acknowledged
@@ -80,6 +93,10 @@ impl<E: Env> Shard<E> {
 
     /// A version's order: above everything this core has seen, and what the client has.
     pub(super) fn mint(self: &Rc<Self>, seen: Order) -> Result<Order, ErrorCode> {
+        if self.is_wall_ahead() {
+            ferrite_lsm::cover::mark("nothing minted while the wall clock is ahead");
+            return Err(ErrorCode::ClockDrift);
+        }
         let minted = self.clock.borrow_mut().mint(self.env.wall_ms(), seen);
         match minted {
             Ok(order) => Ok(order),
@@ -91,10 +108,35 @@ impl<E: Env> Shard<E> {
         }
     }
 
-    /// Raises the persisted bound ahead of need.
+    /// Takes note of a time that a peer told, or a record has. False = it is too far ahead to be believed.
+    #[inline]
+    pub(super) fn observe(&self, order: Order) -> bool {
+        self.clock.borrow_mut().observe(self.env.wall_ms(), order)
+    }
+
+    /// Whether an order lies further ahead than is believed.
+    #[inline]
+    pub(super) fn is_afar(&self, order: Order) -> bool {
+        self.clock.borrow().is_afar(self.env.wall_ms(), order)
+    }
+
+    /// Compares wall clocks, and raises the persisted bound ahead of need.
     pub(super) fn tend_clock(self: &Rc<Self>) {
+        self.walls.borrow_mut().forget(self.env.now_ns() / MS);
+        self.tell_wall_ahead();
         // What is refused now is tried again at the next tick.
         let _refused = self.raise_bound();
+    }
+
+    /// What has expired for everybody, and may be done away with: by a wall clock that is not ahead of most others'. `None` = there are not enough
+    /// to compare it with now; in a cluster of one or two there never are, and it is believed.
+    pub(super) fn expired_ms(&self, now_ns: u64) -> Option<u64> {
+        let must_compare = self.settings.topology.nodes.len() > 2;
+        if must_compare && !self.walls.borrow().can_judge() {
+            return None;
+        }
+        let drift_ms = self.settings.clock_drift_max_ms;
+        Some(self.passed.borrow_mut().at(now_ns, self.believed_wall_ms(), drift_ms))
     }
 
     /// Stages the next bound, if one is due and none is on its way; the error says why it was refused.
@@ -102,8 +144,16 @@ impl<E: Env> Shard<E> {
         if self.lease_staged.get() {
             return Ok(());
         }
-        let Some(bound) = self.clock.borrow().lease(self.env.wall_ms()) else { return Ok(()) };
-        self.stage(KEY, bound_record(bound), 0, Ack::ClockBound(bound))?;
+        let wall_ms = self.believed_wall_ms();
+        let bound = {
+            let mut clock = self.clock.borrow_mut();
+            clock.lease(wall_ms).or_else(|| clock.relax(wall_ms))
+        };
+        let Some(bound) = bound else { return Ok(()) };
+        let number = self.bound_number.get() + 1;
+        let value = bound.0.to_le_bytes();
+        self.stage(KEY, bound_record(number, &value), 0, Ack::ClockBound(bound))?;
+        self.bound_number.set(number);
         self.lease_staged.set(true);
         Ok(())
     }

@@ -48,9 +48,9 @@ impl<E: Env> Shard<E> {
         self.deliver_hints();
         self.tend_scrub(now_ns);
         self.admit_waiting();
-        let drift_ms = self.settings.clock_drift_max_ms;
-        let passed_ms = self.passed.borrow_mut().at(now_ns, self.env.wall_ms(), drift_ms);
-        self.engine.set_expired(passed_ms);
+        if let Some(expired_ms) = self.expired_ms(now_ns) {
+            self.engine.set_expired(expired_ms);
+        }
         self.start_job();
     }
 

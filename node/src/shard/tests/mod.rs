@@ -2,6 +2,7 @@
 //!
 //! Whole clusters are the simulator's business; here one shard is brought into one exact state.
 
+mod clocks;
 mod cluster;
 mod coordinator;
 mod drain;

@@ -1,0 +1,107 @@
+//! Records from afar: of an order further ahead than this node's clock follows, written by a node whose wall clock was.
+//!
+//! They are data and are applied, as the rule of [`Clock`](ferrite_cluster::Clock) has it. But what is written to such a key afterwards is minted below, and
+//! would be acknowledged and lose. So a core keeps in mind how far ahead any record of its keys may be. While that is beyond the drift, a write of a key where the
+//! last write wins looks first at what is there, and is refused (`clock drift`) if that is from afar: at its coordinator, if it is a replica, and at each
+//! replica. With nothing from afar, which is how it should be, this costs a comparison.
+//!
+//! Hints and repairs come as replica writes too, and are refused alike. Who sends those takes it for done: something newer is there.
+//!
+//! ```text
+//! afar := nothing             a record in the core's local space; its order is the mark
+//! ```
+//!
+//! Invariant: the mark is in the log no later than the record that it is about. It is raised in steps of [`STEP_MS`], so that a run of such records does not
+//! write as many marks; the price is that writes look first for so much longer.
+//!
+//! What this leaves: replicas that have not got the record take the write, and where those suffice for its level it is acknowledged, and hidden once
+//! the record has spread. A change of the number of cores forgets marks.
+
+use std::rc::Rc;
+
+use ferrite_lsm::{Engine, OpenError, Prefix, Record, RecordFlags, cover};
+use ferrite_wire::{ErrorCode, Key, Order, TableId};
+
+use super::log_pump::Ack;
+use super::{Route, Shard};
+use crate::env::Env;
+
+/// A mark is this much further ahead than the record that it was raised for, in milliseconds.
+const STEP_MS: u64 = 60_000;
+const KEY: ferrite_lsm::Key<'static> = ferrite_lsm::Key {
+    prefix: Prefix { space: 0, vnode: 0, table: 0, token: 0 },
+    partition: b"afar",
+    sort: b"",
+};
+
+/// The mark of the lives before.
+pub(super) async fn restore<E: Env>(engine: &Engine<E::Disk, E::Pace>) -> Result<Order, OpenError> {
+    let found = engine.read(KEY).await.map_err(OpenError::from)?;
+    Ok(found.map_or(Order(0), |found| Order(found.record().order)))
+}
+
+/// A key that outlives its frame.
+#[derive(Debug)]
+pub(super) struct OwnedKey {
+    table: TableId,
+    partition: Box<[u8]>,
+    sort: Box<[u8]>,
+}
+
+impl OwnedKey {
+    pub(super) fn of(key: &Key<'_>) -> OwnedKey {
+        OwnedKey { table: key.table, partition: key.partition.into(), sort: key.sort.into() }
+    }
+
+    pub(super) fn key(&self) -> Key<'_> {
+        Key { table: self.table, partition: &self.partition, sort: &self.sort }
+    }
+}
+
+impl<E: Env> Shard<E> {
+    /// Takes note of a record that is about to be staged, with the clock or with the mark. False = it is from afar. After an error it must not be staged: the
+    /// mark was not.
+    pub(super) fn take_note(&self, route: &Route, order: Order) -> Result<bool, ErrorCode> {
+        let is_near = self.observe(order);
+        if !is_near && !route.has_siblings() && order > self.afar.get() {
+            cover::mark("record from afar");
+            let mark = Order(order.0.saturating_add(Order::from_wall_ms(STEP_MS).0));
+            let record = Record { order: mark.0, actor: 0, flags: RecordFlags(0), expiry_ms: 0, value: b"" };
+            self.stage(KEY, record, 0, Ack::Nobody)?;
+            self.afar.set(mark);
+            let (core, until_ms) = (self.settings.core.0, order.wall_ms());
+            tracing::warn!(
+                core,
+                until_ms,
+                "a record lies further ahead than clocks may: its key takes no writes until its time has come"
+            );
+        }
+        Ok(is_near)
+    }
+
+    /// Whether a write of a key has to look first at what is there.
+    #[inline]
+    pub(super) fn must_look(&self, route: &Route) -> bool {
+        route.position.is_some() && !route.has_siblings() && self.is_afar(self.afar.get())
+    }
+
+    /// Looks. `then` is called once: with an error if a record from afar is there, or nobody can tell.
+    pub(super) fn look_first(
+        self: &Rc<Self>,
+        route: &Route,
+        key: &Key<'_>,
+        deadline_ns: u64,
+        then: impl FnOnce(&Rc<Shard<E>>, Result<(), ErrorCode>) + 'static,
+    ) {
+        self.local_copy(*route, key, deadline_ns, move |shard, found| {
+            let looked = found.and_then(|found| match found {
+                Some(record) if shard.is_afar(Order(record.order)) => {
+                    cover::mark("write refused on top of a record from afar");
+                    Err(ErrorCode::ClockDrift)
+                }
+                Some(_) | None => Ok(()),
+            });
+            then(shard, looked);
+        });
+    }
+}

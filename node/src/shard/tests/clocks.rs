@@ -1,0 +1,281 @@
+//! Wall clocks that are wrong: here, and on other nodes.
+
+use ferrite_wire::{Actor, ErrorCode, ReadWant, ReplicaAnswer, Reply, Version, WriteAnswer};
+
+use super::cluster::Cluster;
+use super::coordinator::{Coordinator, What};
+use super::*;
+
+const HOUR_MS: u64 = 3_600_000;
+
+/// The version of a write through a node, or why it was refused.
+fn write(cluster: &mut Cluster, node: usize, key: &[u8], level: Level) -> Result<Order, (ErrorCode, String)> {
+    let place = cluster.place(node, 0);
+    let connection = client(&place.bench, &place.shard);
+    receive(&place.shard, connection, &request_frame(1, &put(key, b"v", level)));
+    for _ in 0..100 {
+        cluster.run_for(5);
+        if let Some((header, body)) = cluster.place(node, 0).bench.frames(connection).pop() {
+            return match Reply::decode(header.kind, &body).expect("a reply") {
+                Reply::Done { version, .. } => Ok(version.order),
+                Reply::Error { code, text } => Err((code, text.to_owned())),
+                other => panic!("{other:?}"),
+            };
+        }
+    }
+    panic!("no answer within half a second");
+}
+
+fn set_ahead(cluster: &Cluster, node: usize, ms: i64) {
+    let bench = &cluster.place(node, 0).bench;
+    bench.0.wall_ms.set(bench.wall_ms().saturating_add_signed(ms));
+}
+
+fn line(shard: &Shard<Bench>, name: &str) -> String {
+    let status = shard.status();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no line {name} in\n{status}")).to_owned()
+}
+
+/// One node whose clock was an hour ahead minted a version, and every node that heard of it refused all writes for an hour.
+#[test]
+fn a_node_whose_clock_is_ahead_of_most_mints_nothing_and_the_others_go_on() {
+    let mut cluster = Cluster::formed(3, 1);
+    for node in 0..3 {
+        write(&mut cluster, node, b"before", Level::Quorum).expect("clocks are in step");
+    }
+    set_ahead(&cluster, 2, HOUR_MS as i64);
+    // At once: it has heard nothing since.
+    let (code, text) = write(&mut cluster, 2, b"k", Level::One).expect_err("its clock is ahead");
+    assert_eq!(code, ErrorCode::ClockDrift);
+    assert!(text.contains("ahead of most others'"), "{text}");
+    cluster.run_for(2_000);
+    let said = line(&cluster.place(2, 0).shard, "wall_clock");
+    assert!(said.starts_with("ahead of most of 2 others by 3") && said.contains("set it right"), "{said}");
+    for node in [0, 1] {
+        let wall_ms = cluster.place(node, 0).bench.wall_ms();
+        // The third takes part as a replica.
+        let minted = write(&mut cluster, node, b"k", Level::All).expect("the others go on");
+        assert!(minted.wall_ms() <= wall_ms + 500);
+        assert_eq!(line(&cluster.place(node, 0).shard, "wall_clock"), "not ahead of most of 2 others");
+    }
+    set_ahead(&cluster, 2, -(HOUR_MS as i64));
+    write(&mut cluster, 2, b"k", Level::Quorum).expect("it goes on by itself");
+}
+
+/// It may have been right, and the others wrong.
+#[test]
+fn a_node_goes_on_when_the_others_have_been_set_to_its_time() {
+    let mut cluster = Cluster::formed(3, 1);
+    set_ahead(&cluster, 2, HOUR_MS as i64);
+    write(&mut cluster, 2, b"k", Level::One).expect_err("its clock is ahead");
+    set_ahead(&cluster, 0, HOUR_MS as i64);
+    set_ahead(&cluster, 1, HOUR_MS as i64);
+    cluster.run_for(1_000);
+    write(&mut cluster, 2, b"k", Level::One).expect("the next pings have told");
+}
+
+/// Nobody can tell which of two is wrong. The one that is ahead goes on, and pushes nothing but the keys that it writes.
+#[test]
+fn of_two_nodes_both_go_on_but_for_the_keys_that_the_one_ahead_has_written() {
+    let mut cluster = Cluster::formed(2, 1);
+    set_ahead(&cluster, 1, HOUR_MS as i64);
+    // Its bound follows.
+    cluster.run_for(100);
+    let far = write(&mut cluster, 1, b"k", Level::All).expect("of two none is ahead");
+    let wall_ms = cluster.place(0, 0).bench.wall_ms();
+    assert!(far.wall_ms() >= wall_ms + HOUR_MS - 1_000);
+    cluster.run_for(1_000);
+    let minted = write(&mut cluster, 0, b"another", Level::One).expect("its clock has not followed");
+    assert!(minted.wall_ms() < wall_ms + 10_000);
+    write(&mut cluster, 0, b"another", Level::All).expect("the one ahead takes it");
+    let (code, text) = write(&mut cluster, 0, b"k", Level::One).expect_err("it would lose to what is there");
+    assert_eq!(code, ErrorCode::ClockDrift);
+    assert!(text.contains("the key holds"), "{text}");
+    assert_ne!(line(&cluster.place(0, 0).shard, "wall_clock.records_afar_until_ms"), "0");
+    set_ahead(&cluster, 0, HOUR_MS as i64);
+    cluster.run_for(100);
+    assert!(write(&mut cluster, 0, b"k", Level::All).expect("its time has come") > far);
+}
+
+fn replica_write(
+    bench: &Bench,
+    shard: &Shard<Bench>,
+    from: Connection,
+    key: &[u8],
+    order: Order,
+) -> WriteAnswer {
+    let version = Version { order, actor: Actor(3), ..Version::default() };
+    let (vnode_epoch, key) = (Epoch(0), Key::plain(key));
+    let message = PeerMessage::ReplicaWrite { vnode_epoch, key, version, value: b"theirs" };
+    receive(shard, from, &message_frame(1, 0, &message));
+    pass(bench, shard, 1);
+    let (header, body) = bench.frames(from).pop().expect("an answer");
+    match PeerMessage::decode(header.kind, &body) {
+        Ok(PeerMessage::ReplicaWriteAnswer(answer)) => answer,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The order of a write at ONE, of which this node is a replica.
+fn own_write(bench: &Bench, shard: &Shard<Bench>, key: &[u8]) -> Result<Order, ErrorCode> {
+    let connection = client(bench, shard);
+    receive(shard, connection, &request_frame(1, &put(key, b"ours", Level::One)));
+    pass(bench, shard, 1);
+    let (header, body) = bench.frames(connection).pop().expect("an answer");
+    match Reply::decode(header.kind, &body).expect("a reply") {
+        Reply::Done { version, .. } => Ok(version.order),
+        Reply::Error { code, .. } => Err(code),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_record_from_afar_is_applied_and_its_key_alone_takes_no_writes_after_a_restart_too() {
+    let bench = Bench::new(MemDisk::new());
+    let shard = open(&bench, settings(2, 1, 2)).expect("an empty disk opens");
+    let far = Order::from_wall_ms(bench.wall_ms() + HOUR_MS);
+    let near = || Order::from_wall_ms(bench.wall_ms());
+    let from = peer(&bench, &shard);
+    assert_eq!(replica_write(&bench, &shard, from, b"k", near()), WriteAnswer::Applied);
+    assert_eq!(replica_write(&bench, &shard, from, b"k", far), WriteAnswer::Applied);
+    assert_eq!(shard.clock.borrow().latest().wall_ms(), bench.wall_ms() - 2, "the clock has not followed");
+    let check = |shard: &Shard<Bench>| {
+        let from = peer(&bench, shard);
+        let refused = WriteAnswer::Refused(ErrorCode::ClockDrift);
+        assert_eq!(replica_write(&bench, shard, from, b"k", near()), refused);
+        assert_eq!(own_write(&bench, shard, b"k"), Err(ErrorCode::ClockDrift));
+        assert_eq!(replica_write(&bench, shard, from, b"another", near()), WriteAnswer::Applied);
+        assert!(
+            own_write(&bench, shard, b"another").expect("not that key").wall_ms() < far.wall_ms() - 1_000_000
+        );
+        // What is further ahead still is data like the first.
+        assert_eq!(replica_write(&bench, shard, from, b"k", Order(far.0 + 1)), WriteAnswer::Applied);
+    };
+    check(&shard);
+    drop(shard);
+    let shard = open(&bench, settings(2, 1, 2)).expect("the same data");
+    check(&shard);
+    bench.0.wall_ms.set(far.wall_ms());
+    pass(&bench, &shard, 100);
+    assert!(own_write(&bench, &shard, b"k").expect("its time has come") > far);
+}
+
+#[test]
+fn a_frame_from_afar_moves_no_clock() {
+    let bench = Bench::new(MemDisk::new());
+    let shard = open(&bench, settings(2, 1, 2)).expect("an empty disk opens");
+    let from = peer(&bench, &shard);
+    let key = Key::plain(b"k");
+    let message = PeerMessage::ReplicaRead { want: ReadWant::Digest, vnode_epoch: Epoch(0), key };
+    let mut frame = Vec::new();
+    let start = start_frame(&mut frame);
+    message.encode(&mut frame);
+    let time = Order::from_wall_ms(bench.wall_ms() + HOUR_MS);
+    let header = FrameHeader {
+        kind: message.kind(),
+        flags: FrameFlags(0),
+        deadline_us: 0,
+        request: RequestId(1),
+        time,
+    };
+    finish_frame(&mut frame, start, &header);
+    receive(&shard, from, &frame);
+    let wall_ms = bench.wall_ms();
+    let minted = own_write(&bench, &shard, b"k").expect("a peer's time is not believed");
+    assert_eq!(minted.wall_ms(), wall_ms);
+}
+
+/// It would have been sent again and again, and the read would have failed.
+#[test]
+fn a_repair_beneath_a_record_from_afar_is_done_with() {
+    let mut node = Coordinator::new(3, 3);
+    let name = node.key(true);
+    let key = Key::plain(&name);
+    let version = |order| Version { order: Order(order), actor: Actor(3), ..Version::default() };
+    node.store(key, version(8), b"new");
+    node.get(key, Level::Quorum);
+    let other = node.only_asked();
+    node.answer_read(&other, ReplicaAnswer::Digest { version: version(7) });
+    let repair = node.only_asked();
+    assert!(matches!(repair.what, What::Write(..)));
+    node.answer_write(&repair, WriteAnswer::Refused(ErrorCode::ClockDrift));
+    assert_eq!(node.told(), [Ok(Some(b"new".to_vec()))]);
+}
+
+#[test]
+fn a_record_from_afar_that_a_read_repairs_here_is_kept_in_mind() {
+    let mut node = Coordinator::new(3, 3);
+    let name = node.key(true);
+    let key = Key::plain(&name);
+    let far = Order::from_wall_ms(node.bench.wall_ms() + HOUR_MS);
+    let version = Version { order: far, actor: Actor(3), ..Version::default() };
+    node.get(key, Level::Quorum);
+    let other = node.only_asked();
+    node.answer_read(&other, ReplicaAnswer::Digest { version });
+    let other = node.only_asked();
+    node.answer_read(&other, ReplicaAnswer::Full { version, value: b"far" });
+    node.settle();
+    assert_eq!(node.told(), [Ok(Some(b"far".to_vec()))]);
+    assert_eq!(own_write(&node.bench, &node.shard, &name), Err(ErrorCode::ClockDrift));
+}
+
+/// A hint would be refused as the write was, and the write has lost there already.
+#[test]
+fn a_replica_that_refuses_beneath_a_record_from_afar_is_owed_no_hint() {
+    let node = Coordinator::new(3, 3);
+    let name = node.key(true);
+    receive(&node.shard, node.client, &request_frame(1, &put(&name, b"v", Level::One)));
+    let asked = node.asked();
+    assert_eq!(asked.len(), 2);
+    node.answer_write(&asked[0], WriteAnswer::Refused(ErrorCode::ClockDrift));
+    node.settle();
+    node.answer_write(&asked[1], WriteAnswer::Refused(ErrorCode::DiskFull));
+    node.settle();
+    assert_eq!(node.shard.hints_owed(), 1, "to the other one");
+}
+
+/// The clock was set right before anything was written; the next start waited for the hour that it had been ahead.
+#[test]
+fn a_node_that_was_started_with_its_clock_ahead_does_not_wait_once_it_is_set_right() {
+    let bench = Bench::new(MemDisk::new());
+    let right_ms = bench.wall_ms();
+    bench.0.wall_ms.set(right_ms + HOUR_MS);
+    let shard = open(&bench, settings(1, 1, 2)).expect("an empty disk opens");
+    bench.0.wall_ms.set(right_ms);
+    pass(&bench, &shard, 100);
+    drop(shard);
+    let shard = open(&bench, settings(1, 1, 2)).expect("the same data");
+    let minted = own_write(&bench, &shard, b"k").expect("nothing was minted ahead");
+    assert!(minted.wall_ms() < right_ms + 10_000);
+}
+
+/// Its bound would have followed its clock, and with that set right the next start would have waited.
+#[test]
+fn the_bound_of_a_node_that_is_ahead_goes_by_the_others() {
+    let mut cluster = Cluster::formed(3, 1);
+    set_ahead(&cluster, 2, HOUR_MS as i64);
+    cluster.run_for(5_000);
+    let clock = cluster.place(2, 0).shard.clock.borrow().clone();
+    let right_ms = cluster.place(2, 0).bench.wall_ms() - HOUR_MS;
+    let mut right = clock;
+    assert!(right.mint(right_ms, Order(0)).is_ok());
+    assert!(right.mint(right_ms + 2_000, Order(0)).is_err(), "the bound is near");
+}
+
+#[test]
+fn nothing_expires_by_a_clock_that_is_ahead_of_most_or_was_not_compared() {
+    let bench = Bench::new(MemDisk::new());
+    let shard = open(&bench, settings(3, 1, 2)).expect("an empty disk opens");
+    assert_eq!(shard.expired_ms(bench.now_ns()), None, "its clock may be an hour ahead");
+    let (now_ms, others_ms) = (bench.now_ns() / MS, bench.wall_ms() - HOUR_MS);
+    for node in [2, 3] {
+        shard.walls.borrow_mut().tell(now_ms, NodeId(node), now_ms, others_ms);
+    }
+    assert_eq!(shard.expired_ms(bench.now_ns()), Some(others_ms - 500));
+    for node in [2, 3] {
+        shard.walls.borrow_mut().tell(now_ms, NodeId(node), now_ms, bench.wall_ms() + 100);
+    }
+    // A clock that is believed again is not further ahead than most.
+    assert!(shard.expired_ms(bench.now_ns()).is_some_and(|ms| ms < bench.wall_ms()));
+}

@@ -1,0 +1,100 @@
+//! Comparing this node's wall clock with the others', and what comes of it.
+//!
+//! Each link asks: with its hello, before it carries anything, and then with its pings. In the answers to these the header's time is the other
+//! node's wall clock. What is made of it is [`Walls`](ferrite_cluster::Walls)'s; every core asks for itself, as it has its own links to every node.
+//!
+//! | while this node is ahead of most by more than the drift | because |
+//! |---|---|
+//! | it mints nothing: a write that it coordinates is refused (`clock drift`), and goes to another node | nobody could write the keys after it |
+//! | the clock's bound goes by the others' wall clocks | the next life would wait for it |
+//! | so does what merges may do away with as expired | it has not expired |
+//! | it applies what others write, reads, and delivers hints | these mint nothing |
+//!
+//! It goes on by itself once its wall clock is right.
+
+use ferrite_wire::{NodeId, Order, Reply};
+
+use super::Shard;
+use super::requester::Requester;
+use crate::env::Env;
+
+const MS: u64 = 1_000_000;
+const SET_IT_RIGHT: &str =
+    "set it right (it should be kept in step, by chrony for instance); writes go on by themselves then";
+
+impl<E: Env> Shard<E> {
+    /// Answers a peer's ping: with what this node's wall clock shows.
+    pub(super) fn tell_wall(&self, requester: Requester) {
+        self.answer_at(requester, &Reply::Pong, Order::from_wall_ms(self.env.wall_ms()));
+    }
+
+    /// Another node has told what its wall clock shows, in answer to a question that left at `asked_ns`.
+    pub(super) fn compare_wall(&self, node: NodeId, asked_ns: Option<u64>, told: Order) {
+        let Some(asked_ns) = asked_ns.filter(|_| told != Order(0)) else { return };
+        let now_ms = self.env.now_ns() / MS;
+        self.walls.borrow_mut().tell(now_ms, node, asked_ns / MS, told.wall_ms());
+    }
+
+    /// By how much this node's wall clock is ahead of most others', in milliseconds.
+    fn wall_ahead_ms(&self) -> u64 {
+        self.walls.borrow().ahead_ms(self.env.now_ns() / MS, self.env.wall_ms())
+    }
+
+    /// Whether that is more than is tolerated.
+    pub(super) fn is_wall_ahead(&self) -> bool {
+        self.wall_ahead_ms() > self.settings.clock_drift_max_ms
+    }
+
+    /// This node's wall clock, or most others' while it is ahead of those.
+    pub(super) fn believed_wall_ms(&self) -> u64 {
+        let ahead_ms = if self.is_wall_ahead() { self.wall_ahead_ms() } else { 0 };
+        self.env.wall_ms().saturating_sub(ahead_ms)
+    }
+
+    /// Tells in the log when the verdict has changed.
+    pub(super) fn tell_wall_ahead(&self) {
+        let is_ahead = self.is_wall_ahead();
+        if self.is_ahead_told.replace(is_ahead) == is_ahead {
+            return;
+        }
+        let (core, ahead_ms) = (self.settings.core.0, self.wall_ahead_ms());
+        let others = self.walls.borrow().others();
+        if is_ahead {
+            tracing::error!(
+                core,
+                ahead_ms,
+                others,
+                "this node's wall clock is ahead of most others': it coordinates no writes; {SET_IT_RIGHT}"
+            );
+        } else {
+            tracing::info!(core, others, "this node's wall clock is in step with most others' again");
+        }
+    }
+
+    /// The text that goes with `clock drift`.
+    pub(super) fn drift_text(&self) -> &'static str {
+        if self.is_wall_ahead() {
+            "this node's wall clock is ahead of most others': it coordinates no writes until it is set right; ask another node"
+        } else {
+            "the client has seen, or the key holds, a time too far ahead of this node's wall clock"
+        }
+    }
+
+    /// Calls `line` for each line of the status.
+    pub(super) fn wall_lines(&self, mut line: impl FnMut(&str, &dyn std::fmt::Display)) {
+        let (ahead_ms, others) = (self.wall_ahead_ms(), self.walls.borrow().others());
+        if self.is_wall_ahead() {
+            line(
+                "wall_clock",
+                &format_args!(
+                    "ahead of most of {others} others by {ahead_ms} ms: no writes are coordinated; {SET_IT_RIGHT}"
+                ),
+            );
+        } else {
+            line("wall_clock", &format_args!("not ahead of most of {others} others"));
+        }
+        let afar = self.afar.get();
+        let until_ms = if self.is_afar(afar) { afar.wall_ms() } else { 0 };
+        line("wall_clock.records_afar_until_ms", &until_ms);
+    }
+}
