@@ -92,7 +92,7 @@ impl<E: Env> Handler for Shard<E> {
             Hop::Progress(progress) => self.on_progress(from, progress),
             Hop::Absences(absences) => self.on_absences(absences),
             Hop::Reply { connection, frame } => {
-                if shard.take_item_reply(connection, &frame) || shard.take_entry_reply(connection, &frame) {
+                if shard.take_part_reply(connection, &frame) {
                     return;
                 }
                 if let Some(session) = self.sessions.borrow_mut().get_mut(connection) {

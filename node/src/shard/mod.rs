@@ -10,6 +10,7 @@
 
 mod afar;
 mod apart;
+mod batches;
 mod debts;
 mod dots;
 mod expiry;
@@ -82,7 +83,7 @@ use latches::Latches;
 use link::Links;
 use liveness::Liveness;
 use log_pump::AckQueue;
-use multi_get::MultiGet;
+use multi_get::{MULTI_GETS_MAX, MultiGet};
 use multi_put::{MULTI_PUTS_MAX, MultiPut};
 use passed::Passed;
 use reads::ReadOperation;
@@ -97,8 +98,6 @@ use writes::WriteOperation;
 
 /// Grain of request deadlines, in nanoseconds.
 const DEADLINE_GRAIN_NS: u64 = 4_000_000;
-/// Most multi-gets in flight on a core.
-const MULTI_GETS_MAX: usize = 1_024;
 
 /// Where a key belongs, as this core sees it.
 #[derive(Clone, Copy, Debug)]
@@ -165,6 +164,8 @@ pub struct Shard<E: Env> {
     held: Held,
     multi_gets: RefCell<Slab<MultiGet>>,
     multi_puts: RefCell<Slab<MultiPut>>,
+    /// Parts of multi-gets and multi-puts in flight.
+    parts: Cell<usize>,
     deadlines: RefCell<Wheel<OperationId>>,
     hedges: RefCell<Hedges>,
     hop_backlog: RefCell<VecDeque<(CoreId, Hop)>>,
@@ -261,6 +262,7 @@ impl<E: Env> Shard<E> {
             held: Held::new(settings.operation_bytes_max),
             multi_gets: RefCell::new(Slab::new(MULTI_GETS_MAX)),
             multi_puts: RefCell::new(Slab::new(MULTI_PUTS_MAX)),
+            parts: Cell::new(0),
             deadlines: RefCell::new(Wheel::new(now_ns, DEADLINE_GRAIN_NS)),
             hedges: RefCell::default(),
             hop_backlog: RefCell::default(),

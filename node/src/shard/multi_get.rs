@@ -2,25 +2,27 @@
 
 use std::rc::Rc;
 
+use ferrite_lsm::cover;
 use ferrite_wire::{
-    ErrorCode, FrameKind, Item, Key, Keys, Level, Order, Reader, Reply, RequestId, Siblings, Token, Version,
-    VnodeId, start_frame,
+    ErrorCode, FrameKind, Item, Key, Keys, Level, Order, Reader, Reply, Request, Siblings, Token, Version,
+    VnodeId, limits,
 };
 
 use super::gets::BATCH_MAX;
+use super::held::Holding;
 use super::record::{engine_key, version_of};
 use super::requester::Requester;
 use super::sets::hash_of;
 use super::slab::OperationId;
 use super::{Route, Shard};
-use crate::env::{Connection, Env, Hop};
+use crate::env::Env;
+
+/// Most multi-gets in flight on a core.
+pub(super) const MULTI_GETS_MAX: usize = 1_024;
 
 /// Names a multi-get in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct MultiGetId(pub(super) OperationId);
-
-/// The slot that marks a hop's connection as a multi-get's key: no real connection reaches it.
-const MULTI_GET_SLOT: u32 = u32::MAX;
 
 #[derive(Clone, Debug)]
 enum Slot {
@@ -38,9 +40,29 @@ pub(super) struct MultiGet {
     requester: Requester,
     slots: Vec<Slot>,
     waiting: usize,
+    /// Of what has been found.
     bytes: usize,
+    /// Those, and what the slots take.
+    holding: Holding,
     /// The highest order among the answers.
     seen: Order,
+}
+
+impl MultiGet {
+    /// Counts what is to be kept for a key. What one reply cannot carry, or this core has no room for, is not; what is small enough after it
+    /// still is.
+    fn keep(&mut self, bytes: usize) -> Result<(), ErrorCode> {
+        if self.bytes + bytes > limits::BODY_BYTES_MAX {
+            return Err(ErrorCode::TooLarge);
+        }
+        if !self.holding.has_room_for(bytes) {
+            cover::mark("no room to keep what a multi-get found");
+            return Err(ErrorCode::Overloaded);
+        }
+        self.bytes += bytes;
+        self.holding.set(self.slots.len() * size_of::<Slot>() + self.bytes);
+        Ok(())
+    }
 }
 
 impl<E: Env> Shard<E> {
@@ -52,49 +74,30 @@ impl<E: Env> Shard<E> {
         keys: Keys<'_>,
         deadline_ns: u64,
     ) {
+        let parts = keys.len();
         if !self.multi_gets.borrow().has_room() {
             return self.answer_error(requester, ErrorCode::Overloaded);
         }
-        if keys.is_empty() {
-            return self.finish_multi_get(MultiGet {
-                requester,
-                slots: Vec::new(),
-                waiting: 0,
-                bytes: 0,
-                seen: Order(0),
-            });
+        let Some(holding) = self.held.hold(parts * size_of::<Slot>()) else {
+            return self.answer_error(requester, ErrorCode::Overloaded);
+        };
+        if !self.admit_parts(requester, parts) {
+            return self.answer_error(requester, ErrorCode::Overloaded);
         }
-        let waiting = keys.len();
-        let state =
-            MultiGet { requester, slots: vec![Slot::Waiting; waiting], waiting, bytes: 0, seen: Order(0) };
+        let slots = vec![Slot::Waiting; parts];
+        let state = MultiGet { requester, slots, waiting: parts, bytes: 0, holding, seen: Order(0) };
+        if parts == 0 {
+            return self.finish_multi_get(state);
+        }
         let id = MultiGetId(self.multi_gets.borrow_mut().insert(state));
         let mut here = Vec::new();
         for (index, key) in keys.iter().enumerate() {
             let item = Requester::Item { multi_get: id, index: index as u32 };
             match self.route(&key) {
                 Ok(Route { hop: Some(core), .. }) => {
-                    let mut out = Vec::new();
-                    let start = start_frame(&mut out);
-                    let request = ferrite_wire::Request::Get {
-                        epoch: self.ring.borrow().epoch(),
-                        level,
-                        options: 0,
-                        key,
-                    };
-                    request.encode(&mut out);
-                    let header = ferrite_wire::FrameHeader {
-                        kind: FrameKind::Get,
-                        flags: Default::default(),
-                        deadline_us: 0,
-                        request: RequestId(id.0.to_request(0)),
-                        time: Order(0),
-                    };
-                    ferrite_wire::finish_frame(&mut out, start, &header);
-                    let connection = Connection { slot: MULTI_GET_SLOT, generation: index as u32 };
-                    let hop = Hop::Request { connection, from_peer: false, deadline_ns, frame: out };
-                    if self.env.hop(core, hop).is_err() {
-                        self.answer_error(item, ErrorCode::Overloaded);
-                    }
+                    let epoch = self.ring.borrow().epoch();
+                    let get = Request::Get { epoch, level, options: 0, key };
+                    self.hop_part(core, item, Order(0), &get, deadline_ns);
                 }
                 Ok(route) if self.answers_alone(&route, level) => here.push((index as u32, route, key)),
                 Ok(route) => self.get(item, route, level, &key, deadline_ns),
@@ -144,49 +147,24 @@ impl<E: Env> Shard<E> {
         }
     }
 
-    /// A hop's reply belongs to a multi-get if its connection says so: then this takes it.
-    pub(super) fn take_item_reply(&self, connection: Connection, bytes: &[u8]) -> bool {
-        if connection.slot != MULTI_GET_SLOT {
-            return false;
-        }
-        let parsed = ferrite_wire::parse_frame(bytes, ferrite_wire::limits::BODY_BYTES_MAX);
-        let Ok(ferrite_wire::Parsed::Frame { frame, .. }) = parsed else {
-            unreachable!("the other core of this process encoded this frame");
-        };
-        let reply = Reply::decode(frame.header.kind, frame.body)
-            .expect("the other core of this process encoded this reply");
-        let (id, _) = OperationId::from_request(frame.header.request.0);
-        self.answer_item(MultiGetId(id), connection.generation, &reply, frame.header.time);
-        true
-    }
-
     /// Fills in one key's answer; the last one sends the whole.
     pub(super) fn answer_item(&self, id: MultiGetId, index: u32, reply: &Reply<'_>, seen: Order) {
         let mut multi_gets = self.multi_gets.borrow_mut();
         let Some(multi_get) = multi_gets.get_mut(id.0) else { return };
-        let slot = &mut multi_get.slots[index as usize];
-        if !matches!(slot, Slot::Waiting) {
+        if !matches!(multi_get.slots[index as usize], Slot::Waiting) {
             return;
         }
-        *slot = match reply {
-            Reply::Value { version, value, .. } => {
-                // What one reply cannot carry is not kept; what is small enough after it still is.
-                let bytes = value.len() + Version::BYTES + 8;
-                if multi_get.bytes + bytes > ferrite_wire::limits::BODY_BYTES_MAX {
-                    Slot::Error(ErrorCode::TooLarge)
-                } else {
-                    multi_get.bytes += bytes;
-                    Slot::Value(*version, (*value).into())
-                }
-            }
+        multi_get.slots[index as usize] = match reply {
+            Reply::Value { version, value, .. } => match multi_get.keep(value.len() + Version::BYTES + 8) {
+                Ok(()) => Slot::Value(*version, (*value).into()),
+                Err(code) => Slot::Error(code),
+            },
             Reply::Siblings { siblings, .. } => {
                 let mut bytes = Vec::new();
                 Siblings::encode_parts(siblings.context(), siblings.iter(), &mut bytes);
-                if multi_get.bytes + bytes.len() > ferrite_wire::limits::BODY_BYTES_MAX {
-                    Slot::Error(ErrorCode::TooLarge)
-                } else {
-                    multi_get.bytes += bytes.len();
-                    Slot::Siblings(bytes.into())
+                match multi_get.keep(bytes.len()) {
+                    Ok(()) => Slot::Siblings(bytes.into()),
+                    Err(code) => Slot::Error(code),
                 }
             }
             Reply::Absent { .. } => Slot::Absent,
@@ -222,6 +200,7 @@ impl<E: Env> Shard<E> {
         });
         Reply::encode_values(items, &mut body);
         let reply = Reply::decode(FrameKind::Values, &body).expect("just encoded");
+        self.release_parts(done.requester, done.slots.len());
         self.answer_seen(done.requester, &reply, done.seen);
     }
 }

@@ -2,29 +2,23 @@
 //!
 //! Each entry goes the way of a put or delete of its own: to the core that owns its key or mints for it, over the log that all of a batch share, to the
 //! replicas. Nothing of it waits for another entry but the answer. Bounds: so many entries as a frame may have, so many multi-puts on a
-//! core; beyond that one is refused whole.
+//! core, and so many parts ([`super::batches`]); beyond that one is refused whole.
 
 use std::rc::Rc;
 
-use ferrite_wire::{
-    Entries, ErrorCode, FrameHeader, FrameKind, Level, Order, Outcome, Outcomes, Reply, Request, RequestId,
-    finish_frame, start_frame,
-};
+use ferrite_wire::{Entries, ErrorCode, FrameKind, Level, Order, Outcome, Outcomes, Reply};
 
 use super::Shard;
 use super::requester::Requester;
 use super::slab::OperationId;
-use crate::env::{Connection, Env, Hop};
+use crate::env::Env;
 
 /// Most multi-puts in flight on a core.
 pub(super) const MULTI_PUTS_MAX: usize = 1_024;
 
 /// Names a multi-put in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct MultiPutId(OperationId);
-
-/// The slot that marks a hop's connection as an entry of a multi-put: no real connection reaches it.
-const MULTI_PUT_SLOT: u32 = u32::MAX - 1;
+pub(super) struct MultiPutId(pub(super) OperationId);
 
 /// One multi-put in flight.
 #[derive(Debug)]
@@ -48,19 +42,14 @@ pub(super) struct Terms {
 impl<E: Env> Shard<E> {
     /// Starts a multi-put.
     pub(super) fn multi_put(self: &Rc<Self>, requester: Requester, entries: Entries<'_>, terms: Terms) {
-        if entries.is_empty() {
-            return self.finish_multi_put(MultiPut {
-                requester,
-                outcomes: Vec::new(),
-                waiting: 0,
-                seen: Order(0),
-            });
-        }
-        if !self.multi_puts.borrow().has_room() {
+        let parts = entries.len();
+        if !self.multi_puts.borrow().has_room() || !self.admit_parts(requester, parts) {
             return self.answer_error(requester, ErrorCode::Overloaded);
         }
-        let waiting = entries.len();
-        let state = MultiPut { requester, outcomes: vec![None; waiting], waiting, seen: Order(0) };
+        let state = MultiPut { requester, outcomes: vec![None; parts], waiting: parts, seen: Order(0) };
+        if parts == 0 {
+            return self.finish_multi_put(state);
+        }
         let id = MultiPutId(self.multi_puts.borrow_mut().insert(state));
         let epoch = self.ring.borrow().epoch();
         for (index, entry) in entries.iter().enumerate() {
@@ -69,34 +58,10 @@ impl<E: Env> Shard<E> {
             let route = self.route(entry.key());
             let elsewhere = route.as_ref().ok().and_then(|route| self.elsewhere(&request, *route));
             match elsewhere {
-                Some(core) => {
-                    let frame = framed(&request, RequestId(id.0.to_request(0)), terms.time);
-                    let connection = Connection { slot: MULTI_PUT_SLOT, generation: index as u32 };
-                    let deadline_ns = terms.deadline_ns;
-                    let hop = Hop::Request { connection, from_peer: false, deadline_ns, frame };
-                    if self.env.hop(core, hop).is_err() {
-                        self.answer_error(item, ErrorCode::Overloaded);
-                    }
-                }
+                Some(core) => self.hop_part(core, item, terms.time, &request, terms.deadline_ns),
                 None => self.execute_at(item, terms.time, &request, Some(route), terms.deadline_ns),
             }
         }
-    }
-
-    /// A hop's reply belongs to a multi-put if its connection says so: then this takes it.
-    pub(super) fn take_entry_reply(&self, connection: Connection, bytes: &[u8]) -> bool {
-        if connection.slot != MULTI_PUT_SLOT {
-            return false;
-        }
-        let parsed = ferrite_wire::parse_frame(bytes, ferrite_wire::limits::BODY_BYTES_MAX);
-        let Ok(ferrite_wire::Parsed::Frame { frame, .. }) = parsed else {
-            unreachable!("the other core of this process encoded this frame");
-        };
-        let reply = Reply::decode(frame.header.kind, frame.body)
-            .expect("the other core of this process encoded this reply");
-        let (id, _) = OperationId::from_request(frame.header.request.0);
-        self.answer_entry(MultiPutId(id), connection.generation, &reply, frame.header.time);
-        true
     }
 
     /// Fills in one entry's outcome; the last one sends the whole.
@@ -129,21 +94,7 @@ impl<E: Env> Shard<E> {
         let outcomes = done.outcomes.iter().map(|outcome| outcome.expect("all entries are answered"));
         Outcomes::encode_all(outcomes, &mut body);
         let reply = Reply::decode(FrameKind::Outcomes, &body).expect("just encoded");
+        self.release_parts(done.requester, done.outcomes.len());
         self.answer_seen(done.requester, &reply, done.seen);
     }
-}
-
-fn framed(request: &Request<'_>, number: RequestId, time: Order) -> Vec<u8> {
-    let mut out = Vec::new();
-    let start = start_frame(&mut out);
-    request.encode(&mut out);
-    let header = FrameHeader {
-        kind: request.kind(),
-        flags: Default::default(),
-        deadline_us: 0,
-        request: number,
-        time,
-    };
-    finish_frame(&mut out, start, &header);
-    out
 }
