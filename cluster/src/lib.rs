@@ -21,7 +21,9 @@ pub use claim::{Member, claim, reclaim};
 pub use clock::{Clock, ClockSettings, MintError};
 pub use founding::initial_topology;
 pub use hedging::{Hedging, Latencies, READS_PER_HEDGE};
-pub use read_quorum::{Ask, Asks, ReadAnswer, ReadOutcome, ReadQuorum, ReadStep, Reading, Repairing};
+pub use read_quorum::{
+    Ask, Asks, Candidates, ReadAnswer, ReadOutcome, ReadQuorum, ReadStep, Reading, Repairing,
+};
 pub use replica_set::ReplicaSet;
 pub use ring::Ring;
 pub use siblings::{

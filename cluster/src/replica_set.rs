@@ -61,6 +61,12 @@ impl ReplicaSet {
         ReplicaSet(self.0 & !other.0)
     }
 
+    /// Those in either.
+    #[inline]
+    pub fn union(self, other: ReplicaSet) -> ReplicaSet {
+        ReplicaSet(self.0 | other.0)
+    }
+
     /// Whether every member has a place among the first `replicas`.
     #[inline]
     pub fn is_within(self, replicas: u8) -> bool {
@@ -111,7 +117,9 @@ mod tests {
             prop_assert_eq!(set.first(), model.first().copied());
             prop_assert_eq!(set.is_within(replicas), model.iter().all(|replica| *replica < replicas));
             let difference: ReplicaSet = model.difference(&others).copied().collect();
-            prop_assert_eq!(set.without(others.into_iter().collect()), difference);
+            let others: ReplicaSet = others.into_iter().collect();
+            prop_assert_eq!(set.without(others), difference);
+            prop_assert_eq!(set.union(others), set.iter().chain(others.iter()).collect::<ReplicaSet>());
         }
     }
 

@@ -1,8 +1,8 @@
 //! One get: the level's number of replicas is asked, one for the record and the others for its digest.
 //!
 //! ```text
-//!             live < needed
-//!   start ────────────────► Unavailable
+//!             reachable < needed
+//!   start ─────────────────────► Unavailable
 //!     │ one full (this node if it is a replica), the rest digests
 //!     ▼
 //!   waiting ──(one fails)──► another live one is asked in its place; none left ──► Failed
@@ -32,6 +32,7 @@
 //!
 //! Bound: a replica is asked at most twice, once for its digest and once for its record, and written to at most once.
 
+mod candidates;
 mod repair;
 #[cfg(test)]
 mod tests;
@@ -44,6 +45,7 @@ use ferrite_wire::{Actor, ErrorCode, Order, ReadWant, Version, WriteAnswer};
 use self::repair::{Progress, Repairs};
 use crate::{ReplicaSet, Unavailable, planted};
 
+pub use candidates::Candidates;
 pub use repair::Repairing;
 
 /// What a read makes of records that differ.
@@ -145,10 +147,9 @@ pub struct ReadQuorum {
     reading: Reading,
     repairing: Repairing,
     needed: u8,
-    /// Live and never asked.
+    candidates: Candidates,
+    /// Those that were never asked.
     spare: ReplicaSet,
-    /// Those that are asked only where others do not suffice.
-    last: ReplicaSet,
     /// Asked for the first time and not answered.
     asked: ReplicaSet,
     /// Have said what they hold, and count.
@@ -172,24 +173,20 @@ pub struct ReadQuorum {
 }
 
 impl ReadQuorum {
-    /// Begins a read of the `live` of `replicas`, of which `needed` must answer. `local` is this node's own place, asked for
-    /// the record. Those of `last` are asked where the others are too few.
+    /// Begins a read of the candidates, of which `needed` must answer. The first is asked for the record.
     pub fn start(
         reading: Reading,
         repairing: Repairing,
-        replicas: u8,
-        live: ReplicaSet,
-        last: ReplicaSet,
-        local: Option<u8>,
+        candidates: Candidates,
         needed: u8,
     ) -> Result<(ReadQuorum, Asks), Unavailable> {
-        let needed = Unavailable::check(replicas, live, needed)?;
+        let needed = Unavailable::check(candidates.replicas, candidates.all(), needed)?;
         let mut read = ReadQuorum {
             reading,
             repairing,
             needed,
-            spare: live,
-            last,
+            candidates,
+            spare: candidates.all(),
             asked: ReplicaSet::default(),
             answered: ReplicaSet::default(),
             holding: ReplicaSet::default(),
@@ -202,12 +199,12 @@ impl ReadQuorum {
             repairs: None,
             ended: false,
         };
-        let first = local.filter(|local| live.contains(*local)).or(read.next_spare());
-        let first = first.expect("live is not empty");
+        let local = candidates.local.filter(|local| candidates.live.contains(*local));
+        let first = local.or(read.next_spare()).expect("as many can be reached as are needed");
         let first = read.ask_first(first, ReadWant::Full);
         let mut asks = Asks { asks: [first; REPLICAS_MAX], len: 1 };
         while asks.len() < needed as usize {
-            let next = read.next_spare().expect("as many are live as are needed");
+            let next = read.next_spare().expect("as many can be reached as are needed");
             asks.push(read.ask_first(next, ReadWant::Digest));
         }
         Ok((read, asks))
@@ -314,7 +311,7 @@ impl ReadQuorum {
     }
 
     fn next_spare(&self) -> Option<u8> {
-        self.spare.without(self.last).first().or(self.spare.first())
+        self.candidates.next(self.spare)
     }
 
     fn note(&mut self, replica: u8, version: &Version) {

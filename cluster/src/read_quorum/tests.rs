@@ -99,17 +99,15 @@ impl World {
     }
 }
 
+/// Those that are live, and nobody else.
+fn among(replicas: u8, live: ReplicaSet, local: Option<u8>) -> Candidates {
+    Candidates { replicas, live, local, ..Candidates::default() }
+}
+
 fn start(replicas: &[Replica], live: ReplicaSet, local: Option<u8>, needed: u8) -> World {
-    let (read, asks) = ReadQuorum::start(
-        Reading::Newest,
-        Repairing::After,
-        replicas.len() as u8,
-        live,
-        ReplicaSet::default(),
-        local,
-        needed,
-    )
-    .expect("enough are live");
+    let candidates = among(replicas.len() as u8, live, local);
+    let (read, asks) =
+        ReadQuorum::start(Reading::Newest, Repairing::After, candidates, needed).expect("enough are live");
     assert_eq!(asks.len(), needed as usize);
     assert_eq!(asks.iter().filter(|ask| ask.want == ReadWant::Full).count(), 1);
     let first = local.filter(|local| live.contains(*local)).or(live.first());
@@ -204,9 +202,8 @@ fn script_of(
 ) -> Vec<String> {
     let name = |ask: &Ask| format!("ask {} {:?}", ask.replica, ask.want);
     let live = (0..replicas).collect();
-    let (mut read, asks) =
-        ReadQuorum::start(reading, Repairing::After, replicas, live, ReplicaSet::default(), local, needed)
-            .expect("all are live");
+    let (mut read, asks) = ReadQuorum::start(reading, Repairing::After, among(replicas, live, local), needed)
+        .expect("all are live");
     let mut told = vec![asks.iter().map(name).collect::<Vec<_>>().join(", ")];
     for (replica, answer) in answers {
         let mut step = read.on_answer(*replica, *answer);
@@ -302,16 +299,9 @@ fn equal_times_are_told_apart_by_their_actor() {
 
 #[test]
 fn the_deadline_is_a_timeout_and_the_end() {
-    let (mut read, _) = ReadQuorum::start(
-        Reading::Newest,
-        Repairing::After,
-        3,
-        (0..3).collect(),
-        ReplicaSet::default(),
-        None,
-        2,
-    )
-    .expect("all are live");
+    let candidates = among(3, (0..3).collect(), None);
+    let (mut read, _) =
+        ReadQuorum::start(Reading::Newest, Repairing::After, candidates, 2).expect("all are live");
     assert_eq!(read.on_deadline(), ReadOutcome::Failed(ErrorCode::Timeout));
     assert_eq!(read.on_answer(0, full(7)), ReadStep::default());
 }
@@ -319,16 +309,8 @@ fn the_deadline_is_a_timeout_and_the_end() {
 #[test]
 fn too_few_live_replicas_are_told_at_once() {
     let unavailable = |live: &[u8], needed| {
-        ReadQuorum::start(
-            Reading::Newest,
-            Repairing::After,
-            3,
-            live.iter().copied().collect(),
-            ReplicaSet::default(),
-            None,
-            needed,
-        )
-        .err()
+        let candidates = among(3, live.iter().copied().collect(), None);
+        ReadQuorum::start(Reading::Newest, Repairing::After, candidates, needed).err()
     };
     assert_eq!(unavailable(&[2], 2), Some(Unavailable { live: 1, needed: 2 }));
     assert_eq!(unavailable(&[], 1), Some(Unavailable { live: 0, needed: 1 }));

@@ -1,7 +1,7 @@
 //! What a write still owes when it has ended: replicas that were not asked, refused, were lost, or have not answered.
 //!
 //! A write is answered when its level is met, and stays an operation while replicas are to answer: until then, its deadline or the end
-//! of a connection. It keeps the key in mind, and the record only at a coordinator that is no replica; else that is read again from the
+//! of a connection. It keeps the key in mind, and the record only at a coordinator that is no replica or has asked stand-ins; else that is read again from the
 //! engine where a hint is made, which most writes never need. By then the key may have a newer record: that one is owed just as well.
 //! While this node's own copy is on its way to the log, which a write that others have answered does not wait for, there is nothing to read: what is
 //! owed until then is owed when it is there. Refused, it leaves nothing to make a hint of, which is counted.
@@ -31,7 +31,7 @@ use super::expiry::NEVER_NS;
 use super::held::{Held, Holding};
 use super::record::version_of;
 use super::slab::OperationId;
-use super::writes::{Own, WriteOperation};
+use super::writes::{Own, Write, WriteOperation};
 use super::{Operation, Route, Shard};
 use crate::env::Env;
 
@@ -63,7 +63,7 @@ pub(super) struct Subject {
     partition_len: usize,
     /// As it was sent.
     version: Version,
-    /// The payload, at a coordinator that has no copy of its own.
+    /// The payload, at a coordinator that has no copy of its own, or has asked stand-ins.
     payload: Option<Box<[u8]>>,
     /// Given back when this is dropped.
     _holding: Holding,
@@ -71,14 +71,10 @@ pub(super) struct Subject {
 
 impl Subject {
     /// What a write of this record is about; `None` = there is no room to keep it in mind.
-    pub(super) fn new(
-        held: &Held,
-        route: Route,
-        key: &Key<'_>,
-        version: Version,
-        payload: &[u8],
-    ) -> Option<Rc<Subject>> {
-        let kept = if route.position.is_none() { payload.len() } else { 0 };
+    pub(super) fn new(held: &Held, write: &Write<'_>, has_stand_ins: bool) -> Option<Rc<Subject>> {
+        let Write { route, key, version, value, .. } = *write;
+        let payload = (route.position.is_none() || has_stand_ins).then_some(value);
+        let kept = payload.map_or(0, <[u8]>::len);
         let holding = held.hold(size_of::<Subject>() + key.partition.len() + key.sort.len() + kept)?;
         Some(Rc::new(Subject {
             route,
@@ -86,19 +82,28 @@ impl Subject {
             key: [key.partition, key.sort].concat().into(),
             partition_len: key.partition.len(),
             version,
-            payload: route.position.is_none().then(|| payload.into()),
+            payload: payload.map(Into::into),
             _holding: holding,
         }))
     }
 
-    fn key(&self) -> Key<'_> {
+    pub(super) fn key(&self) -> Key<'_> {
         let (partition, sort) = self.key.split_at(self.partition_len);
         Key { table: self.table, partition, sort }
+    }
+
+    /// As it was sent, if that is kept in mind.
+    pub(super) fn record(&self) -> Option<(Version, &[u8])> {
+        Some((self.version, self.payload.as_deref()?))
+    }
+
+    pub(super) fn route(&self) -> Route {
+        self.route
     }
 }
 
 /// Whether a replica that refused with this code would take the record another time.
-fn may_take_it_later(code: ErrorCode) -> bool {
+pub(super) fn may_take_it_later(code: ErrorCode) -> bool {
     !matches!(
         code,
         ErrorCode::TooLarge

@@ -69,9 +69,7 @@ impl<E: Env> Shard<E> {
         if !self.has_room_to_coordinate() {
             return self.answer_error(requester, ErrorCode::Overloaded);
         }
-        let (live, connections) = self.live_replicas(route);
-        let first = live.first().and_then(|first| Some((first, connections[first as usize]?)));
-        let Some((at, connection)) = first else {
+        let Some((at, connection)) = self.reach(route).first_elsewhere(ReplicaSet::default()) else {
             let (Request::Put { options, .. } | Request::Delete { options, .. }) = request else {
                 unreachable!("only puts and deletes are handed on")
             };
@@ -126,8 +124,7 @@ impl<E: Env> Shard<E> {
             if frame.deadline_ns <= self.env.now_ns() {
                 return false;
             }
-            let (live, connections) = self.live_replicas(frame.route);
-            let next = live.without(asked).first().and_then(|at| Some((at, connections[at as usize]?)));
+            let next = self.reach(frame.route).first_elsewhere(asked);
             let Some((at, connection)) = next else { return false };
             if let Some(Operation::Forward(forward)) = self.operations.borrow_mut().get_mut(id) {
                 (forward.at, forward.connection) = (at, connection);

@@ -225,8 +225,7 @@ impl<E: Env> Shard<E> {
 
     /// Whether a node is there and has said anything lately. One that has not may be gone, and nobody has noticed yet.
     pub(super) fn is_heard_of(&self, node: NodeId) -> bool {
-        let lately_ns = self.env.now_ns().saturating_sub(2 * self.settings.ping_interval_ns);
-        let is_heard = self.links.borrow().heard_ns(node).is_some_and(|at| at >= lately_ns);
+        let is_heard = self.links.borrow().heard_ns(node).is_some_and(|at| at >= self.lately_ns());
         is_heard && self.is_there(node)
     }
 

@@ -164,6 +164,19 @@ impl Links {
         [own, first].into_iter().flatten().find_map(|link| self.all[link as usize].up())
     }
 
+    /// The link to a core itself, if anything was heard on it since then; where it is not known which core, that to core 0.
+    pub(super) fn heard_since(
+        &self,
+        since_ns: u64,
+        node: NodeId,
+        core: Option<CoreId>,
+    ) -> Option<Connection> {
+        let at = self.nodes.binary_search_by_key(&node, |(node, _)| *node).ok()?;
+        let link = (*self.nodes[at].1.get(core.unwrap_or(CoreId(0)).0 as usize)?)?;
+        let link = &self.all[link as usize];
+        link.up().filter(|_| link.heard_ns >= since_ns)
+    }
+
     /// The ways to a node for what any of its cores takes, with the core that each leads to: the link to this core, then that to core 0.
     pub(super) fn ways(&self, node: NodeId, core: CoreId) -> impl Iterator<Item = (CoreId, Connection)> {
         let at = self.nodes.binary_search_by_key(&node, |(node, _)| *node).ok();
@@ -196,8 +209,12 @@ mod tests {
         let ways = |core| links.ways(node, CoreId(core)).collect::<Vec<_>>();
         assert_eq!(ways(1), [(CoreId(1), SECOND), (CoreId(0), FIRST)]);
         assert_eq!(ways(2), [(CoreId(0), FIRST)]);
+        let heard = |core| links.heard_since(5, node, core);
+        assert_eq!([None, Some(CoreId(1))].map(heard), [Some(FIRST), Some(SECOND)]);
+        assert_eq!(links.heard_since(6, node, None), None, "it has been silent since");
         links.get_mut(1).cut(9, 1_000, 0);
         assert_eq!(links.route(node, Some(CoreId(1))), Some(FIRST));
+        assert_eq!(links.heard_since(0, node, Some(CoreId(1))), None, "the first core's is not its own");
         links.get_mut(0).cut(9, 1_000, 0);
         assert_eq!(links.route(node, Some(CoreId(0))), None);
         assert_eq!(links.route(NodeId(7), None), None);

@@ -1,4 +1,5 @@
-//! Which cores of other nodes a coordinator does without: what gossip holds of them, on every core of this node.
+//! Which cores of other nodes are absent: what gossip holds of them, on every core of this node. What a coordinator makes of that is said in
+//! [`super::reach`].
 //!
 //! The first core runs the gossip (`gossip`). It tells the others who is absent, and they tell it how they are:
 //!
@@ -38,6 +39,15 @@ pub struct Progress {
     pub seen: u64,
 }
 
+/// In what way a core is absent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absence {
+    /// Its node is down, or it stands still; it may be there all the same, where gossip alone fails.
+    Silent,
+    /// A sync failed: it serves reads only.
+    Fenced,
+}
+
 /// Who is absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Absences {
@@ -46,7 +56,7 @@ pub struct Absences {
     /// Nodes that are down, ascending.
     nodes: Vec<NodeId>,
     /// Cores that stand still or are fenced, of nodes that are not down, ascending.
-    cores: Vec<(NodeId, CoreId)>,
+    cores: Vec<(NodeId, CoreId, Absence)>,
 }
 
 impl Absences {
@@ -57,22 +67,39 @@ impl Absences {
         let (down, others): (Vec<NodeId>, Vec<NodeId>) = nodes.partition(|node| is_down(*node));
         let cores = others.into_iter().filter_map(|node| membership.member(node)).flat_map(|member| {
             let cores = member.cores.iter().enumerate();
-            let absent = cores.filter(|(_, core)| core.verdict != CoreVerdict::Live);
-            absent.map(|(core, _)| (member.identity.node(), CoreId(core as u16)))
+            cores.filter_map(|(at, core)| {
+                let absence = match core.verdict {
+                    CoreVerdict::Live => return None,
+                    CoreVerdict::Stalled => Absence::Silent,
+                    CoreVerdict::Fenced => Absence::Fenced,
+                };
+                Some((member.identity.node(), CoreId(at as u16), absence))
+            })
         });
         Absences { version: before.version + 1, nodes: down, cores: cores.collect() }
     }
 
-    /// A list of cores, newer than the first.
+    /// A list of fenced cores, newer than the first.
     #[cfg(test)]
     pub(super) fn of_cores(cores: Vec<(NodeId, CoreId)>) -> Absences {
+        let cores = cores.into_iter().map(|(node, core)| (node, core, Absence::Fenced)).collect();
         Absences { version: 1, nodes: Vec::new(), cores }
     }
 
-    /// Whether a core of a node, or the node as a whole where its core is not known, is absent.
-    pub fn contain(&self, node: NodeId, core: Option<CoreId>) -> bool {
-        self.nodes.binary_search(&node).is_ok()
-            || core.is_some_and(|core| self.cores.binary_search(&(node, core)).is_ok())
+    /// A list of nodes that are down, newer than the first.
+    #[cfg(test)]
+    pub(super) fn of_nodes(nodes: Vec<NodeId>) -> Absences {
+        Absences { version: 1, nodes, cores: Vec::new() }
+    }
+
+    /// In what way a core of a node, or the node as a whole where its core is not known, is absent.
+    pub fn find(&self, node: NodeId, core: Option<CoreId>) -> Option<Absence> {
+        if self.nodes.binary_search(&node).is_ok() {
+            return Some(Absence::Silent);
+        }
+        let core = core?;
+        let at = self.cores.binary_search_by_key(&(node, core), |(node, core, _)| (*node, *core)).ok()?;
+        Some(self.cores[at].2)
     }
 
     /// How many nodes and single cores are absent.
@@ -102,11 +129,17 @@ impl Liveness {
 }
 
 impl<E: Env> Shard<E> {
-    /// Whether a coordinator is to do without a core of another node: its node is down, or it stands still, or is fenced. Without a core,
+    /// Whether gossip holds a core of another node to be absent: its node is down, or it stands still, or is fenced. Without a core,
     /// where it is not known yet, what counts is the node.
     #[inline]
     pub(super) fn counts_absent(&self, node: NodeId, core: Option<CoreId>) -> bool {
-        self.liveness.absences.borrow().contain(node, core)
+        self.absence(node, core).is_some()
+    }
+
+    /// The same, and in what way.
+    #[inline]
+    pub(super) fn absence(&self, node: NodeId, core: Option<CoreId>) -> Option<Absence> {
+        self.liveness.absences.borrow().find(node, core)
     }
 
     /// How this core is.

@@ -35,6 +35,7 @@ mod multi_get;
 mod multi_put;
 mod passed;
 mod peers;
+mod reach;
 mod reads;
 mod record;
 mod repairs;
@@ -67,7 +68,7 @@ use ferrite_wire::{
     Actor, CoreId, Epoch, FrameKind, FrameView, NodeId, Order, PeerMessage, Request, Token, VnodeId,
 };
 
-pub use liveness::{Absences, Progress};
+pub use liveness::{Absence, Absences, Progress};
 pub use settings::ShardSettings;
 
 use crate::env::{Connection, Env, Hop};

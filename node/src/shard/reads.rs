@@ -5,7 +5,8 @@
 use std::rc::Rc;
 
 use ferrite_cluster::{
-    Ask, ReadAnswer, ReadOutcome, ReadQuorum, ReadStep, Reading, Repairing, ReplicaSet, SiblingSet,
+    Ask, Candidates, ReadAnswer, ReadOutcome, ReadQuorum, ReadStep, Reading, Repairing, ReplicaSet,
+    SiblingSet,
 };
 use ferrite_lsm::cover;
 use ferrite_wire::{
@@ -121,18 +122,22 @@ impl<E: Env> Shard<E> {
         let Some(holding) = self.held.hold(key.partition.len() + key.sort.len()) else {
             return self.answer_error(requester, ErrorCode::Overloaded);
         };
-        let (live, connections) = self.live_replicas(route);
+        let reach = self.reach(route);
         let local = route.position.map(|at| at as u8);
         let needed = level.needed(route.replicas) as u8;
         let reading = if route.has_siblings() { Reading::Joined } else { Reading::Newest };
         let replicas = route.replicas as u8;
-        let (nodes, last) = self.laggards(route);
+        let (nodes, slow) = self.laggards(route);
+        let (live, absent) = (reach.live, reach.absent());
+        let candidates = Candidates { replicas, live, slow, absent, local };
         // The write that follows replaces on all replicas what is found here.
         let repairing = if then.is_some() { Repairing::Never } else { Repairing::of_level(needed, replicas) };
-        let Ok((quorum, asks)) = ReadQuorum::start(reading, repairing, replicas, live, last, local, needed)
-        else {
+        let Ok((quorum, asks)) = ReadQuorum::start(reading, repairing, candidates, needed) else {
             return self.answer_error(requester, ErrorCode::Unavailable);
         };
+        if asks.iter().any(|ask| absent.contains(ask.replica)) {
+            cover::mark("absent replica read");
+        }
         let elsewhere: ReplicaSet =
             asks.iter().map(|ask| ask.replica).filter(|replica| Some(*replica) != local).collect();
         let may_hedge = quorum.may_hedge() && !elsewhere.is_empty();
@@ -148,7 +153,7 @@ impl<E: Env> Shard<E> {
             holding,
             then,
             timed: self.timed(elsewhere, nodes),
-            connections,
+            connections: reach.connections,
         };
         let id = self.operations.borrow_mut().insert(Operation::Read(Box::new(operation)));
         self.deadlines.borrow_mut().add(deadline_ns, id);
@@ -157,7 +162,7 @@ impl<E: Env> Shard<E> {
         }
         // Others first: they work while this node reads its own copy.
         for ask in asks.iter().rev() {
-            self.ask_read(id, route, *ask, connections[ask.replica as usize], key, deadline_ns);
+            self.ask_read(id, route, *ask, reach.connections[ask.replica as usize], key, deadline_ns);
         }
     }
 

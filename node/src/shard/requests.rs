@@ -13,6 +13,7 @@ use super::multi_put::Terms;
 use super::record::{engine_key, record_of, version_of};
 use super::requester::Requester;
 use super::tables::{TableRefusal, usable};
+use super::writes::Write;
 use super::{Next, Route, Shard};
 use crate::env::{Connection, Env, Hop};
 
@@ -159,6 +160,10 @@ impl<E: Env> Shard<E> {
             self.counters.count_error(ErrorCode::BadContext);
             return self.answer(requester, &Reply::Error { code: ErrorCode::BadContext, text });
         }
+        let write_of = |level, options, key, version, value| {
+            let (route, sloppy) = (routed(), options & SLOPPY != 0);
+            Write { requester, route, level, sloppy, key, version, value, given: version, deadline_ns }
+        };
         match *request {
             Request::Ping => self.answer(requester, &Reply::Pong),
             Request::Topology { .. } => {
@@ -185,12 +190,12 @@ impl<E: Env> Shard<E> {
                     version.flags.0 |= VersionFlags::EXPIRES;
                     version.expiry_ms = self.env.wall_ms().saturating_add(ttl_ms);
                 }
-                self.put(requester, routed(), time, (level, options), &key, version, value, deadline_ns);
+                self.put(time, write_of(level, options, key, version, value));
             }
             Request::Delete { level, options, key, .. } => {
                 self.counters.deletes.set(self.counters.deletes.get() + 1);
                 let version = Version { flags: VersionFlags(VersionFlags::TOMBSTONE), ..Version::default() };
-                self.put(requester, routed(), time, (level, options), &key, version, b"", deadline_ns);
+                self.put(time, write_of(level, options, key, version, b""));
             }
             Request::MultiGet { level, keys, .. } => {
                 self.counters.gets.set(self.counters.gets.get() + keys.len() as u64);
@@ -231,44 +236,26 @@ impl<E: Env> Shard<E> {
         self.coordinate_read(requester, route, level, key, deadline_ns);
     }
 
-    /// Mints a version for a write and sees to its replicas, once it is sure that no record from afar lies there.
-    #[expect(clippy::too_many_arguments, reason = "a write is all of these")]
-    fn put(
-        self: &Rc<Self>,
-        requester: Requester,
-        route: Route,
-        seen: Order,
-        terms: (Level, u8),
-        key: &Key<'_>,
-        version: Version,
-        value: &[u8],
-        deadline_ns: u64,
-    ) {
-        if !self.must_look(&route) {
-            return self.put_at_once(requester, route, seen, terms, key, version, value, deadline_ns);
+    /// Mints the order of a write, above what its client has seen, and sees to its replicas, once it is sure that no record from afar lies there.
+    fn put(self: &Rc<Self>, seen: Order, write: Write<'_>) {
+        if !self.must_look(&write.route) {
+            return self.put_at_once(seen, write);
         }
-        let (owned, value) = (OwnedKey::of(key), value.to_vec());
-        self.look_first(&route, key, deadline_ns, move |shard, looked| match looked {
+        let (owned, value) = (OwnedKey::of(&write.key), write.value.to_vec());
+        let Write { requester, route, level, sloppy, version, given, deadline_ns, .. } = write;
+        self.look_first(&route, &write.key, deadline_ns, move |shard, looked| match looked {
             Ok(()) => {
-                let key = owned.key();
-                shard.put_at_once(requester, route, seen, terms, &key, version, &value, deadline_ns);
+                let (key, value) = (owned.key(), &value[..]);
+                let write =
+                    Write { requester, route, level, sloppy, key, version, value, given, deadline_ns };
+                shard.put_at_once(seen, write);
             }
             Err(code) => shard.answer_error(requester, code),
         });
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a write is all of these")]
-    fn put_at_once(
-        self: &Rc<Self>,
-        requester: Requester,
-        route: Route,
-        seen: Order,
-        (level, options): (Level, u8),
-        key: &Key<'_>,
-        mut version: Version,
-        value: &[u8],
-        deadline_ns: u64,
-    ) {
+    fn put_at_once(self: &Rc<Self>, seen: Order, mut write: Write<'_>) {
+        let Write { requester, route, level, key, value, deadline_ns, .. } = write;
         if value.len() > self.settings.value_bytes_max {
             return self.answer_error(requester, ErrorCode::TooLarge);
         }
@@ -276,23 +263,23 @@ impl<E: Env> Shard<E> {
             return self.answer_error(requester, ErrorCode::Fenced);
         }
         match self.mint(seen) {
-            Ok(order) => (version.order, version.actor) = (order, self.actor),
+            Ok(order) => (write.version.order, write.version.actor) = (order, self.actor),
             Err(code) => return self.answer_error(requester, code),
         }
+        write.given = write.version;
         if route.replicas == 1 && route.position.is_some() {
             if level.needed(1) > 1 {
                 return self.answer_error(requester, ErrorCode::Unavailable);
             }
-            let ack = Ack::Client { requester, version };
-            let key = engine_key(key, route.vnode, route.token);
-            let record = record_of(&version, value);
+            let ack = Ack::Client { requester, version: write.version };
+            let key = engine_key(&key, route.vnode, route.token);
+            let record = record_of(&write.version, value);
             if let Err(code) = self.stage_by(deadline_ns, key, record, route.vnode_epoch.0, ack) {
                 self.answer_error(requester, code);
             }
             return;
         }
-        let sloppy = options & SLOPPY != 0;
-        self.coordinate_write(requester, route, level, key, version, value, version, sloppy, deadline_ns);
+        self.coordinate_write(&write);
     }
 
     /// Where a key belongs.

@@ -15,16 +15,13 @@
 
 use std::rc::Rc;
 
-use ferrite_cluster::{
-    CausalClock, Context, Dot, Full, SetLimits, Sibling, SiblingSet, WriteQuorum, planted,
-};
+use ferrite_cluster::{CausalClock, Context, Dot, Full, SetLimits, Sibling, SiblingSet, planted};
 use ferrite_lsm::{RecordBuf, cover};
 use ferrite_wire::{
     Actor, ErrorCode, Key, Level, OVERWRITE, Order, Reply, Request, SLOPPY, TableId, Version, VersionFlags,
     WriteAnswer,
 };
 
-use super::debts::Subject;
 use super::expiry::Waited;
 use super::held::Holding;
 use super::latches::{Entered, LatchId};
@@ -32,7 +29,7 @@ use super::log_pump::Ack;
 use super::record::{engine_key, record_of};
 use super::requester::Requester;
 use super::sets::set_of;
-use super::writes::WriteOperation;
+use super::writes::Write;
 use super::{Operation, Route, Shard};
 use crate::env::Env;
 
@@ -74,6 +71,12 @@ impl SetWrite {
     fn key(&self) -> Key<'_> {
         let (partition, sort) = self.key.split_at(self.partition_len);
         Key { table: self.table, partition, sort }
+    }
+
+    /// As a record that is sent, and what its client is told.
+    fn with<'w>(&self, key: Key<'w>, version: Version, value: &'w [u8], given: Version) -> Write<'w> {
+        let SetWrite { requester, route, level, sloppy, deadline_ns, .. } = *self;
+        Write { requester, route, level, sloppy, key, version, value, given, deadline_ns }
     }
 
     /// Who waits for it.
@@ -321,13 +324,11 @@ impl<E: Env> Shard<E> {
             let text = "too much was written while replicas are away: wait until they are back".to_owned();
             return Err(Refusal { code: ErrorCode::Overloaded, text });
         }
-        let SetWrite { requester, route, level, deadline_ns, .. } = *write;
-        let (version, apart) = (set.version(), Some(latch));
-        self.start_write(requester, route, level, &key, version, &bytes, given, true, deadline_ns, apart)
-            .map_err(|code| {
-                self.apart.borrow_mut().end(&latch_key, false);
-                code.into()
-            })
+        let coordinated = Write { sloppy: true, ..write.with(key, set.version(), &bytes, given) };
+        self.start_write(&coordinated, Some(latch)).map_err(|code| {
+            self.apart.borrow_mut().end(&latch_key, false);
+            code.into()
+        })
     }
 
     fn send_set(
@@ -341,15 +342,8 @@ impl<E: Env> Shard<E> {
         let (route, key) = (write.route, write.key());
         let (mut bytes, version) = (Vec::new(), set.version());
         set.encode(&mut bytes);
-        if !self.has_room_to_coordinate() {
-            return Err(ErrorCode::Overloaded.into());
-        }
-        let spread = self.spread(route, write.sloppy);
-        let needed = write.level.needed(route.replicas) as u8;
-        let quorum = WriteQuorum::start(route.replicas as u8, spread.asked, needed)
-            .map_err(|_| ErrorCode::Unavailable)?;
-        let about = (route, Subject::new(&self.debts_held, route, &key, version, &bytes));
-        let operation = WriteOperation::new(write.requester, given, quorum, &spread, about);
+        let coordinated = write.with(key, version, &bytes, given);
+        let (operation, spread) = self.prepare_write(&coordinated)?;
         let id = self.operations.borrow_mut().insert(Operation::Write(operation));
         let here = route.position.expect("a coordinator of a set is a replica of it") as u8;
         let ack = Ack::Set { operation: id, replica: here, latch };
@@ -361,17 +355,15 @@ impl<E: Env> Shard<E> {
             return Err(code.into());
         }
         self.deadlines.borrow_mut().add(write.deadline_ns, id);
-        let (mut shipped, mut shipped_version) = (bytes, version);
+        let (mut lone, mut shipped) = (Vec::new(), coordinated);
         if planted::active(planted::Bug::LoneDotShipped) && dot.number > 0 {
-            let lone = set.lone(dot);
-            (shipped, shipped_version) = (Vec::new(), lone.version());
-            lone.encode(&mut shipped);
+            let set = set.lone(dot);
+            set.encode(&mut lone);
+            (shipped.version, shipped.value) = (set.version(), &lone);
         }
-        let left_ns = write.deadline_ns.saturating_sub(self.env.now_ns());
         // The local one is staged already.
         for replica in spread.asked.iter().filter(|replica| *replica != here) {
-            let sent = self.send_share(&spread, id, replica, left_ns, route, &key, shipped_version, &shipped);
-            if let Err(code) = sent {
+            if let Err(code) = self.send_share(&spread, id, replica, &shipped) {
                 self.on_write_answer(id, replica, WriteAnswer::Refused(code));
             }
         }

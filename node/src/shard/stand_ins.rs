@@ -2,7 +2,8 @@
 //!
 //! The members that are no replicas of a key are asked in rendezvous order ([`ferrite_cluster::Ring::fallbacks`]), this node among them: each that can
 //! be reached keeps the record as a hint for one of the replicas that cannot, and its acknowledgement counts. A replica without a
-//! stand-in is owed a strict hint, as in any write.
+//! stand-in is owed a strict hint, as in any write. One that refuses is followed by the next, each being asked once.
+//! Replicas that gossip holds to be absent and that can be reached are asked themselves where these are too few ([`super::reach`]).
 //!
 //! A stand-in may have a hint that the replica has got otherwise meanwhile, and a replica one that two nodes keep for it: versions are
 //! compared, or sets joined, as ever.
@@ -11,93 +12,189 @@ use std::rc::Rc;
 
 use ferrite_cluster::ReplicaSet;
 use ferrite_lsm::cover;
-use ferrite_wire::{ErrorCode, Key, NodeId, PeerMessage, Version, limits::REPLICAS_MAX};
+use ferrite_wire::{CoreId, ErrorCode, Key, NodeId, PeerMessage, Version, limits::REPLICAS_MAX};
 
+use super::debts::may_take_it_later;
 use super::hints::HintThen;
+use super::liveness::Absence;
 use super::log_pump::Ack;
 use super::record::{engine_key, record_of};
 use super::requester::Requester;
 use super::sets::arrived;
 use super::slab::OperationId;
+use super::writes::Write;
 use super::{Route, Shard};
 use crate::env::{Connection, Env};
 
 /// Where each replica's share of a write goes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Spread {
     /// Who is asked: replicas, or others in their stead.
     pub(super) asked: ReplicaSet,
     /// Those in whose stead another is asked.
     pub(super) stood_in: ReplicaSet,
+    /// Who they are.
+    pub(super) stand_ins: Vec<NodeId>,
     /// The way to each; none = this node.
     pub(super) connections: [Option<Connection>; REPLICAS_MAX],
 }
 
+/// Most nodes that are asked in the stead of a write's replicas, those that have refused included.
+pub(super) const STAND_INS_MAX: usize = 2 * REPLICAS_MAX;
+
 impl<E: Env> Shard<E> {
-    /// Whom to ask for a write.
-    pub(super) fn spread(&self, route: Route, sloppy: bool) -> Spread {
-        let (asked, connections) = self.live_replicas(route);
-        let mut spread = Spread { asked, stood_in: ReplicaSet::default(), connections };
-        if sloppy && usize::from(asked.len()) < route.replicas {
-            self.find_stand_ins(route, &mut spread);
+    /// Whom to ask for a write, of which `needed` must acknowledge it.
+    pub(super) fn spread(&self, route: Route, sloppy: bool, needed: u8) -> Spread {
+        let reach = self.reach(route);
+        let mut spread = Spread {
+            asked: reach.live,
+            stood_in: ReplicaSet::default(),
+            stand_ins: Vec::new(),
+            connections: reach.connections,
+        };
+        if usize::from(spread.asked.len()) < route.replicas {
+            self.spread_further(route, sloppy, needed.max(1), reach.doubtful, &mut spread);
         }
         spread
     }
 
     #[cold]
-    fn find_stand_ins(&self, route: Route, spread: &mut Spread) {
-        let ring = self.ring.borrow();
-        let links = self.links.borrow();
-        let fallbacks = ring.fallbacks(route.vnode, route.replicas);
-        // A hint may lie with any core there, if it does not stand still and is not fenced: one like this, or the first.
-        let reachable = fallbacks.into_iter().filter_map(|node| match node == self.settings.node {
-            true => Some(None),
-            false => {
-                let mut ways = links.ways(node, self.settings.core);
-                ways.find(|(core, _)| !self.counts_absent(node, Some(*core))).map(|(_, way)| Some(way))
-            }
-        });
+    fn spread_further(
+        &self,
+        route: Route,
+        sloppy: bool,
+        needed: u8,
+        doubtful: ReplicaSet,
+        spread: &mut Spread,
+    ) {
+        if sloppy {
+            self.find_stand_ins(route, spread, false);
+        }
+        let more = doubtful.without(spread.asked);
+        if spread.asked.len() < needed && !more.is_empty() {
+            // Where one verdict is wrong the others may be.
+            cover::mark("write sent to absent replicas");
+            spread.asked = spread.asked.union(more);
+        }
+        if sloppy && spread.asked.len() < needed {
+            self.find_stand_ins(route, spread, true);
+        }
+    }
+
+    fn find_stand_ins(&self, route: Route, spread: &mut Spread, may_be_absent: bool) {
+        let fallbacks = self.ring.borrow().fallbacks(route.vnode, route.replicas);
         let away = (0..route.replicas as u8).filter(|replica| !spread.asked.contains(*replica));
-        let stands: Vec<(u8, Option<Connection>)> = away.zip(reachable).collect();
-        for (replica, way) in stands {
+        for replica in away.collect::<Vec<_>>() {
+            let next = self.next_stand_in(&fallbacks, &spread.stand_ins, may_be_absent);
+            let Some((node, way)) = next else { return };
             cover::mark("stand-in asked");
             spread.asked.insert(replica);
             spread.stood_in.insert(replica);
+            spread.stand_ins.push(node);
             spread.connections[replica as usize] = way;
         }
     }
 
+    /// The first of `fallbacks` that can be reached and is not `taken`, with the way to it; none = this node. A hint may lie with any core there, if it does not
+    /// stand still and is not fenced: one like this, or the first.
+    fn next_stand_in(
+        &self,
+        fallbacks: &[NodeId],
+        taken: &[NodeId],
+        may_be_absent: bool,
+    ) -> Option<(NodeId, Option<Connection>)> {
+        let links = self.links.borrow();
+        let takes_hints = |node: NodeId, core: CoreId| match self.absence(node, Some(core)) {
+            None => true,
+            Some(Absence::Silent) => may_be_absent,
+            Some(Absence::Fenced) => false,
+        };
+        fallbacks.iter().filter(|node| !taken.contains(node)).find_map(|node| {
+            if *node == self.settings.node {
+                return Some((*node, None));
+            }
+            let way = links
+                .ways(*node, self.settings.core)
+                .find(|(core, _)| takes_hints(*node, *core))
+                .map(|(_, way)| way)?;
+            Some((*node, Some(way)))
+        })
+    }
+
+    /// A stand-in has refused: the next one is asked, each once. False = it was no stand-in, there is no next, or another would refuse as well.
+    pub(super) fn ask_next_stand_in(
+        self: &Rc<Self>,
+        id: OperationId,
+        replica: u8,
+        refusal: ErrorCode,
+    ) -> bool {
+        if !refusal.says_not_applied() || !may_take_it_later(refusal) {
+            return false;
+        }
+        loop {
+            let open = self.with_write(id, |write| write.may_stand_in(replica));
+            let Some((subject, taken, deadline_ns)) = open else { return false };
+            let Some((version, value)) = subject.record() else { return false };
+            if self.env.now_ns() >= deadline_ns {
+                return false;
+            }
+            let route = subject.route();
+            let fallbacks = self.ring.borrow().fallbacks(route.vnode, route.replicas);
+            let Some((node, way)) = self.next_stand_in(&fallbacks, &taken, false) else { return false };
+            cover::mark("next stand-in asked");
+            self.with_write(id, |write| {
+                write.stand_in(replica, node, way);
+                Some(())
+            });
+            let key = subject.key();
+            if self.send_to_stand_in(id, replica, way, (route, &key, version, value), deadline_ns).is_ok() {
+                return true;
+            }
+        }
+    }
+
     /// Sends a write on its way to one of those that are asked, this node's own copy included. An error is why it certainly did not leave.
-    #[expect(clippy::too_many_arguments, reason = "a share of a write is all of these")]
     pub(super) fn send_share(
         self: &Rc<Self>,
         spread: &Spread,
         id: OperationId,
         replica: u8,
-        left_ns: u64,
-        route: Route,
-        key: &Key<'_>,
-        version: Version,
-        value: &[u8],
+        write: &Write<'_>,
     ) -> Result<(), ErrorCode> {
+        let Write { route, key, version, value, deadline_ns, .. } = *write;
+        let way = spread.connections[replica as usize];
+        if spread.stood_in.contains(replica) {
+            return self.send_to_stand_in(id, replica, way, (route, &key, version, value), deadline_ns);
+        }
         let vnode_epoch = route.vnode_epoch;
-        let target = || self.ring.borrow().replicas(route.vnode)[replica as usize];
-        let message = match (spread.connections[replica as usize], spread.stood_in.contains(replica)) {
-            (None, false) => {
-                let ack = Ack::Local { operation: id, replica };
-                let key = engine_key(key, route.vnode, route.token);
-                return self.stage(key, record_of(&version, value), vnode_epoch.0, ack);
-            }
-            (None, true) => {
-                let then = HintThen::Local { operation: id, replica };
-                return self.keep_hint(target(), key, &version, value, then);
-            }
-            (Some(_), false) => PeerMessage::ReplicaWrite { vnode_epoch, key: *key, version, value },
-            (Some(_), true) => {
-                PeerMessage::HintedWrite { target: target(), vnode_epoch, key: *key, version, value }
-            }
+        let Some(connection) = way else {
+            let ack = Ack::Local { operation: id, replica };
+            let key = engine_key(&key, route.vnode, route.token);
+            return self.stage(key, record_of(&version, value), vnode_epoch.0, ack);
         };
-        let connection = spread.connections[replica as usize].expect("told above");
+        let message = PeerMessage::ReplicaWrite { vnode_epoch, key, version, value };
+        let left_ns = deadline_ns.saturating_sub(self.env.now_ns());
+        let sent = self.ask_replica(connection, id, replica, left_ns, &message);
+        if sent { Ok(()) } else { Err(ErrorCode::Overloaded) }
+    }
+
+    /// The same to a stand-in: over `way`, or this node itself.
+    fn send_to_stand_in(
+        self: &Rc<Self>,
+        id: OperationId,
+        replica: u8,
+        way: Option<Connection>,
+        (route, key, version, value): (Route, &Key<'_>, Version, &[u8]),
+        deadline_ns: u64,
+    ) -> Result<(), ErrorCode> {
+        let target = self.ring.borrow().replicas(route.vnode)[replica as usize];
+        let Some(connection) = way else {
+            let then = HintThen::Local { operation: id, replica };
+            return self.keep_hint(target, key, &version, value, then);
+        };
+        let vnode_epoch = route.vnode_epoch;
+        let message = PeerMessage::HintedWrite { target, vnode_epoch, key: *key, version, value };
+        let left_ns = deadline_ns.saturating_sub(self.env.now_ns());
         let sent = self.ask_replica(connection, id, replica, left_ns, &message);
         if sent { Ok(()) } else { Err(ErrorCode::Overloaded) }
     }

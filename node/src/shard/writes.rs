@@ -5,13 +5,13 @@
 use std::rc::Rc;
 
 use ferrite_cluster::{ReplicaSet, WriteOutcome, WriteQuorum};
-use ferrite_wire::{ErrorCode, Key, Level, Reply, Version, WriteAnswer, limits::REPLICAS_MAX};
+use ferrite_wire::{ErrorCode, Key, Level, NodeId, Reply, Version, WriteAnswer, limits::REPLICAS_MAX};
 
 use super::debts::Subject;
 use super::latches::LatchId;
 use super::requester::Requester;
 use super::slab::OperationId;
-use super::stand_ins::Spread;
+use super::stand_ins::{STAND_INS_MAX, Spread};
 use super::{Operation, Route, Shard};
 use crate::env::{Connection, Env};
 
@@ -28,6 +28,30 @@ pub(super) enum Own {
     Refused,
 }
 
+/// A record on its way to the replicas of its key.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Write<'w> {
+    pub(super) requester: Requester,
+    pub(super) route: Route,
+    pub(super) level: Level,
+    /// Others may stand in for replicas that are away.
+    pub(super) sloppy: bool,
+    pub(super) key: Key<'w>,
+    /// As it is sent.
+    pub(super) version: Version,
+    pub(super) value: &'w [u8],
+    /// The version that its client is told.
+    pub(super) given: Version,
+    pub(super) deadline_ns: u64,
+}
+
+impl Write<'_> {
+    /// How many must acknowledge it.
+    fn needed(&self) -> u8 {
+        self.level.needed(self.route.replicas) as u8
+    }
+}
+
 /// One write in flight, or one that has ended and still owes ([`super::debts`]).
 #[derive(Debug)]
 pub(super) struct WriteOperation {
@@ -41,6 +65,9 @@ pub(super) struct WriteOperation {
     pub(super) wanted: ReplicaSet,
     /// Those in whose stead others were asked.
     stood_in: ReplicaSet,
+    /// Those others, whatever has become of it.
+    stand_ins: Vec<NodeId>,
+    deadline_ns: u64,
     /// Those that refused, and would again.
     pub(super) refused_for_good: ReplicaSet,
     pub(super) route: Route,
@@ -59,21 +86,23 @@ pub(super) struct WriteOperation {
 }
 
 impl WriteOperation {
-    /// A write that has been started, with the way to each replica.
-    pub(super) fn new(
-        requester: Requester,
-        version: Version,
+    /// A write that is about to be sent as it is spread.
+    fn new(
+        write: &Write<'_>,
         quorum: WriteQuorum,
         spread: &Spread,
-        (route, subject): (Route, Option<Rc<Subject>>),
+        subject: Option<Rc<Subject>>,
     ) -> WriteOperation {
+        let route = write.route;
         WriteOperation {
-            requester,
-            version,
+            requester: write.requester,
+            version: write.given,
             quorum,
             asked: spread.connections,
             wanted: (0..route.replicas as u8).collect(),
             stood_in: spread.stood_in,
+            stand_ins: spread.stand_ins.clone(),
+            deadline_ns: write.deadline_ns,
             refused_for_good: ReplicaSet::default(),
             route,
             subject,
@@ -94,6 +123,22 @@ impl WriteOperation {
         is_own
     }
 
+    /// Another is asked in the stead of a replica, for the one before has refused; `way` leads there, and none to this node itself.
+    pub(super) fn stand_in(&mut self, replica: u8, node: NodeId, way: Option<Connection>) {
+        self.stand_ins.push(node);
+        self.asked[replica as usize] = way;
+    }
+
+    /// What a stand-in for a replica is to be sent instead of the one that has refused, with all that have been asked so far, and until when. `None` = the
+    /// write has ended, the replica has no stand-in, or the record is not in mind.
+    pub(super) fn may_stand_in(&self, replica: u8) -> Option<(Rc<Subject>, Vec<NodeId>, u64)> {
+        let is_open = !self.ended && self.stood_in.contains(replica);
+        if !is_open || self.stand_ins.len() >= STAND_INS_MAX {
+            return None;
+        }
+        Some((self.subject.clone()?, self.stand_ins.clone(), self.deadline_ns))
+    }
+
     /// Whether its level was not met by replicas alone.
     fn is_sloppy(&self) -> bool {
         self.quorum.acked().without(self.stood_in).len() < self.quorum.needed()
@@ -101,85 +146,43 @@ impl WriteOperation {
 }
 
 impl<E: Env> Shard<E> {
-    /// The replicas of a route that can be reached at this moment, and that gossip does not hold to be absent.
-    pub(super) fn live_replicas(&self, route: Route) -> (ReplicaSet, [Option<Connection>; REPLICAS_MAX]) {
-        let ring = self.ring.borrow();
-        let links = self.links.borrow();
-        let mut live = ReplicaSet::default();
-        let mut connections = [None; REPLICAS_MAX];
-        for (at, node) in ring.replicas(route.vnode)[..route.replicas].iter().enumerate() {
-            if Some(at) == route.position {
-                live.insert(at as u8);
-                continue;
-            }
-            let core = ring.core_of(*node, route.vnode);
-            if self.counts_absent(*node, core) {
-                ferrite_lsm::cover::mark("replica absent by gossip");
-            } else if let Some(connection) = links.route(*node, core) {
-                live.insert(at as u8);
-                connections[at] = Some(connection);
-            }
-        }
-        (live, connections)
-    }
-
-    /// Sends a record to every live replica of its key, and if it is `sloppy` to stand-ins for others. `given` is the version that the client is
-    /// told.
-    #[expect(clippy::too_many_arguments, reason = "a write is all of these")]
-    pub(super) fn coordinate_write(
-        self: &Rc<Self>,
-        requester: Requester,
-        route: Route,
-        level: Level,
-        key: &Key<'_>,
-        version: Version,
-        value: &[u8],
-        given: Version,
-        sloppy: bool,
-        deadline_ns: u64,
-    ) {
-        let started =
-            self.start_write(requester, route, level, key, version, value, given, sloppy, deadline_ns, None);
-        if let Err(code) = started {
-            self.answer_error(requester, code);
+    /// Sends a record to the replicas of its key, and if it is sloppy to stand-ins for those that are away.
+    pub(super) fn coordinate_write(self: &Rc<Self>, write: &Write<'_>) {
+        if let Err(code) = self.start_write(write, None) {
+            self.answer_error(write.requester, code);
         }
     }
 
     /// The same; with the latch of a write `apart` from its replicas, which is let go when that ends. After an error nothing was sent, nobody was
     /// answered, and the latch is still held.
-    #[expect(clippy::too_many_arguments, reason = "a write is all of these")]
     pub(super) fn start_write(
         self: &Rc<Self>,
-        requester: Requester,
-        route: Route,
-        level: Level,
-        key: &Key<'_>,
-        version: Version,
-        value: &[u8],
-        given: Version,
-        sloppy: bool,
-        deadline_ns: u64,
+        write: &Write<'_>,
         apart: Option<LatchId>,
     ) -> Result<(), ErrorCode> {
-        if !self.has_room_to_coordinate() {
-            return Err(ErrorCode::Overloaded);
-        }
-        let spread = self.spread(route, sloppy);
-        let quorum =
-            WriteQuorum::start(route.replicas as u8, spread.asked, level.needed(route.replicas) as u8)
-                .map_err(|_| ErrorCode::Unavailable)?;
-        let about = (route, Subject::new(&self.debts_held, route, key, version, value));
-        let mut operation = WriteOperation::new(requester, given, quorum, &spread, about);
+        let (mut operation, spread) = self.prepare_write(write)?;
         operation.apart = apart;
         let id = self.operations.borrow_mut().insert(Operation::Write(operation));
-        self.deadlines.borrow_mut().add(deadline_ns, id);
-        let left_ns = deadline_ns.saturating_sub(self.env.now_ns());
+        self.deadlines.borrow_mut().add(write.deadline_ns, id);
         for replica in spread.asked.iter() {
-            if let Err(code) = self.send_share(&spread, id, replica, left_ns, route, key, version, value) {
+            if let Err(code) = self.send_share(&spread, id, replica, write) {
                 self.on_write_answer(id, replica, WriteAnswer::Refused(code));
             }
         }
         Ok(())
+    }
+
+    /// Makes the operation of a write, and says whom to send it to. An error is why it cannot begin.
+    pub(super) fn prepare_write(&self, write: &Write<'_>) -> Result<(WriteOperation, Spread), ErrorCode> {
+        if !self.has_room_to_coordinate() {
+            return Err(ErrorCode::Overloaded);
+        }
+        let (replicas, needed) = (write.route.replicas as u8, write.needed());
+        let spread = self.spread(write.route, write.sloppy, needed);
+        let quorum =
+            WriteQuorum::start(replicas, spread.asked, needed).map_err(|_| ErrorCode::Unavailable)?;
+        let subject = Subject::new(&self.debts_held, write, !spread.stood_in.is_empty());
+        Ok((WriteOperation::new(write, quorum, &spread, subject), spread))
     }
 
     /// A replica, perhaps this node, has answered.
@@ -194,6 +197,11 @@ impl<E: Env> Shard<E> {
             Some((false, true)) => return self.follow_debt(id, replica, false),
             // An answer that comes twice says nothing new.
             Some((false, false)) | None => return,
+        }
+        if let WriteAnswer::Refused(code) = answer
+            && self.ask_next_stand_in(id, replica, code)
+        {
+            return;
         }
         let outcome = match answer {
             // A replica that cannot say whether it kept the record counts like one that was lost.

@@ -110,16 +110,10 @@ fn every_history_of_up_to_three_replicas_joins_every_set_of_its_quorum() {
             for needed in 1..=count as u8 {
                 for local in (0..count as u8).map(Some).chain([None]) {
                     let live = (0..count as u8).collect();
-                    let (read, asks) = ReadQuorum::start(
-                        Reading::Joined,
-                        Repairing::After,
-                        count as u8,
-                        live,
-                        ReplicaSet::default(),
-                        local,
-                        needed,
-                    )
-                    .expect("all are live");
+                    let candidates = among(count as u8, live, local);
+                    let (read, asks) =
+                        ReadQuorum::start(Reading::Joined, Repairing::After, candidates, needed)
+                            .expect("all are live");
                     let host = Host { read, open: asks.to_vec(), joined: BTreeSet::new(), asked: asks.len() };
                     ends += explore_joined(&host, &replicas, needed);
                 }

@@ -183,9 +183,8 @@ fn explore_all(reading: Reading, records: u8) -> usize {
         for needed in 1..=3 {
             for repairing in [Repairing::Never, Repairing::of_level(needed, 3)] {
                 let live = (0..3).collect();
-                let (read, asks) =
-                    ReadQuorum::start(reading, repairing, 3, live, ReplicaSet::default(), Some(1), needed)
-                        .expect("enough are live");
+                let (read, asks) = ReadQuorum::start(reading, repairing, among(3, live, Some(1)), needed)
+                    .expect("enough are live");
                 let cluster = Cluster {
                     reading,
                     repairing,
@@ -229,9 +228,7 @@ fn levels_below_a_majority_are_not_held_up() {
 
 fn read_at_quorum() -> ReadQuorum {
     let live = (0..3).collect();
-    ReadQuorum::start(Reading::Newest, Repairing::Before, 3, live, ReplicaSet::default(), None, 2)
-        .expect("all are live")
-        .0
+    ReadQuorum::start(Reading::Newest, Repairing::Before, among(3, live, None), 2).expect("all are live").0
 }
 
 const APPLIED: WriteAnswer = WriteAnswer::Applied;
@@ -321,15 +318,33 @@ fn there_is_no_hedge_once_the_first_answers_are_there() {
 
 #[test]
 fn those_that_come_last_are_asked_only_where_the_others_are_too_few() {
-    let last = [0, 1].into_iter().collect();
+    let slow = [0, 1].into_iter().collect();
     let asked = |needed, local| {
-        let live = (0..3).collect();
-        let (_, asks) = ReadQuorum::start(Reading::Newest, Repairing::After, 3, live, last, local, needed)
-            .expect("all are live");
+        let candidates = Candidates { slow, ..among(3, (0..3).collect(), local) };
+        let (_, asks) =
+            ReadQuorum::start(Reading::Newest, Repairing::After, candidates, needed).expect("all are live");
         asks.iter().map(|ask| ask.replica).collect::<Vec<_>>()
     };
     assert_eq!(asked(1, None), [2]);
     assert_eq!(asked(2, None), [2, 0]);
     assert_eq!(asked(2, Some(1)), [1, 2], "this node's own copy comes first");
     assert_eq!(asked(3, None), [2, 0, 1]);
+}
+
+/// A verdict may be wrong: whoever can be reached is asked before a read is refused, and after all others.
+#[test]
+fn those_that_are_said_to_be_absent_are_asked_only_where_all_others_are_too_few() {
+    let live: ReplicaSet = [1, 2].into_iter().collect();
+    let (slow, absent) = ([1].into_iter().collect(), [0].into_iter().collect());
+    let candidates = Candidates { slow, absent, ..among(4, live, None) };
+    let start = |needed| ReadQuorum::start(Reading::Newest, Repairing::After, candidates, needed);
+    let asked = |needed| {
+        let (_, asks) = start(needed).expect("three can be reached");
+        asks.iter().map(|ask| ask.replica).collect::<Vec<_>>()
+    };
+    assert_eq!([1, 2, 3].map(asked), [vec![2], vec![2, 1], vec![2, 1, 0]]);
+    assert_eq!(start(4).err(), Some(Unavailable { live: 3, needed: 4 }));
+    let (mut read, _) = start(2).expect("two are live");
+    let step = read.on_answer(1, DAMAGED);
+    assert_eq!(step.ask, Some(Ask { replica: 0, want: ReadWant::Digest }), "in place of one that fails");
 }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ferrite_cluster::gossip::{GossipOptions, Verdict};
 
 use super::*;
+use crate::shard::session::SessionKind;
 
 /// Length of a step.
 const STEP_MS: u64 = 5;
@@ -26,6 +27,8 @@ pub(super) struct Cluster {
     pub(super) cores: usize,
     /// From one node to another: nothing gets through.
     pub(super) cut: BTreeSet<(usize, usize)>,
+    /// Nodes whose gossip gets nowhere, and whom none reaches.
+    pub(super) gossip_cut: BTreeSet<usize>,
     /// The other end of a connection.
     other_end: BTreeMap<(usize, Connection), (usize, Connection)>,
     /// Bytes on their way to an end.
@@ -79,7 +82,8 @@ impl Cluster {
             }
         }
         let (other_end, wires) = (BTreeMap::new(), BTreeMap::new());
-        Cluster { places, cores, cut: BTreeSet::new(), other_end, wires, hops: Vec::new() }
+        let (cut, gossip_cut) = (BTreeSet::new(), BTreeSet::new());
+        Cluster { places, cores, cut, gossip_cut, other_end, wires, hops: Vec::new() }
     }
 
     /// The same, once all know each other.
@@ -244,6 +248,12 @@ impl Cluster {
         for (to, connection) in ends {
             let Some((from, _)) = self.other_end.get(&(to, connection)).copied() else { continue };
             if !self.is_open(from, to) || self.places[to].is_stalled {
+                continue;
+            }
+            let kind = self.places[to].shard.sessions.borrow().kind(connection);
+            let is_gossip = matches!(kind, Some(SessionKind::Gossip(_) | SessionKind::GossipLink(_)));
+            let ends = [self.places[from].node, self.places[to].node];
+            if is_gossip && ends.iter().any(|node| self.gossip_cut.contains(node)) {
                 continue;
             }
             let bytes = self.wires.remove(&(to, connection)).expect("listed");

@@ -17,6 +17,7 @@ mod multi_get;
 mod multi_put;
 mod opening;
 mod pressure;
+mod reach;
 mod repairs;
 mod replica_siblings;
 mod replies;

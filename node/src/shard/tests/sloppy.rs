@@ -106,6 +106,70 @@ fn a_core_that_is_fenced_or_stands_still_is_passed_over_as_a_stand_in() {
     assert!(matches!(told(&bench, from)[..], [(1, Ok((_, true)))]));
 }
 
+/// The first one had no room, and the write came to nothing, though the next would have taken it.
+#[test]
+fn the_next_one_stands_in_for_a_stand_in_that_refuses() {
+    let (bench, shard, from) = one_of_five();
+    let (name, replicas, fallbacks) = named(&shard, TableId::DEFAULT, true);
+    let silent = replicas.iter().copied().find(|node| *node != 1).expect("three of them");
+    comes(&bench, &shard, silent);
+    let links: Vec<Connection> = fallbacks.iter().map(|node| comes(&bench, &shard, *node)).collect();
+    ask(&bench, &shard, from, &sloppy(Key::plain(&name), b"v", Level::Quorum));
+    let first = hinted(&bench, links[0]);
+    assert_eq!((first.len(), hinted(&bench, links[1]).len()), (1, 0), "one is away");
+    answer(&bench, &shard, links[0], first[0].0, WriteAnswer::Refused(ErrorCode::Overloaded));
+    let next = hinted(&bench, links[1]);
+    assert_eq!(next, first, "the same record, for the same replica");
+    assert_eq!(told(&bench, from), []);
+    answer(&bench, &shard, links[1], next[0].0, WriteAnswer::Applied);
+    assert!(matches!(told(&bench, from)[..], [(1, Ok((_, true)))]));
+    pass(&bench, &shard, 20);
+    let away = replicas.iter().copied().find(|node| ![1, silent].contains(node)).expect("three of them");
+    assert_eq!(shard.hints.borrow().owed(NodeId(away)).0, 0, "the stand-in delivers");
+    // Where all refuse there is none left, and each was asked once.
+    ask(&bench, &shard, from, &sloppy(Key::plain(&name), b"w", Level::Quorum));
+    for link in &links {
+        let sent = hinted(&bench, *link);
+        assert_eq!(sent.len(), 1);
+        answer(&bench, &shard, *link, sent[0].0, WriteAnswer::Refused(ErrorCode::Overloaded));
+    }
+    assert!(links.iter().all(|link| hinted(&bench, *link).is_empty()));
+}
+
+/// The same where this node is one of them, before the other in order or after it.
+#[test]
+fn a_coordinator_without_room_hands_on_what_it_was_to_stand_in_for_and_the_other_way_round() {
+    for is_first in [true, false] {
+        let (bench, shard, from) = one_of_five();
+        let order = |name: &[u8; 4]| {
+            let route = shard.route(&Key::plain(name)).expect("a table");
+            let fallbacks = shard.ring.borrow().fallbacks(route.vnode, 3);
+            route.position.is_none() && (fallbacks[0] == NodeId(1)) == is_first
+        };
+        let name = (0..1_000u32).map(u32::to_le_bytes).find(order).expect("some key");
+        let (replicas, other) = {
+            let (route, ring) = (shard.route(&Key::plain(&name)).expect("a table"), shard.ring.borrow());
+            let other = ring.fallbacks(route.vnode, 3).into_iter().find(|node| *node != NodeId(1));
+            (ring.replicas(route.vnode)[..3].to_vec(), other.expect("two of them").0)
+        };
+        for node in &replicas[..2] {
+            comes(&bench, &shard, node.0);
+        }
+        let link = comes(&bench, &shard, other);
+        if is_first {
+            let none = HintOptions { bytes_max: 10, ..HintOptions::default() };
+            shard.hints.replace(Ledger::new(none, 0));
+        }
+        ask(&bench, &shard, from, &sloppy(Key::plain(&name), b"v", Level::One));
+        let sent = hinted(&bench, link);
+        assert_eq!((sent.len(), sent[0].1), (1, replicas[2].0));
+        let refused = WriteAnswer::Refused(ErrorCode::Overloaded);
+        answer(&bench, &shard, link, sent[0].0, if is_first { WriteAnswer::Applied } else { refused });
+        assert!(matches!(told(&bench, from)[..], [(1, Ok((_, true)))]), "{is_first}");
+        assert_eq!(shard.hints.borrow().owed(replicas[2]).0, u64::from(!is_first));
+    }
+}
+
 #[test]
 fn a_level_that_replicas_meet_is_strict_whatever_was_allowed() {
     let (bench, shard, from) = one_of_five();

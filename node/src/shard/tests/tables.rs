@@ -3,6 +3,7 @@
 use ferrite_wire::{ErrorCode, Item, Mode, ReplicaAnswer, Reply, Table, TableId, WriteAnswer};
 
 use super::*;
+use crate::shard::reach::Reach;
 use crate::shard::tables::TableRefusal;
 
 fn named(name: &str, replication: u8) -> Table {
@@ -83,8 +84,8 @@ fn a_narrow_table_is_on_the_first_of_the_replicas_only() {
         let route = shard.route(&narrow.key(&partition)).expect("a table that is declared");
         assert_eq!((whole.replicas, route.replicas, route.vnode), (3, 1, whole.vnode));
         assert_eq!(route.position, whole.position.filter(|position| *position == 0));
-        assert_eq!(shard.live_replicas(whole).0.len(), 3);
-        let (live, connections) = shard.live_replicas(route);
+        assert_eq!(shard.reach(whole).live.len(), 3);
+        let Reach { live, connections, .. } = shard.reach(route);
         assert!(live.is_within(1) && live.len() == 1, "{live:?}");
         assert_eq!(connections[0].is_none(), route.position.is_some(), "this node, or the one that is it");
         assert!(connections[1..].iter().all(Option::is_none));
