@@ -28,7 +28,8 @@
 //! The state machine keeps versions; the host keeps the bytes of the newest full record ([`ReadStep::keep`]), and decides
 //! what a tombstone or an expired record means to the client: the version says so.
 //!
-//! While the first answers are out, one replica more may be asked ([`ReadQuorum::hedge`]): whichever comes first counts.
+//! While the first answers are out, one replica more may be asked ([`ReadQuorum::hedge`]): whichever comes first counts. The same once more while
+//! replicas are repaired: see `repair.rs`.
 //!
 //! Bound: a replica is asked at most twice, once for its digest and once for its record, and written to at most once.
 
@@ -247,21 +248,27 @@ impl ReadQuorum {
         self.next(keep)
     }
 
-    /// Answers are slow to come: asks one replica more, if the read still waits for first answers and there is one. The record, if that has
-    /// not come yet.
+    /// Answers are slow to come: asks one replica more, if the read still waits for first answers, or for replicas that it has written to, and
+    /// there is one. The record, if that has not come yet. Once while replicas are written to.
     pub fn hedge(&mut self) -> Option<Ask> {
         if !self.may_hedge() {
             return None;
         }
         let spare = self.next_spare()?;
+        if let Some(repairs) = &mut self.repairs {
+            repairs.hurry();
+        }
         let want = if self.kept.is_some() { ReadWant::Digest } else { ReadWant::Full };
         Some(self.ask_first(spare, want))
     }
 
     /// Whether [`ReadQuorum::hedge`] would ask anybody.
     pub fn may_hedge(&self) -> bool {
-        let waits = !self.ended && self.repairs.is_none() && self.answered.len() < self.needed;
-        waits && !self.spare.is_empty()
+        let waits = match &self.repairs {
+            None => self.answered.len() < self.needed,
+            Some(repairs) => !repairs.is_hurried(),
+        };
+        waits && !self.ended && !self.spare.is_empty()
     }
 
     /// Those that were asked and have not said what they hold.
@@ -461,6 +468,14 @@ impl ReadQuorum {
         let holds = found == Some(target) || self.reading == Reading::Newest && found > Some(target);
         if holds {
             repairs.holds(replica);
+        } else if !repairs.has_written_to(replica) && repairs.is_hurried() {
+            // Those that were written to are slow, and this one is known to lack it.
+            repairs.write_to(replica);
+            let mut step = self.next_repair();
+            if step.outcome.is_none() {
+                step.repair.insert(replica);
+            }
+            return step;
         } else if !repairs.has_written_to(replica) {
             self.spare.insert(replica);
         }

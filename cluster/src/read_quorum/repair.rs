@@ -13,7 +13,9 @@
 //! joined or newest known ──┤
 //!                         └─ those behind are written to ──(each says: applied)──► enough hold it ► Found
 //!                                    │ one refuses, or is lost
-//!                                    └──► one that was never asked is written to in its place; none left ──► Failed
+//!                                    ├──► one that was never asked is written to in its place; none left ──► Failed
+//!                                    │ they are slow
+//!                                    └──► one that was never asked is asked: it may hold it; if not, it is written to as well
 //! ```
 //!
 //! What is written is the record as it was found, with its version. A replica that has something newer by then keeps that, and
@@ -63,13 +65,15 @@ pub(super) struct Repairs {
     written: ReplicaSet,
     /// Those of them that have not answered.
     waiting: ReplicaSet,
+    /// They are slow, and another was asked.
+    hurried: bool,
     /// Why the first that was written to in vain would not take it.
     refusal: Option<ErrorCode>,
 }
 
 impl Repairs {
     pub(super) fn new(version: Version, holding: ReplicaSet, behind: ReplicaSet) -> Repairs {
-        Repairs { version, holding, written: behind, waiting: behind, refusal: None }
+        Repairs { version, holding, written: behind, waiting: behind, hurried: false, refusal: None }
     }
 
     /// A replica that was written to has answered.
@@ -85,6 +89,16 @@ impl Repairs {
             }
         }
         waited
+    }
+
+    /// Those that were written to are slow: another is asked.
+    pub(super) fn hurry(&mut self) {
+        self.hurried = true;
+    }
+
+    /// Whether another was asked.
+    pub(super) fn is_hurried(&self) -> bool {
+        self.hurried
     }
 
     /// A replica has said late that it has it.

@@ -4,6 +4,9 @@
 //! their delay to be over. The delay is much the same for all, so the queue is in order of time as reads come; nearly all of them have ended by the
 //! time they are at its front, and are passed over there without anybody waking up for it: a timer is asked for only when the read at the
 //! front still waits. (The deadlines' wheel has a grain of milliseconds, and a finer one would wake a core with a lone client for nothing.)
+//!
+//! Reads whose answers wait for replicas to be brought up to what they found have a queue of their own, for what they wait for takes longer. Such a
+//! read asks one replica more as well, out of the same budget; where that is spent it waits for as long again and then tries again.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -18,32 +21,46 @@ use crate::env::Env;
 
 /// Most reads in the queue: a delay's worth of them. Beyond it reads are not hedged.
 const WAITING_MAX: usize = 1 << 16;
+/// How many times as long as for an answer a read waits for a replica that it has written to: that is synced first.
+pub(super) const REPAIR_DELAYS: u64 = 8;
 
 /// Reads that wait for their delay to be over, and what is known of how long that is.
 #[derive(Debug, Default)]
 pub(super) struct Hedges {
     pub(super) hedging: Hedging,
-    /// By time; a read whose delay was shorter than that of the one before comes after it none the less.
-    queue: VecDeque<(u64, OperationId)>,
+    /// Those that wait for answers.
+    reads: Queue,
+    /// Those that wait for replicas that they have written to.
+    repairs: Queue,
 }
 
-impl Hedges {
+/// By time; a read whose delay was shorter than that of the one before comes after it none the less.
+#[derive(Debug, Default)]
+struct Queue(VecDeque<(u64, OperationId)>);
+
+impl Queue {
     fn add(&mut self, at_ns: u64, read: OperationId) {
-        if self.queue.len() < WAITING_MAX {
-            let after = self.queue.back().map_or(0, |(last, _)| *last);
-            self.queue.push_back((at_ns.max(after), read));
+        if self.0.len() < WAITING_MAX {
+            let after = self.0.back().map_or(0, |(last, _)| *last);
+            self.0.push_back((at_ns.max(after), read));
         }
     }
 
     /// When the first read that still waits is due; those that have ended are forgotten.
     fn next(&mut self, operations: &Slab<Operation>) -> Option<u64> {
-        while let Some((at_ns, read)) = self.queue.front() {
+        while let Some((at_ns, read)) = self.0.front() {
             if operations.contains(*read) {
                 return Some(*at_ns);
             }
-            self.queue.pop_front();
+            self.0.pop_front();
         }
         None
+    }
+
+    /// The first that is due.
+    fn take(&mut self, now_ns: u64, operations: &Slab<Operation>) -> Option<OperationId> {
+        let is_due = self.next(operations)? <= now_ns;
+        if is_due { self.0.pop_front().map(|(_, read)| read) } else { None }
     }
 }
 
@@ -91,7 +108,14 @@ impl<E: Env> Shard<E> {
     pub(super) fn hedge_later(&self, read: OperationId) {
         let mut hedges = self.hedges.borrow_mut();
         let at_ns = self.env.now_ns() + hedges.hedging.delay_ns();
-        hedges.add(at_ns, read);
+        hedges.reads.add(at_ns, read);
+    }
+
+    /// A read waits for replicas that it has written to.
+    pub(super) fn hedge_repair_later(&self, read: OperationId) {
+        let mut hedges = self.hedges.borrow_mut();
+        let at_ns = self.env.now_ns() + REPAIR_DELAYS * hedges.hedging.delay_ns();
+        hedges.repairs.add(at_ns, read);
     }
 
     /// A replica has answered a read for the first time, and not with a refusal.
@@ -109,22 +133,44 @@ impl<E: Env> Shard<E> {
 
     /// When the next read wants to ask another replica.
     pub(super) fn next_hedge(&self) -> Option<u64> {
-        self.hedges.borrow_mut().next(&self.operations.borrow())
+        let (mut hedges, operations) = (self.hedges.borrow_mut(), self.operations.borrow());
+        let next = [hedges.reads.next(&operations), hedges.repairs.next(&operations)];
+        next.into_iter().flatten().min()
     }
 
     /// Lets the reads ask another replica whose delay is over.
     pub(super) fn hedge_due(self: &Rc<Self>, now_ns: u64) {
-        loop {
-            let due = {
-                let mut hedges = self.hedges.borrow_mut();
-                match hedges.next(&self.operations.borrow()) {
-                    Some(at_ns) if at_ns <= now_ns => hedges.queue.pop_front(),
-                    Some(_) | None => return,
-                }
-            };
-            let (_, read) = due.expect("it is due");
+        let next_read = || self.hedges.borrow_mut().reads.take(now_ns, &self.operations.borrow());
+        while let Some(read) = next_read() {
             self.hedge(read, now_ns);
         }
+        // What finds no budget is due again later.
+        let next_repair = || self.hedges.borrow_mut().repairs.take(now_ns, &self.operations.borrow());
+        while let Some(read) = next_repair() {
+            self.hedge_repair(read);
+        }
+    }
+
+    fn hedge_repair(self: &Rc<Self>, id: OperationId) {
+        let is_slow = match self.operations.borrow_mut().get_mut(id) {
+            Some(Operation::Read(read)) => read.is_repairing() && read.may_hedge(),
+            _ => false,
+        };
+        if !is_slow {
+            return;
+        }
+        let counters = &self.counters.hedges;
+        if !self.hedges.borrow_mut().hedging.take() {
+            counters.refused.set(counters.refused.get() + 1);
+            return self.hedge_repair_later(id);
+        }
+        counters.sent.set(counters.sent.get() + 1);
+        let ask = match self.operations.borrow_mut().get_mut(id) {
+            Some(Operation::Read(read)) => read.hedge(),
+            _ => None,
+        };
+        cover::mark("repair hedged");
+        self.ask_again(id, ask.expect("seen above"));
     }
 
     fn hedge(self: &Rc<Self>, id: OperationId, now_ns: u64) {
@@ -138,7 +184,7 @@ impl<E: Env> Shard<E> {
                 hedging.on_silence(read.timed.nodes[replica as usize], now_ns);
             }
             let counters = &self.counters.hedges;
-            if !read.may_hedge() {
+            if !read.may_hedge() || read.is_repairing() {
                 return;
             }
             if !hedging.take() {

@@ -68,6 +68,11 @@ impl ReadOperation {
         self.quorum.may_hedge()
     }
 
+    /// Whether it waits for replicas that it has written to.
+    pub(super) fn is_repairing(&self) -> bool {
+        self.quorum.repaired_to().is_some()
+    }
+
     /// Asks another.
     pub(super) fn hedge(&mut self) -> Option<Ask> {
         self.quorum.hedge()

@@ -40,7 +40,7 @@ struct Repair<'r> {
 impl<E: Env> Shard<E> {
     /// Writes what a read has kept to replicas that its answer waits for.
     pub(super) fn repair_first(self: &Rc<Self>, id: OperationId, replicas: ReplicaSet) {
-        let refused = {
+        let (refused, may_hedge) = {
             let mut operations = self.operations.borrow_mut();
             let Some(Operation::Read(read)) = operations.get_mut(id) else { return };
             let version = read.repaired_to().expect("it repairs");
@@ -53,8 +53,11 @@ impl<E: Env> Shard<E> {
                 deadline_ns: read.deadline_ns,
             };
             cover::mark("read repaired before its answer");
-            self.write_repair(id, &repair, replicas)
+            (self.write_repair(id, &repair, replicas), read.may_hedge())
         };
+        if may_hedge {
+            self.hedge_repair_later(id);
+        }
         for (replica, code) in refused {
             self.on_repair_answer(id, replica, WriteAnswer::Refused(code));
         }

@@ -348,3 +348,36 @@ fn those_that_are_said_to_be_absent_are_asked_only_where_all_others_are_too_few(
     let step = read.on_answer(1, DAMAGED);
     assert_eq!(step.ask, Some(Ask { replica: 0, want: ReadWant::Digest }), "in place of one that fails");
 }
+
+/// The second replica is there and does not get round to writing. Waited for, the read ended with its time, though the third may hold the record.
+#[test]
+fn a_repair_that_is_slow_asks_the_third_replica_whether_it_holds_the_record() {
+    let repairing = || {
+        let mut read = read_at_quorum();
+        read.on_answer(0, full(8));
+        assert_eq!(read.on_answer(1, digest(7)).repair, [1].into_iter().collect());
+        assert!(read.may_hedge());
+        assert_eq!(read.hedge(), Some(Ask { replica: 2, want: ReadWant::Digest }));
+        assert_eq!((read.may_hedge(), read.hedge()), (false, None), "one more and no further");
+        read
+    };
+    let outcome = Some(ReadOutcome::Found { version: version(8), answered: 2 });
+    let found = ReadStep { outcome, ..ReadStep::default() };
+    assert_eq!(repairing().on_answer(2, digest(8)), found, "a majority holds it");
+    // It lacks it: it is written to, and a majority is waited for all the same, whichever of the two comes first.
+    for late in [ReadAnswer::Absent, digest(7)] {
+        for first in [1, 2] {
+            let mut read = repairing();
+            let step = read.on_answer(2, late);
+            assert_eq!((step.outcome, step.repair), (None, [2].into_iter().collect()));
+            assert_eq!(read.on_repaired(first, APPLIED), found);
+            assert_eq!(read.on_repaired(3 - first, APPLIED), ReadStep::default());
+        }
+    }
+    let mut read = repairing();
+    assert_eq!(read.on_answer(2, DAMAGED), ReadStep::default(), "the second may still take it");
+    assert_eq!(read.on_repaired(1, APPLIED), found);
+    let mut read = repairing();
+    assert_eq!(read.on_repaired(1, WriteAnswer::Refused(ErrorCode::DiskFull)), ReadStep::default());
+    assert_eq!(read.on_answer(2, digest(8)), found);
+}

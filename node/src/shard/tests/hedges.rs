@@ -1,9 +1,10 @@
 //! Reads whose answers are slow to come: when another replica is asked, how often at most, and what a slow one costs.
 
-use ferrite_wire::{ReadWant, ReplicaAnswer, Version};
+use ferrite_wire::{ErrorCode, ReadWant, ReplicaAnswer, Version, WriteAnswer};
 
-use super::coordinator::{Asked, Coordinator, What};
+use super::coordinator::{Asked, Coordinator, TIMEOUT_MS, What};
 use super::*;
+use crate::shard::hedges::REPAIR_DELAYS;
 
 const US: u64 = 1_000;
 /// How long a sound replica takes.
@@ -150,4 +151,77 @@ fn a_replica_that_is_always_slow_slows_few_reads_and_costs_no_more_than_the_budg
     }
     node.get(key, Level::Quorum);
     assert_eq!(node.only_asked().connection, slow);
+}
+
+impl Coordinator {
+    /// A read at a majority that has found the other replica behind, and waits for it to write; what that was sent.
+    fn repairs(&mut self, name: &[u8]) -> Asked {
+        self.get(Key::plain(name), Level::Quorum);
+        let other = self.only_asked();
+        let behind = Version { order: Order(7), ..Version::default() };
+        self.answer_read(&other, ReplicaAnswer::Digest { version: behind });
+        let repair = self.only_asked();
+        assert_eq!(repair.what, What::Write(version(), b"value".to_vec()));
+        repair
+    }
+
+    /// As long as a read waits for a replica that it has written to.
+    fn wait(&self) {
+        self.advance(REPAIR_DELAYS * self.status("hedges.delay_us") * US);
+    }
+}
+
+/// The second replica answers reads and does not get round to writing. Nobody asked the third, which may have the record, and the read ended with its
+/// time.
+#[test]
+fn a_read_that_repairs_a_slow_replica_is_answered_by_way_of_the_third() {
+    let (mut node, name) = coordinator();
+    node.learn(&name);
+    let found = [Ok(Some(b"value".to_vec()))];
+    for holds in [true, false] {
+        let slow = node.repairs(&name);
+        assert_eq!(node.told(), []);
+        node.wait();
+        let third = node.only_asked();
+        assert_ne!(third.connection, slow.connection);
+        assert_eq!(third.what, What::Read(ReadWant::Digest));
+        if holds {
+            node.agree(&third);
+            assert_eq!(node.told(), found, "a majority has it");
+        } else {
+            node.answer_read(&third, ReplicaAnswer::Absent);
+            assert_eq!(node.told(), [], "one copy is none");
+            let repair = node.only_asked();
+            assert_eq!((repair.connection, &repair.what), (third.connection, &slow.what));
+            node.answer_write(&repair, WriteAnswer::Applied);
+            assert_eq!(node.told(), found);
+        }
+        node.answer_write(&slow, WriteAnswer::Applied);
+        assert_eq!(node.told(), []);
+    }
+    assert_eq!(node.status("hedges.sent"), 2);
+    assert_eq!(node.shard.operations.borrow().len(), 0);
+}
+
+/// More reads than the budget has questions for wait longer, and are answered when it has one; or with their time, never before a majority has it.
+#[test]
+fn repairs_ask_a_third_replica_within_the_budget_of_reads() {
+    let (mut node, name) = coordinator();
+    let slow = node.repairs(&name);
+    node.wait();
+    assert!(node.asked().is_empty());
+    assert_eq!((node.status("hedges.sent"), node.status("hedges.refused_by_budget")), (0, 1));
+    for _ in 0..20 {
+        node.get(Key::plain(&name), Level::Quorum);
+        node.asked().iter().for_each(|asked| node.agree(asked));
+    }
+    assert_eq!(node.told().len(), 20);
+    node.wait();
+    let third = node.only_asked();
+    node.agree(&third);
+    assert_eq!(node.told(), [Ok(Some(b"value".to_vec()))]);
+    node.answer_write(&slow, WriteAnswer::Applied);
+    node.repairs(&name);
+    pass(&node.bench, &node.shard, TIMEOUT_MS + 10);
+    assert_eq!(node.told(), [Err(ErrorCode::Timeout)]);
 }
