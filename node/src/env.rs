@@ -36,6 +36,15 @@ pub enum Sent {
     Gone,
 }
 
+/// Who is at the other end of an accepted connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// Whoever wants to read and write.
+    Client,
+    /// A core of another node, or its gossip.
+    Peer,
+}
+
 /// What a handler made of received bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Received {
@@ -125,6 +134,16 @@ pub trait Env: Clone + 'static {
     fn connect(&self, address: &str) -> Connection;
     /// Sends what is queued, then closes. [`Handler::on_closed`] does not follow.
     fn close(&self, connection: Connection);
+    /// An accepted connection has said who it is. False = there is no place for it: clients leave some to peers. It is to be closed then.
+    fn greeted(&self, connection: Connection, caller: Caller) -> bool {
+        let _ = (connection, caller);
+        true
+    }
+    /// Whether the connection is being read from: not while what it was answered piles up.
+    fn is_read(&self, connection: Connection) -> bool {
+        let _ = connection;
+        true
+    }
     /// Sends to another core of this node; gives the message back when that core's queue is full.
     fn hop(&self, to: CoreId, message: Hop) -> Result<(), Hop>;
 }

@@ -16,6 +16,6 @@ pub mod shard;
 pub mod startup;
 pub mod table_modes;
 
-pub use env::{Connection, Env, Handler, Hop, Received, Sent};
+pub use env::{Caller, Connection, Env, Handler, Hop, Received, Sent};
 pub use placement::Placement;
 pub use shard::{Shard, ShardSettings};

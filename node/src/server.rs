@@ -22,7 +22,7 @@ use crate::config::{ByteSize, CommitlogSync, Compaction, Config, Node, Spin};
 use crate::identity::DataDirectory;
 use crate::layout;
 use crate::memory::{self, CoreMemory};
-use crate::reactor::{CoreError, CoreSetup, ReactorOptions, mailboxes, run_core};
+use crate::reactor::{CoreError, CoreSetup, PEER_CONNECTIONS, ReactorOptions, mailboxes, run_core};
 use crate::shard::{Shard, ShardSettings};
 use crate::startup::{self, StartupError};
 use crate::table_modes;
@@ -282,8 +282,19 @@ impl Plan {
         let clock_offset_ms = config.testing.clock_offset_ms;
         let memory = CoreMemory::of(memory, &config.server, cores);
         let out_all_bytes_max = memory.reserve_bytes as usize / 2;
-        let reactor =
-            ReactorOptions { spin_us, clock_offset_ms, out_all_bytes_max, ..ReactorOptions::default() };
+        let defaults = ReactorOptions::default();
+        // Each core of each other node connects to each core here, and may do so anew before the old connection has gone; gossip does so once a node.
+        let others = config.nodes.len().saturating_sub(1);
+        let peer_connections = PEER_CONNECTIONS.max(2 * others * (usize::from(cores) + 1));
+        let connections_max = defaults.connections_max - defaults.peer_connections + peer_connections;
+        let reactor = ReactorOptions {
+            spin_us,
+            clock_offset_ms,
+            out_all_bytes_max,
+            peer_connections,
+            connections_max,
+            ..defaults
+        };
         let (server, gossip) = (config.server.clone(), config.gossip.clone());
         Plan { topology, reactor, memory, cores, stores, node: node.id, server, gossip }
     }

@@ -14,7 +14,7 @@ use ferrite_lsm::{Class, Directory, Disk, FileName, NameOp, Open, Pace, Sync};
 use ferrite_node::disk::{DiskOptions, supports_direct};
 use ferrite_node::reactor::{CoreError, CoreSetup, Post, ReactorOptions, RingEnv, mailboxes, run_core};
 use ferrite_node::ring::listen;
-use ferrite_node::{Connection, Env, Handler, Hop, Received};
+use ferrite_node::{Caller, Connection, Env, Handler, Hop, Received};
 use ferrite_wire::CoreId;
 
 /// Longest that a test waits for an answer before it fails rather than hangs.
@@ -107,6 +107,15 @@ impl Echo {
             }
             Some(b'm') => {
                 self.env.send(connection, |out| out.resize(out.len() + (1 << 20), b'm'));
+            }
+            // Says who it is.
+            Some(who @ (b'l' | b'p')) => {
+                let caller = if *who == b'l' { Caller::Client } else { Caller::Peer };
+                let has_place = self.env.greeted(connection, caller);
+                self.reply(connection, if has_place { b"welcome" } else { b"no place" });
+                if !has_place {
+                    self.env.close(connection);
+                }
             }
             Some(b'x') => {
                 self.reply(connection, b"bye");
@@ -605,10 +614,11 @@ fn a_node_stops_under_load() {
 
 #[test]
 fn a_full_table_turns_connections_away() {
-    let node = Node::start(1, ReactorOptions { connections_max: 2, ..ReactorOptions::default() });
+    let options = ReactorOptions { connections_max: 2, peer_connections: 0, ..ReactorOptions::default() };
+    let node = Node::start(1, options);
     let (mut first, mut second) = (node.connect(), node.connect());
-    assert_eq!(ask(&mut first, b"e"), b"e");
-    assert_eq!(ask(&mut second, b"e"), b"e");
+    assert_eq!(ask(&mut first, b"l"), b"welcome");
+    assert_eq!(ask(&mut second, b"l"), b"welcome");
     let mut third = node.connect();
     // Turned away with an end or a reset, whichever the kernel makes of it.
     assert!(!matches!(third.read(&mut [0; 1]), Ok(1)));
@@ -617,6 +627,34 @@ fn a_full_table_turns_connections_away() {
         assert_eq!(ask(&mut second, b"e"), b"e");
     }
     assert_eq!(ask(&mut node.connect(), b"e"), b"e");
+    node.stop();
+}
+
+/// Whoever connected first had the places: with clients on all of them, or connections that said nothing at all, a node was cut off from the others.
+#[test]
+fn other_nodes_get_in_however_many_clients_and_strangers_there_are() {
+    let options = ReactorOptions { connections_max: 5, peer_connections: 2, ..ReactorOptions::default() };
+    let node = Node::start(1, options);
+    let mut clients: Vec<TcpStream> = (0..3).map(|_| node.connect()).collect();
+    clients.iter_mut().for_each(|client| assert_eq!(ask(client, b"l"), b"welcome"));
+    assert_eq!(ask(&mut node.connect(), b"l"), b"no place", "told, and not only cut");
+    // As many that say nothing as there are places, and more.
+    let mut strangers: Vec<TcpStream> = (0..10).map(|_| node.connect()).collect();
+    let mut peers: Vec<TcpStream> = (0..2).map(|_| node.connect()).collect();
+    peers.iter_mut().for_each(|peer| assert_eq!(ask(peer, b"p"), b"welcome"));
+    clients.iter_mut().chain(&mut peers).for_each(|stream| assert_eq!(ask(stream, b"e"), b"e"));
+    for stranger in &mut strangers {
+        assert!(!matches!(stranger.read(&mut [0; 1]), Ok(1)), "they have given up their places");
+    }
+    // All have said who they are.
+    let mut one_more = node.connect();
+    assert!(!matches!(one_more.read(&mut [0; 1]), Ok(1)));
+    assert_eq!(ask(&mut clients[0], b"e"), b"e");
+    drop(peers.pop());
+    while node.seen.closed.load(Ordering::SeqCst) < strangers.len() + 1 {
+        assert_eq!(ask(&mut clients[0], b"e"), b"e");
+    }
+    assert_eq!(ask(&mut node.connect(), b"p"), b"welcome");
     node.stop();
 }
 

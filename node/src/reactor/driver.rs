@@ -12,6 +12,7 @@ use super::deferred::{Deferred, Share, is_heavy};
 use super::mailbox::Mail;
 use super::shared::{Shared, clock_ns};
 use super::spin::Spin;
+use super::strangers::Strangers;
 use super::table::{GENERATION_RESERVED, Link, connection, token};
 use crate::env::{Connection, Handler, Received};
 use crate::ring::{Doorbell, Event, Listening, Token, Wait};
@@ -51,6 +52,7 @@ pub(super) struct Driver<H, E> {
     leaving: VecDeque<(u64, Connection)>,
     /// What a turn does only a little of.
     deferred: Deferred,
+    strangers: Strangers,
     /// When connections that do not read are looked for next, while room is short.
     readers_ns: u64,
     /// Set once the core was told to stop: when it ends in any case.
@@ -78,6 +80,7 @@ impl<H: Handler, E> Driver<H, E> {
             batch: Vec::new(),
             leaving: VecDeque::new(),
             deferred: Deferred::default(),
+            strangers: Strangers::default(),
             readers_ns: 0,
             stop_by_ns: None,
         })
@@ -200,17 +203,35 @@ impl<H: Handler, E> Driver<H, E> {
 
     fn on_accepted(&mut self, stream: TcpStream) {
         let shared = &self.shared;
-        let Some(handler) = &self.handler else { return };
-        let there = shared.table.borrow().len() + self.deferred.ended();
-        if there >= shared.options.connections_max || self.stop_by_ns.is_some() {
-            shared.count(|counters| counters.refused += 1);
+        if self.handler.is_none() {
             return;
         }
+        let there = shared.table.borrow().len() + self.deferred.ended();
+        let is_full = there >= shared.options.connections_max;
+        if self.stop_by_ns.is_some() || is_full && !self.close_stranger() {
+            self.shared.count(|counters| counters.refused += 1);
+            return;
+        }
+        let shared = &self.shared;
         shared.count(|counters| counters.accepted += 1);
         let link = Link::accepted(shared.adopt(stream), shared.options.receive_bytes, shared.unread.clone());
         let name = shared.table.borrow_mut().insert(link);
-        handler.on_accepted(name);
+        let connections_max = shared.options.connections_max;
+        self.strangers.add(name, &mut shared.table.borrow_mut(), connections_max);
+        if let Some(handler) = &self.handler {
+            handler.on_accepted(name);
+        }
         self.receive(name);
+    }
+
+    /// Closes the connection that has said for longest nothing of who it is. False = all have said it.
+    fn close_stranger(&mut self) -> bool {
+        let oldest = self.strangers.pop(&mut self.shared.table.borrow_mut());
+        if let Some(name) = oldest {
+            self.shared.count(|counters| counters.strangers += 1);
+            self.on_broken(name);
+        }
+        oldest.is_some()
     }
 
     fn on_connected(&mut self, name: Connection, stream: io::Result<TcpStream>) {

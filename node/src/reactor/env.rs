@@ -8,7 +8,7 @@ use ferrite_wire::CoreId;
 use super::pace::RingPace;
 use super::shared::{ReactorCounters, Shared};
 use crate::disk::RingDisk;
-use crate::env::{Connection, Env, Hop, Sent};
+use crate::env::{Caller, Connection, Env, Hop, Sent};
 use crate::ring::RingCounters;
 
 /// The environment of a core. Cheap to clone, bound to its thread.
@@ -82,6 +82,14 @@ impl Env for RingEnv {
 
     fn close(&self, connection: Connection) {
         self.0.close(connection);
+    }
+
+    fn greeted(&self, connection: Connection, caller: Caller) -> bool {
+        self.0.greeted(connection, caller)
+    }
+
+    fn is_read(&self, connection: Connection) -> bool {
+        self.0.table.borrow_mut().get(connection).is_none_or(|link| !link.paused)
     }
 
     fn hop(&self, to: CoreId, message: Hop) -> Result<(), Hop> {

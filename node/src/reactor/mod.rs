@@ -13,7 +13,8 @@
 //! core's own ring, timers and mailbox may wake its tasks; see `tasks`.
 //!
 //! Bounds: connections, out-buffers, in-buffers and mail each have one, in [`ReactorOptions`] or beside their use. A client
-//! that does not read its answers is no longer read from; one that breaks the protocol is closed alone.
+//! that does not read its answers is no longer read from; one that breaks the protocol is closed alone. Clients leave places for other nodes, and whoever
+//! has not said who it is gives its own up when there are no others.
 
 mod buffers;
 mod deferred;
@@ -25,6 +26,7 @@ mod pace;
 mod shared;
 mod sleeps;
 mod spin;
+mod strangers;
 mod table;
 mod tasks;
 
@@ -46,7 +48,7 @@ use crate::ring::Ring;
 
 pub use env::RingEnv;
 pub use mailbox::{MAIL_BYTES_MAX, MAIL_MAX, Mailbox, Post, mailboxes};
-pub use options::ReactorOptions;
+pub use options::{PEER_CONNECTIONS, ReactorOptions};
 pub use pace::RingPace;
 pub use shared::ReactorCounters;
 

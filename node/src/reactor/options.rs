@@ -1,10 +1,16 @@
 //! Bounds and habits of a core's reactor.
 
+/// Connections that are kept for other nodes, where it is not known how many these are.
+pub const PEER_CONNECTIONS: usize = 256;
+
 /// Options of a reactor; every bound of it is here or a named constant beside its use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReactorOptions {
-    /// Most connections of a core; more are closed as soon as they are accepted.
+    /// Most connections of a core. When it has them, one that is accepted takes the place of the one that has said for longest nothing of who it
+    /// is; where all have said it, the new one is closed.
     pub connections_max: usize,
+    /// So many of them clients do not take: they are for the cores and the gossip of other nodes.
+    pub peer_connections: usize,
     /// Room for a receive on a connection that has nothing large under way, in bytes.
     pub receive_bytes: usize,
     /// Longest frame, and so most unconsumed bytes of a connection.
@@ -37,7 +43,8 @@ pub struct ReactorOptions {
 impl Default for ReactorOptions {
     fn default() -> ReactorOptions {
         ReactorOptions {
-            connections_max: 10_000,
+            connections_max: 10_000 + PEER_CONNECTIONS,
+            peer_connections: PEER_CONNECTIONS,
             receive_bytes: 16 * 1024,
             input_bytes_max: ferrite_wire::limits::BODY_BYTES_MAX + 4096,
             pause_bytes: 1024 * 1024,

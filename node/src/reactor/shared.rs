@@ -17,7 +17,7 @@ use super::sleeps::Sleeps;
 use super::table::{Link, Table, token};
 use super::tasks::Tasks;
 use crate::disk::RingDisk;
-use crate::env::{Connection, Sent};
+use crate::env::{Caller, Connection, Sent};
 use crate::ring::Ring;
 
 /// Most names being resolved at once; each takes a thread while it lasts.
@@ -32,8 +32,10 @@ const ADDRESSES_MAX: usize = 8;
 pub struct ReactorCounters {
     /// Connections accepted.
     pub accepted: u64,
-    /// Connections turned away because the core has its most.
+    /// Connections turned away because the core has its most, or its most of clients.
     pub refused: u64,
+    /// Connections that gave their places to others because they had not said who they are.
+    pub strangers: u64,
     /// Bytes received.
     pub received_bytes: u64,
     /// Bytes handed to sockets.
@@ -185,6 +187,14 @@ impl Shared {
             let left = self.options.out_all_bytes_max.saturating_sub(all);
             left.saturating_sub(output.bytes())
         })
+    }
+
+    /// An accepted connection has said who it is. False = there is no place for another client.
+    pub(super) fn greeted(&self, connection: Connection, caller: Caller) -> bool {
+        let clients_max = self.options.connections_max.saturating_sub(self.options.peer_connections);
+        let has_place = self.table.borrow_mut().greeted(connection, caller, clients_max);
+        self.count(|counters| counters.refused += u64::from(!has_place));
+        has_place
     }
 
     /// Whether clients leave so much unread that those that do not read are in the way of others.

@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::rc::Rc;
 
 use super::buffers::{Input, Output};
-use crate::env::Connection;
+use crate::env::{Caller, Connection};
 use crate::ring::Token;
 
 /// Generation that no connection ever has; the reactor's own tokens use it.
@@ -16,6 +16,8 @@ pub(super) const GENERATION_RESERVED: u32 = u32::MAX;
 pub(super) struct Link {
     /// This side connected: it asks, and what it receives are answers.
     pub(super) outgoing: bool,
+    /// Who is at the other end of one that was accepted, once that has been said.
+    caller: Option<Caller>,
     /// Absent while it is being connected.
     pub(super) stream: Option<Rc<TcpStream>>,
     /// While it is being connected: addresses not tried yet, the next one last.
@@ -47,6 +49,7 @@ impl Link {
     pub(super) fn new(stream: Option<Rc<TcpStream>>, receive_bytes: usize) -> Link {
         Link {
             outgoing: stream.is_none(),
+            caller: None,
             stream,
             candidates: Vec::new(),
             input: Input::new(receive_bytes),
@@ -58,6 +61,16 @@ impl Link {
             closing: false,
             dirty: false,
         }
+    }
+}
+
+#[cfg(test)]
+impl Link {
+    /// One that was accepted, without a socket.
+    pub(super) fn stranger() -> Link {
+        let mut link = Link::new(None, 4096);
+        link.outgoing = false;
+        link
     }
 }
 
@@ -82,6 +95,8 @@ pub(super) struct Table {
     slots: Vec<Slot>,
     free: Vec<u32>,
     live: usize,
+    /// Those of clients that have said that they are.
+    clients: usize,
 }
 
 impl Table {
@@ -118,12 +133,30 @@ impl Table {
         }
         let link = slot.link.take()?;
         self.live -= 1;
+        self.clients -= usize::from(link.caller == Some(Caller::Client));
         slot.generation += 1;
         // A slot whose names are used up stays empty.
         if slot.generation != GENERATION_RESERVED {
             self.free.push(connection.slot);
         }
         Some(link)
+    }
+
+    /// An accepted connection has said who it is. False = there are so many clients already.
+    pub(super) fn greeted(&mut self, connection: Connection, caller: Caller, clients_max: usize) -> bool {
+        let is_client = caller == Caller::Client;
+        if is_client && self.clients >= clients_max {
+            return false;
+        }
+        let Some(link) = self.get(connection).filter(|link| link.caller.is_none()) else { return true };
+        link.caller = Some(caller);
+        self.clients += usize::from(is_client);
+        true
+    }
+
+    /// Whether a connection was accepted and has not said who it is.
+    pub(super) fn is_stranger(&mut self, connection: Connection) -> bool {
+        self.get(connection).is_some_and(|link| !link.outgoing && link.caller.is_none())
     }
 
     pub(super) fn len(&self) -> usize {
@@ -182,6 +215,21 @@ mod tests {
         let last = Connection { slot: first.slot, generation: GENERATION_RESERVED - 1 };
         assert!(table.remove(last).is_some());
         assert_ne!(table.insert(link()).slot, first.slot);
+    }
+
+    #[test]
+    fn clients_are_counted_until_they_have_gone() {
+        let mut table = Table::default();
+        let names: Vec<Connection> = (0..4).map(|_| table.insert(link())).collect();
+        let mut greeted = |at: usize, caller| table.greeted(names[at], caller, 2);
+        assert!(greeted(0, Caller::Client) && greeted(1, Caller::Client));
+        assert!(!greeted(3, Caller::Client) && greeted(2, Caller::Peer));
+        table.remove(names[0]);
+        table.remove(names[2]);
+        assert_eq!(table.clients, 1);
+        assert!(table.greeted(names[3], Caller::Client, 2));
+        assert!(table.greeted(names[0], Caller::Peer, 2), "it has gone");
+        assert_eq!(table.clients, 2);
     }
 
     #[test]

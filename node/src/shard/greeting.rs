@@ -11,7 +11,7 @@ use ferrite_wire::{
 use super::Shard;
 use super::requester::frame;
 use super::session::SessionKind;
-use crate::env::{Connection, Env};
+use crate::env::{Caller, Connection, Env};
 
 /// Longest body of a frame from a connection that has not said who it is, in bytes.
 const GREETING_BODY_BYTES_MAX: usize = 1024;
@@ -83,9 +83,14 @@ impl<E: Env> Shard<E> {
                 }
             }
         };
+        let caller = if kind == SessionKind::Client { Caller::Client } else { Caller::Peer };
+        if !self.env.greeted(connection, caller) {
+            let text = "this core has as many clients as it takes";
+            return self.refuse(connection, frame.header.request, ErrorCode::Overloaded, text);
+        }
         if let Some(session) = self.sessions.borrow_mut().get_mut(connection) {
             session.kind = kind;
-            session.half_sent_since_ns = None;
+            session.half_sent = None;
         }
         if let Role::Gossip { node, incarnation, .. } = hello.role {
             self.on_gossip_greeted(node, incarnation);
