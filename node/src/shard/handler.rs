@@ -9,7 +9,7 @@ use ferrite_wire::{
 use super::Shard;
 use super::expiry::Waited;
 use super::requester::Requester;
-use super::session::{Next, SessionKind};
+use super::session::{HalfSent, Next, SessionKind};
 use crate::env::{Connection, Env, Handler, Hop, Received, Sent};
 
 impl<E: Env> Handler for Shard<E> {
@@ -52,7 +52,7 @@ impl<E: Env> Handler for Shard<E> {
                         Next::Frame => used += len,
                         Next::Later => {
                             if let Some(session) = self.sessions.borrow_mut().get_mut(connection) {
-                                session.half_sent_since_ns = None;
+                                session.half_sent = None;
                             }
                             return Received::Consumed { used, need: 0 };
                         }
@@ -68,8 +68,10 @@ impl<E: Env> Handler for Shard<E> {
                     if let Some(session) = self.sessions.borrow_mut().get_mut(connection)
                         && kind != SessionKind::New
                     {
-                        // A frame that grows is not stuck; one that stands still from one receive to the next is.
-                        session.half_sent_since_ns = (left > 0).then_some(now_ns);
+                        // A frame that grows by a byte now and then is stuck as one that stands still is.
+                        let (before, is_same) = (session.half_sent, used == 0);
+                        session.half_sent =
+                            (left > 0).then(|| HalfSent::again(before, is_same, now_ns, need));
                     }
                     return Received::Consumed { used, need: if left == 0 { 0 } else { need } };
                 }

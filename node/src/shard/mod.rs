@@ -69,7 +69,7 @@ use ferrite_wire::{
 };
 
 pub use liveness::{Absence, Absences, Progress};
-pub use settings::ShardSettings;
+pub use settings::{DEADLINE_MAX_NS, ShardSettings};
 
 use crate::env::{Connection, Env, Hop};
 use crate::recovered;
@@ -388,9 +388,10 @@ impl<E: Env> Shard<E> {
 
     /// How long a request may take whose header says so many microseconds.
     fn timeout_ns(&self, deadline_us: u32) -> u64 {
+        let by_default_ns = self.settings.request_timeout_ns;
         match deadline_us {
-            0 => self.settings.request_timeout_ns,
-            us => u64::from(us) * 1_000,
+            0 => by_default_ns,
+            us => (u64::from(us) * 1_000).min(self.settings.deadline_max_ns.max(by_default_ns)),
         }
     }
 

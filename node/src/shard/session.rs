@@ -38,6 +38,39 @@ impl Next {
     }
 }
 
+/// Least rate at which a frame comes in, in bytes per second: its time is this much longer for its length.
+pub(super) const FRAME_BYTES_PER_S_MIN: u64 = 64 * 1024;
+
+/// A handshake or a frame that is not whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct HalfSent {
+    /// When the connection came, or the first byte of the frame, in nanoseconds.
+    since_ns: u64,
+    /// Its length, as far as it is known.
+    bytes: usize,
+}
+
+impl HalfSent {
+    /// The same frame, or the next one, is not whole at this time.
+    pub(super) fn again(before: Option<HalfSent>, is_same: bool, now_ns: u64, bytes: usize) -> HalfSent {
+        match before.filter(|_| is_same) {
+            Some(before) => HalfSent { bytes: before.bytes.max(bytes), ..before },
+            None => HalfSent { since_ns: now_ns, bytes },
+        }
+    }
+
+    /// The same, with its time from now on.
+    pub(super) fn from(self, now_ns: u64) -> HalfSent {
+        HalfSent { since_ns: now_ns, ..self }
+    }
+
+    /// Whether it has taken longer than it may, however steadily it comes in.
+    pub(super) fn is_late(&self, now_ns: u64, timeout_ns: u64) -> bool {
+        let for_length_ns = self.bytes as u64 * 1_000_000_000 / FRAME_BYTES_PER_S_MIN;
+        now_ns.saturating_sub(self.since_ns) > timeout_ns + for_length_ns
+    }
+}
+
 /// One connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Session {
@@ -46,8 +79,8 @@ pub(super) struct Session {
     pub(super) kind: SessionKind,
     /// Requests that have not been answered.
     pub(super) in_flight: u32,
-    /// Since when a handshake or a frame has been incomplete.
-    pub(super) half_sent_since_ns: Option<u64>,
+    /// The handshake, or the frame that has begun.
+    pub(super) half_sent: Option<HalfSent>,
 }
 
 /// The sessions by connection slot.
@@ -63,9 +96,8 @@ impl Sessions {
         if slot >= self.slots.len() {
             self.slots.resize(slot + 1, None);
         }
-        let half_sent_since_ns = (kind == SessionKind::New).then_some(now_ns);
-        self.slots[slot] =
-            Some(Session { generation: connection.generation, kind, in_flight: 0, half_sent_since_ns });
+        let half_sent = (kind == SessionKind::New).then_some(HalfSent { since_ns: now_ns, bytes: 0 });
+        self.slots[slot] = Some(Session { generation: connection.generation, kind, in_flight: 0, half_sent });
     }
 
     /// Removes a connection and says what it was.
@@ -95,12 +127,12 @@ impl Sessions {
         (of(SessionKind::Client), of(SessionKind::Peer))
     }
 
-    /// Connections that have kept a handshake or a frame incomplete since before `since_ns`.
-    pub(super) fn half_sent_before(&self, since_ns: u64) -> Vec<Connection> {
-        let late = |session: &Session| session.half_sent_since_ns.is_some_and(|since| since < since_ns);
+    /// Connections whose handshake or frame is not whole.
+    pub(super) fn half_sent(&self) -> Vec<(Connection, HalfSent)> {
         let named = |(slot, session): (usize, &Option<Session>)| {
-            let session = session.as_ref().filter(|session| late(session))?;
-            Some(Connection { slot: slot as u32, generation: session.generation })
+            let session = session.as_ref()?;
+            let connection = Connection { slot: slot as u32, generation: session.generation };
+            Some((connection, session.half_sent?))
         };
         self.slots.iter().enumerate().filter_map(named).collect()
     }
@@ -130,7 +162,13 @@ mod tests {
         let fine = Connection { slot: 1, generation: 1 };
         sessions.open(slow, SessionKind::New, 10);
         sessions.open(fine, SessionKind::Client, 10);
-        assert_eq!(sessions.half_sent_before(11), vec![slow]);
-        assert_eq!(sessions.half_sent_before(10), vec![]);
+        let [(connection, greeting)] = sessions.half_sent()[..] else { panic!("one of them") };
+        assert_eq!((connection, greeting.is_late(15, 5), greeting.is_late(16, 5)), (slow, false, true));
+        let half = HalfSent::again(None, false, 20, FRAME_BYTES_PER_S_MIN as usize);
+        let grown = HalfSent::again(Some(half), true, 30, 100);
+        assert_eq!(grown, half, "its time is that of its first byte, and its length what its header said");
+        assert_ne!(HalfSent::again(Some(half), false, 30, 100), half, "the next frame");
+        let late_ns = 20 + 5 + 1_000_000_000;
+        assert!(!half.is_late(late_ns, 5) && half.is_late(late_ns + 1, 5));
     }
 }

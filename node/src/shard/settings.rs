@@ -9,6 +9,9 @@ use crate::Placement;
 
 const MS: u64 = 1_000_000;
 
+/// Longest time that a request may take, whatever its header says, in nanoseconds: what is admitted is kept in mind for as long.
+pub const DEADLINE_MAX_NS: u64 = 60_000 * MS;
+
 /// Identity, topology and bounds of one shard. All times in nanoseconds unless the name says otherwise.
 #[derive(Clone, Debug)]
 pub struct ShardSettings {
@@ -30,6 +33,8 @@ pub struct ShardSettings {
     pub value_bytes_max: usize,
     /// Deadline of a request that names none.
     pub request_timeout_ns: u64,
+    /// Longest deadline that a request may name, where that is not shorter than the one of those that name none.
+    pub deadline_max_ns: u64,
     /// How far ahead of this node's wall clock a client's or peer's time may be when minting, in milliseconds.
     pub clock_drift_max_ms: u64,
     /// How often each peer connection is pinged.
@@ -40,7 +45,8 @@ pub struct ShardSettings {
     pub gossip: GossipOptions,
     /// Longest pause between attempts to reach a peer.
     pub reconnect_pause_max_ns: u64,
-    /// A connection that has not finished its handshake, or a frame, after so long is closed.
+    /// A connection that has not finished its handshake after so long is closed; one that has not finished a frame after so long, and what the
+    /// frame's length allows it, as well.
     pub half_sent_timeout_ns: u64,
     /// With `commitlog_sync = periodic`: how often the log is synced; `None` = batch, every acknowledgement waits for its sync.
     pub sync_interval_ns: Option<u64>,
@@ -90,6 +96,7 @@ impl ShardSettings {
             engine,
             value_bytes_max: ferrite_wire::limits::VALUE_BYTES_MAX,
             request_timeout_ns: 2_000 * MS,
+            deadline_max_ns: DEADLINE_MAX_NS,
             clock_drift_max_ms: 500,
             ping_interval_ns: 250 * MS,
             peer_timeout_ns: 1_000 * MS,

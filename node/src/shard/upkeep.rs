@@ -25,9 +25,18 @@ impl<E: Env> Shard<E> {
         self.tend_links(now_ns);
         self.tend_progress(now_ns);
         self.tend_gossip(now_ns);
-        let late = now_ns.saturating_sub(self.settings.half_sent_timeout_ns);
-        let half_sent = self.sessions.borrow().half_sent_before(late);
-        for connection in half_sent {
+        let half_sent = self.sessions.borrow().half_sent();
+        for (connection, half) in half_sent {
+            if !self.env.is_read(connection) {
+                // What it sends is not taken: its time begins when it is.
+                if let Some(session) = self.sessions.borrow_mut().get_mut(connection) {
+                    session.half_sent = Some(half.from(now_ns));
+                }
+                continue;
+            }
+            if !half.is_late(now_ns, self.settings.half_sent_timeout_ns) {
+                continue;
+            }
             let text = "a handshake or frame was not finished in time";
             self.refuse(connection, RequestId(0), ErrorCode::Malformed, text);
             self.drop_connection(connection);

@@ -2,6 +2,7 @@
 //!
 //! Whole clusters are the simulator's business; here one shard is brought into one exact state.
 
+mod admission;
 mod clocks;
 mod cluster;
 mod coordinator;
@@ -43,7 +44,7 @@ use ferrite_wire::{
 
 use super::{Shard, ShardSettings};
 use crate::Placement;
-use crate::env::{Connection, Env, Handler, Hop, Received, Sent};
+use crate::env::{Caller, Connection, Env, Handler, Hop, Received, Sent};
 
 const MS: u64 = 1_000_000;
 /// Rounds of polls after which what is still pending waits for something outside.
@@ -73,6 +74,10 @@ struct State {
     out_full: Cell<bool>,
     /// Sends of more than a few bytes are.
     out_nearly_full: Cell<bool>,
+    /// Connections are not read from.
+    is_not_read: Cell<bool>,
+    /// There is no place for another client.
+    has_no_place: Cell<bool>,
 }
 
 impl Bench {
@@ -91,6 +96,8 @@ impl Bench {
             hops_full: Cell::new(false),
             out_full: Cell::new(false),
             out_nearly_full: Cell::new(false),
+            is_not_read: Cell::new(false),
+            has_no_place: Cell::new(false),
         }))
     }
 
@@ -186,6 +193,12 @@ impl Env for Bench {
     }
     fn close(&self, connection: Connection) {
         self.0.closed.borrow_mut().push(connection);
+    }
+    fn greeted(&self, _: Connection, caller: Caller) -> bool {
+        caller == Caller::Peer || !self.0.has_no_place.get()
+    }
+    fn is_read(&self, _: Connection) -> bool {
+        !self.0.is_not_read.get()
     }
     fn hop(&self, to: CoreId, message: Hop) -> Result<(), Hop> {
         if self.0.hops_full.get() {
