@@ -13,6 +13,7 @@ mod gets;
 mod gossip;
 mod hedges;
 mod hints;
+mod lifetimes;
 mod memory;
 mod multi_get;
 mod multi_put;
