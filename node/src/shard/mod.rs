@@ -1,7 +1,7 @@
 //! A shard: all that one core of a node does with data.
 //!
 //! It is written over an [`Env`] and told what happens through [`Handler`](crate::env::Handler), so that the reactor and the simulator run the
-//! same code. A request's way: bytes → [`Shard::on_received`] → session → request borrowed from the buffer → route (wrong
+//! same code. A request's way: bytes → [`Handler::on_received`](crate::env::Handler::on_received) → session → request borrowed from the buffer → route (wrong
 //! core? hop) → local read or write, or a coordinator (`reads`, `writes`) → log group (`log_pump`) → answer.
 //!
 //! State lies in small cells, each borrowed for a few statements and never across an await or a call that may come back.
