@@ -115,10 +115,12 @@ impl std::error::Error for ReadError {}
 
 /// The table of a name in a topology that was fetched just now.
 pub(crate) fn table_in(topology: &Topology, name: &str) -> Result<Table, ReadError> {
-    topology.tables.named(name).cloned().ok_or_else(|| {
-        let text = format!("there is no table \"{name}\"");
-        ReadError::Refused(Fault { code: ErrorCode::NoTable, text })
-    })
+    topology.tables.named(name).cloned().ok_or_else(|| no_table(name))
+}
+
+pub(crate) fn no_table(name: &str) -> ReadError {
+    let text = format!("there is no table \"{name}\"");
+    ReadError::Refused(Fault { code: ErrorCode::NoTable, text })
 }
 
 /// What a read ends in; `None` = the key has no value.

@@ -9,7 +9,7 @@ mod siblings;
 mod socket;
 
 use crate::options::Builder;
-use crate::outcome::{ReadError, ReadResult, WriteOutcome, table_in};
+use crate::outcome::{ReadError, ReadResult, WriteOutcome};
 use crate::pipeline::{Completion, Operation, Pipeline};
 use crate::{ReadOptions, WriteOptions};
 use ferrite_wire::{Entry, ErrorCode, Key, Table, Topology};
@@ -172,15 +172,13 @@ impl Client {
     }
 
     /// The table of a name, as the cluster declares it: its [`Table::key`] and [`Table::item`] make keys. A name that the topology at
-    /// hand does not have is looked for once more in a new one; one that is not there either is refused with
-    /// [`ErrorCode::NoTable`].
+    /// hand does not have is looked for once more in a new one, which is fetched at most every half second, whoever asks; one that is not
+    /// there either is refused with [`ErrorCode::NoTable`].
     pub async fn table(&self, name: &str) -> Result<Table, ReadError> {
-        let known = self.known_topology();
-        if let Some(known) = known.as_ref().and_then(|topology| topology.tables.named(name)) {
-            return Ok(known.clone());
+        match self.call(Operation::Table(name)).await {
+            Completion::Table(result) => result,
+            other => unreachable!("a lookup ends as a table, not {other:?}"),
         }
-        let fetched = self.topology().await?;
-        table_in(&fetched, name)
     }
 
     /// The topology in use, without asking anyone; `None` = not learned yet.

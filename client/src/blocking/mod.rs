@@ -9,7 +9,7 @@ mod siblings;
 mod socket;
 
 use crate::options::Builder;
-use crate::outcome::{ReadError, ReadResult, WriteOutcome, table_in};
+use crate::outcome::{ReadError, ReadResult, WriteOutcome};
 use crate::pipeline::{Action, Completion, ConnectionId, Operation, Pipeline};
 use crate::{ReadOptions, WriteOptions};
 pub use batch::BatchSummary;
@@ -190,14 +190,13 @@ impl BlockingClient {
     }
 
     /// The table of a name, as the cluster declares it: its [`Table::key`] and [`Table::item`] make keys. A name that the topology at
-    /// hand does not have is looked for once more in a new one; one that is not there either is refused with
-    /// [`ErrorCode::NoTable`].
+    /// hand does not have is looked for once more in a new one, which is fetched at most every half second, whoever asks; one that is not
+    /// there either is refused with [`ErrorCode::NoTable`].
     pub fn table(&mut self, name: &str) -> Result<Table, ReadError> {
-        if let Some(known) = self.known_topology().and_then(|topology| topology.tables.named(name)) {
-            return Ok(known.clone());
+        match self.call(Operation::Table(name)) {
+            Completion::Table(result) => result,
+            other => unreachable!("a lookup ends as a table, not {other:?}"),
         }
-        let fetched = self.topology()?;
-        table_in(&fetched, name)
     }
 
     /// The topology in use, without asking anyone; `None` = not learned yet.

@@ -261,8 +261,13 @@ impl Pipeline {
         match call.owner {
             Owner::Front(tag) => self.completions.push_back((tag, completion)),
             Owner::Refresh => {
+                let Completion::Topology(fetched) = completion else {
+                    unreachable!("a fetch of the topology ends as one, not {completion:?}");
+                };
                 self.refresh.is_running = false;
                 self.refresh.not_before = Some(now + REFRESH_INTERVAL);
+                self.answer_lookups(&fetched);
+                self.refresh.failed = fetched.err();
                 if self.refresh.is_wanted {
                     self.want_refresh(now);
                 }

@@ -102,7 +102,8 @@ impl Pipeline {
             | Completion::Writes(_)
             | Completion::Pong(_)
             | Completion::Status(_)
-            | Completion::Topology(_) => {
+            | Completion::Topology(_)
+            | Completion::Table(_) => {
                 unreachable!("a part is a read")
             }
         }

@@ -21,6 +21,7 @@ mod arrive;
 mod batch;
 mod call;
 mod gather;
+mod lookup;
 mod route;
 
 use crate::backoff::{Random, backoff};
@@ -32,8 +33,9 @@ use crate::siblings::{Replaces, Siblings};
 use crate::{Options, ReadOptions, WriteOptions};
 use batch::Batch;
 use call::{Calls, Place};
-use ferrite_wire::{Entry, HintsAction, Key, Order, Topology};
+use ferrite_wire::{Entry, HintsAction, Key, Order, Table, Topology};
 use gather::Gather;
+use lookup::Lookup;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -69,6 +71,9 @@ pub enum Operation<'a> {
     Hints(Option<&'a str>, HintsAction, ReadOptions),
     /// Fetches the topology, of this address or of any member. Completes with [`Completion::Topology`].
     Topology(Option<&'a str>, ReadOptions),
+    /// Finds the table of a name: in the topology at hand, else in a new one, unless that was fetched just now; within the client's timeout.
+    /// Completes with [`Completion::Table`].
+    Table(&'a str),
 }
 
 /// What a call came to.
@@ -83,6 +88,7 @@ pub enum Completion {
     Pong(Result<(), ReadError>),
     Status(Result<String, ReadError>),
     Topology(Result<Arc<Topology>, ReadError>),
+    Table(Result<Table, ReadError>),
 }
 
 /// A connection, as the front knows it; never reused.
@@ -143,6 +149,10 @@ struct Refresh {
     due_at: Option<Instant>,
     /// Topologies in a row that left a replica's cores open.
     incomplete: u32,
+    /// Why the last fetch brought nothing; `None` = it did.
+    failed: Option<ReadError>,
+    /// Who waits for the fetch that is under way; at most the client's `calls_max`, calls included.
+    lookups: Vec<Lookup>,
 }
 
 /// The client's protocol state; see the module.
@@ -201,7 +211,7 @@ impl Pipeline {
 
     /// Calls accepted and not completed, the client's own included.
     pub fn calls_open(&self) -> usize {
-        self.calls.len()
+        self.calls.len() + self.refresh.lookups.len()
     }
 
     /// Replies that matched no call: late ones, mostly.
@@ -401,11 +411,13 @@ impl Pipeline {
                 self.refresh.is_wanted = true;
                 self.wake_by(at);
             }
-            Some(_) | None => {
-                (self.refresh.is_wanted, self.refresh.due_at) = (false, None);
-                self.refresh.is_running = true;
-                self.fetch_topology(now);
-            }
+            Some(_) | None => self.refresh_now(now),
         }
+    }
+
+    fn refresh_now(&mut self, now: Instant) {
+        (self.refresh.is_wanted, self.refresh.due_at) = (false, None);
+        self.refresh.is_running = true;
+        self.fetch_topology(now);
     }
 }

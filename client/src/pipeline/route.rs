@@ -26,6 +26,7 @@ pub(super) const ROUND_PAUSE: Duration = Duration::from_millis(5);
 impl Pipeline {
     pub(super) fn accept(&mut self, now: Instant, tag: u64, operation: Operation<'_>) {
         let timeout = match operation {
+            Operation::Table(_) => None,
             Operation::Get(_, options)
             | Operation::MultiGet(_, options)
             | Operation::Ping(_, options)
@@ -39,11 +40,16 @@ impl Pipeline {
             | Operation::DeleteReplacing(_, _, options) => options.timeout,
         };
         let deadline = now + timeout.unwrap_or(self.options.timeout);
+        if let Some(table) = self.known_table(&operation) {
+            self.completions.push_back((tag, Completion::Table(Ok(table))));
+            return;
+        }
         if let Some(fault) = self.refusal(&operation) {
             self.completions.push_back((tag, refused(&operation, fault)));
             return;
         }
         let (target, level) = match operation {
+            Operation::Table(name) => return self.accept_lookup(now, tag, name),
             Operation::MultiGet(keys, options) => {
                 let level = options.level.unwrap_or(self.options.level);
                 return self.accept_multi_get(now, tag, keys, level, deadline);
@@ -89,7 +95,9 @@ impl Pipeline {
             Operation::Status(..) => Request::Status,
             Operation::Hints(_, action, _) => Request::Hints(action),
             Operation::Topology(..) => Request::Topology { have: Epoch(0) },
-            Operation::MultiGet(..) | Operation::MultiPut(..) => unreachable!("accepted above"),
+            Operation::MultiGet(..) | Operation::MultiPut(..) | Operation::Table(..) => {
+                unreachable!("accepted above")
+            }
         };
         let mut body = self.calls.buffer();
         request.encode(&mut body);
@@ -97,7 +105,7 @@ impl Pipeline {
     }
 
     fn refusal(&self, operation: &Operation<'_>) -> Option<Fault> {
-        if self.calls.len() >= self.options.calls_max {
+        if self.calls_open() >= self.options.calls_max {
             let text = format!("this client already has {} calls open", self.options.calls_max);
             return Some(Fault { code: ErrorCode::Overloaded, text });
         }
@@ -128,7 +136,8 @@ impl Pipeline {
             | Operation::Ping(..)
             | Operation::Status(..)
             | Operation::Hints(..)
-            | Operation::Topology(..) => None,
+            | Operation::Topology(..)
+            | Operation::Table(..) => None,
         };
         if let Some(text) = too_large {
             return Some(Fault { code: ErrorCode::TooLarge, text });
@@ -140,9 +149,11 @@ impl Pipeline {
             | Operation::Delete(_, options)
             | Operation::PutReplacing(_, _, _, options)
             | Operation::DeleteReplacing(_, _, options) => options.level,
-            Operation::Ping(..) | Operation::Status(..) | Operation::Hints(..) | Operation::Topology(..) => {
-                None
-            }
+            Operation::Ping(..)
+            | Operation::Status(..)
+            | Operation::Hints(..)
+            | Operation::Topology(..)
+            | Operation::Table(..) => None,
         };
         match level.unwrap_or(self.options.level) {
             Level::Number(count) if !(1..=limits::REPLICAS_MAX as u8).contains(&count) => Some(Fault {
@@ -440,5 +451,6 @@ fn refused(operation: &Operation<'_>, fault: Fault) -> Completion {
         Operation::Ping(..) => Completion::Pong(Err(error(fault))),
         Operation::Status(..) | Operation::Hints(..) => Completion::Status(Err(error(fault))),
         Operation::Topology(..) => Completion::Topology(Err(error(fault))),
+        Operation::Table(..) => Completion::Table(Err(error(fault))),
     }
 }
