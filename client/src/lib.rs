@@ -43,6 +43,7 @@ mod backoff;
 mod blocking;
 mod options;
 mod outcome;
+mod pace;
 mod pipeline;
 mod retry;
 mod router;

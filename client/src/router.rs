@@ -1,9 +1,11 @@
 //! Which address serves a key: token → vnode → preference list → the replica's owning core.
 //!
-//! For each key there is an order of addresses to try: its replicas' owning cores in preference order; then the same
+//! For each key there is an order of addresses to try: its replicas' owning cores in preference order, but those that the caller names
+//! after the others; then the same
 //! nodes' contact addresses, which serve everything where the network lets only one port through; then the seeds, which
 //! may know a newer topology. Without a topology there are only the seeds.
 
+use crate::pace::{Class, Pace};
 use ferrite_wire::{Fault, Key, NodeId, Token, Topology, limits};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,6 +32,44 @@ pub(crate) struct Endpoint {
     pub(crate) last_error: String,
     /// It answered, and will not have this client.
     pub(crate) refusal: Option<Fault>,
+    reads: Pace,
+    writes: Pace,
+}
+
+impl Endpoint {
+    pub(crate) fn pace(&self, class: Class) -> &Pace {
+        match class {
+            Class::Read => &self.reads,
+            Class::Write => &self.writes,
+        }
+    }
+
+    pub(crate) fn pace_mut(&mut self, class: Class) -> &mut Pace {
+        match class {
+            Class::Read => &mut self.reads,
+            Class::Write => &mut self.writes,
+        }
+    }
+}
+
+/// Replicas' addresses that are tried after the others.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Last {
+    endpoints: [EndpointId; limits::REPLICAS_MAX],
+    len: usize,
+}
+
+impl Last {
+    pub(crate) const NONE: Last = Last { endpoints: [EndpointId(0); limits::REPLICAS_MAX], len: 0 };
+
+    pub(crate) fn push(&mut self, endpoint: EndpointId) {
+        self.endpoints[self.len] = endpoint;
+        self.len += 1;
+    }
+
+    fn has(&self, endpoint: EndpointId) -> bool {
+        self.endpoints[..self.len].contains(&endpoint)
+    }
 }
 
 /// What a call is for.
@@ -84,6 +124,8 @@ impl Router {
             connections: Vec::new(),
             last_error: String::new(),
             refusal: None,
+            reads: Pace::default(),
+            writes: Pace::default(),
         });
         id
     }
@@ -145,30 +187,48 @@ impl Router {
         true
     }
 
+    /// The replicas of a token in preference order: each one's place among the nodes.
+    fn replicas<'r>(
+        &self,
+        topology: &'r Topology,
+        token: Token,
+        count: usize,
+    ) -> impl Iterator<Item = usize> + use<'r> {
+        let list = topology.preference_list(token.vnode(topology.vnodes()));
+        list.iter().take(count).filter_map(|id| topology.nodes.binary_search_by_key(id, |node| node.id).ok())
+    }
+
+    /// The owning cores of the replicas of `target` in preference order, as far as they are known.
+    pub(crate) fn owners(&self, target: Target) -> impl Iterator<Item = EndpointId> {
+        let of_token = match (target, &self.topology) {
+            (Target::Token(token, count), Some(topology)) => Some((token, count, topology)),
+            _ => None,
+        };
+        of_token.into_iter().flat_map(move |(token, count, topology)| {
+            let vnode = token.vnode(topology.vnodes());
+            self.replicas(topology, token, count).filter_map(move |at| {
+                let core = topology.nodes[at].core_of_vnode.get(vnode.0 as usize)?;
+                Some(self.members[at].cores[core.0 as usize])
+            })
+        })
+    }
+
     /// Visits the addresses for `target` in the order to try them, until `visit` says to stop. An address may come twice.
-    pub(crate) fn candidates(&self, target: Target, mut visit: impl FnMut(EndpointId) -> Stop) {
+    pub(crate) fn candidates(&self, target: Target, last: &Last, mut visit: impl FnMut(EndpointId) -> Stop) {
         if let Target::Address(endpoint) = target {
             visit(endpoint);
             return;
         }
         if let (Target::Token(token, count), Some(topology)) = (target, &self.topology) {
-            let vnode = token.vnode(topology.vnodes());
-            let replicas = || {
-                topology.preference_list(vnode).iter().take(count).filter_map(|id| {
-                    let at = topology.nodes.binary_search_by_key(id, |node| node.id).ok()?;
-                    Some((&topology.nodes[at], &self.members[at]))
-                })
-            };
-            for (node, member) in replicas() {
-                let core = node.core_of_vnode.get(vnode.0 as usize);
-                if let Some(core) = core
-                    && visit(member.cores[core.0 as usize]) == Stop::Yes
-                {
+            let in_turn = self.owners(target).filter(|endpoint| !last.has(*endpoint));
+            let late = self.owners(target).filter(|endpoint| last.has(*endpoint));
+            for endpoint in in_turn.chain(late) {
+                if visit(endpoint) == Stop::Yes {
                     return;
                 }
             }
-            for (_, member) in replicas() {
-                if visit(member.contact) == Stop::Yes {
+            for at in self.replicas(topology, token, count) {
+                if visit(self.members[at].contact) == Stop::Yes {
                     return;
                 }
             }
@@ -183,9 +243,9 @@ impl Router {
     }
 
     /// The first address for `target`.
-    pub(crate) fn preferred(&self, target: Target) -> Option<EndpointId> {
+    pub(crate) fn preferred(&self, target: Target, last: &Last) -> Option<EndpointId> {
         let mut first = None;
-        self.candidates(target, |endpoint| {
+        self.candidates(target, last, |endpoint| {
             first = Some(endpoint);
             Stop::Yes
         });
@@ -233,8 +293,12 @@ mod tests {
     }
 
     fn order(router: &Router, target: Target) -> Vec<&str> {
+        order_but(router, target, &Last::NONE)
+    }
+
+    fn order_but<'r>(router: &'r Router, target: Target, last: &Last) -> Vec<&'r str> {
         let mut seen = Vec::new();
-        router.candidates(target, |endpoint| {
+        router.candidates(target, last, |endpoint| {
             seen.push(router.endpoint(endpoint).address.as_str());
             Stop::No
         });
@@ -252,6 +316,15 @@ mod tests {
         // Vnode 2: nodes 3 and 1, core 0 of each.
         let token = Target::Token(Token(2 << 62), 2);
         assert_eq!(order(&router, token), ["n3:7101", "n1:7101", "n3:7100", "n1:7100", "seed:1"]);
+        let mut last = Last::NONE;
+        last.push(router.by_address["n3:7101"]);
+        let but_n3 = ["n1:7101", "n3:7101", "n3:7100", "n1:7100", "seed:1"];
+        assert_eq!(
+            order_but(&router, token, &last),
+            but_n3,
+            "its core after the other's, and before all contacts"
+        );
+        assert_eq!(router.preferred(token, &last), Some(router.by_address["n1:7101"]));
         assert_eq!(order(&router, Target::Anyone), ["seed:1", "n1:7100", "n2:7100", "n3:7100"]);
     }
 

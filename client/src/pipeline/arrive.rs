@@ -7,7 +7,7 @@ use super::{Action, Completion, ConnectionId, Pipeline, REFRESH_INTERVAL, REFRES
 use crate::backoff::backoff;
 use crate::outcome::{ReadError, ReadResult, UnknownReason, Value, WriteOutcome};
 use crate::retry::{Next, after};
-use crate::router::Stop;
+use crate::router::{Last, Stop};
 use crate::session::{Arrival, Session, SessionError};
 use crate::siblings::{Context, Siblings};
 use ferrite_wire::{Epoch, ErrorCode, Fault, FrameHeader, FrameKind, Item, Key, Reply, Request, Topology};
@@ -97,19 +97,26 @@ impl Pipeline {
     ) -> Result<(), SessionError> {
         self.highest_time = self.highest_time.max(header.time);
         let (slot, attempt) = slot_and_attempt(header.request);
-        let is_awaited = self.calls.get(slot).is_some_and(|call| {
-            let sent_here = matches!(call.place, Place::Sent { connection: on, .. } if on == connection);
-            call.attempt == attempt && sent_here
+        let awaited = self.calls.get(slot).and_then(|call| match call.place {
+            Place::Sent { connection: on, at, .. } if on == connection && call.attempt == attempt => {
+                Some((call.kind, now.saturating_duration_since(at), call.is_probe))
+            }
+            Place::Waiting(_) | Place::Sent { .. } | Place::Paused(_) => None,
         });
-        if !is_awaited {
+        let Some((kind, took, is_probe)) = awaited else {
             self.stray_replies += 1;
             return Ok(());
+        };
+        let open = self.connection_mut(connection).expect("open while it is read");
+        open.in_flight -= 1;
+        let endpoint = open.endpoint;
+        // How fast somebody refuses says nothing of how fast it serves.
+        if !matches!(reply, Reply::Error { .. }) {
+            self.note_pace(endpoint, kind, took, is_probe);
         }
-        self.connection_mut(connection).expect("open while it is read").in_flight -= 1;
         if header.flags.is_stale() {
             self.want_refresh(now);
         }
-        let kind = self.calls.open(slot).kind;
         let found = |version, answered, value: &[u8]| Value { bytes: value.to_vec(), version, answered };
         let completion = match (kind, reply) {
             (_, Reply::Error { code, text }) => {
@@ -210,7 +217,7 @@ impl Pipeline {
         let until = now + ROUND_PAUSE * faults.min(PAUSES_MAX);
         let call = self.calls.get(slot).expect("an open call");
         let mut has_others = false;
-        self.router.candidates(call.target, |endpoint| {
+        self.router.candidates(call.target, &Last::NONE, |endpoint| {
             has_others = !call.has_tried(endpoint);
             if has_others { Stop::Yes } else { Stop::No }
         });
@@ -227,6 +234,11 @@ impl Pipeline {
         connection: ConnectionId,
         sent_at: Instant,
     ) {
+        let owed = self.calls.get(slot).map(|call| (call.kind, call.is_probe));
+        if let (Some((kind, is_probe)), Some(open)) = (owed, self.connection_mut(connection)) {
+            let endpoint = open.endpoint;
+            self.note_pace(endpoint, kind, now.saturating_duration_since(sent_at), is_probe);
+        }
         if self.calls.get(slot).is_some_and(|call| call.deadline <= now) {
             self.finish_late(now, slot);
         } else {

@@ -7,6 +7,7 @@ use super::call::Owner;
 use super::{Completion, Pipeline};
 use crate::WriteOptions;
 use crate::outcome::{UnknownReason, WriteOutcome};
+use crate::pace::Class;
 use crate::retry::{Next, after};
 use crate::router::{EndpointId, Target};
 use ferrite_wire::{Entry, Epoch, ErrorCode, Fault, FrameKind, Level, Outcome, Outcomes, Request, limits};
@@ -49,7 +50,8 @@ impl Pipeline {
             outcomes.push(too_large(entry).map(WriteOutcome::NotApplied));
             if outcomes[place].is_none() {
                 let target = self.router.target(entry.key());
-                let owner = self.router.preferred(target);
+                let (last, _) = self.tried_last(now, target, Class::Write, false);
+                let owner = self.router.preferred(target, &last);
                 by_owner.entry(owner).or_insert_with(|| (target, Vec::new())).1.push(place as u32);
             }
         }

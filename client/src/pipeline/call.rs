@@ -51,6 +51,8 @@ pub(super) struct Call {
     pub(super) last_fault: Option<Fault>,
     pub(super) tried: [EndpointId; TRIED_MAX],
     pub(super) tried_len: usize,
+    /// Its answer says whether an address that was slow still is.
+    pub(super) is_probe: bool,
 }
 
 impl Call {

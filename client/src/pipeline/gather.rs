@@ -5,6 +5,7 @@
 use super::call::Owner;
 use super::{Completion, Pipeline};
 use crate::outcome::{ReadError, ReadResult};
+use crate::pace::Class;
 use crate::router::{EndpointId, Target};
 use ferrite_wire::{Epoch, FrameKind, Key, Level, Request, limits};
 use std::collections::BTreeMap;
@@ -38,8 +39,9 @@ impl Pipeline {
         let mut by_owner: BTreeMap<Option<EndpointId>, (Target, Vec<u32>)> = BTreeMap::new();
         for (place, key) in keys.iter().enumerate() {
             let target = self.router.target(key);
-            let owner = by_owner.entry(self.router.preferred(target)).or_insert_with(|| (target, Vec::new()));
-            owner.1.push(place as u32);
+            let (last, _) = self.tried_last(now, target, Class::Read, false);
+            let owner = self.router.preferred(target, &last);
+            by_owner.entry(owner).or_insert_with(|| (target, Vec::new())).1.push(place as u32);
         }
         let mut parts: Vec<(Target, Vec<u32>)> = Vec::new();
         for (target, places) in by_owner.into_values() {

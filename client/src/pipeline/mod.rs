@@ -22,6 +22,7 @@ mod batch;
 mod call;
 mod gather;
 mod lookup;
+mod order;
 mod route;
 
 use crate::backoff::{Random, backoff};
@@ -138,6 +139,8 @@ struct Connection {
     /// The handshake is late after this.
     ready_by: Instant,
     heard_at: Instant,
+    /// When it came to owe something after it had owed nothing.
+    busy_since: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -356,6 +359,7 @@ impl Pipeline {
             waiting: VecDeque::new(),
             ready_by,
             heard_at: now,
+            busy_since: now,
         });
         let endpoint = self.router.endpoint_mut(endpoint);
         endpoint.connections.push(slot);

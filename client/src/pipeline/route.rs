@@ -1,14 +1,16 @@
 //! From an accepted call to a connection: which address, which of its connections, when to pause, when to give up.
 //!
-//! A round visits the addresses for the call in order, each once, leaving out those in backoff. When a round is spent,
+//! A round visits the addresses for the call in order ([`super::order`]), each once, leaving out those in backoff. When a round is spent,
 //! an error that a server answered ends the call; otherwise nobody was reached, and the call pauses until the first
 //! address may be tried again.
 
 use super::call::{Call, Owner, Place, TRIED_MAX, request_id};
+use super::order::measured;
 use super::{Completion, Operation, Pipeline, Stage};
 use crate::WriteOptions;
 use crate::outcome::{ReadError, UnknownReason, WriteOutcome};
-use crate::router::{EndpointId, Stop, Target};
+use crate::pace::Class;
+use crate::router::{EndpointId, Last, Stop, Target};
 use crate::siblings::Replaces;
 use ferrite_wire::{
     Epoch, ErrorCode, Fault, FrameFlags, FrameHeader, FrameKind, Key, Level, OVERWRITE, Request, SLOPPY,
@@ -186,6 +188,7 @@ impl Pipeline {
             last_fault: None,
             tried: [EndpointId(0); TRIED_MAX],
             tried_len: 0,
+            is_probe: false,
         });
         self.wake_by(deadline);
         self.route(now, slot);
@@ -210,10 +213,15 @@ impl Pipeline {
         if call.attempts >= ATTEMPTS_MAX {
             return self.finish_spent(now, slot);
         }
+        let (target, is_first) = (call.target, call.attempts == 0);
+        let may_probe = is_first && measured(call.kind).is_some();
+        let class = if call.is_write() { Class::Write } else { Class::Read };
+        let (last, is_probe) = self.tried_last(now, target, class, may_probe);
+        self.calls.open(slot).is_probe = is_probe;
         let call = &self.calls.get(slot).expect("an open call");
         let (mut chosen, mut earliest) = (None, None::<Instant>);
         let (mut is_hopeless, mut refusal) = (true, None);
-        self.router.candidates(call.target, |endpoint| {
+        self.router.candidates(target, &last, |endpoint| {
             let known = self.router.endpoint(endpoint);
             is_hopeless &= known.refusal.is_some();
             refusal = known.refusal.as_ref().or(refusal);
@@ -328,6 +336,9 @@ impl Pipeline {
         };
         call.place = Place::Sent { connection: connection.id, at: now, by };
         session.request(&header, &call.body);
+        if connection.in_flight == 0 {
+            connection.busy_since = now;
+        }
         connection.in_flight += 1;
         self.wake_by(by);
     }
@@ -396,7 +407,7 @@ impl Pipeline {
     /// What last stood in the way of reaching an address for `target`.
     fn obstacle(&self, target: Target) -> String {
         let mut text = String::new();
-        self.router.candidates(target, |endpoint| {
+        self.router.candidates(target, &Last::NONE, |endpoint| {
             let endpoint = self.router.endpoint(endpoint);
             if endpoint.last_error.is_empty() {
                 return Stop::No;

@@ -6,6 +6,7 @@ mod blocking;
 mod fake;
 mod frames;
 mod model;
+mod pace;
 mod pipeline;
 mod script;
 mod session;
