@@ -39,9 +39,9 @@ impl KeyRange {
         KeyRange::prefixes(low, low + (1 << 96))
     }
 
-    /// All keys of space 0, the node's own.
-    pub(crate) fn local() -> KeyRange {
-        KeyRange::prefixes(0, 1 << 112)
+    /// All keys of space 0, the node's own, of vnodes from this one on.
+    pub fn local_from(vnode: u16) -> KeyRange {
+        KeyRange::prefixes(Prefix { space: 0, vnode, table: 0, token: 0 }.to_u128(), 1 << 112)
     }
 
     /// The keys from `low` to before `high`; none if `high` is not after `low`.

@@ -99,6 +99,9 @@ fn tell(progress: Progress) {
         Progress::Flushed { index, cores } => {
             tracing::info!(core = index, of = cores, "its records are in tables");
         }
+        Progress::PassedOver { index, error } => {
+            tracing::error!(core = index, %error, "records of the node's own (hints) cannot be read: they are passed over, and lost");
+        }
         Progress::Committed { cores } => tracing::info!(cores, "the new layout is durable"),
         Progress::Cleaned { files } => tracing::info!(files, "removed the old logs and manifests"),
     }

@@ -287,6 +287,16 @@ impl<D: Disk, P: Pace> Engine<D, P> {
         self.0.scan(range, direction, limits, visit).await
     }
 
+    /// What is left of a range behind its first keys, which cannot be read; `None` = nothing. For walks to which what is behind is worth more than
+    /// to know what is lost.
+    ///
+    /// Where that begins is found out by trying, in steps that double and then between the last two: it is the same whether a device fails, a
+    /// block is damaged, or a value. Of several stretches one after the other, what is between them may be passed over with them, and keys
+    /// with the token of the first that cannot be read are.
+    pub async fn behind_unreadable(&self, range: &KeyRange) -> Option<KeyRange> {
+        scan::behind_unreadable(self, range).await
+    }
+
     /// Drops a vnode of the ring, or a table in it: everything applied up to now, durably when it returns; readers see nothing of it from
     /// then on, and its space comes back with jobs. A vnode lives nowhere after that, until it is assigned again, and takes no writes
     /// meanwhile ([`Refusal::UnknownVnode`]); records of it that are staged and not committed go with it. A table in a vnode takes

@@ -110,11 +110,6 @@ pub enum OpenError {
         /// The number of the core's directory.
         core: u16,
     },
-    /// The node's own records are more than a change of the core count takes over.
-    LocalTooLarge {
-        /// The most it takes, in bytes.
-        bytes_max: u64,
-    },
     /// The log lacks records that are in no table.
     MissingLog {
         /// The log is needed from this sequence number on.
@@ -158,12 +153,6 @@ impl std::fmt::Display for OpenError {
             OpenError::MissingLayout { core } => {
                 write!(f, "the manifest of core {core} does not belong with those of the other cores")
             }
-            OpenError::LocalTooLarge { bytes_max } => write!(
-                f,
-                "the node's own records (hints, leases) take more than {} MiB: start with the old number of cores \
-                 and let them drain first",
-                bytes_max >> 20
-            ),
             OpenError::MissingLog { needed, found: Some(found) } => {
                 write!(f, "the log starts at record {found}, and is needed from record {needed}")
             }

@@ -14,9 +14,9 @@ use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 
-use super::Core;
 use super::read::{is_separated, outside};
 use super::scan_source::sources;
+use super::{Core, Engine};
 use crate::values::Resolved;
 use crate::{Direction, Disk, Key, KeyBuf, KeyRange, Merge, Pace, Prefix, ReadError, Record, cover};
 
@@ -139,4 +139,43 @@ fn rest(range: &KeyRange, key: &Key<'_>, direction: Direction) -> KeyRange {
         Direction::Forward => range.after(key),
         Direction::Reverse => range.before(key),
     }
+}
+
+/// See [`Engine::behind_unreadable`].
+pub(super) async fn behind_unreadable<D: Disk, P: Pace>(
+    engine: &Engine<D, P>,
+    range: &KeyRange,
+) -> Option<KeyRange> {
+    let (mut failed, end) = (range.low().prefix.to_u128(), range.high().prefix.to_u128());
+    let mut step = 1;
+    let mut sound = loop {
+        let next = failed + step;
+        if next >= end {
+            break end;
+        }
+        if is_readable(engine, &range.from(&first_key(next))).await {
+            break next;
+        }
+        failed = next;
+        step *= 2;
+    };
+    while failed + 1 < sound {
+        let middle = failed + (sound - failed) / 2;
+        match is_readable(engine, &range.from(&first_key(middle))).await {
+            true => sound = middle,
+            false => failed = middle,
+        }
+    }
+    (sound < end).then(|| range.from(&first_key(sound)))
+}
+
+/// Whether the first record of a range can be read, or there is none.
+async fn is_readable<D: Disk, P: Pace>(engine: &Engine<D, P>, range: &KeyRange) -> bool {
+    let visit = |_: Key<'_>, _: Record<'_>| ControlFlow::Break(());
+    engine.scan(range, Direction::Forward, ScanLimits::records(1), visit).await.is_ok()
+}
+
+/// The first key that a prefix may have.
+fn first_key(prefix: u128) -> Key<'static> {
+    Key { prefix: Prefix::from_u128(prefix), partition: b"", sort: b"" }
 }

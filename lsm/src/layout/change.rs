@@ -1,22 +1,15 @@
 //! Laying a node's data out for another number of cores; also its first layout, which has nothing to take over.
 
-use std::ops::ControlFlow;
 use std::rc::Rc;
 
-use xxhash_rust::xxh3::xxh3_128_with_seed;
-
+use super::local::{Home, move_all};
 use super::{CORES_MAX, Found, Layout, LayoutMark, clean_bank, core_number};
-use crate::engine::{NUMBER_BITS, OpenError, counter_of, left_counter_of};
+use crate::engine::{OpenError, counter_of, left_counter_of};
 use crate::manifest::{self, Catalog, Manifest, StoreEntry};
 use crate::planted::{self, Bug};
 use crate::{
-    BuildError, Class, Direction, Directory, Disk, DiskError, Engine, FileId, FileName, KeyRange, Memtable,
-    NameOp, Options, Pace, Prefix, Recovery, ScanLimits, TableBuilder, TableMeta, TableName, cover,
+    Directory, Disk, DiskError, Engine, FileName, NameOp, Options, Pace, ReadError, Recovery, cover,
 };
-
-/// Most bytes of space 0 that are taken over: they are in memory for a moment, before any core has started. The host bounds what it keeps there
-/// well below.
-const LOCAL_BYTES_MAX: usize = 1 << 30;
 
 /// How far a change has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +24,13 @@ pub enum Progress {
         core: u16,
         /// What was found.
         recovery: Recovery,
+    },
+    /// Records of the node's own that an old core had cannot be read, and are lost.
+    PassedOver {
+        /// The core.
+        index: u16,
+        /// Why.
+        error: ReadError,
     },
     /// What an old core's log held is in tables.
     Flushed {
@@ -56,8 +56,10 @@ pub enum Progress {
 pub struct Changed {
     /// The layout from now on.
     pub layout: Layout,
-    /// The table files that the change wrote beside flushes: one for each new core, if space 0 holds anything.
+    /// The table files that the change wrote beside flushes: of what space 0 holds, for each new core that gets something of it.
     pub tables_written: u64,
+    /// Stretches of space 0 that cannot be read, and were passed over.
+    pub passed_over: u64,
 }
 
 /// Lays the data out for `cores` cores and at least `stores` stores, whose owner is their number modulo `cores`. `from` is what
@@ -85,7 +87,8 @@ pub async fn change<D: Disk, P: Pace>(
     }
     clean_bank(disk, generation).await?;
 
-    let mut old = Old::default();
+    let mut engines = Vec::new();
+    let mut is_clean = true;
     for index in 0..from.map_or(0, |from| from.layout.cores) {
         let from = from.expect("it has cores");
         let owned = from.catalogs[usize::from(index)].stores.keys().copied().collect();
@@ -93,9 +96,30 @@ pub async fn change<D: Disk, P: Pace>(
         let options = Options { layout: Some(from.mark(index)), ..options(from.core_number(index), owned) };
         let (engine, recovery) = Engine::open(disk.clone(), pace.clone(), options).await?;
         let (cores, core) = (from.cores(), from.core_number(index));
-        progress(Progress::Recovered { index, cores, core, recovery: recovery.clone() });
-        old.take(&engine, &recovery).await?;
+        is_clean &= recovery.clean;
+        progress(Progress::Recovered { index, cores, core, recovery });
+        if !planted::active(Bug::LayoutForgetsLog) {
+            engine.flush_all().await?;
+        }
         progress(Progress::Flushed { index, cores: from.cores() });
+        engines.push(engine);
+    }
+    // All are open, and none will be again: each removes what it does not know from its stores, where new tables are written from here on.
+    for store in 0..stores {
+        disk.names(NameOp::CreateDirectory(Directory::Store(store))).await?;
+    }
+    let common = options(core_number(generation, 0), Vec::new());
+    let mut homes = Vec::new();
+    for index in 0..cores {
+        // The first of its stores.
+        let (core, home) = (core_number(generation, index), index);
+        homes.push(Home::new(core, home, next_number(disk, core, home, &engines).await?));
+    }
+    let max_seq = engines.iter().map(|engine| engine.state().1).max().unwrap_or(0);
+    let passed_over = move_all(disk, &engines, &mut homes, &common, max_seq, &mut progress).await?;
+    let mut old = Old { is_clean: is_clean && !engines.is_empty(), ..Old::default() };
+    for engine in engines {
+        old.take(&engine).await?;
     }
     if planted::active(Bug::LogRetiredBeforeLayout) && from.is_some() {
         clean_bank(disk, generation + 1).await?;
@@ -103,21 +127,15 @@ pub async fn change<D: Disk, P: Pace>(
 
     let mut catalogs = Vec::new();
     let mut tables_written = 0;
-    let common = options(core_number(generation, 0), Vec::new());
-    for store in 0..stores {
-        disk.names(NameOp::CreateDirectory(Directory::Store(store))).await?;
-    }
-    for index in 0..cores {
-        let core = core_number(generation, index);
+    for (index, home) in (0..cores).zip(homes) {
         let mark = LayoutMark { generation, cores, index };
         let mut catalog = old.catalog(mark, (0..stores).filter(|store| store % cores == index));
-        let home = catalog.home.expect("each core owns a store");
-        catalog.next_number = next_number(disk, core, home, &old).await?;
-        if old.has_local(index, cores) {
-            let table = old.write_local(disk, (core, home), (index, cores), &mut catalog, &common).await?;
-            catalog.stores.get_mut(&home).expect("its own store").levels[0].push(Rc::new(table));
-            tables_written += 1;
-        }
+        assert_eq!(catalog.home, Some(index), "each core owns the store of its number");
+        let (tables, next_number) = home.into_tables();
+        catalog.next_number = next_number;
+        tables_written += tables.len() as u64;
+        let levels = &mut catalog.stores.get_mut(&index).expect("its own store").levels;
+        levels[0].extend(tables.into_iter().map(Rc::new));
         catalogs.push(catalog);
     }
     // The first core's manifest makes it count, so it comes last.
@@ -134,15 +152,13 @@ pub async fn change<D: Disk, P: Pace>(
         let files = clean_bank(disk, generation + 1).await?;
         progress(Progress::Cleaned { files });
     }
-    Ok(Changed { layout: Found::new(generation, catalogs).layout, tables_written })
+    Ok(Changed { layout: Found::new(generation, catalogs).layout, tables_written, passed_over })
 }
 
 /// What is taken over from the old cores.
 #[derive(Default)]
 struct Old {
     catalogs: Vec<Catalog>,
-    /// Space 0, joined over all cores.
-    local: Memtable,
     /// No sequence number above this was given out.
     last_seq: u64,
     /// All cores had been closed, and were whole.
@@ -150,39 +166,12 @@ struct Old {
 }
 
 impl Old {
-    async fn take<D: Disk, P: Pace>(
-        &mut self,
-        engine: &Engine<D, P>,
-        recovery: &Recovery,
-    ) -> Result<(), OpenError> {
-        if !planted::active(Bug::LayoutForgetsLog) {
-            engine.flush_all().await?;
-        }
-        let mut left = Some(KeyRange::local());
-        while let Some(range) = left {
-            let mut retired = None;
-            let keep = |key: crate::Key<'_>, record: crate::Record<'_>| {
-                self.local.insert(key, record);
-                if key.prefix.table == 0 || key.prefix.token > 0 {
-                    return ControlFlow::Continue(());
-                }
-                // A mark: what it has retired is not even read.
-                retired = record.order.checked_add(1).map(|token| Prefix { token, ..key.prefix });
-                ControlFlow::Break(())
-            };
-            left = engine.scan(&range, Direction::Forward, ScanLimits::records(1024), keep).await?;
-            if let (Some(range), Some(prefix)) = (&left, retired) {
-                left = Some(range.from(&crate::Key { prefix, partition: b"", sort: b"" }));
-            }
-            if self.local.bytes() > LOCAL_BYTES_MAX {
-                return Err(OpenError::LocalTooLarge { bytes_max: LOCAL_BYTES_MAX as u64 });
-            }
-        }
+    /// Takes over what a core leaves, which is closed.
+    async fn take<D: Disk, P: Pace>(&mut self, engine: &Engine<D, P>) -> Result<(), OpenError> {
         engine.close().await?;
         // The operator was told that these files stay.
         engine.set_damaged_log_aside().await?;
         let (catalog, last_seq) = engine.state();
-        self.is_clean = recovery.clean && (self.is_clean || self.catalogs.is_empty());
         self.last_seq = self.last_seq.max(last_seq);
         self.catalogs.push(catalog);
         Ok(())
@@ -210,55 +199,18 @@ impl Old {
         catalog.vnodes = Rc::new(vnodes);
         catalog
     }
-
-    /// Whether there is anything of space 0 for a core.
-    fn has_local(&self, index: u16, cores: u16) -> bool {
-        self.local.iter().any(|(key, _)| is_for(key.prefix, index, cores))
-    }
-
-    /// Writes what is a core's of space 0 into a table of `home`, synced.
-    async fn write_local<D: Disk>(
-        &self,
-        disk: &D,
-        (core, home): (u16, u16),
-        (index, cores): (u16, u16),
-        catalog: &mut Catalog,
-        options: &Options,
-    ) -> Result<TableMeta, DiskError> {
-        let number = u64::from(core) << NUMBER_BITS | catalog.next_number;
-        catalog.next_number += 1;
-        let name = TableName { store: home, number };
-        let file_id = FileId(xxh3_128_with_seed(&options.entropy.to_le_bytes(), number));
-        let mut builder =
-            TableBuilder::create(disk.clone(), name, file_id, options.table, Class::Flush).await?;
-        for (key, record) in self.local.iter().filter(|(key, _)| is_for(key.prefix, index, cores)) {
-            builder.add(key, record);
-            if builder.wants_flush() {
-                builder.flush().await.map_err(failed)?;
-            }
-        }
-        let meta = builder.finish(self.last_seq).await.map_err(failed)?;
-        manifest::sync_directory(disk, Directory::Store(home)).await?;
-        Ok(meta)
-    }
-}
-
-/// Whose a key of space 0 is: table 0 is every core's, table n the one's whose number is the remainder of n - 1.
-fn is_for(prefix: Prefix, index: u16, cores: u16) -> bool {
-    prefix.table == 0 || (prefix.table - 1) % u32::from(cores) == u32::from(index)
-}
-
-fn failed(error: BuildError) -> DiskError {
-    match error {
-        BuildError::Disk(error) => error,
-        BuildError::NoBuffer => DiskError::no_buffer("buffer a write", None),
-    }
 }
 
 /// A file number that no table of this core has: earlier layouts used the same core's, and so did a change that was cut short.
-async fn next_number<D: Disk>(disk: &D, core: u16, home: u16, old: &Old) -> Result<u64, DiskError> {
-    let tables = old.catalogs.iter().flat_map(Catalog::tables).map(|table| table.name.number);
-    let stores = old.catalogs.iter().flat_map(|catalog| catalog.stores.values());
+async fn next_number<D: Disk, P: Pace>(
+    disk: &D,
+    core: u16,
+    home: u16,
+    engines: &[Engine<D, P>],
+) -> Result<u64, DiskError> {
+    let catalogs: Vec<Catalog> = engines.iter().map(|engine| engine.state().0).collect();
+    let tables = catalogs.iter().flat_map(Catalog::tables).map(|table| table.name.number);
+    let stores = catalogs.iter().flat_map(|catalog| catalog.stores.values());
     let named = tables.chain(stores.flat_map(|store| store.values.keys().copied()));
     let left =
         manifest::list(disk, Directory::Store(home)).await?.into_iter().filter_map(|(file, _)| match file {

@@ -17,13 +17,14 @@
 //! them, and the next core whose directory it is goes on from them, so that no more than its few stay.
 //!
 //! **Space 0** is the node's own, and has a home store in each core. Its records are read from all old homes, joined, and written
-//! into a table for each new home. Those of table 0 go to every core: a bound that one core had raised is not forgotten by any. Those of a
+//! into tables for each new home, however many they are. Those of table 0 go to every core: a bound that one core had raised is not forgotten by any. Those of a
 //! table n from 1 on go to one, number (n - 1) modulo the cores: a queue that core n - 1 had filled has one owner again, and comes back
 //! to the core of its number when that is there. What such a table's mark says was retired (`Engine::retire`) stays behind.
 //! A store that was a home once may still hold what was read from it, and shows it when it is a home again: a mark has to outlast its
 //! records.
 
 mod change;
+mod local;
 
 use crate::engine::OpenError;
 use crate::log::ASIDE_SLOT_MIN;

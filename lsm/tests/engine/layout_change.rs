@@ -383,3 +383,89 @@ fn queues_of_space_0_have_one_owner_and_what_was_retired_of_them_stays_behind() 
     let mark = block_on(node.engines[1].read(queued(2, 0))).expect("no faults").expect("it is there");
     assert_eq!(mark.record().order, 5, "the newest mark counts, whatever else comes to light again");
 }
+
+const QUEUED: u64 = 3_000;
+
+/// Not to be made shorter by any compression.
+fn value_of(token: u64) -> Vec<u8> {
+    let mut random = Random::new(token);
+    (0..15).flat_map(|_| random.next().to_le_bytes()).collect()
+}
+
+/// A disk with two cores, each of which has filled a queue: several batches, in tables and a log.
+fn long_queues() -> MemDisk {
+    let disk = MemDisk::new();
+    let node = block_on(start(&disk, 2, 1)).expect("a fresh disk");
+    for (engine, table) in node.engines.iter().zip(1..) {
+        for token in 1..=QUEUED {
+            let value = value_of(token);
+            let record =
+                Record { order: token, actor: 0, flags: RecordFlags(0), expiry_ms: 0, value: &value };
+            if engine.stage(queued(table, token), record, 0).is_err() {
+                block_on(engine.commit()).expect("no faults");
+                block_on(rig::run_jobs(engine)).expect("no faults");
+                engine.stage(queued(table, token), record, 0).expect("jobs were done");
+            }
+        }
+        block_on(engine.commit()).expect("no faults");
+    }
+    disk
+}
+
+/// The tokens that a core shows of a queue, each with its value.
+fn tokens(node: &Node, index: usize, table: u32) -> Vec<u64> {
+    let mut tokens = Vec::new();
+    let keep = |key: Key<'_>, record: Record<'_>| {
+        assert!(record.value == value_of(key.prefix.token));
+        tokens.push(key.prefix.token);
+        ControlFlow::Continue(())
+    };
+    let range = KeyRange::table(0, 9, table);
+    let walk = node.engines[index].scan(&range, Direction::Forward, ScanLimits::records(usize::MAX), keep);
+    assert_eq!(block_on(walk).expect("no faults"), None);
+    tokens
+}
+
+/// All of space 0 was held in memory at once, and more than a bound kept the node from starting.
+#[test]
+fn queues_of_any_length_go_to_their_new_owners_as_they_are_read() {
+    let disk = long_queues();
+    let all: Vec<u64> = (1..=QUEUED).collect();
+    for (round, cores) in [(1, 1), (2, 3), (3, 2)] {
+        let node = block_on(start(&disk, cores, 1_000 * round)).expect("laid out");
+        for table in [1, 2] {
+            let owner = (table as usize - 1) % usize::from(cores);
+            assert!(tokens(&node, owner, table) == all, "queue {table} with {cores} cores");
+        }
+        for engine in &node.engines {
+            block_on(rig::run_jobs(engine)).expect("no faults");
+        }
+    }
+}
+
+/// A damaged block of space 0 kept the node from any other number of cores, for ever.
+#[test]
+fn what_is_damaged_of_a_queue_is_passed_over_and_told_and_all_else_goes_on() {
+    let disk = long_queues();
+    let home = disk.list(Directory::Store(1)).into_iter();
+    let tables = home.filter(|(name, _)| matches!(name, FileName::Table { .. }));
+    let (table, bytes) = tables.max_by_key(|(_, bytes)| *bytes).expect("memtables were flushed");
+    assert!(disk.corrupt(table, bytes / 3, 0x10));
+    let from = block_on(layout::find(&disk)).expect("no faults");
+    let mut told = 0;
+    let changed = block_on(layout::change(
+        &disk,
+        &MemPace::new(),
+        from.as_ref(),
+        (1, STORES),
+        |core, stores| options(core, stores, 9),
+        |progress| told += u64::from(matches!(progress, Progress::PassedOver { index: 1, .. })),
+    ));
+    assert_eq!((changed.expect("all else is sound").passed_over, told), (1, 1));
+    let node = block_on(start(&disk, 1, 1_000)).expect("laid out");
+    assert!(tokens(&node, 0, 1) == (1..=QUEUED).collect::<Vec<u64>>(), "the other core's are whole");
+    let left = tokens(&node, 0, 2);
+    let (first, last) = (left.first(), left.last());
+    assert_eq!((first, last), (Some(&1), Some(&QUEUED)), "what comes before and behind is there");
+    assert!((QUEUED - 200..QUEUED).contains(&(left.len() as u64)), "{} of {QUEUED}", left.len());
+}
