@@ -1,16 +1,35 @@
 //! The hints of one target and one stream: which are in flight, and how far they are acknowledged.
+//!
+//! Hints are sent in order of time, by one [`Track`] that reads them all. A core of the target that refuses, falls silent or is known to be absent
+//! *falls behind*: from its first hint that was not acknowledged on, its hints are left to a track of its own, which reads them again once the core
+//! is there. The first track goes on with those for other cores. A track of a core ends where it has caught up with the first.
+//!
+//! ```text
+//! time ──►      watermark          fetched by core 1's         fetched by the first
+//!    ───────────────┼───────────────────────┼────────────────────────────┼──────────────► durable
+//!     acknowledged    those for core 1 are owed; all others are sent here  nothing is sent
+//! ```
+//!
+//! The watermark is as far as all tracks have come. So each core takes a track's few bytes, however much it has missed, and its hints are read
+//! twice. Rejected: a lane for each core of the target. That many would read all of it always, or stored hints would have to name a core, which
+//! changes with the target's number of cores.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 
+use ferrite_wire::CoreId;
+
+use super::track::Track;
 use super::{Found, HintOptions, Throttle};
 use crate::planted;
 
-/// Reads in a row that come upon what cannot be read before it is passed over: with the pauses in between, seconds for a device to come back.
-const UNREADABLE_TRIES: u32 = 6;
+/// Most cores of a target that are behind by themselves: with one more, nothing is sent to any until it works again.
+const BEHIND_MAX: usize = 256;
 
 /// What is to be read next: hints with times behind `after`, up to `through`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fetch {
+    /// The core that it is for alone; `None` = all but those that are behind.
+    pub of: Option<CoreId>,
     /// The last time that is not wanted.
     pub after: u64,
     /// The last time that is.
@@ -23,12 +42,15 @@ pub struct Fetch {
     pub attempt: u32,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct InFlight {
-    at: u64,
-    bytes: u64,
-    sent_ns: u64,
-    is_settled: bool,
+/// A hint that a fetch found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Its time.
+    pub at: u64,
+    /// Its bytes.
+    pub bytes: u64,
+    /// The core of the target that it is for, if that is known.
+    pub core: Option<CoreId>,
 }
 
 /// See the module. Times are of hints: unique and rising within a lane.
@@ -40,25 +62,28 @@ pub struct Lane {
     mark: u64,
     /// A mark is on its way.
     marking: bool,
-    /// Hints up to here were fetched.
-    fetched: u64,
     /// A fetch is under way.
     fetching: bool,
     /// Hints up to here are durable.
     durable: u64,
+    /// Hints that were taken in, and are neither durable nor refused.
+    staged: u64,
     /// No hint has a later time.
     last: u64,
     /// No hint has an earlier time, as far as is known.
     first: u64,
-    in_flight: VecDeque<InFlight>,
-    /// Of those, how many wait for an answer.
-    unsettled: u32,
-    attempt: u32,
-    /// Reads in a row that found nothing since it cannot be read.
-    unreadable: u32,
+    /// Reads all but what is for cores that are behind.
+    main: Track,
+    behind: BTreeMap<CoreId, Track>,
+    /// How far those came that have caught up, while hints before that are owed: should they be sent again, they were counted off before.
+    ended: BTreeMap<CoreId, u64>,
+    /// The last fetch was for a core that is behind.
+    is_mains_turn: bool,
+    attempts: u32,
+    /// Up to here some were counted off that may be sent again: there, none is.
+    recounted: u64,
     count: u64,
     bytes: u64,
-    throttle: Throttle,
 }
 
 impl Lane {
@@ -70,18 +95,19 @@ impl Lane {
             watermark: mark,
             mark,
             marking: false,
-            fetched: mark,
             fetching: false,
             durable: last,
+            staged: 0,
             last,
             first,
-            in_flight: VecDeque::new(),
-            unsettled: 0,
-            attempt: 1,
-            unreadable: 0,
+            main: Track::new(Throttle::new(options), mark, 1),
+            behind: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            is_mains_turn: false,
+            attempts: 1,
+            recounted: 0,
             count,
             bytes,
-            throttle: Throttle::new(options),
         }
     }
 
@@ -91,6 +117,7 @@ impl Lane {
         if self.count == 0 {
             self.first = self.last;
         }
+        self.staged += 1;
         self.count += 1;
         self.bytes += bytes;
         self.last
@@ -98,112 +125,199 @@ impl Lane {
 
     /// It is durable. Hints become so in the order of their times.
     pub fn written(&mut self, at: u64) {
+        self.staged = self.staged.saturating_sub(1);
         self.durable = self.durable.max(at);
     }
 
     /// It was not written after all.
     pub fn forget(&mut self, bytes: u64) {
+        self.staged = self.staged.saturating_sub(1);
         self.drop_one(bytes);
     }
 
-    /// What to read next, if anything is to be sent. [`Lane::fetched`] or [`Lane::fetch_failed`] must follow.
-    pub fn fetch(&mut self, options: &HintOptions, now_ns: u64) -> Option<Fetch> {
-        let in_flight_bytes: u64 = self.in_flight.iter().map(|hint| hint.bytes).sum();
-        let room = self.throttle.window().saturating_sub(self.in_flight.len() as u32);
-        if self.fetching
-            || self.fetched >= self.durable
-            // Few at a time would be a walk for each.
-            || room < self.throttle.window().div_ceil(2)
-            || in_flight_bytes >= options.window_bytes_max
-            || self.throttle.rests(now_ns)
-        {
+    /// What to read next, if anything is to be sent, for a target with so many cores, and with at most so many bytes in flight on each track.
+    /// [`Lane::fetched`], [`Lane::fetch_failed`], [`Lane::fetch_unreadable`] or [`Lane::pass_over`] must follow.
+    pub fn fetch(
+        &mut self,
+        bytes_max: u64,
+        cores: usize,
+        is_absent: &dyn Fn(CoreId) -> bool,
+        now_ns: u64,
+    ) -> Option<Fetch> {
+        if self.fetching {
             return None;
         }
+        self.advance();
+        let bytes_max = (bytes_max / (1 + self.behind.len() as u64)).max(1);
+        let first = self.is_mains_turn.then(|| self.fetch_main(bytes_max, cores, now_ns)).flatten();
+        let of_behind = || self.fetch_behind(bytes_max, is_absent, now_ns);
+        let fetch = first.or_else(of_behind).or_else(|| self.fetch_main(bytes_max, cores, now_ns))?;
+        self.is_mains_turn = fetch.of.is_some();
         self.fetching = true;
-        Some(Fetch {
-            after: self.fetched,
-            through: self.durable,
-            records: room,
-            bytes: options.window_bytes_max - in_flight_bytes,
-            attempt: self.attempt,
+        Some(fetch)
+    }
+
+    fn fetch_main(&self, bytes_max: u64, cores: usize, now_ns: u64) -> Option<Fetch> {
+        let track = &self.main;
+        // There is nobody that it could send anything to.
+        let is_behind = |track: &Track| track.fetched < self.main.fetched || !track.is_idle();
+        if self.behind.len() >= cores.max(1) && self.behind.values().any(is_behind) {
+            return None;
+        }
+        let (records, bytes) = track.room(self.durable, bytes_max, now_ns)?;
+        let (after, through, attempt) = (track.fetched, self.durable, track.attempt);
+        Some(Fetch { of: None, after, through, records, bytes, attempt })
+    }
+
+    fn fetch_behind(&self, bytes_max: u64, is_absent: &dyn Fn(CoreId) -> bool, now_ns: u64) -> Option<Fetch> {
+        let through = self.main.fetched;
+        let mut there = self.behind.iter().filter(|(core, _)| !is_absent(**core));
+        there.find_map(|(&core, track)| {
+            let (records, bytes) = track.room(through, bytes_max, now_ns)?;
+            let (after, attempt) = (track.fetched, track.attempt);
+            Some(Fetch { of: Some(core), after, through, records, bytes, attempt })
         })
     }
 
-    /// What a fetch found, `(time, bytes)` in order, is about to be sent. `all` = that is all there is up to its `through`.
-    /// False = it is out of date: nothing of it is to be sent.
-    pub fn fetched(&mut self, fetch: &Fetch, hints: &[(u64, u64)], all: bool, now_ns: u64) -> bool {
+    /// Whether a fetch is to find a hint for this core of the target.
+    pub fn wants(&self, fetch: &Fetch, core: Option<CoreId>) -> bool {
+        match fetch.of {
+            Some(of) => core == Some(of),
+            None => core.is_none_or(|core| !self.behind.contains_key(&core)),
+        }
+    }
+
+    /// What a fetch found of what it wants, in order, is about to be sent; it has read everything up to `reached`. Gives of each whether it is to be
+    /// sent: none is if the fetch is out of date, and those for cores that are behind are not.
+    pub fn fetched(
+        &mut self,
+        fetch: &Fetch,
+        seen: &[Seen],
+        reached: u64,
+        is_absent: &dyn Fn(CoreId) -> bool,
+        now_ns: u64,
+    ) -> Vec<bool> {
         self.fetching = false;
-        self.unreadable = 0;
-        if fetch.attempt != self.attempt {
-            return false;
-        }
-        for &(at, bytes) in hints {
-            assert!(at > self.fetched && at <= fetch.through, "hints are fetched in order, each once");
-            self.in_flight.push_back(InFlight { at, bytes, sent_ns: now_ns, is_settled: false });
-            self.unsettled += 1;
-            self.fetched = at;
-            if planted::active(planted::Bug::HintMarkBeforeAck) {
-                self.watermark = at;
+        let Some(track) = self.track(fetch) else { return vec![false; seen.len()] };
+        track.has_read();
+        let mut fetched = fetch.after;
+        let mut sent = Vec::with_capacity(seen.len());
+        for &Seen { at, bytes, core } in seen {
+            assert!(
+                at > fetched && at <= reached && reached <= fetch.through,
+                "they are found in order, each once"
+            );
+            let is_left = fetch.of.is_none()
+                && core.is_some_and(|core| {
+                    self.behind.contains_key(&core) || is_absent(core) && self.leave_behind(core).is_some()
+                });
+            let track = self.track(fetch).expect("it was there");
+            (fetched, track.fetched) = (at, at);
+            if !is_left {
+                track.send(at, bytes, core, now_ns);
+                if planted::active(planted::Bug::HintMarkBeforeAck) {
+                    self.watermark = at;
+                }
             }
+            sent.push(!is_left);
         }
-        if all {
-            self.fetched = fetch.through;
-        }
+        self.track(fetch).expect("it was there").fetched = reached;
         self.advance();
-        true
+        sent
     }
 
     /// A fetch found out nothing: it is tried again after a pause.
-    pub fn fetch_failed(&mut self, options: &HintOptions, now_ns: u64) {
+    pub fn fetch_failed(&mut self, options: &HintOptions, fetch: &Fetch, now_ns: u64) {
         self.fetching = false;
-        self.throttle.failed(options, now_ns);
+        if let Some(track) = self.track(fetch) {
+            track.throttle.failed(options, now_ns);
+        }
     }
 
     /// A fetch came upon what cannot be read, with nothing before it. False = it is tried again after a pause; true = so often in a row that it is to be
     /// passed over now: [`Lane::pass_over`] must follow.
-    pub fn fetch_unreadable(&mut self, options: &HintOptions, now_ns: u64) -> bool {
-        self.unreadable += 1;
-        let is_enough = self.unreadable >= UNREADABLE_TRIES;
-        if !is_enough {
-            self.fetch_failed(options, now_ns);
-        }
+    pub fn fetch_unreadable(&mut self, options: &HintOptions, fetch: &Fetch, now_ns: u64) -> bool {
+        let is_enough = self.track(fetch).is_some_and(|track| track.is_unreadable(options, now_ns));
+        self.fetching = is_enough;
         is_enough
     }
 
     /// What a fetch was to read is not read any more, up to `through`: as if nothing had ever been there.
     pub fn pass_over(&mut self, fetch: &Fetch, through: u64) {
         self.fetching = false;
-        self.unreadable = 0;
-        if fetch.attempt == self.attempt {
-            self.fetched = self.fetched.max(through.min(fetch.through));
+        if let Some(track) = self.track(fetch) {
+            track.has_read();
+            track.fetched = track.fetched.max(through.min(fetch.through));
             self.advance();
         }
     }
 
     /// The target has it. Says whether that was news.
     pub fn acked(&mut self, options: &HintOptions, attempt: u32, at: u64, now_ns: u64) -> bool {
-        let Some(sent_ns) = self.settle(attempt, at) else { return false };
-        self.throttle.acked(options, now_ns.saturating_sub(sent_ns), self.unsettled);
+        let Some(track) = self.track_of(attempt) else { return false };
+        let Some(sent_ns) = track.settle(at) else { return false };
+        let others = track.unsettled();
+        track.throttle.acked(options, now_ns.saturating_sub(sent_ns), others);
+        self.advance();
         true
     }
 
     /// The target will never take it: it is passed over. Says whether that was news.
     pub fn undeliverable(&mut self, attempt: u32, at: u64) -> bool {
-        self.settle(attempt, at).is_some()
+        let is_news = self.track_of(attempt).is_some_and(|track| track.settle(at).is_some());
+        self.advance();
+        is_news
     }
 
-    /// The target refused for the moment, or did not answer: after a pause everything behind the watermark is sent again.
-    pub fn failed(&mut self, options: &HintOptions, attempt: u32, now_ns: u64) {
-        if attempt != self.attempt {
-            return;
+    /// Whether a hint is in flight, and waits for its answer.
+    pub fn waits_for(&mut self, attempt: u32, at: u64) -> bool {
+        self.track_of(attempt).is_some_and(|track| track.waits_for(at).is_some())
+    }
+
+    /// The target refused a hint for the moment, or did not answer. What is `of_one_core` says nothing of its others: that one falls behind. Else,
+    /// after a pause, everything is sent again that was not acknowledged.
+    pub fn failed(&mut self, options: &HintOptions, attempt: u32, at: u64, of_one_core: bool, now_ns: u64) {
+        let Some(hint) = self.track_of(attempt).and_then(|track| track.waits_for(at)) else { return };
+        if let Some(core) = hint.core.filter(|_| of_one_core) {
+            let next = self.attempts + 1;
+            let is_main = attempt == self.main.attempt;
+            let track = if is_main { self.leave_behind(core) } else { self.behind.get_mut(&core) };
+            if let Some(track) = track {
+                track.rewind(track.clear(), next);
+                track.throttle.failed(options, now_ns);
+                self.attempts = next;
+                self.advance();
+                return;
+            }
         }
-        self.throttle.failed(options, now_ns);
-        self.rewind();
+        for track in std::iter::once(&mut self.main).chain(self.behind.values_mut()) {
+            self.attempts += 1;
+            track.rewind(track.clear(), self.attempts);
+            track.throttle.failed(options, now_ns);
+        }
     }
 
     /// The target is there again.
     pub fn is_back(&mut self, options: &HintOptions) {
-        self.throttle.is_back(options);
+        let tracks = std::iter::once(&mut self.main).chain(self.behind.values_mut());
+        tracks.for_each(|track| track.throttle.is_back(options));
+    }
+
+    /// What belongs to which core of the target has changed: those that are behind are so with what may be others' now, and what is in flight may be
+    /// another's that fails. All is sent again from the watermark on. What was counted off of that is not known any more, so it is not again until
+    /// nothing is left.
+    pub fn cores_changed(&mut self) {
+        if self.behind.is_empty() && self.main.is_idle() && !self.fetching {
+            return;
+        }
+        if !self.behind.is_empty() || !self.ended.is_empty() {
+            let fetched = self.tracks().map(|track| track.fetched).chain(self.ended.values().copied());
+            self.recounted = fetched.fold(self.recounted, u64::max);
+        }
+        self.behind.clear();
+        self.ended.clear();
+        self.attempts += 1;
+        self.main.rewind(self.watermark, self.attempts);
     }
 
     /// The mark to write next, if there is one. [`Lane::marked`] must follow.
@@ -222,7 +336,7 @@ impl Lane {
         self.mark
     }
 
-    /// Hints that are owed.
+    /// Hints that are kept and not known to be delivered.
     pub fn count(&self) -> u64 {
         self.count
     }
@@ -232,14 +346,29 @@ impl Lane {
         self.bytes
     }
 
+    /// Whether anything is to be delivered, now or later.
+    pub fn owes(&self) -> bool {
+        self.count > 0 || self.watermark < self.durable
+    }
+
     /// Hints in flight that wait for an answer.
     pub fn in_flight(&self) -> u32 {
-        self.unsettled
+        self.tracks().map(Track::unsettled).sum()
+    }
+
+    /// Their bytes, and those of hints that came behind one of them and were acknowledged.
+    pub fn in_flight_bytes(&self) -> u64 {
+        self.tracks().map(Track::in_flight_bytes).sum()
+    }
+
+    /// Cores of the target that are behind by themselves.
+    pub fn cores_behind(&self) -> usize {
+        self.behind.len()
     }
 
     /// Not after the time of any hint that is owed.
     pub fn oldest(&self) -> u64 {
-        self.in_flight.front().map_or(self.first.max(self.watermark + 1), |hint| hint.at)
+        self.first.max(self.watermark + 1)
     }
 
     /// No hint has a later time.
@@ -252,50 +381,81 @@ impl Lane {
         self.watermark
     }
 
-    /// How many may be in flight.
+    /// How many may be in flight, but for cores that are behind.
     pub fn window(&self) -> u32 {
-        self.throttle.window()
+        self.main.throttle.window()
     }
 
-    /// Whether it pauses after a refusal.
+    /// Whether it pauses after a refusal, for whoever anything is left to be sent to.
     pub fn rests(&self, now_ns: u64) -> bool {
-        self.throttle.rests(now_ns)
+        match self.behind.is_empty() {
+            true => self.main.throttle.rests(now_ns),
+            false => self.main.is_idle() && self.behind.values().all(|track| track.throttle.rests(now_ns)),
+        }
     }
 
-    fn settle(&mut self, attempt: u32, at: u64) -> Option<u64> {
-        let place = self.in_flight.binary_search_by_key(&at, |hint| hint.at).ok()?;
-        let hint = &mut self.in_flight[place];
-        if attempt != self.attempt || hint.is_settled {
+    fn tracks(&self) -> impl Iterator<Item = &Track> {
+        std::iter::once(&self.main).chain(self.behind.values())
+    }
+
+    /// The track that a fetch is for, unless it has begun anew.
+    fn track(&mut self, fetch: &Fetch) -> Option<&mut Track> {
+        let track = match fetch.of {
+            Some(core) => self.behind.get_mut(&core)?,
+            None => &mut self.main,
+        };
+        (track.attempt == fetch.attempt).then_some(track)
+    }
+
+    fn track_of(&mut self, attempt: u32) -> Option<&mut Track> {
+        let mut tracks = std::iter::once(&mut self.main).chain(self.behind.values_mut());
+        tracks.find(|track| track.attempt == attempt)
+    }
+
+    /// From its first hint that is in flight on, or from here, a core's hints are left to a track of its own. `None` = too many have one.
+    fn leave_behind(&mut self, core: CoreId) -> Option<&mut Track> {
+        if self.behind.len() >= BEHIND_MAX {
             return None;
         }
-        hint.is_settled = true;
-        let sent_ns = hint.sent_ns;
-        self.unsettled -= 1;
-        self.advance();
-        Some(sent_ns)
+        let from = self.main.take_of(core).map_or(self.main.fetched, |first| first - 1);
+        let from = self.behind.get(&core).map_or(from, |track| track.clear().min(from));
+        self.attempts += 1;
+        let track = Track::new(self.main.throttle.forked(), from, self.attempts);
+        self.behind.insert(core, track);
+        self.behind.get_mut(&core)
     }
 
-    /// Moves the watermark over what is settled, in order.
+    /// Moves the watermark over what is settled, in order, on all tracks. Ends those that have caught up; but while a fetch is under way, which passes
+    /// over what was theirs when it began, none has.
     fn advance(&mut self) {
-        while let Some(hint) = self.in_flight.front().copied().filter(|hint| hint.is_settled) {
-            self.in_flight.pop_front();
-            self.watermark = self.watermark.max(hint.at);
-            self.drop_one(hint.bytes);
+        let Lane { main, behind, ended, count, bytes, recounted, .. } = self;
+        for track in std::iter::once(&mut *main).chain(behind.values_mut()) {
+            while let Some(hint) = track.pop_settled() {
+                let before = hint.core.and_then(|core| ended.get(&core).copied()).unwrap_or(0);
+                if hint.at > before.max(*recounted) {
+                    *count = count.saturating_sub(1);
+                    *bytes = bytes.saturating_sub(hint.bytes);
+                }
+            }
         }
-        // Between two hints there is nothing that is owed.
-        let clear = self.in_flight.front().map_or(self.fetched, |hint| hint.at - 1);
+        if !self.fetching {
+            behind.retain(|core, track| {
+                let is_behind = track.fetched != main.fetched || !track.is_idle();
+                if !is_behind {
+                    main.throttle.narrow_to(&track.throttle);
+                    ended.insert(*core, track.fetched);
+                }
+                is_behind
+            });
+        }
+        let clear = self.tracks().map(Track::clear).min().expect("there is always one");
         self.watermark = self.watermark.max(clear);
-        if self.in_flight.is_empty() && self.watermark >= self.last {
+        let watermark = self.watermark;
+        self.ended.retain(|_, fetched| *fetched > watermark);
+        if self.staged == 0 && self.watermark >= self.durable {
             // Those that were passed over are owed no more.
             (self.count, self.bytes) = (0, 0);
         }
-    }
-
-    fn rewind(&mut self) {
-        self.attempt = self.attempt.wrapping_add(1);
-        self.in_flight.clear();
-        self.unsettled = 0;
-        self.fetched = self.watermark;
     }
 
     fn drop_one(&mut self, bytes: u64) {

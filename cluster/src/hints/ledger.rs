@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use ferrite_wire::NodeId;
+use ferrite_wire::{CoreId, NodeId};
 
-use super::{Fetch, HintOptions, Lane};
+use super::{Fetch, HintOptions, Lane, Seen};
 
 /// Milliseconds since the Unix epoch in the upper bits of a hint's time.
 const TIME_BITS: u32 = 20;
@@ -259,12 +259,27 @@ impl Ledger {
         *self.drops.entry((target, reason)).or_default() += 1;
     }
 
-    /// What to read next of a lane whose target is there.
-    pub fn fetch(&mut self, id: LaneId, now_ns: u64) -> Option<Fetch> {
-        if self.is_paused {
+    /// What to read next of a lane whose target is there and has so many cores. Lanes that owe something share what may be in flight.
+    pub fn fetch(
+        &mut self,
+        id: LaneId,
+        cores: usize,
+        is_absent: &dyn Fn(CoreId) -> bool,
+        now_ns: u64,
+    ) -> Option<Fetch> {
+        let in_flight_bytes: u64 = self.lanes.values().map(Lane::in_flight_bytes).sum();
+        let left = self.options.delivery_bytes_max.saturating_sub(in_flight_bytes);
+        if self.is_paused || left == 0 {
             return None;
         }
-        self.lanes.get_mut(&id)?.fetch(&self.options, now_ns)
+        let owing = self.lanes.values().filter(|lane| lane.owes()).count().max(1) as u64;
+        let bytes_max = self.options.window_bytes_max.min(self.options.delivery_bytes_max / owing);
+        self.lanes.get_mut(&id)?.fetch(bytes_max, cores, is_absent, now_ns)
+    }
+
+    /// See [`Lane::wants`].
+    pub fn wants(&self, id: LaneId, fetch: &Fetch, core: Option<CoreId>) -> bool {
+        self.lanes.get(&id).is_some_and(|lane| lane.wants(fetch, core))
     }
 
     /// See [`Lane::fetched`].
@@ -272,23 +287,25 @@ impl Ledger {
         &mut self,
         id: LaneId,
         fetch: &Fetch,
-        hints: &[(u64, u64)],
-        all: bool,
+        seen: &[Seen],
+        reached: u64,
+        is_absent: &dyn Fn(CoreId) -> bool,
         now_ns: u64,
-    ) -> bool {
-        self.lanes.get_mut(&id).is_some_and(|lane| lane.fetched(fetch, hints, all, now_ns))
+    ) -> Vec<bool> {
+        let lane = self.lanes.get_mut(&id);
+        lane.map_or_else(Vec::new, |lane| lane.fetched(fetch, seen, reached, is_absent, now_ns))
     }
 
     /// See [`Lane::fetch_failed`].
-    pub fn fetch_failed(&mut self, id: LaneId, now_ns: u64) {
+    pub fn fetch_failed(&mut self, id: LaneId, fetch: &Fetch, now_ns: u64) {
         if let Some(lane) = self.lanes.get_mut(&id) {
-            lane.fetch_failed(&self.options, now_ns);
+            lane.fetch_failed(&self.options, fetch, now_ns);
         }
     }
 
     /// See [`Lane::fetch_unreadable`].
-    pub fn fetch_unreadable(&mut self, id: LaneId, now_ns: u64) -> bool {
-        self.lanes.get_mut(&id).is_some_and(|lane| lane.fetch_unreadable(&self.options, now_ns))
+    pub fn fetch_unreadable(&mut self, id: LaneId, fetch: &Fetch, now_ns: u64) -> bool {
+        self.lanes.get_mut(&id).is_some_and(|lane| lane.fetch_unreadable(&self.options, fetch, now_ns))
     }
 
     /// See [`Lane::pass_over`]. It is counted.
@@ -327,11 +344,21 @@ impl Ledger {
         }
     }
 
-    /// The target refused, or did not answer.
-    pub fn failed(&mut self, id: LaneId, attempt: u32, now_ns: u64) {
+    /// See [`Lane::waits_for`].
+    pub fn waits_for(&mut self, id: LaneId, attempt: u32, at: u64) -> bool {
+        self.lanes.get_mut(&id).is_some_and(|lane| lane.waits_for(attempt, at))
+    }
+
+    /// See [`Lane::failed`].
+    pub fn failed(&mut self, id: LaneId, attempt: u32, at: u64, of_one_core: bool, now_ns: u64) {
         if let Some(lane) = self.lanes.get_mut(&id) {
-            lane.failed(&self.options, attempt, now_ns);
+            lane.failed(&self.options, attempt, at, of_one_core, now_ns);
         }
+    }
+
+    /// See [`Lane::cores_changed`].
+    pub fn cores_changed(&mut self, target: NodeId) {
+        self.lanes.range_mut(of(target)).for_each(|(_, lane)| lane.cores_changed());
     }
 
     /// The target is there again.

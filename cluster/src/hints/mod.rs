@@ -20,7 +20,8 @@
 //! | sloppy | one that counted towards a level in a replica's stead | never dropped: the write is refused |
 //!
 //! Delivery is bounded by a window that grows by one for each window that was acknowledged fast, and is halved when acknowledgements are slow or
-//! refused ([`Throttle`]): a target that has just come back has other work, too.
+//! refused ([`Throttle`]): a target that has just come back has other work, too. All lanes of a core share what they may have in flight, in bytes.
+//! A core of the target that does not take its hints holds up no other's ([`Lane`]).
 //!
 //! Rejected: to drop the oldest strict hints at the cap instead of the newest. They lie behind the watermark of nothing, so each
 //! would have to be deleted by itself; and the newest are the ones that reads repair first anyway.
@@ -29,8 +30,9 @@ mod lane;
 mod ledger;
 mod options;
 mod throttle;
+mod track;
 
-pub use lane::{Fetch, Lane};
+pub use lane::{Fetch, Lane, Seen};
 pub use ledger::{DropReason, Found, HintKind, HintRefusal, LaneId, LaneState, Ledger};
 pub use options::HintOptions;
 pub use throttle::Throttle;

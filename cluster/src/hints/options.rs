@@ -13,8 +13,10 @@ pub struct HintOptions {
     pub window_max: u32,
     /// Most bytes of hints for one target in flight, unless one is longer. Default 4 MiB.
     pub window_bytes_max: u64,
-    /// An acknowledgement that takes longer than this, in nanoseconds, says that the target is busy. Default 25 ms.
-    pub latency_target_ns: u64,
+    /// Most bytes of hints for all targets in flight, shared by those that are owed any; each may have one that is longer. Default 16 MiB.
+    pub delivery_bytes_max: u64,
+    /// No acknowledgement that takes less, in nanoseconds, says that the target is busy, however fast it was before. Default 25 ms.
+    pub latency_floor_ns: u64,
     /// First pause after a refusal or a loss, in nanoseconds; it doubles with each one in a row. Default 50 ms.
     pub pause_min_ns: u64,
     /// Longest pause, in nanoseconds. Default 2 s.
@@ -32,7 +34,8 @@ impl Default for HintOptions {
             strict_age_max_ms: 3 * 60 * 60 * 1_000,
             window_max: 256,
             window_bytes_max: 4 << 20,
-            latency_target_ns: 25 * MS,
+            delivery_bytes_max: 16 << 20,
+            latency_floor_ns: 25 * MS,
             pause_min_ns: 50 * MS,
             pause_max_ns: 2_000 * MS,
             storm_per_s: 1_000,

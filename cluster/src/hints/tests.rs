@@ -2,13 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ferrite_wire::NodeId;
+use ferrite_wire::{CoreId, NodeId};
 use proptest::prelude::*;
 
 use super::*;
 
 const TARGET: NodeId = NodeId(4);
 const LANE: LaneId = LaneId { target: TARGET, stream: 1 };
+/// Of the target; of every fourth hint it is not known which.
+const CORES: u64 = 3;
+/// Most hints that a fetch goes through.
+const WALKED_MAX: usize = 8;
 
 fn options() -> HintOptions {
     HintOptions {
@@ -32,8 +36,12 @@ enum Step {
     Fetch,
     /// The answer to one of those in flight: taken, refused, never taken.
     Answer(usize, u8),
-    /// The connection broke.
+    /// All connections broke.
     Lose,
+    /// A core of the target is absent, or there again.
+    Absent(u16, bool),
+    /// The target has dealt its keys anew.
+    Deal,
     Mark,
     /// The mark on its way is durable, or not.
     Marked(bool),
@@ -50,6 +58,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Step::Fetch),
         8 => (any::<usize>(), 0u8..10).prop_map(|(which, kind)| Step::Answer(which, kind)),
         1 => Just(Step::Lose),
+        2 => (0..CORES as u16, any::<bool>()).prop_map(|(core, is_absent)| Step::Absent(core, is_absent)),
+        1 => Just(Step::Deal),
         2 => Just(Step::Mark),
         2 => any::<bool>().prop_map(Step::Marked),
         1 => any::<bool>().prop_map(Step::Pause),
@@ -69,6 +79,10 @@ struct Host {
     marking: Option<u64>,
     mark: u64,
     now_ns: u64,
+    absent: BTreeSet<CoreId>,
+    dealt: u64,
+    /// Hints may have been counted that were delivered.
+    is_rough: bool,
 }
 
 impl Host {
@@ -82,12 +96,27 @@ impl Host {
             marking: None,
             mark: 0,
             now_ns: 1,
+            absent: BTreeSet::new(),
+            dealt: 0,
+            is_rough: false,
         }
     }
 
-    fn model_bytes(&self) -> u64 {
-        let owed = self.stored.range(self.watermark() + 1..).map(|(_, bytes)| bytes);
-        owed.sum::<u64>() + self.staged.iter().map(|(_, bytes)| bytes).sum::<u64>()
+    fn core_of(&self, at: u64) -> Option<CoreId> {
+        (!at.is_multiple_of(4)).then(|| CoreId(((at + self.dealt) % CORES) as u16))
+    }
+
+    /// Hints and bytes that are kept for sure, and that may be.
+    fn kept(&self) -> ((u64, u64), (u64, u64)) {
+        let sum = |hints: &mut dyn Iterator<Item = (u64, u64)>| {
+            hints.fold((0, 0), |(count, all), (_, bytes)| (count + 1, all + bytes))
+        };
+        let staged = sum(&mut self.staged.iter().copied());
+        let stored = || self.stored.iter().map(|(at, bytes)| (*at, *bytes));
+        let owed = sum(&mut stored().filter(|(at, _)| !self.has.contains(at)));
+        let kept = sum(&mut stored().filter(|(at, _)| *at > self.watermark()));
+        let most = if self.is_rough { (u64::MAX, u64::MAX) } else { (kept.0 + staged.0, kept.1 + staged.1) };
+        ((owed.0 + staged.0, owed.1 + staged.1), most)
     }
 
     fn watermark(&self) -> u64 {
@@ -100,7 +129,7 @@ impl Host {
         match step {
             Step::Take(sloppy, bytes) => {
                 let kind = if sloppy { HintKind::Sloppy } else { HintKind::Strict };
-                let before = self.model_bytes();
+                let (_, before) = self.ledger.owed(TARGET);
                 match self.ledger.admit(TARGET, kind, bytes, wall_ms) {
                     Ok((id, at)) => {
                         assert_eq!(id, LANE);
@@ -127,23 +156,35 @@ impl Host {
                 }
             }
             Step::Fetch => {
-                let Some(fetch) = self.ledger.fetch(LANE, self.now_ns) else { return };
+                let absent = self.absent.clone();
+                let is_absent = |core| absent.contains(&core);
+                let fetched = self.ledger.fetch(LANE, CORES as usize, &is_absent, self.now_ns);
+                let Some(fetch) = fetched else { return };
                 assert!(!self.ledger.is_paused());
-                let mut hints = Vec::new();
-                let mut bytes = 0;
+                assert!(fetch.of.is_none_or(|core| !is_absent(core)), "nothing is sent to who is not there");
+                let (mut hints, mut walked, mut bytes) = (Vec::new(), 0, 0);
+                let mut reached = fetch.after;
                 let mut range = self.stored.range(fetch.after + 1..=fetch.through).peekable();
-                while let Some((at, len)) = range.next_if(|_| {
-                    hints.len() < fetch.records as usize && (bytes < fetch.bytes || hints.is_empty())
+                while let Some((&at, &len)) = range.next_if(|_| {
+                    hints.len() < fetch.records as usize
+                        && (walked == 0 || walked < WALKED_MAX && bytes < fetch.bytes)
                 }) {
-                    hints.push((*at, *len));
-                    bytes += len;
+                    (reached, walked, bytes) = (at, walked + 1, bytes + len);
+                    let core = self.core_of(at);
+                    if self.ledger.wants(LANE, &fetch, core) {
+                        hints.push(Seen { at, bytes: len, core });
+                    }
                 }
-                let all = range.peek().is_none();
-                if self.ledger.fetched(LANE, &fetch, &hints, all, self.now_ns) {
-                    self.sent.extend(hints.iter().map(|(at, _)| (fetch.attempt, *at)));
+                if range.peek().is_none() {
+                    reached = fetch.through;
+                }
+                let sent = self.ledger.fetched(LANE, &fetch, &hints, reached, &is_absent, self.now_ns);
+                for (hint, is_sent) in hints.iter().zip(sent) {
+                    assert!(!is_sent || hint.core.is_none_or(|core| !is_absent(core)));
+                    self.sent.extend(is_sent.then_some((fetch.attempt, hint.at)));
                 }
                 let lane = self.ledger.lanes().next().expect("it was fetched").1;
-                assert!(lane.in_flight() <= 16, "the window is bounded");
+                assert!(lane.in_flight() <= 16 * (1 + lane.cores_behind() as u32), "windows are bounded");
             }
             Step::Answer(which, kind) => {
                 if self.sent.is_empty() {
@@ -151,7 +192,7 @@ impl Host {
                 }
                 let (attempt, at) = self.sent.swap_remove(which % self.sent.len());
                 match kind {
-                    0 => self.ledger.failed(LANE, attempt, self.now_ns),
+                    0 => self.ledger.failed(LANE, attempt, at, true, self.now_ns),
                     1 => {
                         self.ledger.undeliverable(LANE, attempt, at);
                         self.has.insert(at);
@@ -164,7 +205,16 @@ impl Host {
             }
             Step::Lose => {
                 let lost = std::mem::take(&mut self.sent);
-                lost.iter().for_each(|(attempt, _)| self.ledger.failed(LANE, *attempt, self.now_ns));
+                for (attempt, at) in lost {
+                    self.ledger.failed(LANE, attempt, at, false, self.now_ns);
+                }
+            }
+            Step::Absent(core, true) => drop(self.absent.insert(CoreId(core))),
+            Step::Absent(core, false) => drop(self.absent.remove(&CoreId(core))),
+            Step::Deal => {
+                self.dealt += 1;
+                self.is_rough = true;
+                self.ledger.cores_changed(TARGET);
             }
             Step::Mark => {
                 if let Some(mark) = self.ledger.mark(LANE) {
@@ -175,15 +225,16 @@ impl Host {
             Step::Marked(durable) => {
                 let Some(mark) = self.marking.take() else { return };
                 self.mark = if durable { mark } else { self.mark };
-                assert_eq!(self.ledger.marked(LANE, durable.then_some(mark)), self.mark);
-                // What is behind the mark may be done away with.
-                self.stored.retain(|at, _| *at > self.mark);
+                let done = self.ledger.marked(LANE, durable.then_some(mark));
+                assert_eq!(done, self.mark);
+                // That may be done away with.
+                self.stored.retain(|at, _| *at > done);
             }
             Step::Pause(is_paused) => self.ledger.pause(is_paused),
             Step::Crash => {
                 self.staged.clear();
                 self.sent.clear();
-                self.marking = None;
+                (self.marking, self.is_rough) = (None, false);
                 self.ledger = Ledger::new(options(), 1);
                 let found = Found {
                     mark: self.mark,
@@ -202,8 +253,13 @@ impl Host {
         let passed = self.stored.range(..=watermark).find(|(at, _)| !self.has.contains(at));
         assert_eq!(passed, None, "the watermark at {watermark} has passed a hint that was not acknowledged");
         assert!(self.mark <= watermark);
-        let owed = self.stored.range(watermark + 1..).count() + self.staged.len();
-        assert_eq!(self.ledger.owed(TARGET), (owed as u64, self.model_bytes()));
+        let ((least, least_bytes), (most, most_bytes)) = self.kept();
+        let (count, bytes) = self.ledger.owed(TARGET);
+        assert!((least..=most).contains(&count), "{count} of {least} to {most}");
+        assert!(
+            (least_bytes..=most_bytes).contains(&bytes),
+            "{bytes} of {least_bytes} to {most_bytes} bytes"
+        );
         if let (Some(oldest_ms), Some((at, _))) =
             (self.ledger.oldest_ms(TARGET), self.stored.range(watermark + 1..).next())
         {
@@ -214,11 +270,12 @@ impl Host {
     /// From here on everything works.
     fn drain(&mut self) {
         self.step(Step::Pause(false));
+        self.absent.clear();
         self.step(Step::Commit);
         self.step(Step::Lose);
         self.step(Step::Marked(true));
         for _ in 0..10_000 {
-            if self.ledger.owed(TARGET).0 == 0 {
+            if self.ledger.lanes().all(|(_, lane)| !lane.owes()) {
                 break;
             }
             self.now_ns += 100_000_000;
@@ -258,6 +315,99 @@ fn the_planted_bug_passes_over_what_was_not_acknowledged() {
     host.step(Step::Fetch);
     crate::planted::plant(None);
     assert!(host.watermark() >= host.sent[0].1, "before any answer");
+}
+
+/// A target's core that stood still kept its other cores from getting theirs.
+#[test]
+fn a_core_that_does_not_take_its_hints_holds_up_no_other_and_gets_them_later() {
+    let mut host = Host::new();
+    for _ in 0..40 {
+        host.step(Step::Take(true, 10));
+    }
+    host.step(Step::Commit);
+    let times: Vec<u64> = host.stored.keys().copied().collect();
+    let broken = CoreId(1);
+    let of_broken = |host: &Host, at: u64| host.core_of(at) == Some(broken);
+    let first = *times.iter().find(|at| of_broken(&host, **at)).expect("a third of them");
+    // It refuses what it is sent, and then it is known to be absent.
+    let mut sent = Vec::new();
+    for round in 0..60 {
+        host.step(Step::Fetch);
+        for (attempt, at) in std::mem::take(&mut host.sent) {
+            sent.push(at);
+            if of_broken(&host, at) {
+                host.ledger.failed(LANE, attempt, at, true, host.now_ns);
+            } else {
+                host.has.insert(at);
+                host.ledger.acked(LANE, attempt, at, host.now_ns);
+            }
+        }
+        if round == 3 {
+            host.step(Step::Absent(1, true));
+        }
+        host.check();
+    }
+    let others: Vec<u64> = times.iter().copied().filter(|at| !of_broken(&host, *at)).collect();
+    assert!(others.iter().all(|at| host.has.contains(at)), "all others have all of theirs");
+    sent.retain(|at| !of_broken(&host, *at));
+    assert_eq!(sent, others, "each once, in order");
+    assert_eq!(host.watermark(), first - 1);
+    host.drain();
+    assert!(times.iter().all(|at| host.has.contains(at)));
+}
+
+/// What was left to a core's own way would have been looked for among another's.
+#[test]
+fn when_the_target_deals_its_keys_anew_all_that_was_left_behind_is_sent_again() {
+    let mut host = Host::new();
+    for _ in 0..12 {
+        host.step(Step::Take(true, 10));
+    }
+    host.step(Step::Commit);
+    host.step(Step::Absent(0, true));
+    for _ in 0..12 {
+        host.step(Step::Fetch);
+        (0..host.sent.len()).for_each(|_| host.step(Step::Answer(0, 9)));
+    }
+    let owed = host.stored.keys().filter(|at| !host.has.contains(at)).count() as u64;
+    assert!(owed > 1 && host.ledger.owed(TARGET).0 == owed, "{owed}");
+    host.step(Step::Deal);
+    host.drain();
+    assert!(host.has.len() == 12);
+}
+
+/// Each target had a window of its own, and so many of them were bounded by nothing.
+#[test]
+fn all_lanes_share_what_may_be_in_flight() {
+    let bounds = HintOptions { delivery_bytes_max: 1_000, ..options() };
+    let mut ledger = Ledger::new(bounds, 1);
+    let mut lanes = Vec::new();
+    for target in (0..10).map(NodeId) {
+        for _ in 0..8 {
+            let (id, at) = ledger.admit(target, HintKind::Sloppy, 50, 9).expect("there is room");
+            ledger.written(id, at);
+            lanes.push((id, at));
+        }
+    }
+    let mut in_flight = 0;
+    for target in (0..10).map(NodeId) {
+        let id = LaneId { target, stream: 1 };
+        let fetch = ledger.fetch(id, 1, &|_| false, 1).expect("each gets a share");
+        assert_eq!(fetch.bytes, 100);
+        let hints: Vec<Seen> = lanes
+            .iter()
+            .filter(|(lane, _)| *lane == id)
+            .take(2)
+            .copied()
+            .map(|(_, at)| Seen { at, bytes: 50, core: None })
+            .collect();
+        in_flight += ledger.fetched(id, &fetch, &hints, hints[1].at, &|_| false, 1).len();
+    }
+    assert_eq!(in_flight, 20);
+    let full = (0..10)
+        .map(NodeId)
+        .all(|target| ledger.fetch(LaneId { target, stream: 1 }, 1, &|_| false, 1).is_none());
+    assert!(full, "1,000 bytes are in flight");
 }
 
 #[test]

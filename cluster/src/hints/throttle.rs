@@ -5,8 +5,17 @@
 //! | as many fast acknowledgements as the window is wide | one more, up to the bound | none |
 //! | a slow acknowledgement | halved, once for each window | none |
 //! | a refusal, or nothing at all | halved | doubled, up to the bound |
+//!
+//! Slow is what takes [`SLOW_FACTOR`] times as long as the target takes when it is well, and longer than the floor. How long that is, is learned: a faster
+//! acknowledgement lowers it at once; slower ones raise it a little each, but only while the window is narrow, for a wide one may be what slows
+//! the target down. So a target that is far away gets a wide window, too, and one that has become slower for good gets it back.
 
 use super::HintOptions;
+
+/// So many times what is usual is slow.
+const SLOW_FACTOR: u64 = 4;
+/// How much of the difference an acknowledgement that takes longer than usual adds: one in so many.
+const RAISE_SHARE: u64 = 16;
 
 /// The window of one target, and when it may be used.
 #[derive(Clone, Debug)]
@@ -16,6 +25,8 @@ pub struct Throttle {
     fast: u32,
     /// Acknowledgements to come of what was sent before the window was halved last: they say nothing new.
     ignored: u32,
+    /// How long an acknowledgement takes when the target is well; 0 = not known yet.
+    usual_ns: u64,
     pause_ns: u64,
     rests_until_ns: u64,
 }
@@ -30,8 +41,21 @@ impl Throttle {
             window: WINDOW_FIRST.min(options.window_max).max(1),
             fast: 0,
             ignored: 0,
+            usual_ns: 0,
             pause_ns: options.pause_min_ns,
             rests_until_ns: 0,
+        }
+    }
+
+    /// One like this, of which nothing is under way.
+    pub(super) fn forked(&self) -> Throttle {
+        Throttle { ignored: 0, fast: 0, ..self.clone() }
+    }
+
+    /// Takes over what another one of the same target has learned of how much is too much.
+    pub(super) fn narrow_to(&mut self, other: &Throttle) {
+        if other.window < self.window {
+            (self.window, self.fast) = (other.window, 0);
         }
     }
 
@@ -50,7 +74,10 @@ impl Throttle {
         self.pause_ns = options.pause_min_ns;
         if self.ignored > 0 {
             self.ignored -= 1;
-        } else if latency_ns > options.latency_target_ns {
+            return;
+        }
+        self.learn(latency_ns);
+        if latency_ns > self.slow_ns(options) {
             self.halve();
             self.ignored = in_flight;
         } else {
@@ -59,6 +86,18 @@ impl Throttle {
                 self.fast = 0;
                 self.window = (self.window + 1).min(options.window_max.max(1));
             }
+        }
+    }
+
+    fn slow_ns(&self, options: &HintOptions) -> u64 {
+        options.latency_floor_ns.max(self.usual_ns.saturating_mul(SLOW_FACTOR))
+    }
+
+    fn learn(&mut self, latency_ns: u64) {
+        if self.usual_ns == 0 || latency_ns < self.usual_ns {
+            self.usual_ns = latency_ns.max(1);
+        } else if self.window <= WINDOW_FIRST {
+            self.usual_ns += (latency_ns - self.usual_ns) / RAISE_SHARE;
         }
     }
 
@@ -107,12 +146,45 @@ mod tests {
         let (options, mut throttle) = (options(), Throttle::new(&options()));
         (0..10_000).for_each(|_| throttle.acked(&options, 1, 0));
         for left in (0..32).rev() {
-            throttle.acked(&options, options.latency_target_ns + 1, left);
+            throttle.acked(&options, options.latency_floor_ns + 1, left);
         }
         assert_eq!(throttle.window(), 16);
         assert!(!throttle.rests(0), "it is slow, not gone");
-        (0..10).for_each(|_| throttle.acked(&options, options.latency_target_ns + 1, 0));
+        (0..5).for_each(|_| throttle.acked(&options, options.latency_floor_ns + 1, 0));
         assert_eq!(throttle.window(), 1, "and never none");
+    }
+
+    /// With one bound for all, a target that is far away was always busy: its hints went one at a time.
+    #[test]
+    fn slow_is_measured_by_what_is_usual_for_the_target() {
+        const MS: u64 = 1_000_000;
+        let (options, mut throttle) = (options(), Throttle::new(&options()));
+        (0..10_000).for_each(|_| throttle.acked(&options, 100 * MS, 0));
+        assert_eq!(throttle.window(), 32, "a tenth of a second is how far away it is");
+        throttle.acked(&options, 100 * SLOW_FACTOR * MS, 31);
+        assert_eq!(throttle.window(), 32, "so much more is nothing yet");
+        throttle.acked(&options, 100 * SLOW_FACTOR * MS + 1, 31);
+        assert_eq!(throttle.window(), 16);
+        // A window that slows the target down does not make that usual.
+        let mut throttle = Throttle::new(&options);
+        (0..10_000).for_each(|_| throttle.acked(&options, 10 * MS, 0));
+        for latency_ms in 10..40 {
+            (0..32).for_each(|_| throttle.acked(&options, latency_ms * MS, 0));
+        }
+        assert_eq!(throttle.window(), 32);
+        throttle.acked(&options, 40 * MS + 1, 31);
+        assert_eq!(throttle.window(), 16);
+    }
+
+    #[test]
+    fn a_target_that_has_become_slower_for_good_gets_its_window_back() {
+        const MS: u64 = 1_000_000;
+        let (options, mut throttle) = (options(), Throttle::new(&options()));
+        (0..10_000).for_each(|_| throttle.acked(&options, MS, 0));
+        (0..5).for_each(|_| throttle.acked(&options, 200 * MS, 0));
+        assert_eq!(throttle.window(), 1);
+        (0..1_000).for_each(|_| throttle.acked(&options, 200 * MS, 0));
+        assert!(throttle.window() > WINDOW_FIRST, "{}", throttle.window());
     }
 
     #[test]

@@ -1,19 +1,20 @@
 //! Delivering hints: read in order, sent as replica writes with their versions as they are, over this core's own links.
 //!
 //! A fetch is a task that reads a window's worth behind what was fetched last; its hints are operations like a coordinator's, each with
-//! a deadline. Whatever goes wrong ends in the lane being sent again from its watermark, after a pause. A hint goes to the core that owns its
-//! key at the target *now*, so that neither side's number of cores matters.
+//! a deadline. A hint goes to the core that owns its key at the target *now*, so that neither side's number of cores matters. What goes wrong with one
+//! core of several is that core's, and its hints are sent again after a pause, or when it is there; what goes wrong with the node is the whole lane's.
 //!
 //! What cannot be read is tried a few times, and then passed over and counted: one bad block does not keep from a target all that comes behind it.
 
 use std::ops::ControlFlow;
 use std::rc::Rc;
 
-use ferrite_cluster::hints::{Fetch, LaneId};
+use ferrite_cluster::hints::{Fetch, LaneId, Seen};
 use ferrite_lsm::{Direction, Key, ReadError, Record, ScanLimits, cover};
-use ferrite_wire::{ErrorCode, PeerMessage, WriteAnswer};
+use ferrite_wire::{CoreId, ErrorCode, NodeId, PeerMessage, VnodeId, WriteAnswer};
 
-use super::hint_store::{Hint, behind_unreadable, decode_hint, range_of};
+use super::hint_store::{Hint, decode_hint, range_of};
+use super::liveness::Absence;
 use super::slab::OperationId;
 use super::{Operation, Shard};
 use crate::env::{Connection, Env};
@@ -29,17 +30,21 @@ pub(super) struct DeliveryOperation {
 
 /// What a fetch found.
 struct Fetched {
-    hints: Vec<Hint>,
-    /// There is nothing else up to where it was to read.
-    all: bool,
+    /// Those that it wants, with the cores that they are for.
+    hints: Vec<(Hint, Option<CoreId>)>,
+    /// Everything was read up to here.
+    reached: u64,
 }
+
+/// Most records that a fetch goes through, wanted or not.
+const WALKED_MAX: usize = 1_024;
 
 impl<E: Env> Shard<E> {
     /// Sees to every lane: what may be sent is.
     pub(super) fn deliver_hints(self: &Rc<Self>) {
         let owed: Vec<LaneId> = {
             let hints = self.hints.borrow();
-            hints.lanes().filter(|(_, lane)| lane.count() > 0).map(|(id, _)| id).collect()
+            hints.lanes().filter(|(_, lane)| lane.owes()).map(|(id, _)| id).collect()
         };
         owed.into_iter().for_each(|id| self.pump_lane(id));
     }
@@ -50,7 +55,9 @@ impl<E: Env> Shard<E> {
         if self.stopping.get() || !self.is_there(id.target) || !self.waiting.borrow().is_empty() {
             return;
         }
-        let Some(fetch) = self.hints.borrow_mut().fetch(id, self.env.now_ns()) else { return };
+        let (cores, now_ns) = (self.cores_of(id.target), self.env.now_ns());
+        let is_absent = |core| self.has_absent(id.target, core);
+        let Some(fetch) = self.hints.borrow_mut().fetch(id, cores, &is_absent, now_ns) else { return };
         self.hint_fetches.set(self.hint_fetches.get() + 1);
         let shard = self.clone();
         self.env.spawn(async move {
@@ -67,12 +74,12 @@ impl<E: Env> Shard<E> {
         tracing::warn!(core, target_node, %error, "hints cannot be read");
         if error == ReadError::NoBuffer {
             // Nothing is wrong with them.
-            return self.hints.borrow_mut().fetch_failed(id, now_ns);
+            return self.hints.borrow_mut().fetch_failed(id, fetch, now_ns);
         }
-        if !self.hints.borrow_mut().fetch_unreadable(id, now_ns) {
+        if !self.hints.borrow_mut().fetch_unreadable(id, fetch, now_ns) {
             return;
         }
-        let through = match behind_unreadable::<E>(&self.engine, &range_of(id, fetch)).await {
+        let through = match self.engine.behind_unreadable(&range_of(id, fetch)).await {
             Some(rest) => rest.low().prefix.token - 1,
             None => fetch.through,
         };
@@ -84,60 +91,99 @@ impl<E: Env> Shard<E> {
     async fn fetch_hints(&self, id: LaneId, fetch: &Fetch) -> Result<Fetched, ReadError> {
         let mut hints = Vec::new();
         let limits = ScanLimits {
-            records: fetch.records as usize,
+            records: WALKED_MAX,
             bytes: usize::try_from(fetch.bytes).unwrap_or(usize::MAX).max(1),
         };
+        let mut reached = fetch.after;
         let visit = |key: Key<'_>, record: Record<'_>| {
+            reached = key.prefix.token;
             match decode_hint(&key, record.value) {
-                Some(hint) => hints.push(hint),
+                Some(hint) => {
+                    let (vnode, _) = self.vnode_of(&hint);
+                    let core = self.ring.borrow().core_of(id.target, vnode);
+                    if self.hints.borrow().wants(id, fetch, core) {
+                        hints.push((hint, core));
+                    }
+                }
                 None => tracing::error!(target_node = id.target.0, "a hint is none: it is passed over"),
             }
-            ControlFlow::Continue(())
+            match hints.len() >= fetch.records as usize {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
         };
         let left = self.engine.scan(&range_of(id, fetch), Direction::Forward, limits, visit).await;
         match left {
             // What comes before the unreadable goes first; the next fetch begins there.
-            Err(_) if !hints.is_empty() => Ok(Fetched { hints, all: false }),
-            left => Ok(Fetched { hints, all: left?.is_none() }),
+            Err(_) if reached > fetch.after => Ok(Fetched { hints, reached }),
+            left => Ok(Fetched { hints, reached: if left?.is_none() { fetch.through } else { reached } }),
         }
+    }
+
+    /// The vnode of a hint's key, and how many replicas its table has; none = there is no such table any more.
+    fn vnode_of(&self, hint: &Hint) -> (VnodeId, usize) {
+        let ring = self.ring.borrow();
+        let vnode = hint.key().token(ring.hash_seed()).vnode(ring.vnodes());
+        (vnode, ring.table(hint.table).map_or(0, |table| ring.replicas_of(table, vnode)))
     }
 
     fn send_hints(self: &Rc<Self>, id: LaneId, fetch: &Fetch, found: &Fetched) {
         let now_ns = self.env.now_ns();
-        let told: Vec<(u64, u64)> = found.hints.iter().map(|hint| (hint.at, hint.bytes)).collect();
-        if !self.hints.borrow_mut().fetched(id, fetch, &told, found.all, now_ns) {
-            return;
-        }
-        for hint in &found.hints {
-            let key = ferrite_wire::Key { table: hint.table, partition: &hint.partition, sort: &hint.sort };
-            if !self.send_hint(id, fetch.attempt, hint, &key) {
-                self.hints.borrow_mut().failed(id, fetch.attempt, now_ns);
-                return;
+        let seen =
+            |(hint, core): &(Hint, Option<CoreId>)| Seen { at: hint.at, bytes: hint.bytes, core: *core };
+        let seen: Vec<Seen> = found.hints.iter().map(seen).collect();
+        let is_absent = |core| self.has_absent(id.target, core);
+        let sent = self.hints.borrow_mut().fetched(id, fetch, &seen, found.reached, &is_absent, now_ns);
+        let sent = found.hints.iter().zip(sent).filter(|(_, is_sent)| *is_sent);
+        for ((hint, core), _) in sent {
+            // One that did not leave may have taken others of its core along.
+            let is_due = self.hints.borrow_mut().waits_for(id, fetch.attempt, hint.at);
+            if is_due && !self.send_hint(id, fetch.attempt, hint, *core) {
+                let of_one_core = self.has_room_to_coordinate() && self.is_for_one_core(id.target);
+                self.hints.borrow_mut().failed(id, fetch.attempt, hint.at, of_one_core, now_ns);
             }
         }
     }
 
+    /// How many cores a node has, as far as is known.
+    fn cores_of(&self, node: NodeId) -> usize {
+        let ring = self.ring.borrow();
+        ring.topology().node(node).map_or(1, |node| node.endpoints.len().max(1))
+    }
+
+    /// The way to a core of a node for a hint. Whom gossip holds to be absent and was heard of all the same gets its hints; who would refuse them
+    /// does not.
+    fn way_for_hints(&self, node: NodeId, core: Option<CoreId>) -> Option<Connection> {
+        let links = self.links.borrow();
+        match self.absence(node, core) {
+            None => links.route(node, core),
+            Some(Absence::Silent) => links.heard_since(self.lately_ns(), node, core),
+            Some(Absence::Fenced) => None,
+        }
+    }
+
+    fn has_absent(&self, node: NodeId, core: CoreId) -> bool {
+        self.way_for_hints(node, Some(core)).is_none()
+    }
+
+    /// Whether what goes wrong with one core of a node says nothing of the others.
+    fn is_for_one_core(&self, node: NodeId) -> bool {
+        self.cores_of(node) > 1 && self.is_there(node)
+    }
+
     /// False = it did not leave.
-    fn send_hint(
-        self: &Rc<Self>,
-        lane: LaneId,
-        attempt: u32,
-        hint: &Hint,
-        key: &ferrite_wire::Key<'_>,
-    ) -> bool {
-        let (connection, vnode_epoch) = {
+    fn send_hint(self: &Rc<Self>, lane: LaneId, attempt: u32, hint: &Hint, core: Option<CoreId>) -> bool {
+        let (vnode, replicas) = self.vnode_of(hint);
+        let vnode_epoch = {
             let ring = self.ring.borrow();
-            let vnode = key.token(ring.hash_seed()).vnode(ring.vnodes());
-            let replicas = ring.table(key.table).map_or(0, |table| ring.replicas_of(table, vnode));
             if !ring.replicas(vnode)[..replicas].contains(&lane.target) {
                 // It was a replica when the hint was taken.
                 self.hints.borrow_mut().undeliverable(lane, attempt, hint.at);
                 return true;
             }
-            let core = ring.core_of(lane.target, vnode);
-            (self.links.borrow().route(lane.target, core), ring.vnode_epoch(vnode))
+            ring.vnode_epoch(vnode)
         };
-        let Some(connection) = connection else { return false };
+        let Some(connection) = self.way_for_hints(lane.target, core) else { return false };
         if !self.has_room_to_coordinate() {
             return false;
         }
@@ -146,7 +192,8 @@ impl<E: Env> Shard<E> {
         let left_ns = self.settings.request_timeout_ns;
         self.deadlines.borrow_mut().add(self.env.now_ns() + left_ns, id);
         let version = self.version_to_deliver(hint.version);
-        let message = PeerMessage::ReplicaWrite { vnode_epoch, key: *key, version, value: &hint.payload };
+        let message =
+            PeerMessage::ReplicaWrite { vnode_epoch, key: hint.key(), version, value: &hint.payload };
         let sent = self.ask_replica(connection, id, 0, left_ns, &message);
         if !sent {
             self.operations.borrow_mut().remove(id);
@@ -177,7 +224,7 @@ impl<E: Env> Shard<E> {
             }
             WriteAnswer::Refused(_) => {
                 cover::mark("hint refused for the moment");
-                self.hints.borrow_mut().failed(lane, attempt, now_ns);
+                self.delivery_failed(lane, attempt, at);
             }
         }
         self.pump_lane(lane);
@@ -187,9 +234,14 @@ impl<E: Env> Shard<E> {
     /// A hint in flight will not be answered: its time is up, or the connection is gone that it went over.
     pub(super) fn on_delivery_lost(self: &Rc<Self>, id: OperationId, gone: Option<Connection>) {
         let lost = self.end_delivery(id, |delivery| gone.is_none_or(|gone| delivery.connection == gone));
-        if let Some(DeliveryOperation { lane, attempt, .. }) = lost {
-            self.hints.borrow_mut().failed(lane, attempt, self.env.now_ns());
+        if let Some(DeliveryOperation { lane, attempt, at, .. }) = lost {
+            self.delivery_failed(lane, attempt, at);
         }
+    }
+
+    fn delivery_failed(&self, lane: LaneId, attempt: u32, at: u64) {
+        let of_one_core = self.is_for_one_core(lane.target);
+        self.hints.borrow_mut().failed(lane, attempt, at, of_one_core, self.env.now_ns());
     }
 
     fn end_delivery(

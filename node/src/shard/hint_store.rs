@@ -42,6 +42,13 @@ pub(super) struct Hint {
     pub(super) payload: Box<[u8]>,
 }
 
+impl Hint {
+    /// The key of its record.
+    pub(super) fn key(&self) -> ferrite_wire::Key<'_> {
+        ferrite_wire::Key { table: self.table, partition: &self.partition, sort: &self.sort }
+    }
+}
+
 /// Bytes that a hint counts for.
 pub(super) fn hint_bytes(key: &ferrite_wire::Key<'_>, payload: &[u8]) -> u64 {
     (HINT_OVERHEAD_BYTES + key.partition.len() + key.sort.len() + payload.len()) as u64
@@ -200,7 +207,7 @@ async fn restore_target<E: Env>(
                     Some(prefix) => range.from(&first_key(prefix.to_u128() + 1)),
                     None => range,
                 };
-                if holes < RESTORE_HOLES_MAX { behind_unreadable::<E>(engine, &unread).await } else { None }
+                if holes < RESTORE_HOLES_MAX { engine.behind_unreadable(&unread).await } else { None }
             }
         };
         if let (Some(range), Some(prefix)) = (&left, next) {
@@ -214,43 +221,6 @@ async fn restore_target<E: Env>(
 /// The first key that a prefix may have.
 fn first_key(prefix: u128) -> Key<'static> {
     Key { prefix: Prefix::from_u128(prefix), partition: b"", sort: b"" }
-}
-
-/// What is left of a range of hints behind its first ones, which cannot be read; `None` = nothing.
-///
-/// Where that begins is found out by trying, in steps that double and then between the last two: it is the same whether a device fails, a block
-/// is damaged, or a value. Of several stretches one after the other, what is between them may be passed over with them.
-pub(super) async fn behind_unreadable<E: Env>(
-    engine: &Engine<E::Disk, E::Pace>,
-    range: &KeyRange,
-) -> Option<KeyRange> {
-    let (mut failed, end) = (range.low().prefix.to_u128(), range.high().prefix.to_u128());
-    let mut step = 1;
-    let mut sound = loop {
-        let next = failed + step;
-        if next >= end {
-            break end;
-        }
-        if is_readable::<E>(engine, &range.from(&first_key(next))).await {
-            break next;
-        }
-        failed = next;
-        step *= 2;
-    };
-    while failed + 1 < sound {
-        let middle = failed + (sound - failed) / 2;
-        match is_readable::<E>(engine, &range.from(&first_key(middle))).await {
-            true => sound = middle,
-            false => failed = middle,
-        }
-    }
-    (sound < end).then(|| range.from(&first_key(sound)))
-}
-
-/// Whether the first record of a range can be read, or there is none.
-async fn is_readable<E: Env>(engine: &Engine<E::Disk, E::Pace>, range: &KeyRange) -> bool {
-    let visit = |_: Key<'_>, _: Record<'_>| ControlFlow::Break(());
-    engine.scan(range, Direction::Forward, ScanLimits::records(1), visit).await.is_ok()
 }
 
 #[cfg(test)]
@@ -285,7 +255,7 @@ mod tests {
     fn a_fetch_reads_what_is_behind_and_through_and_never_the_mark() {
         let id = LaneId { target: NodeId(7), stream: 3 };
         let key = ferrite_wire::Key { table: TableId(5), partition: b"\xff\xff", sort: b"s" };
-        let fetch = Fetch { after: 0, through: 9, records: 1, bytes: 1, attempt: 1 };
+        let fetch = Fetch { of: None, after: 0, through: 9, records: 1, bytes: 1, attempt: 1 };
         let is_in = |fetch: &Fetch, at| range_of(id, fetch).contains(&hint_key(id, at, &key));
         assert_eq!([0, 1, 9, 10].map(|at| is_in(&fetch, at)), [false, true, true, false]);
         assert!(!range_of(id, &fetch).contains(&mark_key(id)));

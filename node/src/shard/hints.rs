@@ -197,14 +197,19 @@ impl<E: Env> Shard<E> {
             let age_s = oldest_ms.map_or(0, |at| wall_ms.saturating_sub(at) / 1_000);
             let (written, delivered, per_s) = hints.delivered(target, now_ns);
             let lanes = hints.lanes().filter(|(id, _)| id.target == target);
-            let (window, in_flight) = lanes.fold((0, 0), |(window, in_flight), (_, lane)| {
-                (window + lane.window(), in_flight + lane.in_flight())
-            });
+            let (window, in_flight, cores_behind) =
+                lanes.fold((0, 0, 0), |(window, in_flight, cores_behind), (_, lane)| {
+                    (
+                        window + lane.window(),
+                        in_flight + lane.in_flight(),
+                        cores_behind.max(lane.cores_behind()),
+                    )
+                });
             line(
                 &format!("hints.for.{name}"),
                 &format_args!(
                     "{state} count={count} bytes={bytes} oldest_s={age_s} delivered_per_s={per_s} written={written} \
-                     delivered={delivered} window={window} in_flight={in_flight}"
+                     delivered={delivered} window={window} in_flight={in_flight} cores_behind={cores_behind}"
                 ),
             );
         }
@@ -218,15 +223,17 @@ impl<E: Env> Shard<E> {
         self.hints.borrow().owed_to_all().0
     }
 
-    /// Whether a node can be reached at this moment, and gossip does not hold it to be absent.
+    /// Whether any core of a node can be reached at this moment, and gossip does not hold it to be down, or it has said something lately.
     pub(super) fn is_there(&self, node: NodeId) -> bool {
-        !self.counts_absent(node, None) && self.links.borrow().route(node, None).is_some()
+        match self.counts_absent(node, None) {
+            true => self.is_heard_of(node),
+            false => self.links.borrow().heard_ns(node).is_some(),
+        }
     }
 
-    /// Whether a node is there and has said anything lately. One that has not may be gone, and nobody has noticed yet.
+    /// Whether a node has said anything lately. One that has not may be gone, and nobody has noticed yet.
     pub(super) fn is_heard_of(&self, node: NodeId) -> bool {
-        let is_heard = self.links.borrow().heard_ns(node).is_some_and(|at| at >= self.lately_ns());
-        is_heard && self.is_there(node)
+        self.links.borrow().heard_ns(node).is_some_and(|at| at >= self.lately_ns())
     }
 
     /// The version under which a hint is delivered: as it was written.

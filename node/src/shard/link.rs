@@ -217,6 +217,13 @@ mod tests {
         assert_eq!(links.heard_since(0, node, Some(CoreId(1))), None, "the first core's is not its own");
         links.get_mut(0).cut(9, 1_000, 0);
         assert_eq!(links.route(node, Some(CoreId(0))), None);
+        assert_eq!(links.heard_ns(node), None);
+        links.get_mut(1).greeted(SECOND, 9);
+        assert_eq!(
+            (links.heard_ns(node), links.route(node, None)),
+            (Some(9), None),
+            "a core that is not the first"
+        );
         assert_eq!(links.route(NodeId(7), None), None);
     }
 

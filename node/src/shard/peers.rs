@@ -243,7 +243,18 @@ impl<E: Env> Shard<E> {
         if topology.cluster != self.settings.topology.cluster || entry.endpoints.is_empty() {
             return;
         }
-        self.ring.borrow_mut().learn(entry);
+        let has_changed = {
+            let mut ring = self.ring.borrow_mut();
+            let cores = |ring: &ferrite_cluster::Ring| {
+                ring.topology().node(node).map(|known| known.core_of_vnode.clone())
+            };
+            let before = cores(&ring);
+            ring.learn(entry);
+            before != cores(&ring)
+        };
+        if has_changed {
+            self.hints.borrow_mut().cores_changed(node);
+        }
         let now_ns = self.env.now_ns();
         let mut links = self.links.borrow_mut();
         for (core, endpoint) in entry.endpoints.iter().enumerate() {

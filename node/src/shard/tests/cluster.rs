@@ -86,6 +86,27 @@ impl Cluster {
         Cluster { places, cores, cut, gossip_cut, other_end, wires, hops: Vec::new() }
     }
 
+    /// A node starts anew with nothing on its disks. Nobody has a connection to it any more.
+    pub(super) fn wipe(&mut self, node: usize) {
+        let nodes = self.places.len() / self.cores;
+        for core in 0..self.cores {
+            let at = node * self.cores + core;
+            let before = &self.places[at].bench;
+            let bench = Bench::new(MemDisk::new());
+            bench.0.now_ns.set(before.now_ns());
+            bench.0.wall_ms.set(before.wall_ms());
+            bench.0.random.set(before.random() + 7_000);
+            // Connections of before are nobody's.
+            bench.0.connections.set(before.0.connections.get());
+            self.other_end.retain(|end, other| end.0 != at && other.0 != at);
+            self.wires.retain(|end, _| end.0 != at);
+            let mut settings = settings_at(nodes, self.cores, node, core);
+            settings.incarnation += 1;
+            let shard = open(&bench, settings).expect("an empty disk opens");
+            self.places[at] = Place { node, bench, shard, is_stalled: false, closed_seen: 0 };
+        }
+    }
+
     /// The same, once all know each other.
     pub(super) fn formed(nodes: usize, cores: usize) -> Cluster {
         let mut cluster = Cluster::new(nodes, cores);

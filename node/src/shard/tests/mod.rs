@@ -12,6 +12,8 @@ mod expiry;
 mod gets;
 mod gossip;
 mod hedges;
+mod hint_records;
+mod hint_targets;
 mod hints;
 mod lifetimes;
 mod memory;

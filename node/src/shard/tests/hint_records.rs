@@ -1,0 +1,87 @@
+//! Hints on the disk: after crashes, on damaged and full disks, and for nodes that have left.
+
+use ferrite_lsm::mem_disk::CrashMode;
+use ferrite_lsm::{Directory, FileName};
+use ferrite_wire::{HintsAction, WriteAnswer};
+
+use super::hints::{answer, comes, patient, take_all, told, without_the_third, write, write_and_ack, writes};
+use super::*;
+
+#[test]
+fn a_holder_that_crashes_goes_on_behind_its_mark() {
+    let (bench, shard, second, from) = without_the_third(patient(3));
+    write_and_ack(&bench, &shard, from, second, 30);
+    pass(&bench, &shard, 20);
+    let third = comes(&bench, &shard, 3);
+    pass(&bench, &shard, 20);
+    let sent = writes(&bench, third);
+    assert!(sent.len() < 30, "a window's worth: {}", sent.len());
+    for (number, ..) in &sent[..4] {
+        answer(&bench, &shard, third, *number, WriteAnswer::Applied);
+    }
+    pass(&bench, &shard, 40);
+    let later = Bench::new(bench.0.disk.crash(CrashMode::None, &mut || 0));
+    later.0.wall_ms.set(bench.wall_ms());
+    drop((shard, bench));
+    let bench = later;
+    let shard = open(&bench, patient(3)).expect("a sound disk opens");
+    assert_eq!(shard.hints_owed(), 26, "what was acknowledged is marked, and nothing else");
+    let third = comes(&bench, &shard, 3);
+    let values: Vec<_> = take_all(&bench, &shard, third).into_iter().map(|(value, _)| value).collect();
+    let expected: Vec<_> = (5..=30u64).map(|number| number.to_le_bytes().to_vec()).collect();
+    assert_eq!((values, shard.hints_owed()), (expected, 0));
+    pass(&bench, &shard, 100);
+    let later = Bench::new(bench.0.disk.crash(CrashMode::None, &mut || 0));
+    later.0.wall_ms.set(bench.wall_ms());
+    let shard = open(&later, patient(3)).expect("a sound disk opens");
+    assert_eq!(shard.hints_owed(), 0, "drained stays drained");
+}
+
+/// One bad block among the hints kept the node from starting; found at run time, it kept from its target all hints behind it, for ever.
+#[test]
+fn a_damaged_block_of_hints_costs_what_was_in_it_and_neither_the_start_nor_the_rest() {
+    const WRITES: u64 = 600;
+    let small = || {
+        let mut settings = patient(3);
+        settings.engine.memtable_bytes = 128 << 10;
+        settings
+    };
+    // Not to be made shorter by any compression.
+    let value_of = |number: u64| {
+        let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let next = |_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state as u8
+        };
+        (0..400).map(next).collect::<Vec<u8>>()
+    };
+    let (bench, shard, second, from) = without_the_third(small());
+    for number in 1..=WRITES {
+        write(&bench, &shard, from, number, &put(&number.to_be_bytes(), &value_of(number), Level::Quorum));
+        let [(at, ..)] = writes(&bench, second)[..] else { panic!("one write") };
+        answer(&bench, &shard, second, at, WriteAnswer::Applied);
+        bench.frames(from);
+    }
+    pass(&bench, &shard, 100);
+    assert_eq!(shard.hints_owed(), WRITES);
+    let later = Bench::new(bench.0.disk.crash(CrashMode::None, &mut || 0));
+    later.0.wall_ms.set(bench.wall_ms());
+    drop((shard, bench));
+    let bench = later;
+    let files = bench.0.disk.list(Directory::Store(0));
+    let table = files.iter().map(|(name, _)| *name).find(|name| matches!(name, FileName::Table { .. }));
+    // Behind the core's own records, which sort first, and before those of its clients.
+    assert!(bench.0.disk.corrupt(table.expect("memtables were flushed"), 30_000, 0x10));
+    let shard = open(&bench, small()).expect("all but one block is sound");
+    let owed = shard.hints_owed();
+    assert!((WRITES / 2..WRITES).contains(&owed), "{owed}");
+    assert!(shard.hints_text(HintsAction::Tell).contains("hints.unreadable 1\n"));
+    let third = comes(&bench, &shard, 3);
+    let delivered: Vec<Vec<u8>> =
+        take_all(&bench, &shard, third).into_iter().map(|(value, _)| value).collect();
+    assert_eq!((delivered.len() as u64, shard.hints_owed()), (owed, 0), "all that can be read, each once");
+    assert_eq!((&delivered[0], delivered.last()), (&value_of(1), Some(&value_of(WRITES))));
+    assert!(shard.hints_text(HintsAction::Tell).contains("hints.unreadable 2\n"), "and it is told");
+}
