@@ -329,11 +329,13 @@ impl Lane {
         Some(self.watermark)
     }
 
-    /// The mark is durable, or was refused (`None`) and is tried again. Gives the time up to which hints may be done away with.
+    /// The mark is durable, or was refused (`None`) and is tried again. Gives the time up to which hints may be done away with. Where marks are
+    /// refused that is the watermark: on a full disk, what was delivered has to go before there is room for a mark. After a crash what is left of it
+    /// is sent once more.
     pub fn marked(&mut self, mark: Option<u64>) -> u64 {
         self.marking = false;
         self.mark = self.mark.max(mark.unwrap_or(0));
-        self.mark
+        if mark.is_some() { self.mark } else { self.watermark }
     }
 
     /// Hints that are kept and not known to be delivered.

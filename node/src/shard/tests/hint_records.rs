@@ -85,3 +85,74 @@ fn a_damaged_block_of_hints_costs_what_was_in_it_and_neither_the_start_nor_the_r
     assert_eq!((&delivered[0], delivered.last()), (&value_of(1), Some(&value_of(WRITES))));
     assert!(shard.hints_text(HintsAction::Tell).contains("hints.unreadable 2\n"), "and it is told");
 }
+
+/// Their mark finds no room, so the next life knows of no delivery.
+#[test]
+fn a_full_disk_that_takes_no_mark_loses_no_hint() {
+    let (bench, shard, second, from) = without_the_third(patient(3));
+    write_and_ack(&bench, &shard, from, second, 30);
+    pass(&bench, &shard, 20);
+    assert_eq!(shard.hints_owed(), 30);
+    let third = comes(&bench, &shard, 3);
+    bench.0.disk.set_full(true);
+    let is_full = (100..200u64).any(|number| {
+        let value = [7; 30_000];
+        write(&bench, &shard, from, number, &put(&number.to_be_bytes(), &value, Level::One));
+        // Without its own copy it waits for another's.
+        told(&bench, from).is_empty()
+    });
+    assert!(is_full, "the log has used up what it had");
+    writes(&bench, third);
+    pass(&bench, &shard, 20);
+    let sent = writes(&bench, third);
+    for (number, ..) in &sent[..4] {
+        answer(&bench, &shard, third, *number, WriteAnswer::Applied);
+    }
+    pass(&bench, &shard, 100);
+    let watermark = shard.hints.borrow().lanes().map(|(_, lane)| lane.watermark()).max();
+    assert!(watermark > Some(0), "four were delivered");
+    // After a crash all is sent again that no mark says was delivered.
+    let later = Bench::new(bench.0.disk.crash(CrashMode::None, &mut || 0));
+    later.0.wall_ms.set(bench.wall_ms());
+    later.0.disk.set_full(false);
+    let again = open(&later, patient(3)).expect("a sound disk opens");
+    assert_eq!(again.hints_owed(), 30, "nothing is lost");
+}
+
+/// Hints that were delivered stayed while a full disk had no room for their mark; and it was full of them.
+#[test]
+fn what_was_delivered_is_left_out_of_tables_when_its_mark_was_refused() {
+    let mut settings = patient(3);
+    settings.engine.memtable_bytes = 128 << 10;
+    let (bench, shard, second, from) = without_the_third(settings);
+    write_and_ack(&bench, &shard, from, second, 30);
+    pass(&bench, &shard, 20);
+    let third = comes(&bench, &shard, 3);
+    pass(&bench, &shard, 20);
+    let sent = writes(&bench, third);
+    for (number, ..) in &sent[..4] {
+        answer(&bench, &shard, third, *number, WriteAnswer::Applied);
+    }
+    // No tick comes in between that would write it.
+    let (lane, mark) = {
+        let mut hints = shard.hints.borrow_mut();
+        let lane = hints.lanes().next().expect("one").0;
+        (lane, hints.mark(lane))
+    };
+    assert!(mark.is_some());
+    shard.hint_marked(lane, None);
+    let flushes = shard.engine.stats().flushes;
+    for number in 0..200u64 {
+        write(&bench, &shard, from, number, &put(&number.to_be_bytes(), &[7; 1_000], Level::One));
+    }
+    assert!(shard.engine.stats().flushes > flushes);
+    let mut left = 0;
+    let visit = |key: ferrite_lsm::Key<'_>, _: ferrite_lsm::Record<'_>| {
+        left += usize::from(key.prefix.token > 0);
+        std::ops::ControlFlow::Continue(())
+    };
+    let limits = ferrite_lsm::ScanLimits::records(1_000);
+    let range = ferrite_lsm::KeyRange::vnode(0, 3);
+    block_on(shard.engine.scan(&range, ferrite_lsm::Direction::Forward, limits, visit)).expect("no faults");
+    assert_eq!(left, 26);
+}
