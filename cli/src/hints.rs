@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use ferrite_client::{BlockingClient, HintsAction, ReadOptions};
+use ferrite_node::config::ByteSize;
 use ferrite_wire::NodeEntry;
 
 use crate::connection::ClusterArgs;
@@ -33,6 +34,15 @@ struct Of {
     node: Option<String>,
     #[command(flatten)]
     cluster: ClusterArgs,
+}
+
+/// What the cores of a node say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Told {
+    /// By the name of whom it is for.
+    kept: BTreeMap<String, Kept>,
+    /// Most bytes that a core keeps, and that it keeps of what one replica missed; 0 = not told.
+    most: (u64, u64),
 }
 
 /// What the cores of a node keep for one other node.
@@ -66,10 +76,13 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let options = ReadOptions { level: None, timeout: Some(of.cluster.timeout()) };
     let titles = ["NODE", "FOR", "STATE", "HINTS", "BYTES", "OLDEST", "PER SECOND", "DELIVERED", "DROPPED"];
     let mut rows = vec![titles.map(str::to_owned).to_vec()];
-    let mut silent = Vec::new();
+    let (mut silent, mut bounds) = (Vec::new(), Vec::new());
     for node in chosen {
         match ask(&mut client, node, action, options) {
-            Ok(kept) => rows.extend(kept.iter().map(|(name, kept)| row(&node.name, name, kept))),
+            Ok(told) => {
+                rows.extend(told.kept.iter().map(|(name, kept)| row(&node.name, name, kept)));
+                bounds.extend((told.most.0 > 0).then(|| (node.name.clone(), told.most)));
+            }
             Err(why) => silent.push(format!("{} ({why})", node.name)),
         }
     }
@@ -78,6 +91,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             print_table(&rows);
         } else {
             println!("nothing is kept for anybody");
+        }
+        for (name, (all, one)) in bounds {
+            let (all, one) = (ByteSize(all), ByteSize(one));
+            println!("each core of {name} keeps at most {all}, and {one} of what one node missed");
         }
     }
     match silent.is_empty() {
@@ -92,21 +109,22 @@ fn ask(
     node: &NodeEntry,
     action: HintsAction,
     options: ReadOptions,
-) -> Result<BTreeMap<String, Kept>, String> {
+) -> Result<Told, String> {
     let cores = match node.endpoints.is_empty() {
         true => std::slice::from_ref(&node.contact),
         false => &node.endpoints[..],
     };
-    let mut kept = BTreeMap::new();
+    let mut told = Told::default();
     for address in cores {
         let text = client.hints_at(address, action, options).map_err(|error| error.to_string())?;
-        add(&mut kept, &text);
+        add(&mut told, &text);
     }
-    Ok(kept)
+    Ok(told)
 }
 
 /// Adds what one core says. Lines that are not known are passed over: a newer node may say more.
-fn add(kept: &mut BTreeMap<String, Kept>, text: &str) {
+fn add(told: &mut Told, text: &str) {
+    let Told { kept, most } = told;
     for (name, rest) in text.lines().filter_map(|line| line.split_once(' ')) {
         if let Some(target) = name.strip_prefix("hints.for.") {
             let of = kept.entry(target.to_owned()).or_default();
@@ -131,6 +149,10 @@ fn add(kept: &mut BTreeMap<String, Kept>, text: &str) {
         {
             let of = kept.entry(target.to_owned()).or_default();
             *of.dropped.entry(reason.to_owned()).or_default() += rest.parse::<u64>().unwrap_or(0);
+        } else if name == "hints.bytes_max" {
+            most.0 = rest.parse().unwrap_or(0);
+        } else if name == "hints.bytes_max_for_one" {
+            most.1 = rest.parse().unwrap_or(0);
         }
     }
 }
@@ -158,20 +180,24 @@ mod tests {
 
     #[test]
     fn cores_are_added_up_by_target_and_reason() {
-        let mut kept = BTreeMap::new();
+        let mut told = Told::default();
         add(
-            &mut kept,
-            "hints.paused false\nhints.count 3\n\
+            &mut told,
+            "hints.paused false\nhints.count 3\nhints.bytes_max 4096\nhints.bytes_max_for_one 1024\n\
+             hints.for.node-9 orphaned count=4 bytes=80\n\
              hints.for.n3 empty count=0 bytes=0 oldest_s=0 delivered_per_s=0 written=9 delivered=9 window=8 in_flight=0\n\
              hints.dropped.n3.too_old 2\n",
         );
         add(
-            &mut kept,
+            &mut told,
             "hints.for.n3 waiting count=3 bytes=70 oldest_s=12 delivered_per_s=5 written=9 delivered=6 news=1\n\
              hints.dropped.n3.too_old 1\nhints.dropped.n.4.full 1\n",
         );
+        let kept = &told.kept;
         let n3 = row("n1", "n3", &kept["n3"]);
         assert_eq!(n3, ["n1", "n3", "waiting", "3", "70", "12s", "5", "15", "3 too old"]);
         assert_eq!(kept["n.4"].dropped["full"], 1, "names may have dots");
+        assert_eq!((&*kept["node-9"].state, kept["node-9"].count), ("orphaned", 4));
+        assert_eq!(told.most, (4096, 1024));
     }
 }

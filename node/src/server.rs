@@ -18,7 +18,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::Placement;
-use crate::config::{ByteSize, CommitlogSync, Compaction, Config, Node, Spin};
+use crate::config::{ByteSize, CommitlogSync, Compaction, Config, Hints, Node, Spin};
 use crate::identity::DataDirectory;
 use crate::layout;
 use crate::memory::{self, CoreMemory};
@@ -260,6 +260,7 @@ pub(crate) struct Plan {
     node: ferrite_wire::NodeId,
     server: crate::config::Server,
     gossip: GossipOptions,
+    hints: Hints,
 }
 
 /// A plan for data that is laid out.
@@ -295,8 +296,8 @@ impl Plan {
             connections_max,
             ..defaults
         };
-        let (server, gossip) = (config.server.clone(), config.gossip.clone());
-        Plan { topology, reactor, memory, cores, stores, node: node.id, server, gossip }
+        let (server, gossip, hints) = (config.server.clone(), config.gossip.clone(), config.hints.clone());
+        Plan { topology, reactor, memory, cores, stores, node: node.id, server, gossip, hints }
     }
 
     /// Gives every vnode of this node its store and core.
@@ -353,6 +354,8 @@ impl Placed {
         settings.hop_backlog_bytes_max = settings.hop_backlog_bytes_max.min(reserve_bytes / 4);
         settings.reserve_bytes = reserve_bytes;
         settings.gossip = self.plan.gossip.clone();
+        settings.hints = self.plan.hints.options.clone();
+        settings.forget_hints_for = self.plan.hints.forget.clone();
         settings.request_timeout_ns = server.request_timeout.as_nanos() as u64;
         settings.scrub_bytes_per_s = server.scrub_rate.0;
         settings.clock_drift_max_ms = server.max_clock_drift.as_millis() as u64;

@@ -154,6 +154,8 @@ pub struct Ledger {
     buckets: BTreeMap<NodeId, Bucket>,
     drops: BTreeMap<(NodeId, DropReason), u64>,
     unreadable: u64,
+    /// Hints and bytes for who is no member.
+    orphans: BTreeMap<NodeId, (u64, u64)>,
     is_paused: bool,
 }
 
@@ -168,6 +170,7 @@ impl Ledger {
             buckets: BTreeMap::new(),
             drops: BTreeMap::new(),
             unreadable: 0,
+            orphans: BTreeMap::new(),
             is_paused: false,
         }
     }
@@ -321,6 +324,17 @@ impl Ledger {
         self.unreadable += 1;
     }
 
+    /// Counts hints for a node that is no member: they are kept, and neither delivered nor counted in any bound.
+    pub fn add_orphans(&mut self, target: NodeId, count: u64, bytes: u64) {
+        let found = self.orphans.entry(target).or_default();
+        *found = (found.0 + count, found.1 + bytes);
+    }
+
+    /// Hints and bytes for nodes that are no members.
+    pub fn orphans(&self) -> impl Iterator<Item = (NodeId, u64, u64)> {
+        self.orphans.iter().map(|(&target, &(count, bytes))| (target, count, bytes))
+    }
+
     /// How often hints were passed over since they cannot be read.
     pub fn unreadable(&self) -> u64 {
         self.unreadable
@@ -386,6 +400,11 @@ impl Ledger {
     /// Whether delivery is stopped.
     pub fn is_paused(&self) -> bool {
         self.is_paused
+    }
+
+    /// Its bounds.
+    pub fn options(&self) -> &HintOptions {
+        &self.options
     }
 
     /// Every lane.

@@ -98,6 +98,15 @@ impl Birth {
              # max_clock_drift = \"500ms\"\n\
              # spin = \"auto\"  # or \"off\", or a time like \"50us\"\n\
              \n\
+             # What each core keeps for nodes that are away. Lines that are commented out show the defaults.\n\
+             # [hints]\n\
+             # max_per_core = \"256MiB\"  # for all other nodes; beyond it sloppy writes are refused\n\
+             # max_per_node = \"128MiB\"  # for one; beyond it what replicas miss is not kept, and they get it by reads\n\
+             # max_age = \"3h\"  # a node whose oldest hint is older gets no more\n\
+             # max_in_flight = \"16MiB\"  # under way at once\n\
+             # max_per_second = 1000  # for a node that is there and was only slow\n\
+             # forget = [7]  # numbers of nodes that have left: what is kept for them goes\n\
+             \n\
              # Tables beside \"default\", which always exists. Every node must declare the same.\n\
              # [[table]]\n\
              # name = \"carts\"\n\

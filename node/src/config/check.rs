@@ -53,8 +53,9 @@ pub(super) fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
     let cluster = cluster(raw.cluster, nodes.len(), &place)?;
     let tables = tables(&raw.table, &cluster, nodes.len(), &place)?;
     let gossip = super::gossip::options(&raw.gossip, &place)?;
+    let hints = super::hints::hints(&raw.hints, &nodes, &place)?;
     let testing = testing(&raw.testing, &place)?;
-    Ok(Config { cluster, nodes, tables, server, gossip, testing })
+    Ok(Config { cluster, nodes, tables, server, gossip, hints, testing })
 }
 
 /// The file, for turning a span into a line.

@@ -137,6 +137,18 @@ pub enum Problem {
         /// What they break.
         rule: &'static str,
     },
+    /// Bounds of hints that contradict each other.
+    Hints {
+        /// What they break.
+        rule: &'static str,
+    },
+    /// What is kept for a member is to be forgotten.
+    ForgetsMember {
+        /// Its number.
+        id: u16,
+        /// Its name.
+        name: String,
+    },
     /// An address that others can reach, and nothing that tells friend from foe.
     InsecureNetwork {
         /// The address.
@@ -229,6 +241,13 @@ impl fmt::Display for Problem {
             Problem::Gossip { rule } => {
                 write!(f, "[gossip]: {rule}: change one of the two, or leave both out")
             }
+            Problem::Hints { rule } => {
+                write!(f, "[hints]: {rule}: change one of the two, or leave both out")
+            }
+            Problem::ForgetsMember { id, name } => write!(
+                f,
+                "forget = [{id}]: that is \"{name}\", which is a member and will want its hints: name only nodes that have left"
+            ),
             Problem::InsecureNetwork { address } => write!(
                 f,
                 "{address} can be reached by others and this version has no authentication: use a loopback address, \

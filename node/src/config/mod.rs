@@ -34,6 +34,7 @@ mod check;
 mod choice;
 mod error;
 mod gossip;
+mod hints;
 mod raw;
 mod table;
 mod testing;
@@ -49,6 +50,7 @@ pub use address::Address;
 pub use birth::{Birth, VNODES_DEFAULT};
 pub use choice::{CommitlogSync, Compaction, Cores, SPIN_MAX, Spin};
 pub use error::{ConfigError, Problem};
+pub use hints::Hints;
 pub use testing::Testing;
 pub use units::{ByteSize, Interval, UnitError};
 
@@ -65,6 +67,8 @@ pub struct Config {
     pub server: Server,
     /// How soon a node that is gone is held to be down.
     pub gossip: GossipOptions,
+    /// What is kept for nodes that are away.
+    pub hints: Hints,
     /// What only tests set.
     pub testing: Testing,
 }

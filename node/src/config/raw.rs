@@ -11,6 +11,7 @@ use toml::Spanned;
 use super::address::Address;
 use super::choice::{CommitlogSync, Compaction, Cores, Spin};
 use super::gossip::RawGossip;
+use super::hints::RawHints;
 use super::table::RawTable;
 use super::testing::RawTesting;
 use super::units::{ByteSize, Interval};
@@ -25,6 +26,7 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub(super) server: RawServer,
     pub(super) gossip: Option<Spanned<RawGossip>>,
+    pub(super) hints: Option<Spanned<RawHints>>,
     #[serde(default)]
     pub(super) testing: RawTesting,
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use ferrite_cluster::hints::HintOptions;
 use ferrite_wire::{ClusterId, CoreId, HashSeed, Mode, NodeId, Table, TableId, limits};
 
 use super::*;
@@ -286,6 +287,39 @@ fn gossip_has_defaults_and_its_mistakes_are_one_line_with_their_place_and_a_reme
         ("suspicion = \"4500500us\"", 25, "suspicion = 4500500us: write whole milliseconds"),
         ("probe_timeout = \"600ms\"", 24, "the probe timeout is more than half of the probe period"),
         ("suspicion = \"900ms\"", 24, "the time of suspicion is shorter than the probe period"),
+    ] {
+        let text = with(lines).expect_err(lines).to_string();
+        assert!(text.starts_with(&format!("/etc/ferrite/ferrite.toml:{line}: ")), "{lines}: {text}");
+        assert!(text.contains(words) && !text.contains('\n'), "{lines}: {text}");
+    }
+}
+
+#[test]
+fn hints_have_defaults_and_their_mistakes_are_one_line_with_their_place_and_a_remedy() {
+    assert_eq!(parse(GOOD).expect("a correct file").hints, Hints::default());
+    let with = |lines: &str| parse(&format!("{GOOD}\n[hints]\n{lines}\n"));
+    let set = with(
+        "max_per_core = \"2GiB\"\nmax_per_node = \"1GiB\"\nmax_age = \"1d\"\nmax_in_flight = \"8MiB\"\nmax_per_second = 50\nforget = [700]",
+    );
+    let options = HintOptions {
+        bytes_max: 2 << 30,
+        strict_bytes_max: 1 << 30,
+        strict_age_max_ms: 24 * 3_600 * 1_000,
+        delivery_bytes_max: 8 << 20,
+        storm_per_s: 50,
+        ..HintOptions::default()
+    };
+    assert_eq!(set.expect("sound bounds").hints, Hints { options, forget: vec![NodeId(700)] });
+    let small = with("max_per_core = \"4MiB\"").expect("one bound alone").hints.options;
+    assert_eq!((small.bytes_max, small.strict_bytes_max), (4 << 20, 4 << 20));
+    for (lines, line, words) in [
+        ("max_per_core = \"5KiB\"", 25, "max_per_core = 5KiB: write something from 1MiB to 1TiB"),
+        ("max_age = \"1s\"", 25, "max_age = 1s: write something from 1m to 30d"),
+        ("max_per_second = 0", 25, "max_per_second = 0: write something from 1 to 1000000"),
+        ("max_in_flight = 5", 25, "\"5\" has no unit"),
+        ("max_per_core = \"2MiB\"\nmax_per_node = \"3MiB\"", 26, "max_per_node is more than max_per_core"),
+        ("max_age = \"1h\"\nforget = [9, 1]", 26, "forget = [1]: that is \"n1\", which is a member"),
+        ("most = 1", 25, "unknown field `most`"),
     ] {
         let text = with(lines).expect_err(lines).to_string();
         assert!(text.starts_with(&format!("/etc/ferrite/ferrite.toml:{line}: ")), "{lines}: {text}");

@@ -137,7 +137,68 @@ pub(super) async fn restore<E: Env>(
     for target in others {
         restore_target::<E>(settings, engine, target, &mut ledger).await?;
     }
+    for target in strangers::<E>(settings, engine).await {
+        restore_stranger::<E>(settings, engine, target, &mut ledger).await?;
+    }
     Ok(ledger)
+}
+
+/// Nodes that are no members and for which there are hints.
+async fn strangers<E: Env>(settings: &ShardSettings, engine: &Engine<E::Disk, E::Pace>) -> Vec<NodeId> {
+    let is_known = |node: NodeId| settings.topology.node(node).is_some();
+    let (mut strangers, mut holes) = (Vec::new(), 0);
+    // There is no node 0.
+    let mut left = Some(KeyRange::local_from(1));
+    while let Some(range) = left {
+        let mut found = None;
+        let visit = |key: Key<'_>, _: Record<'_>| {
+            found = Some(NodeId(key.prefix.vnode));
+            ControlFlow::Break(())
+        };
+        let walked = engine.scan(&range, Direction::Forward, ScanLimits::records(1), visit).await;
+        left = match (walked, found) {
+            (Ok(_), Some(node)) => {
+                strangers.extend((!is_known(node)).then_some(node));
+                node.0.checked_add(1).map(KeyRange::local_from)
+            }
+            (Ok(_), None) => None,
+            // It is told where it is a member's.
+            (Err(_), _) if holes < RESTORE_HOLES_MAX => {
+                holes += 1;
+                engine.behind_unreadable(&range).await
+            }
+            (Err(_), _) => None,
+        };
+    }
+    strangers
+}
+
+/// Counts what is kept for a node that is no member, or lets go of it.
+async fn restore_stranger<E: Env>(
+    settings: &ShardSettings,
+    engine: &Engine<E::Disk, E::Pace>,
+    target: NodeId,
+    ledger: &mut Ledger,
+) -> Result<(), OpenError> {
+    let mut its = Ledger::new(settings.hints.clone(), settings.core.0);
+    restore_target::<E>(settings, engine, target, &mut its).await?;
+    let (count, bytes) = its.owed(target);
+    let (core, node) = (settings.core.0, target.0);
+    if settings.forget_hints_for.contains(&target) {
+        its.lanes().for_each(|(id, _)| engine.retire(target.0, table_of(id.stream), u64::MAX));
+        cover::mark("hints for no member forgotten");
+        tracing::info!(core, node, hints = count, bytes, "hints for a node that is no member are let go of");
+    } else if count > 0 {
+        ledger.add_orphans(target, count, bytes);
+        tracing::warn!(
+            core,
+            node,
+            hints = count,
+            bytes,
+            "hints are kept for a node that is no member: add its number to `forget` under [hints] to let them go"
+        );
+    }
+    Ok(())
 }
 
 async fn restore_target<E: Env>(

@@ -182,6 +182,9 @@ impl<E: Env> Shard<E> {
         line("hints.paused", &hints.is_paused());
         line("hints.count", &count);
         line("hints.bytes", &bytes);
+        line("hints.bytes_max", &hints.options().bytes_max);
+        line("hints.bytes_max_for_one", &hints.options().strict_bytes_max);
+        line("hints.orphaned", &hints.orphans().map(|(_, count, _)| count).sum::<u64>());
         line("hints.unreadable", &hints.unreadable());
         line("hints.writes_tracked", &self.debts.get());
         line("hints.put_off", &self.owed.borrow().len());
@@ -211,6 +214,12 @@ impl<E: Env> Shard<E> {
                     "{state} count={count} bytes={bytes} oldest_s={age_s} delivered_per_s={per_s} written={written} \
                      delivered={delivered} window={window} in_flight={in_flight} cores_behind={cores_behind}"
                 ),
+            );
+        }
+        for (target, count, bytes) in hints.orphans() {
+            line(
+                &format!("hints.for.{}", name_of(target)),
+                &format_args!("orphaned count={count} bytes={bytes}"),
             );
         }
         for (target, reason, count) in hints.drops() {

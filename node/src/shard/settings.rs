@@ -68,6 +68,8 @@ pub struct ShardSettings {
     pub disk_reads_max: usize,
     /// How much is kept for nodes that are away, and how fast it is delivered.
     pub hints: HintOptions,
+    /// Nodes that are no members any more, whose hints are let go of.
+    pub forget_hints_for: Vec<NodeId>,
     /// Memory set aside for what the engine does not see; for the status.
     pub reserve_bytes: usize,
 }
@@ -113,6 +115,7 @@ impl ShardSettings {
             hop_backlog_bytes_max: 16 << 20,
             disk_reads_max: 4_096,
             hints: HintOptions::default(),
+            forget_hints_for: Vec::new(),
             reserve_bytes: 0,
         }
     }

@@ -156,3 +156,33 @@ fn what_was_delivered_is_left_out_of_tables_when_its_mark_was_refused() {
     block_on(shard.engine.scan(&range, ferrite_lsm::Direction::Forward, limits, visit)).expect("no faults");
     assert_eq!(left, 26);
 }
+
+/// Nobody looked for hints for a node that had left the configuration: they lay there for good, and nobody was told.
+#[test]
+fn hints_for_a_node_that_is_no_member_any_more_are_kept_counted_and_let_go_of_when_that_is_said() {
+    let (bench, shard, second, from) = without_the_third(patient(3));
+    write_and_ack(&bench, &shard, from, second, 7);
+    pass(&bench, &shard, 20);
+    assert_eq!(shard.hints_owed(), 7);
+    let disk = bench.0.disk.clone();
+    drop((shard, bench));
+    let restart = |forget: &[u16], nodes: u16| {
+        let mut settings = patient(3);
+        settings.topology.nodes.retain(|node| node.id.0 <= nodes);
+        settings.forget_hints_for = forget.iter().copied().map(NodeId).collect();
+        let later = Bench::new(disk.crash(CrashMode::None, &mut || 0));
+        later.0.wall_ms.set(1_700_000_100_000);
+        let shard = open(&later, settings).expect("a sound disk opens");
+        (shard.hints_owed(), shard.hints_text(HintsAction::Tell))
+    };
+    let (owed, told) = restart(&[], 2);
+    assert_eq!(owed, 0);
+    assert!(
+        told.contains("hints.orphaned 7\n") && told.contains("hints.for.node-3 orphaned count=7 "),
+        "{told}"
+    );
+    let (owed, told) = restart(&[9], 3);
+    assert_eq!((owed, told.contains("hints.orphaned 0\n")), (7, true), "it is a member again: {told}");
+    let (_, told) = restart(&[3], 2);
+    assert!(told.contains("hints.orphaned 0\n") && !told.contains("node-3"), "{told}");
+}
