@@ -230,5 +230,6 @@ mod tests {
         fs::write(home.path().join(NEW), "ferrite tab").unwrap();
         settle(home.path(), &tables(&[("carts", Mode::Siblings)])).unwrap();
         assert_eq!(read(&home.path().join(NAME)).unwrap().len(), 2);
+        assert!(!home.path().join(NEW).exists(), "the new one takes the place of the former in one step");
     }
 }

@@ -473,6 +473,32 @@ fn readers_that_sleep_are_bounded_together_and_closed_when_they_are_in_the_way()
     node.stop();
 }
 
+/// Where nobody is closed the bound holds all the same.
+#[test]
+fn readers_that_sleep_stay_within_the_bound_of_all_together() {
+    const ALL: usize = 8 << 20;
+    let options = ReactorOptions {
+        pause_bytes: 64 << 20,
+        out_bytes_max: 64 << 20,
+        out_all_bytes_max: ALL,
+        slow_reader_ms: 3_600_000,
+        ..ReactorOptions::default()
+    };
+    let node = Node::start(1, options);
+    let mut sleepers: Vec<TcpStream> = (0..4).map(|_| node.connect()).collect();
+    let mut other = node.connect();
+    for _ in 0..40 {
+        for sleeper in &mut sleepers {
+            sleeper.write_all(&[1, 0, b'm']).unwrap();
+        }
+        assert_eq!(ask(&mut other, b"e"), b"e", "short answers always have room");
+    }
+    let most = node.seen.unread_bytes_max.load(Ordering::SeqCst);
+    assert!(most > ALL / 4 && most <= ALL + 4096, "{most} bytes");
+    drop(sleepers);
+    node.stop();
+}
+
 /// Two nodes that each send much to the other used to stop reading both, and each then waited for the other to read.
 #[test]
 fn what_comes_over_a_connection_out_is_read_though_its_questions_pile_up() {

@@ -101,6 +101,16 @@ impl Output {
         self.all.as_ref().map(|all| all.get())
     }
 
+    /// Bytes that may be queued beside what is there: none from `own_bytes_max` on; and to a client as many as are left of `all_bytes_max` after what all
+    /// clients leave unread, less what this one does. So the fewer leave much unread, the more each may.
+    pub(super) fn room(&self, own_bytes_max: usize, all_bytes_max: usize) -> usize {
+        if self.queued_bytes() >= own_bytes_max {
+            return 0;
+        }
+        let left = |all: usize| all_bytes_max.saturating_sub(all).saturating_sub(self.bytes());
+        self.bytes_of_all().map_or(usize::MAX, left)
+    }
+
     /// Whether something has been on its way since then or before.
     pub(super) fn is_sending_since(&self, since_ns: u64) -> bool {
         self.sending && self.since_ns <= since_ns
@@ -261,6 +271,29 @@ mod tests {
     }
 
     /// Two thousand connections that are refused a large answer each kept the room it had been encoded in: 250 MiB of a node of 256.
+    #[test]
+    fn the_room_of_a_client_is_what_all_leave_less_what_it_has_itself() {
+        fn queue(output: &mut Output, bytes: usize) {
+            let mut buffer = output.take();
+            let had = buffer.len();
+            buffer.resize(had + bytes, 7);
+            output.restore(buffer, had);
+        }
+        let all = Rc::new(Cell::new(0));
+        let mut outputs = [Output::counted_in(all.clone()), Output::counted_in(all.clone())];
+        outputs.iter_mut().for_each(|output| queue(output, 100));
+        assert_eq!(outputs[0].room(1_000, 1_000), 700);
+        assert_eq!(outputs[0].room(1_000, 250), 0, "the other one has it");
+        assert_eq!((outputs[0].room(101, 1_000), outputs[0].room(100, 1_000)), (700, 0));
+        let sent = outputs[0].start(0).unwrap();
+        assert_eq!(outputs[0].room(100, 1_000), 700, "what is with the kernel is not queued, and not read");
+        queue(&mut outputs[0], 50);
+        assert_eq!((all.get(), outputs[0].room(100, 1_000)), (250, 600));
+        outputs[0].finish(sent);
+        assert_eq!(outputs[0].room(100, 1_000), 800);
+        assert_eq!(Output::default().room(1, 0), usize::MAX, "a link to another node is not a client's");
+    }
+
     #[test]
     fn what_was_encoded_in_vain_leaves_no_room_behind() {
         let mut output = Output::default();

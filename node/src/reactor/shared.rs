@@ -180,13 +180,7 @@ impl Shared {
 
     /// Bytes that a connection may queue beside what it has, by its own bound and that of all together.
     fn room_of(&self, output: &Output) -> usize {
-        if output.queued_bytes() >= self.options.out_bytes_max {
-            return 0;
-        }
-        output.bytes_of_all().map_or(usize::MAX, |all| {
-            let left = self.options.out_all_bytes_max.saturating_sub(all);
-            left.saturating_sub(output.bytes())
-        })
+        output.room(self.options.out_bytes_max, self.options.out_all_bytes_max)
     }
 
     /// An accepted connection has said who it is. False = there is no place for another client.
