@@ -8,8 +8,6 @@
 //! Everything else that is done here may lose nothing that was acknowledged. Faults are dealt like cards, so that each comes up once
 //! before any comes up twice. The seed decides which, to whom and how long; what nodes and writers make of it is the machine's.
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -17,10 +15,11 @@ use std::time::{Duration, Instant};
 use ferrite_client::{BlockingClient, Level};
 use ferrite_loadgen::chooser::Rng;
 
-use crate::fault::Fault;
+use crate::fault::{self, Fault};
 use crate::ground::{Ground, Kind};
 use crate::nodes::{Nodes, Shape};
 use crate::registers::{Registers, Tally};
+use crate::report::Report;
 use crate::sets::{Set, Side};
 use crate::{Obstacle, failed, wait_for};
 
@@ -35,10 +34,6 @@ const WRITERS: usize = NODES;
 const SETS_OF_EACH: usize = 4;
 /// Sets with siblings that are read again after later rounds; older ones are let go.
 const SETS_KEPT_MAX: usize = 64;
-/// Clocks are set off by so much, in milliseconds: within the drift that nodes allow each other, and beyond.
-const CLOCK_OFFSETS_MS: [i64; 4] = [-3_000, -300, 300, 3_000];
-/// Longest wait until a full disk is felt.
-const FULL_WITHIN: Duration = Duration::from_secs(8);
 /// What a core calls the hints that it still keeps for others.
 const HINTS: &str = "hints.count";
 /// Longest time until all hints are delivered.
@@ -47,6 +42,8 @@ const DRAINED_WITHIN: Duration = Duration::from_secs(60);
 const VIOLATIONS_MAX: usize = 50;
 /// Small memtables, so that flushes and merges meet the faults.
 const SERVER: &str = "memory = \"64MiB\"\nmemtable = \"1MiB\"\nstores = 2\nspin = \"off\"";
+/// Gossip so quick that a node which stands still for as long as faults last is held to be down well before it goes on.
+const GOSSIP: &str = "[gossip]\nprobe_interval = \"300ms\"\nprobe_timeout = \"150ms\"\nsuspicion = \"1s\"\n";
 
 /// What to do, and for how long.
 #[derive(Clone, Debug)]
@@ -92,79 +89,6 @@ impl Plan {
     }
 }
 
-/// What came of the set test in rounds with a partition.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SetTest {
-    /// Adds acknowledged on each side.
-    pub sides: [u64; 2],
-    /// Adds to sets with siblings that were acknowledged, and how many of them were lost.
-    pub siblings: (u64, u64),
-    /// The same for sets in the table that keeps the last write.
-    pub last_write: (u64, u64),
-}
-
-/// What came of a campaign.
-#[derive(Clone, Debug, Default)]
-pub struct Report {
-    /// Where the nodes stood.
-    pub ground: String,
-    /// What was drawn from.
-    pub seed: u64,
-    /// How long it took.
-    pub time: Duration,
-    /// How often what was done.
-    pub faults: BTreeMap<Fault, u64>,
-    /// What could not be done here, and why.
-    pub skipped: Vec<String>,
-    /// Operations on registers.
-    pub registers: Tally,
-    /// Adds to sets.
-    pub sets: Tally,
-    /// The set test.
-    pub set_test: SetTest,
-    /// Everything that was wrong: none, unless the database is.
-    pub violations: Vec<String>,
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { registers, sets, set_test, .. } = self;
-        writeln!(f, "five nodes on {}, seed {}, {:.0} s", self.ground, self.seed, self.time.as_secs_f64())?;
-        let faults: Vec<String> =
-            self.faults.iter().map(|(fault, count)| format!("{fault} {count}")).collect();
-        writeln!(f, "faults: {}", faults.join(", "))?;
-        for skipped in &self.skipped {
-            writeln!(f, "skipped: {skipped}")?;
-        }
-        writeln!(
-            f,
-            "operations: {}; writes acknowledged {}, not applied {}, unknown {}; reads checked {}, unanswered {}",
-            registers.operations() + sets.operations(),
-            registers.acknowledged + sets.acknowledged,
-            registers.not_applied + sets.not_applied,
-            registers.unknown + sets.unknown,
-            registers.reads,
-            registers.unread + sets.unread,
-        )?;
-        writeln!(
-            f,
-            "set test: {} and {} adds acknowledged on the two sides of partitions",
-            set_test.sides[0], set_test.sides[1]
-        )?;
-        // What .ci/counts adds up.
-        writeln!(f, "counted: faults done to real nodes {}", self.faults.values().sum::<u64>())?;
-        writeln!(f, "counted: operations under them {}", registers.operations() + sets.operations())?;
-        for (name, (acknowledged, lost)) in [("siblings", set_test.siblings), ("lww", set_test.last_write)] {
-            writeln!(f, "  {name}: of {acknowledged} acknowledged adds {lost} lost")?;
-        }
-        write!(f, "violations: {}", self.violations.len())?;
-        for violation in &self.violations {
-            write!(f, "\n  {violation}")?;
-        }
-        Ok(())
-    }
-}
-
 /// A campaign under way.
 struct Campaign<'a> {
     nodes: Nodes,
@@ -190,7 +114,7 @@ pub fn run(program: &Path, home: &Path, plan: &Plan, mut say: impl FnMut(&str)) 
         cores,
         replication: REPLICATION,
         server: SERVER.to_owned(),
-        more: String::new(),
+        more: GOSSIP.to_owned(),
         small_disk,
         cpus: Vec::new(),
     };
@@ -294,9 +218,13 @@ impl Campaign<'_> {
                     side.run(&mut client, sets, level, stop);
                 });
             }
-            strike(&mut self.nodes, &mut self.rng, fault, &left, hold)
+            fault::strike(&mut self.nodes, &mut self.rng, fault, &left, hold)
         })?;
         *self.report.faults.entry(fault).or_default() += 1;
+        match done.unnoticed {
+            Some(unnoticed) => self.report.violations.push(unnoticed),
+            None => self.report.stops_noticed += u64::from(fault == Fault::Pause),
+        }
 
         let after = self.check();
         self.wait_for_hints();
@@ -304,8 +232,9 @@ impl Campaign<'_> {
         self.look_at_processes();
         let count = |total: u64, before: u64| total - before;
         Ok(format!(
-            "{done}: registers {} writes acknowledged, {} not applied, {} unknown, {} reads; sets {} + {} adds acknowledged, \
+            "{}: registers {} writes acknowledged, {} not applied, {} unknown, {} reads; sets {} + {} adds acknowledged, \
              lost {} of siblings, {} of lww; violations {}",
+            done.words,
             count(after.acknowledged, before.acknowledged),
             count(after.not_applied, before.not_applied),
             count(after.unknown, before.unknown),
@@ -454,84 +383,5 @@ struct StopAtEnd<'a>(&'a AtomicBool);
 impl Drop for StopAtEnd<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Does a fault for a while, and puts all in order again. What was done, in words.
-fn strike(
-    nodes: &mut Nodes,
-    rng: &mut Rng,
-    fault: Fault,
-    left: &[usize],
-    hold: Duration,
-) -> Result<String, Obstacle> {
-    let victim = rng.below(NODES as u64) as usize;
-    let seconds = hold.as_secs_f64();
-    let names =
-        |side: &[usize]| side.iter().map(|node| format!("n{}", node + 1)).collect::<Vec<_>>().join(" ");
-    let across = |act: &dyn Fn(usize, usize) -> Result<(), Obstacle>| {
-        let right = (0..NODES).filter(|node| !left.contains(node));
-        right.flat_map(|right| left.iter().map(move |left| (*left, right))).try_for_each(|(l, r)| act(l, r))
-    };
-    match fault {
-        Fault::Partition => {
-            across(&|left, right| {
-                nodes.ground.cut(left, right).and_then(|()| nodes.ground.cut(right, left))
-            })?;
-            std::thread::sleep(hold);
-            across(&|left, right| {
-                nodes.ground.mend(left, right).and_then(|()| nodes.ground.mend(right, left))
-            })?;
-            Ok(format!("partition, {} from the others, {seconds:.1} s", names(left)))
-        }
-        Fault::OneWay => {
-            across(&|left, right| nodes.ground.cut(left, right))?;
-            std::thread::sleep(hold);
-            across(&|left, right| nodes.ground.mend(left, right))?;
-            Ok(format!("one-way partition, {} are not heard, {seconds:.1} s", names(left)))
-        }
-        Fault::Pause => {
-            nodes.pause(victim)?;
-            std::thread::sleep(hold);
-            nodes.resume(victim)?;
-            Ok(format!("pause, {}, {seconds:.1} s", names(&[victim])))
-        }
-        Fault::Kill => {
-            std::thread::sleep(hold / 3);
-            nodes.kill(victim)?;
-            std::thread::sleep(hold / 3);
-            nodes.start(victim)?;
-            std::thread::sleep(hold / 3);
-            Ok(format!("kill, {}", names(&[victim])))
-        }
-        Fault::Clock => {
-            let offset_ms = CLOCK_OFFSETS_MS[rng.below(CLOCK_OFFSETS_MS.len() as u64) as usize];
-            for offset_ms in [offset_ms, 0] {
-                nodes.kill(victim)?;
-                nodes.set_clock_offset(victim, offset_ms)?;
-                nodes.start(victim)?;
-                std::thread::sleep(hold / 2);
-            }
-            Ok(format!("clock offset, {} {offset_ms} ms, {seconds:.1} s", names(&[victim])))
-        }
-        Fault::Wipe => {
-            nodes.kill(victim)?;
-            nodes.wipe(victim)?;
-            std::thread::sleep(hold / 2);
-            nodes.start(victim)?;
-            std::thread::sleep(hold / 2);
-            Ok(format!("wiped directory, {}", names(&[victim])))
-        }
-        Fault::FullDisk => {
-            nodes.fill_disk()?;
-            let disk = nodes.small_disk();
-            // There is room left in files that were made before.
-            let felt =
-                wait_for(FULL_WITHIN, || disk.is_some_and(|node| nodes.feels_full_disk(node)).then_some(()));
-            let felt = if felt.is_some() { "refuses writes" } else { "not yet felt" };
-            std::thread::sleep(hold);
-            nodes.free_disk()?;
-            Ok(format!("full disk, {}, {seconds:.1} s, {felt}", names(disk.as_slice())))
-        }
     }
 }

@@ -9,9 +9,10 @@
 //! | [`ground`] | what nodes stand on: network namespaces, or loopback behind a userspace fault proxy |
 //! | [`nodes`] | their processes, configurations, clocks and disks |
 //! | [`home`] | their directory, and what runs that were killed have left |
-//! | [`fault`] | what can be done to them |
+//! | [`fault`] | what can be done to them, and how |
 //! | [`registers`], [`sets`] | the writers, and what may therefore be read |
 //! | [`campaign`] | rounds of fault and healing, until time is up or something was lost |
+//! | [`report`] | what came of them |
 //! | [`figures`] | what faults cost, in tables |
 //!
 //! It refuses to guess: a write is lost only if it was acknowledged and the faults that were done leave a copy of it. So all there is is
@@ -25,12 +26,13 @@ pub mod ground;
 pub mod home;
 pub mod nodes;
 pub mod registers;
+pub mod report;
 pub mod sets;
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// Why a run could not go on: not what a cluster did wrong ([`campaign::Report::violations`]) but what stood in the way of finding out.
+/// Why a run could not go on: not what a cluster did wrong ([`report::Report::violations`]) but what stood in the way of finding out.
 #[derive(Debug)]
 pub struct Obstacle(String);
 

@@ -372,6 +372,12 @@ impl Nodes {
             .collect()
     }
 
+    /// Whether a node holds another to be down.
+    pub fn holds_down(&self, node: usize, of: usize) -> bool {
+        let line = format!("member.{} down ", of + 1);
+        self.statuses(node).iter().any(|text| text.lines().any(|said| said.starts_with(&line)))
+    }
+
     /// Whether any core of a node says that its disk is full.
     pub fn feels_full_disk(&self, node: usize) -> bool {
         self.statuses(node).iter().any(|text| text.contains("engine.disk_full true"))

@@ -6,9 +6,10 @@
 use std::io::Write;
 use std::process::Stdio;
 
-use ferrite_havoc::campaign::{self, Plan, Report};
+use ferrite_havoc::campaign::{self, Plan};
 use ferrite_havoc::fault::Fault;
 use ferrite_havoc::ground::{self, Kind};
+use ferrite_havoc::report::Report;
 
 use crate::cluster::{directory, program};
 
