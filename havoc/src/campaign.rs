@@ -1,7 +1,8 @@
 //! Rounds of fault and healing, with writers through all of them.
 //!
 //! ```text
-//! round := [all written at ALL]  writers start  fault … fault over  writers end  all is read  processes are looked at
+//! round := [all written at ALL]  writers start  fault … fault over  writers end  all is read  hints are delivered  all is read
+//!          processes are looked at
 //! ```
 //!
 //! The fault budget: at most one copy of a record is lost at a time, and all records are written at ALL before the next one is.
@@ -18,9 +19,10 @@ use ferrite_loadgen::chooser::Rng;
 use crate::fault::{self, Fault};
 use crate::ground::{Ground, Kind};
 use crate::nodes::{Nodes, Shape};
-use crate::registers::{Registers, Tally};
+use crate::registers::{Registers, Terms};
 use crate::report::Report;
 use crate::sets::{Set, Side};
+use crate::tally::Tally;
 use crate::{Obstacle, failed, wait_for};
 
 /// Nodes of the cluster, and replicas of each record.
@@ -197,6 +199,8 @@ impl Campaign<'_> {
         // Nodes and clients first have to find out who is silent.
         let hold = if matches!(fault, Fault::Partition | Fault::OneWay) { hold * 2 } else { hold };
 
+        let terms = Terms { drift: fault.drift(), sloppy: fault != Fault::Wipe };
+        self.writers.iter_mut().for_each(|(_, _, registers)| registers.begin_round(terms));
         let before = self.writers.iter().map(|(_, _, registers)| registers.tally());
         let before = before.fold(Tally::default(), Tally::plus);
         let mut sides = [0, 1].map(|side| [0, 1].map(|adder| Side::new((round << 1 | side) << 1 | adder)));
@@ -226,8 +230,12 @@ impl Campaign<'_> {
             None => self.report.stops_noticed += u64::from(fault == Fault::Pause),
         }
 
+        self.check();
+        if self.wait_for_hints() {
+            self.writers.iter_mut().for_each(|(_, _, registers)| registers.delivered());
+        }
+        // What was delivered late must not bring back what was deleted meanwhile.
         let after = self.check();
-        self.wait_for_hints();
         let (adds, lost) = self.check_sets(fault, &mut sides, &mut sets);
         self.look_at_processes();
         let count = |total: u64, before: u64| total - before;
@@ -287,20 +295,19 @@ impl Campaign<'_> {
         tallies.fold(Tally::default(), Tally::plus)
     }
 
-    /// Whatever was kept for those who were away is delivered once they are there again.
-    fn wait_for_hints(&mut self) {
+    /// Whatever was kept for those who were away is delivered once they are there again; false = it was not.
+    fn wait_for_hints(&mut self) -> bool {
+        // A node that does not say how many it keeps keeps an unknown number.
         let owed = || -> Option<u64> { (0..NODES).map(|node| self.nodes.number(node, HINTS)).sum() };
-        if owed().is_none() {
-            // Nothing of the kind is kept here.
-            return;
-        }
-        if wait_for(DRAINED_WITHIN, || owed().filter(|owed| *owed == 0)).is_none() {
+        let are_delivered = wait_for(DRAINED_WITHIN, || owed().filter(|owed| *owed == 0)).is_some();
+        if !are_delivered {
             let still = owed().map_or_else(|| "an unknown number of".to_owned(), |owed| owed.to_string());
             self.report.violations.push(format!(
                 "{still} hints are still undelivered {} s after all was whole again",
                 DRAINED_WITHIN.as_secs()
             ));
         }
+        are_delivered
     }
 
     fn collect(&mut self) {

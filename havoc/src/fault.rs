@@ -11,6 +11,8 @@ use crate::{Obstacle, wait_for};
 
 /// Clocks are set off by so much, in milliseconds: within the drift that nodes allow each other, and beyond.
 const CLOCK_OFFSETS_MS: [i64; 4] = [-3_000, -300, 300, 3_000];
+/// What nodes allow each other's clocks to differ by, unless their configuration says otherwise.
+const DRIFT_MAX: Duration = Duration::from_millis(500);
 /// Longest wait until a full disk is felt.
 const FULL_WITHIN: Duration = Duration::from_secs(8);
 /// Longest wait until a node that stands still is held to be down: many times what the nodes' timings of gossip make of it.
@@ -46,6 +48,12 @@ impl Fault {
         Fault::Wipe,
         Fault::FullDisk,
     ];
+
+    /// By how much clocks of nodes differ at most while it lasts: all of them are one machine's, up to where they are set off.
+    pub fn drift(self) -> Duration {
+        let off_ms = CLOCK_OFFSETS_MS.iter().map(|off| off.unsigned_abs()).max().unwrap_or(0);
+        DRIFT_MAX + Duration::from_millis(if self == Fault::Clock { off_ms } else { 0 })
+    }
 }
 
 impl FromStr for Fault {

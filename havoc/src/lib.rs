@@ -10,7 +10,8 @@
 //! | [`nodes`] | their processes, configurations, clocks and disks |
 //! | [`home`] | their directory, and what runs that were killed have left |
 //! | [`fault`] | what can be done to them, and how |
-//! | [`registers`], [`sets`] | the writers, and what may therefore be read |
+//! | [`registers`], [`sets`] | the writers |
+//! | `memory`, [`tally`] | what they know, and what may therefore be read; what they count |
 //! | [`campaign`] | rounds of fault and healing, until time is up or something was lost |
 //! | [`report`] | what came of them |
 //! | [`figures`] | what faults cost, in tables |
@@ -24,10 +25,12 @@ pub mod fault;
 pub mod figures;
 pub mod ground;
 pub mod home;
+mod memory;
 pub mod nodes;
 pub mod registers;
 pub mod report;
 pub mod sets;
+pub mod tally;
 
 use std::fmt;
 use std::time::{Duration, Instant};

@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::fault::Fault;
-use crate::registers::Tally;
+use crate::tally::Tally;
 
 /// What came of the set test in rounds with a partition.
 #[derive(Clone, Copy, Debug, Default)]
@@ -70,6 +70,7 @@ impl fmt::Display for Report {
             registers.reads,
             registers.unread + sets.unread,
         )?;
+        writeln!(f, "on registers: {registers}")?;
         writeln!(
             f,
             "set test: {} and {} adds acknowledged on the two sides of partitions",

@@ -14,7 +14,7 @@ use ferrite_client::{
 };
 
 use crate::nodes::SIBLINGS_TABLE;
-use crate::registers::Tally;
+use crate::tally::Tally;
 
 /// Longest time of one call of an add: a side goes on to its next set while it is not known who is silent.
 const TIMEOUT: Duration = Duration::from_millis(600);

@@ -76,6 +76,18 @@ fn five_nodes_lose_nothing_acknowledged_whatever_is_done_to_them() {
             assert!(done > 0, "{fault} was not done: {report}");
         }
     }
+    let done = report.registers;
+    for (what, count) in [
+        ("puts", done.puts),
+        ("puts that expire", done.expiring),
+        ("deletes", done.deletes),
+        ("batches", done.batches),
+        ("reads of many", done.multi_gets),
+        ("writes that others stood in for", done.stood_in),
+        ("reads of what was there no more", done.read_absent),
+    ] {
+        assert!(count > 0, "{what}: none: {report}");
+    }
     let test = report.set_test;
     assert!(test.sides.iter().all(|adds| *adds > 0), "both sides are acknowledged: {report}");
     assert_eq!(test.siblings.1, 0, "siblings keep all: {report}");

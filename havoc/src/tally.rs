@@ -1,0 +1,93 @@
+//! How operations of a campaign ended, and which there were.
+
+use std::fmt;
+
+use ferrite_client::WriteOutcome;
+
+/// Counts of operations.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    /// Writes that reached their level.
+    pub acknowledged: u64,
+    /// Writes that certainly had no effect.
+    pub not_applied: u64,
+    /// Writes nobody can tell of.
+    pub unknown: u64,
+    /// Reads that were answered, and checked.
+    pub reads: u64,
+    /// Reads that were not.
+    pub unread: u64,
+    /// Of the writes: puts of values that do not expire.
+    pub puts: u64,
+    /// Puts with a time to live.
+    pub expiring: u64,
+    /// Deletes.
+    pub deletes: u64,
+    /// Puts that others might stand in for.
+    pub sloppy: u64,
+    /// Of those, how many were acknowledged by others in the place of replicas.
+    pub stood_in: u64,
+    /// Batches.
+    pub batches: u64,
+    /// Writes in them.
+    pub batched: u64,
+    /// Reads of many keys at once.
+    pub multi_gets: u64,
+    /// Reads of records that had been written, which found nothing.
+    pub read_absent: u64,
+}
+
+impl Tally {
+    /// All operations.
+    pub fn operations(&self) -> u64 {
+        self.acknowledged + self.not_applied + self.unknown + self.reads + self.unread
+    }
+
+    /// The sum of two.
+    pub fn plus(self, other: Tally) -> Tally {
+        Tally {
+            acknowledged: self.acknowledged + other.acknowledged,
+            not_applied: self.not_applied + other.not_applied,
+            unknown: self.unknown + other.unknown,
+            reads: self.reads + other.reads,
+            unread: self.unread + other.unread,
+            puts: self.puts + other.puts,
+            expiring: self.expiring + other.expiring,
+            deletes: self.deletes + other.deletes,
+            sloppy: self.sloppy + other.sloppy,
+            stood_in: self.stood_in + other.stood_in,
+            batches: self.batches + other.batches,
+            batched: self.batched + other.batched,
+            multi_gets: self.multi_gets + other.multi_gets,
+            read_absent: self.read_absent + other.read_absent,
+        }
+    }
+
+    pub(crate) fn count(&mut self, outcome: &WriteOutcome) {
+        match outcome {
+            WriteOutcome::Done { .. } => self.acknowledged += 1,
+            WriteOutcome::NotApplied(_) => self.not_applied += 1,
+            WriteOutcome::Unknown(_) => self.unknown += 1,
+        }
+    }
+}
+
+/// Which operations on registers there were.
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "puts {}, puts that expire {}, deletes {}; {} of them in {} batches; sloppy puts {}, of which others stood in for {}; \
+             reads of many {}; reads that found what was there no more {}",
+            self.puts,
+            self.expiring,
+            self.deletes,
+            self.batched,
+            self.batches,
+            self.sloppy,
+            self.stood_in,
+            self.multi_gets,
+            self.read_absent
+        )
+    }
+}
