@@ -74,6 +74,11 @@ impl Birth {
             Some(memory) => format!("memory = \"{memory}\""),
             None => "# memory = \"1GiB\"  # of each node, for all that grows with load; without it a quarter of the machine's, up to 4GiB".to_owned(),
         };
+        let allowed = if self.allow_insecure_network {
+            "allow_insecure_network = true  # no authentication yet: the network itself is trusted\n"
+        } else {
+            ""
+        };
         let mut text = format!(
             "# The configuration of one Ferrite cluster; every node reads the same file.\n\
              \n\
@@ -85,7 +90,7 @@ impl Birth {
              vnodes = {vnodes}\n\
              replication = {replication}\n\
              \n\
-             # How each node uses its machine. Lines that are commented out show the defaults.\n\
+             # How each node uses its machine. Here and below, lines that are commented out show the defaults.\n\
              [server]\n\
              cores = {cores}  # a number, a list of CPUs like [0, 2], or \"all\"\n\
              {memory}\n\
@@ -97,20 +102,31 @@ impl Birth {
              # max_value_size = \"1MiB\"\n\
              # max_clock_drift = \"500ms\"\n\
              # spin = \"auto\"  # or \"off\", or a time like \"50us\"\n\
+             {allowed}\
              \n\
-             # What each core keeps for nodes that are away. Lines that are commented out show the defaults.\n\
+             # How soon a node that is gone is held to be down. The same on every node.\n\
+             # [gossip]\n\
+             # probe_interval = \"1s\"  # how often each node asks one other whether it lives\n\
+             # probe_timeout = \"400ms\"  # how long an answer may take; at most half of the interval\n\
+             # suspicion = \"4s\"  # how long a node stays suspect before it is down\n\
+             # gossip_interval = \"200ms\"  # how often news is passed on\n\
+             # stall = \"2s\"  # how long a core may stand still while its node answers\n\
+             # fanout = 3  # how many others are asked to ask, and are sent news at a time\n\
+             \n\
+             # What each core keeps for nodes that are away.\n\
              # [hints]\n\
              # max_per_core = \"256MiB\"  # for all other nodes; beyond it sloppy writes are refused\n\
              # max_per_node = \"128MiB\"  # for one; beyond it what replicas miss is not kept, and they get it by reads\n\
              # max_age = \"3h\"  # a node whose oldest hint is older gets no more\n\
              # max_in_flight = \"16MiB\"  # under way at once\n\
              # max_per_second = 1000  # for a node that is there and was only slow\n\
-             # forget = [7]  # numbers of nodes that have left: what is kept for them goes\n\
+             # forget = []  # numbers of nodes that have left, like [7]: what is kept for them goes\n\
              \n\
              # Tables beside \"default\", which always exists. Every node must declare the same.\n\
              # [[table]]\n\
              # name = \"carts\"\n\
-             # mode = \"lww\"  # or \"siblings\": concurrent writes are kept until one that has seen them replaces them; for life\n\
+             # mode = \"siblings\"  # concurrent writes are kept until one that has seen them replaces them; without it \"lww\"; for life\n\
+             # max_siblings = 32  # most of them for a key; only of a table with siblings\n\
              # replication = {replication}  # the cluster's, where a table does not say\n\
              # ttl = \"30d\"  # of writes that name none; without it records live for ever\n",
             name = self.name,
@@ -118,11 +134,6 @@ impl Birth {
             seed = self.hash_seed.0,
             cores = self.cores,
         );
-        if self.allow_insecure_network {
-            text.push_str(
-                "allow_insecure_network = true  # no authentication yet: the network itself is trusted\n",
-            );
-        }
         for (index, contact) in contacts.iter().enumerate() {
             let number = index + 1;
             let data = toml::Value::String(self.data.join(format!("n{number}")).display().to_string());

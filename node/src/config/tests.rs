@@ -388,6 +388,40 @@ fn what_init_writes_is_a_configuration() {
     assert_eq!(config.nodes[0].data, Path::new("/tmp/\"odd\\/n1"));
 }
 
+/// A key that was written behind the section which it belongs to became the next one's as soon as that was no comment any more.
+#[test]
+fn what_init_shows_as_comments_can_be_taken_at_its_word() {
+    let is_shown = |line: &str| {
+        let is_key = line.split_once(" = ").is_some_and(|(key, _)| {
+            !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+        });
+        line.starts_with('[') || is_key
+    };
+    for allow_insecure_network in [false, true] {
+        let birth = Birth { allow_insecure_network, ..birth(3) };
+        let text = birth.render().unwrap();
+        let taken = |line: &str| match line.strip_prefix("# ") {
+            Some(shown) if is_shown(shown) => shown.to_owned(),
+            Some(_) | None => line.to_owned(),
+        };
+        let all: Vec<String> = text.lines().map(taken).collect();
+        let config = parse(&all.join("\n")).unwrap_or_else(|error| panic!("{error}\n{}", all.join("\n")));
+        let written = parse(&text).unwrap();
+        let carts = config.tables.named("carts").expect("the table that is shown");
+        assert_eq!((carts.mode, carts.max_siblings, carts.replication), (Mode::Siblings, 32, 3));
+        assert_eq!(config.server.allow_insecure_network, allow_insecure_network);
+        assert_eq!(config.server.memory, Some(ByteSize::mib(1024)), "an example; all else are the defaults");
+        assert_eq!(config.server, Server { memory: config.server.memory, ..written.server.clone() });
+        assert_eq!((config.gossip, config.hints), (written.gossip, written.hints));
+        assert_eq!((config.cluster, config.nodes), (written.cluster, written.nodes));
+        let of_gossip =
+            ["probe_interval", "probe_timeout", "suspicion", "gossip_interval", "stall", "fanout"];
+        let left_out: Vec<&str> =
+            of_gossip.into_iter().filter(|key| !all.iter().any(|line| line.starts_with(key))).collect();
+        assert_eq!(left_out, [""; 0], "keys of [gossip] that are not shown");
+    }
+}
+
 #[test]
 fn what_init_cannot_place_it_does_not_write() {
     let two = vec!["127.0.0.1:7100".parse().unwrap(), "127.0.0.1:7200".parse().unwrap()];
