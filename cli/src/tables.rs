@@ -1,6 +1,6 @@
 //! `ferrite tables`, and `--table` of the commands that read and write keys.
 
-use ferrite_client::{BlockingClient, ErrorCode, ReadError, Table, TableId};
+use ferrite_client::{BlockingClient, ErrorCode, Mode, ReadError, Table, TableId};
 
 use crate::connection::ClusterArgs;
 use crate::outcome::Failure;
@@ -24,12 +24,17 @@ pub(crate) struct TableArgs {
 impl TableArgs {
     /// The table's number in this cluster.
     pub(crate) fn find(&self, client: &mut BlockingClient) -> Result<TableId, Failure> {
-        // It always exists.
+        self.find_with_mode(client).map(|(table, _)| table)
+    }
+
+    /// The table's number in this cluster, and what becomes of concurrent writes in it.
+    pub(crate) fn find_with_mode(&self, client: &mut BlockingClient) -> Result<(TableId, Mode), Failure> {
+        // It always exists, and always keeps the last write.
         if self.name == Table::DEFAULT_NAME {
-            return Ok(TableId::DEFAULT);
+            return Ok((TableId::DEFAULT, Mode::Lww));
         }
         match client.table(&self.name) {
-            Ok(table) => Ok(table.id),
+            Ok(table) => Ok((table.id, table.mode)),
             Err(ReadError::Refused(fault)) if fault.code == ErrorCode::NoTable => {
                 let hint =
                     "`ferrite tables` lists those there are, [[table]] in the configuration declares one";

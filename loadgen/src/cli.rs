@@ -75,7 +75,7 @@ pub struct Args {
     /// How due times are spaced in open loop
     #[arg(long, value_enum, default_value = "even")]
     pub arrivals: Arrivals,
-    /// The table that keys are of
+    /// The table that keys are of; not one that keeps siblings
     #[arg(long, default_value = Table::DEFAULT_NAME)]
     pub table: String,
     /// How many replicas must answer: one, two, quorum, all, local_one, local_quorum, each_quorum, or a number

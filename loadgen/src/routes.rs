@@ -7,8 +7,8 @@ use std::{
 };
 
 use ferrite_wire::{
-    ClusterId, Epoch, FrameFlags, FrameHeader, FrameKind, HashSeed, HelloReply, Key, Order, Parsed, Reply,
-    Request, RequestId, TableId, Topology, VnodeId, finish_frame, limits, parse_frame, start_frame,
+    ClusterId, Epoch, FrameFlags, FrameHeader, FrameKind, HashSeed, HelloReply, Key, Mode, Order, Parsed,
+    Reply, Request, RequestId, TableId, Topology, VnodeId, finish_frame, limits, parse_frame, start_frame,
 };
 
 use crate::{ferrite::encode_hello, target::resolve};
@@ -50,6 +50,14 @@ impl Routes {
     /// Reads a topology, for keys of a table.
     pub(crate) fn new(topology: &Topology, table: &str) -> Result<Routes, String> {
         let table = topology.tables.named(table).ok_or_else(|| format!("there is no table \"{table}\""))?;
+        if table.mode == Mode::Siblings {
+            // Puts without a context would stand beside each other until the table takes no more, and what a read finds would not be one
+            // value to check.
+            return Err(format!(
+                "table \"{}\" keeps siblings, which load neither merges nor replaces: name one that keeps the last write",
+                table.name
+            ));
+        }
         let replication = usize::from(table.replication);
         let mut endpoints = Vec::new();
         let mut first_of_node = Vec::new();
@@ -246,5 +254,19 @@ mod tests {
         let owners: Vec<u16> = routes.owners.iter().map(|at| ports[usize::from(*at)]).collect();
         assert_eq!(owners, [101, 2, 701, 102]);
         assert_eq!(Routes::new(&topology, "double").unwrap_err(), "there is no table \"double\"");
+    }
+    /// The first put was well, the second one stood beside it, and a read of both was an answer that nobody had asked for.
+    #[test]
+    fn a_table_with_siblings_is_refused_in_words() {
+        let carts = Table { id: TableId::of("carts"), name: "carts".to_owned(), ..Table::default_of(2) };
+        let carts = Table { mode: Mode::Siblings, max_siblings: 32, ..carts };
+        let tables = Tables::new(vec![Table::default_of(2), carts]).expect("a sound list");
+        let topology = Topology { tables, ..topology() };
+        assert!(Routes::new(&topology, "default").is_ok());
+        let refused = Routes::new(&topology, "carts").expect_err("it is refused");
+        assert!(
+            refused.starts_with("table \"carts\" keeps siblings") && !refused.contains('\n'),
+            "{refused}"
+        );
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! The file is streamed: at most `--window` records are in memory. Nothing depends on the order in which writes end, except
 //! the resume state, which moves only over what has been acknowledged (see [`watermark`]). A file in which a key occurs
-//! twice ends with either value: writes of a window are concurrent.
+//! twice ends with either value: writes of a window are concurrent. In a table with siblings writes overwrite, since an import that is made
+//! again, or goes on, must not put records beside themselves; a key that occurs twice may end with both values there.
 
 mod csv;
 mod fields;
@@ -19,7 +20,7 @@ use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use ferrite_client::{BlockingClient, Level, Record, Table, TableId, WriteOptions, WriteOutcome};
+use ferrite_client::{BlockingClient, Level, Mode, Record, Table, TableId, WriteOptions, WriteOutcome};
 use ferrite_node::config::Interval;
 
 use crate::connection::{ClusterArgs, LevelArgs};
@@ -42,6 +43,9 @@ use watermark::Watermark;
 ///
 /// A line that is no record is told with its number and reason; --on-error says whether the rest goes on. With --resume, an
 /// import that was interrupted goes on where everything before was acknowledged.
+///
+/// In a table with siblings each record takes the place of all that its key has, so that importing a file again changes nothing. Of a
+/// key that occurs twice in the file both values may stay.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -117,9 +121,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         ..WriteOptions::default()
     };
     let name = args.file.display().to_string();
-    let table = args.table.find(&mut client)?;
+    let (table, mode) = args.table.find_with_mode(&mut client)?;
     let (on_error, window) = (args.on_error, usize::from(args.window));
-    let mut import = Import { name: &name, table, on_error, window, options };
+    let mut import = Import { name: &name, table, mode, on_error, window, options };
     let failures = if args.file == Path::new("-") {
         if args.resume.is_some() {
             return Err(Failure::usage("--resume needs a file: stdin cannot be read again"));
@@ -226,6 +230,8 @@ struct Import<'a> {
     name: &'a str,
     /// Where to.
     table: TableId,
+    /// What becomes of other values there.
+    mode: Mode,
     on_error: OnError,
     window: usize,
     options: WriteOptions,
@@ -272,9 +278,13 @@ impl Import<'_> {
             error: None,
         });
         let next = || shared.borrow_mut().next(&mut records);
-        client.put_many(std::iter::from_fn(next), self.options, self.window, |number, outcome| {
+        let (records, ended) = (std::iter::from_fn(next), |number, outcome: WriteOutcome| {
             shared.borrow_mut().ended(number, &outcome)
         });
+        match self.mode {
+            Mode::Lww => client.put_many(records, self.options, self.window, ended),
+            Mode::Siblings => client.overwrite_many(records, self.options, self.window, ended),
+        };
         let mut shared = shared.into_inner();
         shared.progress.finish();
         let saved = (shared.save)(&shared.mark);
@@ -366,6 +376,6 @@ pub(crate) fn import_delimited(
     let layout = Layout { format: Format::Delimited, delimiter, header: false, key, value };
     let options = WriteOptions { level: Some(level), ..WriteOptions::default() };
     let (table, on_error) = (TableId::DEFAULT, OnError::Stop);
-    let import = Import { name, table, on_error, window: WINDOW_DEFAULT.into(), options };
+    let import = Import { name, table, mode: Mode::Lww, on_error, window: WINDOW_DEFAULT.into(), options };
     import.run(client, open(text, layout, name)?, Watermark::new(Place::default()), |_| Ok(()))
 }

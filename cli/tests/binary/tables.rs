@@ -131,6 +131,31 @@ fn siblings_are_shown_and_replaced_by_context() {
     }
 }
 
+/// Every import put each record beside the one that the last import had put there, until the keys were full.
+#[test]
+fn what_is_imported_again_does_not_stand_beside_itself_and_a_table_with_siblings_is_not_loaded() {
+    let home = directory();
+    let mut cluster = configured(home.path(), 1);
+    let made = std::fs::read_to_string(cluster.config_file()).unwrap();
+    declare(cluster.config_file(), &made, WISHES);
+    cluster.start_all().expect("the node starts");
+    std::fs::write(home.path().join("wishes.tsv"), "7\ta kite\n8\ta ball\n").unwrap();
+    let of_wishes = |arguments: &[&str]| ferrite(home.path(), &[arguments, &["--table", "wishes"]].concat());
+    assert!(of_wishes(&["put", "7", "a drum"]).status.success());
+    for _ in 0..3 {
+        let (code, said) = outcome(&of_wishes(&["import", "wishes.tsv", "--format", "tsv"]));
+        assert_eq!((code, said.contains("imported 2 records")), (0, true), "{said}");
+    }
+    let got = of_wishes(&["get", "7"]);
+    assert_eq!((got.status.code(), got.stdout), (Some(0), b"a kite".to_vec()), "one value, the file's");
+
+    let target = cluster.node(0).address.to_string();
+    let (code, said) =
+        outcome(&of_wishes(&["load", "--target", &target, "--records", "10", "--duration", "1s"]));
+    assert_eq!((code, said.contains("table \"wishes\" keeps siblings")), (1, true), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
+
 /// What a node says of its link to the other one.
 fn link_of(client: &mut BlockingClient, address: &str) -> String {
     let status = client.status_at(address, ReadOptions::default()).expect("the node answers");

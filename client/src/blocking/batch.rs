@@ -4,6 +4,7 @@ use super::BlockingClient;
 use crate::WriteOptions;
 use crate::outcome::{Record, WriteOutcome};
 use crate::pipeline::{Completion, Operation};
+use crate::siblings::Replaces;
 use ferrite_wire::Key;
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -37,6 +38,35 @@ impl BlockingClient {
         records: R,
         options: WriteOptions,
         window: usize,
+        on_outcome: impl FnMut(u64, WriteOutcome) -> ControlFlow<()>,
+    ) -> BatchSummary
+    where
+        R: IntoIterator<Item = Record>,
+    {
+        self.write_many(records, None, options, window, on_outcome)
+    }
+
+    /// The same for a table with siblings: each record takes the place of all siblings that its key has. Of records of equal keys several
+    /// may stay.
+    pub fn overwrite_many<R>(
+        &mut self,
+        records: R,
+        options: WriteOptions,
+        window: usize,
+        on_outcome: impl FnMut(u64, WriteOutcome) -> ControlFlow<()>,
+    ) -> BatchSummary
+    where
+        R: IntoIterator<Item = Record>,
+    {
+        self.write_many(records, Some(Replaces::All), options, window, on_outcome)
+    }
+
+    fn write_many<R>(
+        &mut self,
+        records: R,
+        replaces: Option<Replaces<'_>>,
+        options: WriteOptions,
+        window: usize,
         mut on_outcome: impl FnMut(u64, WriteOutcome) -> ControlFlow<()>,
     ) -> BatchSummary
     where
@@ -58,7 +88,11 @@ impl BlockingClient {
                 let options = WriteOptions { ttl: record.ttl.or(options.ttl), ..options };
                 self.calls += 1;
                 taken += 1;
-                self.pipeline.submit(Instant::now(), self.calls, Operation::Put(key, &record.value, options));
+                let operation = match replaces {
+                    None => Operation::Put(key, &record.value, options),
+                    Some(replaces) => Operation::PutReplacing(key, &record.value, replaces, options),
+                };
+                self.pipeline.submit(Instant::now(), self.calls, operation);
             }
             let ended_before = summary.total();
             while let Some((tag, completion)) = self.pipeline.poll_completion() {
