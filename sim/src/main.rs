@@ -143,6 +143,9 @@ fn main() -> ExitCode {
     } else {
         println!("{}", tally.summary());
     }
+    // What .ci/counts adds up.
+    println!("counted: simulated runs {}", tally.runs);
+    println!("counted: seconds simulated {}", tally.virtual_ns / 1_000_000_000);
     exit_code(tally.failed)
 }
 
