@@ -16,6 +16,11 @@ const NODES: usize = 3;
 /// Connections that saturate the first node, and requests that each has in flight.
 const CONNECTIONS: usize = 8;
 const DEPTH: usize = 64;
+/// Bytes of each value. All in flight together are many times [`MEMTABLE`], so that writes wait for room, or are refused.
+const VALUE_BYTES: usize = 32 * 1024;
+const MEMTABLE: &str = "memtable = \"4MiB\"";
+/// Looks at the first node that must find it saturated while gossip goes on.
+const SATURATED_LOOKS: u64 = 10;
 /// Packets that each node must have sent while saturated: some ten rounds of the protocol.
 const PACKETS: u64 = 20;
 
@@ -46,7 +51,7 @@ fn press(cluster: &Cluster, stop: &Arc<AtomicBool>, done: &Arc<AtomicU64>, numbe
         let mut key = number as u64;
         let mut write = |raw: &mut Raw| {
             key += CONNECTIONS as u64;
-            raw.send(&request(&put(&(key % 10_000).to_le_bytes(), &[7; 2_000])));
+            raw.send(&request(&put(&(key % 1_000).to_le_bytes(), &[7; VALUE_BYTES])));
         };
         (0..DEPTH).for_each(|_| write(&mut raw));
         while !stop.load(Ordering::Relaxed) {
@@ -60,7 +65,7 @@ fn press(cluster: &Cluster, stop: &Arc<AtomicBool>, done: &Arc<AtomicU64>, numbe
 /// Gossip has connections of its own: however much data waits on the others, nobody is suspected for it.
 #[test]
 fn a_saturated_data_path_does_not_disturb_gossip() {
-    let cluster = Cluster::start(Wanted { nodes: NODES, cores: 1, server: "memtable = \"4MiB\"" });
+    let cluster = Cluster::start(Wanted { nodes: NODES, cores: 1, server: MEMTABLE });
     let mut client = cluster.client();
     formed(&cluster, &mut client);
     let counts = |client: &mut BlockingClient, at| {
@@ -71,11 +76,22 @@ fn a_saturated_data_path_does_not_disturb_gossip() {
     let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let pressing: Vec<JoinHandle<()>> =
         (0..CONNECTIONS).map(|number| press(&cluster, &stop, &done, number)).collect();
-    for (at, before) in before.iter().enumerate() {
-        wait_for("some rounds of gossip", || {
-            (counts(&mut client, at)[0] >= before[0] + PACKETS).then_some(())
-        });
-    }
+    let (mut looks, mut saturated, mut refused_before) = (0, 0, 0);
+    let mut waiting_bytes_max = 0;
+    wait_for("gossip goes on while the data path is saturated", || {
+        let status = cluster.status(&mut client, 0);
+        let refused = status.line("errors.Overloaded").and_then(|count| count.parse().ok()).unwrap_or(0);
+        let waiting_bytes = status.number("waiting_bytes");
+        looks += 1;
+        saturated += u64::from(waiting_bytes > 0 || refused > refused_before);
+        (refused_before, waiting_bytes_max) = (refused, waiting_bytes.max(waiting_bytes_max));
+        let has_gossiped =
+            before.iter().enumerate().all(|(at, before)| counts(&mut client, at)[0] >= before[0] + PACKETS);
+        (has_gossiped && saturated >= SATURATED_LOOKS).then_some(())
+    });
+    println!(
+        "saturated at {saturated} of {looks} looks: up to {waiting_bytes_max} bytes waited, {refused_before} writes were refused"
+    );
     let written = done.load(Ordering::Relaxed);
     for (at, before) in before.iter().enumerate() {
         let after = counts(&mut client, at);
