@@ -7,6 +7,7 @@ pub mod identity;
 mod layout;
 mod memory;
 pub mod null;
+mod place;
 mod placement;
 pub mod reactor;
 mod recovered;
@@ -17,5 +18,6 @@ pub mod startup;
 pub mod table_modes;
 
 pub use env::{Caller, Connection, Env, Handler, Hop, Received, Sent};
+pub use place::Place;
 pub use placement::Placement;
 pub use shard::{Shard, ShardSettings};

@@ -22,6 +22,7 @@ use crate::config::{ByteSize, CommitlogSync, Compaction, Config, Hints, Node, Sp
 use crate::identity::DataDirectory;
 use crate::layout;
 use crate::memory::{self, CoreMemory};
+use crate::place::Place;
 use crate::reactor::{CoreError, CoreSetup, PEER_CONNECTIONS, ReactorOptions, mailboxes, run_core};
 use crate::shard::{Shard, ShardSettings};
 use crate::startup::{self, StartupError};
@@ -124,7 +125,7 @@ pub fn serve(config: &Config, node: &Node, ready: impl FnOnce(&Started)) -> Resu
     // Stores are never fewer than there were.
     memory::check(memory, &config.server, cores, plan.stores.max(layout.stores()))?;
     table_modes::settle(directory.path(), &config.tables).map_err(StartupError::Tables)?;
-    let plan = plan.placed(node, layout);
+    let plan = plan.placed(node, layout, Place::take(directory.path()));
     let (posts, boxes) = mailboxes(cpus.len())?;
     // Signals are taken before threads exist, so that no thread is killed by one.
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
@@ -269,6 +270,7 @@ struct Placed {
     placement: Placement,
     layout: Layout,
     incarnation: u64,
+    place: Place,
 }
 
 impl Plan {
@@ -301,7 +303,7 @@ impl Plan {
     }
 
     /// Gives every vnode of this node its store and core.
-    fn placed(mut self, node: &Node, layout: Layout) -> Placed {
+    fn placed(mut self, node: &Node, layout: Layout, place: Place) -> Placed {
         let stores = self.stores.max(layout.stores());
         let placement =
             Placement::keep(&self.topology, self.node, stores, self.cores, layout.vnodes().iter().copied());
@@ -313,7 +315,7 @@ impl Plan {
                 (0..self.cores).map(|core| node.core_address(CoreId(core)).to_string()).collect();
             entry.core_of_vnode = placement.core_map();
         }
-        Placed { plan: self, placement, layout, incarnation }
+        Placed { plan: self, placement, layout, incarnation, place }
     }
 
     /// How the engine of a core is opened; `core` names its directory.
@@ -346,6 +348,7 @@ impl Placed {
             self.placement.clone(),
             engine,
         );
+        settings.place = self.place;
         settings.value_bytes_max =
             (server.max_value_size.0 as usize).min(ferrite_wire::limits::VALUE_BYTES_MAX);
         let reserve_bytes = self.plan.memory.reserve_bytes as usize;

@@ -6,15 +6,14 @@
 //! | what happened | the actor |
 //! |---|---|
 //! | an orderly stop, and the next start finds the data as it was left | stays |
+//! | the same, but the directory is not where it was left (`crate::place`): a copy was put back | new |
 //! | any other start: after a crash, with a cut or damaged log, with something quarantined, with vnodes that were not here | new |
 //! | a set was sent to other replicas, and the local log refused it | new |
 //! | something was quarantined while the core runs | new |
 //!
-//! It is kept in the core's local space, written as the last thing of a life and under that life's number: only the very next life takes
-//! it. A life that does not end in order leaves none. Numbers are the clock's orders, which never repeat.
-//!
-//! What this cannot see is a data directory that is put back from a copy of one that was left in order, after its node has written more: the
-//! actor would go on without what it wrote since. A checkpoint is no such copy, for it was never closed.
+//! It is kept in the core's local space with the place where it was left, written as the last thing of a life and under that life's number: only
+//! the very next life takes it, and only there. A life that does not end in order leaves none. Numbers are the clock's orders, which never
+//! repeat.
 
 use ferrite_cluster::planted;
 use ferrite_lsm::{Engine, Key, Prefix, Record, RecordFlags, Recovery, cover};
@@ -46,10 +45,13 @@ pub(super) async fn restore<E: Env>(
     if is_as_left
         && let Ok(Some(found)) = engine.read(KEY).await
         && found.record().order.checked_add(1) == Some(recovery.incarnation)
-        && let Ok(bytes) = found.record().value.try_into()
+        && let Some((actor, place)) = decode(found.record().value)
     {
-        cover::mark("actor kept");
-        return Actor(u64::from_le_bytes(bytes));
+        if place == settings.place.found {
+            cover::mark("actor kept");
+            return actor;
+        }
+        cover::mark("actor of a copy not taken");
     }
     Actor(env.random())
 }
@@ -64,11 +66,30 @@ impl<E: Env> Shard<E> {
         self.dots.set(Actor(self.env.random()));
     }
 
-    /// Leaves the actor for the next life, as the last record of this one. Refused, it is not left.
+    /// Leaves the actor for the next life, as the last record of this one. Refused, it is not left; nor is it if the next life could not tell
+    /// where.
     pub(super) fn leave_actor(&self) {
-        let value = self.dots.get().0.to_le_bytes();
+        let place = self.settings.place.now;
+        if place == 0 {
+            return;
+        }
+        let value = encode(self.dots.get(), place);
         let record =
             Record { order: self.life, actor: 0, flags: RecordFlags(0), expiry_ms: 0, value: &value };
         self.engine.stage(KEY, record, 0).ok();
     }
+}
+
+/// `actor: u64 | place: u64`, little-endian.
+fn encode(actor: Actor, place: u64) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&actor.0.to_le_bytes());
+    bytes[8..].copy_from_slice(&place.to_le_bytes());
+    bytes
+}
+
+fn decode(bytes: &[u8]) -> Option<(Actor, u64)> {
+    let (actor, place) = bytes.split_first_chunk::<8>()?;
+    let place: &[u8; 8] = place.try_into().ok()?;
+    Some((Actor(u64::from_le_bytes(*actor)), u64::from_le_bytes(*place)))
 }

@@ -5,7 +5,7 @@ use ferrite_cluster::hints::HintOptions;
 use ferrite_wire::{CoreId, NodeId, Topology};
 
 use super::sets::join_records;
-use crate::Placement;
+use crate::{Place, Placement};
 
 const MS: u64 = 1_000_000;
 
@@ -23,6 +23,8 @@ pub struct ShardSettings {
     pub cores: u16,
     /// Random per start of the process.
     pub incarnation: u64,
+    /// What tells the data directory from a copy of it.
+    pub place: Place,
     /// Members and replica lists, with this node's own endpoints and core map filled in.
     pub topology: Topology,
     /// The node's vnodes, stores and cores.
@@ -93,6 +95,7 @@ impl ShardSettings {
             core,
             cores,
             incarnation,
+            place: Place::FIXED,
             topology,
             placement,
             engine,

@@ -107,12 +107,11 @@ impl Scenario {
         self.repair(world);
     }
 
-    /// A copy of what a process left in order would bring its actor back to life, which nothing on the node can see (as `dots` in the node
-    /// says): copies are taken of nodes that run.
+    /// Takes a copy of a node that runs, or of what it left, and puts it back later.
     fn copy_or_restore(&self, world: &Rc<World>, node: usize) {
         let copy = self.copy.borrow_mut().take();
         match copy {
-            None if world.is_running(node) && !world.is_stopping(node) => {
+            None => {
                 let (disk, taken_ns) = (world.copy_disk(node), world.now_ns());
                 *self.copy.borrow_mut() = Some(Copy { node, disk, taken_ns });
             }

@@ -83,6 +83,8 @@ struct Node {
     /// What the last process left on the disk.
     disk: MemDisk,
     lives: u32,
+    /// Where the last process left the disk; 0 = another one was put in its place.
+    place: u64,
     wall_offset_ms: i64,
     /// Nothing that is asked of its disk from now on is done.
     is_stalled: bool,
@@ -134,6 +136,7 @@ impl World {
             process: None,
             disk: MemDisk::new(),
             lives: 0,
+            place: 0,
             wall_offset_ms: 0,
             is_stalled: false,
         };

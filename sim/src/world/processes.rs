@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use ferrite_lsm::mem_disk::{CrashMode, MemDisk};
-use ferrite_node::{Handler, Shard, ShardSettings};
+use ferrite_node::{Handler, Place, Shard, ShardSettings};
 
 use super::{Core, Event, Process, World};
 use crate::env::SimEnv;
@@ -56,7 +56,7 @@ impl World {
         cores: u16,
         settings: impl Fn(u16, u64) -> ShardSettings,
     ) {
-        let process = {
+        let (process, place) = {
             let mut nodes = self.nodes.borrow_mut();
             let at = &mut nodes[node];
             assert!(at.process.is_none(), "a node runs one process");
@@ -73,14 +73,15 @@ impl World {
                 paused_until_ns: 0,
                 is_stopping: false,
             });
-            id
+            let found = std::mem::replace(&mut at.place, u64::from(at.lives));
+            (id, Place { found, now: at.place })
         };
         self.note(7, [node as u64, u64::from(process.life), 0]);
         let disk = self.disk(node);
         let incarnation = self.random();
         for core in 0..cores {
             let env = SimEnv { world: self.clone(), process, core, disk: disk.clone() };
-            let settings = settings(core, incarnation);
+            let settings = ShardSettings { place, ..settings(core, incarnation) };
             let world = self.clone();
             self.spawn(process, async move {
                 match Shard::open(env, settings).await {
@@ -188,9 +189,10 @@ impl World {
         let at = &mut self.nodes.borrow_mut()[node];
         assert!(at.process.is_none(), "nobody takes the disk from under a process");
         at.disk = disk.unwrap_or_default();
+        at.place = 0;
     }
 
-    /// A copy of a running node's disk as it is now, as one takes a backup.
+    /// A copy of a node's disk as it is now, as one takes a backup.
     pub(crate) fn copy_disk(&self, node: usize) -> MemDisk {
         self.disk(node).image(CrashMode::All, &mut || self.random())
     }

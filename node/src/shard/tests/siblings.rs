@@ -5,6 +5,7 @@ use ferrite_lsm::mem_disk::CrashMode;
 use ferrite_wire::{ErrorCode, Item, Mode, OVERWRITE, Reader, Reply, Siblings, Table, TableId, Version};
 
 use super::*;
+use crate::Place;
 use crate::shard::latches::WAITERS_MAX;
 
 const MAX_SIBLINGS: u16 = 4;
@@ -82,11 +83,12 @@ pub(super) fn told(header: &FrameHeader, body: &[u8]) -> Told {
 
 impl Alone {
     fn new() -> Alone {
-        Alone::on(Bench::new(MemDisk::new()))
+        Alone::on(Bench::new(MemDisk::new()), Place::FIXED)
     }
 
-    fn on(bench: Bench) -> Alone {
-        let shard = open(&bench, settings_of(1, 1, 3)).expect("a sound disk opens");
+    fn on(bench: Bench, place: Place) -> Alone {
+        let settings = ShardSettings { place, ..settings_of(1, 1, 3) };
+        let shard = open(&bench, settings).expect("a sound disk opens");
         let client = client(&bench, &shard);
         Alone { bench, shard, client, number: 0 }
     }
@@ -127,6 +129,11 @@ impl Alone {
 
     /// Stops in order, or drops the process where it stands; then starts again.
     fn restart(self, orderly: bool) -> Alone {
+        self.restart_at(orderly, Place::FIXED)
+    }
+
+    /// The same, at another place.
+    fn restart_at(self, orderly: bool, place: Place) -> Alone {
         if orderly {
             self.shard.on_stop();
             while !self.shard.is_drained() {
@@ -148,7 +155,7 @@ impl Alone {
         bench.0.random.set(self.bench.0.random.get() + 1_000);
         bench.0.wall_ms.set(self.bench.wall_ms());
         drop(self);
-        Alone::on(bench)
+        Alone::on(bench, place)
     }
 }
 
@@ -507,6 +514,26 @@ fn an_actor_lives_on_over_an_orderly_stop_and_over_nothing_else() {
     let mut node = node.restart(true);
     assert_eq!(node.shard.dots.get(), renewed);
     assert_eq!(node.get(b"k").values().0, owned(&[b"a", b"b", b"c"]));
+}
+
+/// A directory that was left in order, copied, used on and then put back brought its actor back to life: the next dot of it made every
+/// replica drop what had been acknowledged under the same actor since.
+#[test]
+fn a_copy_of_what_was_left_in_order_does_not_bring_its_actor_back() {
+    let mut node = Alone::new();
+    node.put(b"k", b"a", b"").version();
+    let first = node.shard.dots.get();
+    let at = |found, now| Place { found, now };
+    let node = node.restart_at(true, at(Place::FIXED.now, 2));
+    assert_eq!(node.shard.dots.get(), first, "it is where it was left");
+    let node = node.restart_at(true, at(1, 3));
+    let second = node.shard.dots.get();
+    assert_ne!(second, first, "the copy of a life before");
+    // It could not say where it is: nobody can tell what is put back from it.
+    let node = node.restart_at(true, at(3, 0));
+    assert_eq!(node.shard.dots.get(), second);
+    let node = node.restart_at(true, at(0, 4));
+    assert!(![first, second].contains(&node.shard.dots.get()));
 }
 
 /// Everything that was put is found after restarts, orderly ones and others.
