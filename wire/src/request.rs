@@ -88,6 +88,11 @@ impl Level {
         }
     }
 
+    /// Whether it asks for something of datacenters, and so means something else once there are several.
+    pub fn is_of_datacenters(self) -> bool {
+        matches!(self, Level::LocalOne | Level::LocalQuorum | Level::EachQuorum)
+    }
+
     /// The byte that travels.
     pub fn to_u8(self) -> u8 {
         match self {

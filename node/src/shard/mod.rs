@@ -58,7 +58,7 @@ mod wheel;
 mod writes;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::{Rc, Weak};
 
 use ferrite_cluster::hints::Ledger;
@@ -202,6 +202,8 @@ pub struct Shard<E: Env> {
     /// Called once when a sync has failed.
     on_fence: RefCell<Option<Box<dyn FnOnce()>>>,
     fence_told: Cell<bool>,
+    /// Whether members are in several datacenters.
+    has_datacenters: bool,
     /// How many quarantines have been told of.
     quarantines_told: Cell<u64>,
     /// When scrubbing was last allowed some bytes.
@@ -235,6 +237,8 @@ impl<E: Env> Shard<E> {
         let ring = Ring::new(settings.topology.clone(), settings.node);
         let mut tables = Vec::with_capacity(ring.tables().encoded_len());
         ring.tables().encode(&mut tables);
+        let datacenter = |node: &ferrite_wire::NodeEntry| node.datacenter.clone();
+        let datacenters: BTreeSet<String> = settings.topology.nodes.iter().map(datacenter).collect();
         let now_ns = env.now_ns();
         let shard = Rc::new_cyclic(|me| Shard {
             actor: Actor(env.random()),
@@ -243,6 +247,7 @@ impl<E: Env> Shard<E> {
             latches: RefCell::new(Latches::new(settings.operations_max)),
             apart: RefCell::new(Apart::new(APART_KEYS_MAX, APART_BYTES_MAX)),
             engine,
+            has_datacenters: datacenters.len() > 1,
             me: me.clone(),
             clock: RefCell::new(clock),
             bound_number: Cell::new(bound_number),

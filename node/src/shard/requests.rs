@@ -42,6 +42,11 @@ impl<E: Env> Shard<E> {
                 return Next::Close;
             }
         };
+        if level_of(&request).is_some_and(Level::is_of_datacenters) && self.has_datacenters {
+            let text = "levels of datacenters are not there yet where there are several: say ONE, QUORUM or ALL";
+            self.refuse(connection, id, ErrorCode::Unsupported, text);
+            return Next::Frame;
+        }
         if let Request::Get { epoch, level, key, .. } = &request
             && let Some(next) = self.get_here(connection, id, *epoch, *level, key)
         {
@@ -307,6 +312,17 @@ fn single_key<'r>(request: &'r Request<'_>) -> Option<&'r Key<'r>> {
         | Request::Hints(_)
         | Request::MultiGet { .. }
         | Request::MultiPut { .. } => None,
+    }
+}
+
+fn level_of(request: &Request<'_>) -> Option<Level> {
+    match request {
+        Request::Get { level, .. }
+        | Request::Put { level, .. }
+        | Request::Delete { level, .. }
+        | Request::MultiGet { level, .. }
+        | Request::MultiPut { level, .. } => Some(*level),
+        Request::Ping | Request::Topology { .. } | Request::Status | Request::Hints(_) => None,
     }
 }
 

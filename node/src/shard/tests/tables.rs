@@ -369,3 +369,24 @@ fn a_link_that_is_refused_says_why_until_it_is_accepted() {
         line(&shard)
     );
 }
+
+/// They were counted over all replicas whatever the datacenter: EACH_QUORUM was done without a majority in each.
+#[test]
+fn levels_of_datacenters_are_refused_where_there_are_several() {
+    for (datacenter, refused) in [("dc1", false), ("dc2", true)] {
+        let mut settings = settings(3, 1, 3);
+        settings.topology.nodes[2].datacenter = datacenter.to_owned();
+        let bench = Bench::new(MemDisk::new());
+        let shard = open(&bench, settings).expect("a sound disk opens");
+        let connection = client(&bench, &shard);
+        for level in [Level::LocalOne, Level::LocalQuorum, Level::EachQuorum] {
+            let key = Key::plain(b"k");
+            let request = Request::Get { epoch: Epoch(0), level, options: 0, key };
+            receive(&shard, connection, &request_frame(1, &request));
+            let is_refused = bench.frames(connection).iter().any(|(header, body)| {
+                matches!(Reply::decode(header.kind, body), Ok(Reply::Error { code: ErrorCode::Unsupported, .. }))
+            });
+            assert_eq!(is_refused, refused, "{level:?} {datacenter}");
+        }
+    }
+}
