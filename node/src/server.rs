@@ -290,8 +290,10 @@ impl Plan {
         let others = config.nodes.len().saturating_sub(1);
         let peer_connections = PEER_CONNECTIONS.max(2 * others * (usize::from(cores) + 1));
         let connections_max = defaults.connections_max - defaults.peer_connections + peer_connections;
+        let in_all_bytes_max = memory.reserve_bytes as usize / 4;
         let reactor = ReactorOptions {
             spin_us,
+            in_all_bytes_max,
             clock_offset_ms,
             out_all_bytes_max,
             peer_connections,

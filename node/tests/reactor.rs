@@ -26,6 +26,7 @@ struct Seen {
     accepted: AtomicUsize,
     closed: AtomicUsize,
     pauses: AtomicUsize,
+    large_waits: AtomicUsize,
     unread_bytes_max: AtomicUsize,
     stopping: AtomicBool,
     /// Set by a test to keep core 1 from getting its shard ready.
@@ -208,6 +209,7 @@ impl Handler for Echo {
     fn on_batch_end(&self) {
         let counters = self.env.counters().0;
         self.seen.pauses.store(counters.pauses as usize, Ordering::SeqCst);
+        self.seen.large_waits.store(counters.large_waits as usize, Ordering::SeqCst);
         self.seen.unread_bytes_max.store(counters.unread_bytes_max as usize, Ordering::SeqCst);
     }
 
@@ -496,6 +498,35 @@ fn readers_that_sleep_stay_within_the_bound_of_all_together() {
     let most = node.seen.unread_bytes_max.load(Ordering::SeqCst);
     assert!(most > ALL / 4 && most <= ALL + 4096, "{most} bytes");
     drop(sleepers);
+    node.stop();
+}
+
+/// Each connection was bounded for itself: two thousand that sent most of a long frame and then nothing took gigabytes.
+#[test]
+fn long_frames_share_room_and_wait_for_one_another() {
+    let options =
+        ReactorOptions { receive_bytes: 4096, in_all_bytes_max: 100_000, ..ReactorOptions::default() };
+    let node = Node::start(1, options);
+    let long = vec![b'e'; 60_000];
+    let mut request = Vec::new();
+    frame(&mut request, &long);
+    let (front, rest) = request.split_at(30_000);
+    let mut streams: Vec<TcpStream> = (0..3).map(|_| node.connect()).collect();
+    for stream in &mut streams {
+        stream.write_all(front).unwrap();
+    }
+    // One is enough to take the room of another; both that wait are served once it has gone on.
+    let mut other = node.connect();
+    while node.seen.large_waits.load(Ordering::SeqCst) < 2 {
+        assert_eq!(ask(&mut other, b"e"), b"e", "short frames wait for nothing");
+    }
+    // Whichever has the room, the others' rest waits in their sockets.
+    for stream in &mut streams {
+        stream.write_all(rest).unwrap();
+    }
+    for stream in &mut streams {
+        assert_eq!(answer(stream), long);
+    }
     node.stop();
 }
 

@@ -38,6 +38,16 @@ impl Input {
         self.consumed += used;
     }
 
+    /// Room of the next receive for a frame of `need` bytes in all, in bytes.
+    pub(super) fn wants(&self, need: usize) -> usize {
+        self.wanted.max(need)
+    }
+
+    /// Receives no more at a time than at first.
+    pub(super) fn want_less(&mut self, receive_bytes: usize) {
+        self.wanted = receive_bytes;
+    }
+
     /// Takes the buffer for a receive behind the unread bytes, with room for a frame of `need` bytes in all.
     pub(super) fn lend(&mut self, receive_bytes: usize, need: usize) -> Vec<u8> {
         let unread = self.bytes.len() - self.consumed;

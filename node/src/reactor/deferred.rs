@@ -43,16 +43,19 @@ impl Share {
     }
 }
 
-/// Both queues. Neither is longer than there are connections.
+/// The queues. None is longer than there are connections.
 #[derive(Debug, Default)]
 pub(super) struct Deferred {
     /// What these sent is there, and nothing more is received from them meanwhile.
     heavy: VecDeque<Connection>,
+    /// These wait for room for a long frame, and nothing is received from them meanwhile.
+    waiting: VecDeque<Connection>,
     ended: VecDeque<Link>,
 }
 
 impl Deferred {
-    pub(super) fn is_empty(&self) -> bool {
+    /// Whether the next turn has nothing to do for those here. Who waits for room is not looked at: something has to happen first.
+    pub(super) fn is_idle(&self) -> bool {
         self.heavy.is_empty() && self.ended.is_empty()
     }
 
@@ -67,6 +70,16 @@ impl Deferred {
             return None;
         }
         self.heavy.pop_front()
+    }
+
+    /// Puts a connection off until there is room for its frame.
+    pub(super) fn wait(&mut self, connection: Connection) {
+        self.waiting.push_back(connection);
+    }
+
+    /// Who has waited longest for that.
+    pub(super) fn next_waiting(&mut self) -> Option<Connection> {
+        self.waiting.pop_front()
     }
 
     /// Takes a connection that has ended.
@@ -114,7 +127,7 @@ mod tests {
         assert_eq!(deferred.pop(&share), Some(named(4)), "who waited longest comes first");
         share.spend(HEAVY_BYTES_PER_TURN + 1);
         assert_eq!(deferred.pop(&share), None, "its answers were all that a turn takes");
-        assert!(!deferred.is_empty());
+        assert!(!deferred.is_idle());
     }
 
     #[test]
@@ -124,6 +137,6 @@ mod tests {
         deferred.close_some();
         assert_eq!(deferred.ended(), 12);
         deferred.close_all();
-        assert!(deferred.is_empty());
+        assert!(deferred.is_idle());
     }
 }

@@ -151,6 +151,7 @@ impl<H: Handler, E> Driver<H, E> {
         self.shared.now_ns.set(now);
         // Before what has come: it may want their places.
         self.deferred.close_some();
+        self.receive_large();
         for event in events.drain(..) {
             self.on_event(event);
         }
@@ -214,7 +215,12 @@ impl<H: Handler, E> Driver<H, E> {
         }
         let shared = &self.shared;
         shared.count(|counters| counters.accepted += 1);
-        let link = Link::accepted(shared.adopt(stream), shared.options.receive_bytes, shared.unread.clone());
+        let link = Link::accepted(
+            shared.adopt(stream),
+            shared.options.receive_bytes,
+            shared.unread.clone(),
+            shared.large.clone(),
+        );
         let name = shared.table.borrow_mut().insert(link);
         let connections_max = shared.options.connections_max;
         self.strangers.add(name, &mut shared.table.borrow_mut(), connections_max);
@@ -353,8 +359,39 @@ impl<H: Handler, E> Driver<H, E> {
             self.shared.count(|counters| counters.pauses += 1);
             return;
         }
+        if let Some(large) = &mut link.large {
+            let of_large = |bytes| if bytes > options.receive_bytes { bytes } else { 0 };
+            if !large.resize(of_large(link.input.wants(link.need)), options.in_all_bytes_max) {
+                link.input.want_less(options.receive_bytes);
+            }
+            if !large.resize(of_large(link.input.wants(link.need)), options.in_all_bytes_max) {
+                link.waits_for_room = true;
+                self.shared.count(|counters| counters.large_waits += 1);
+                return self.deferred.wait(name);
+            }
+        }
         let buffer = link.input.lend(options.receive_bytes, link.need);
         self.shared.ring.receive(&stream, buffer, token(name));
+    }
+
+    /// Goes on reading long frames that waited for room, as far as there is some.
+    fn receive_large(&mut self) {
+        while self.shared.large.get() < self.shared.options.in_all_bytes_max
+            && let Some(name) = self.deferred.next_waiting()
+        {
+            let waits = |driver: &Driver<H, E>, is_over: bool| {
+                let mut table = driver.shared.table.borrow_mut();
+                table.get(name).is_some_and(|link| {
+                    link.waits_for_room &= !is_over;
+                    link.waits_for_room
+                })
+            };
+            waits(self, true);
+            self.receive(name);
+            if waits(self, false) {
+                return;
+            }
+        }
     }
 
     fn on_sent(&mut self, name: Connection, buffer: Vec<u8>, from: usize, result: io::Result<usize>) {
@@ -583,7 +620,7 @@ impl<H: Handler, E> Driver<H, E> {
             self.stop_by_ns,
             // Whatever these hold is handled by the next turn.
             (!self.shared.failed.borrow().is_empty() || !self.shared.dirty.borrow().is_empty()).then_some(0),
-            (!self.deferred.is_empty()).then_some(0),
+            (!self.deferred.is_idle()).then_some(0),
         ];
         timers.into_iter().flatten().min().unwrap_or(u64::MAX)
     }

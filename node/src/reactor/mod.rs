@@ -20,6 +20,7 @@ mod buffers;
 mod deferred;
 mod driver;
 mod env;
+mod large;
 mod mailbox;
 mod options;
 mod pace;

@@ -24,6 +24,8 @@ pub struct ReactorOptions {
     /// Most bytes that all accepted connections of the core leave unread together. Each may have as many as are left after it, so the fewer
     /// are left the fewer each may have.
     pub out_all_bytes_max: usize,
+    /// Most bytes of room for frames longer than a receive, of all clients of the core together; one alone may be longer.
+    pub in_all_bytes_max: usize,
     /// Room beyond `out_bytes_max`, for answers as short as an error or an acknowledgement only, in bytes.
     pub out_reserve_bytes: usize,
     /// How long an idle core spins before it blocks, in microseconds. 0 where the core is shared with others.
@@ -51,6 +53,7 @@ impl Default for ReactorOptions {
             out_bytes_max: 16 * 1024 * 1024,
             burst_bytes: 128 * 1024,
             out_all_bytes_max: 64 * 1024 * 1024,
+            in_all_bytes_max: 64 * 1024 * 1024,
             out_reserve_bytes: 1024 * 1024,
             spin_us: 50,
             slow_reader_ms: 2_000,

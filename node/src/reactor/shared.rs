@@ -48,6 +48,8 @@ pub struct ReactorCounters {
     pub unread_bytes_max: u64,
     /// Answers that found no room because all connections together left too much unread.
     pub crowded: u64,
+    /// Times a connection was not read from because long frames of others had the room.
+    pub large_waits: u64,
     /// Connections closed because they did not read, while others were short of room.
     pub slow_readers: u64,
     /// Turns of the driver's loop.
@@ -69,6 +71,8 @@ pub(super) struct Shared {
     pub(super) dirty: RefCell<Vec<Connection>>,
     /// Bytes that accepted connections leave unread.
     pub(super) unread: Rc<Cell<usize>>,
+    /// Bytes of room that long frames of clients have.
+    pub(super) large: Rc<Cell<usize>>,
     /// Connections that failed before the ring had a part in them; told to the handler in the next turn.
     pub(super) failed: RefCell<Vec<Connection>>,
     pub(super) sleeps: RefCell<Sleeps>,
@@ -109,6 +113,7 @@ impl Shared {
             table: RefCell::default(),
             dirty: RefCell::default(),
             unread: Rc::default(),
+            large: Rc::default(),
             failed: RefCell::default(),
             sleeps: RefCell::default(),
             tasks: Tasks::new(),

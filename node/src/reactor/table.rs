@@ -5,6 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::rc::Rc;
 
 use super::buffers::{Input, Output};
+use super::large::Large;
 use crate::env::{Caller, Connection};
 use crate::ring::Token;
 
@@ -24,6 +25,10 @@ pub(super) struct Link {
     pub(super) candidates: Vec<SocketAddr>,
     pub(super) input: Input,
     pub(super) output: Output,
+    /// What it has of the room for long frames, if it is a client's or a stranger's.
+    pub(super) large: Option<Large>,
+    /// Not read from, because there is no room for the frame that it sends.
+    pub(super) waits_for_room: bool,
     /// Length of the frame that is not whole yet, from its first byte; 0 = unknown.
     pub(super) need: usize,
     /// Not read from, because its out-buffer is over its bound.
@@ -40,9 +45,15 @@ pub(super) struct Link {
 
 impl Link {
     /// A connection that a client, or a core of another node, has made.
-    pub(super) fn accepted(stream: Rc<TcpStream>, receive_bytes: usize, unread: Rc<Cell<usize>>) -> Link {
+    pub(super) fn accepted(
+        stream: Rc<TcpStream>,
+        receive_bytes: usize,
+        unread: Rc<Cell<usize>>,
+        large: Rc<Cell<usize>>,
+    ) -> Link {
         let mut link = Link::new(Some(stream), receive_bytes);
         link.output = Output::counted_in(unread);
+        link.large = Some(Large::new(large));
         link
     }
 
@@ -54,6 +65,8 @@ impl Link {
             candidates: Vec::new(),
             input: Input::new(receive_bytes),
             output: Output::default(),
+            large: None,
+            waits_for_room: false,
             need: 0,
             paused: false,
             had_no_room: false,
@@ -150,6 +163,10 @@ impl Table {
         }
         let Some(link) = self.get(connection).filter(|link| link.caller.is_none()) else { return true };
         link.caller = Some(caller);
+        if !is_client {
+            // Other nodes do not wait behind clients; there are only so many of them.
+            link.large = None;
+        }
         self.clients += usize::from(is_client);
         true
     }

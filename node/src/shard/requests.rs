@@ -43,7 +43,8 @@ impl<E: Env> Shard<E> {
             }
         };
         if level_of(&request).is_some_and(Level::is_of_datacenters) && self.has_datacenters {
-            let text = "levels of datacenters are not there yet where there are several: say ONE, QUORUM or ALL";
+            let text =
+                "levels of datacenters are not there yet where there are several: say ONE, QUORUM or ALL";
             self.refuse(connection, id, ErrorCode::Unsupported, text);
             return Next::Frame;
         }

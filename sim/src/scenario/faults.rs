@@ -121,7 +121,7 @@ impl Scenario {
                 world.replace_disk(node, Some(disk));
                 self.forgot(world, node, taken_ns);
             }
-            None | Some(_) => {}
+            Some(_) => {}
         }
     }
 

@@ -384,7 +384,10 @@ fn levels_of_datacenters_are_refused_where_there_are_several() {
             let request = Request::Get { epoch: Epoch(0), level, options: 0, key };
             receive(&shard, connection, &request_frame(1, &request));
             let is_refused = bench.frames(connection).iter().any(|(header, body)| {
-                matches!(Reply::decode(header.kind, body), Ok(Reply::Error { code: ErrorCode::Unsupported, .. }))
+                matches!(
+                    Reply::decode(header.kind, body),
+                    Ok(Reply::Error { code: ErrorCode::Unsupported, .. })
+                )
             });
             assert_eq!(is_refused, refused, "{level:?} {datacenter}");
         }
