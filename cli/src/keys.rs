@@ -6,7 +6,8 @@
 use std::io::{self, Read, Write};
 
 use ferrite_client::{
-    BlockingClient, Context, Key, ReadError, ReadOptions, Replaces, WriteOptions, WriteOutcome,
+    BlockingClient, Context, Key, ReadError, ReadOptions, Replaces, Siblings, TableId, WriteOptions,
+    WriteOutcome,
 };
 use ferrite_node::config::Interval;
 use ferrite_wire::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
@@ -30,6 +31,8 @@ pub(crate) struct GetArgs {
     table: TableArgs,
     #[command(flatten)]
     level: LevelArgs,
+    #[command(flatten)]
+    verbose: VerboseArgs,
     #[command(flatten)]
     cluster: ClusterArgs,
 }
@@ -63,6 +66,25 @@ struct SloppyArgs {
     sloppy: bool,
 }
 
+/// Whether to say what became of a request beside its result.
+#[derive(clap::Args)]
+struct VerboseArgs {
+    /// Say on stderr how many replicas answered, and of a write whether it was strict: done by replicas alone
+    #[arg(long, short)]
+    verbose: bool,
+}
+
+impl VerboseArgs {
+    /// Says how many of the key's replicas there are answered.
+    fn tell(&self, client: &BlockingClient, table: TableId, what: &str, answered: u8, how: &str) {
+        if self.verbose {
+            let known = client.known_topology().and_then(|topology| topology.tables.get(table));
+            let of = known.map_or_else(String::new, |table| format!(" of {}", table.replication));
+            eprintln!("ferrite: {what} {answered}{of} replicas{how}");
+        }
+    }
+}
+
 /// Write a key
 #[derive(clap::Args)]
 pub(crate) struct PutArgs {
@@ -83,6 +105,8 @@ pub(crate) struct PutArgs {
     #[command(flatten)]
     level: LevelArgs,
     #[command(flatten)]
+    verbose: VerboseArgs,
+    #[command(flatten)]
     cluster: ClusterArgs,
 }
 
@@ -100,6 +124,8 @@ pub(crate) struct DelArgs {
     #[command(flatten)]
     level: LevelArgs,
     #[command(flatten)]
+    verbose: VerboseArgs,
+    #[command(flatten)]
     cluster: ClusterArgs,
 }
 
@@ -108,10 +134,12 @@ pub(crate) fn get(args: &GetArgs) -> Result<(), Failure> {
     let options = ReadOptions { level: Some(args.level.level), timeout: None };
     let mut client = args.cluster.connect()?;
     let key = Key { table: args.table.find(&mut client)?, partition, sort: b"" };
+    let found = client.get_siblings(key, options).map_err(Failure::failed)?;
+    args.verbose.tell(&client, key.table, "answered by", found.answered, "");
     if args.siblings {
-        return show_siblings(&mut client, key, options, &args.key);
+        return show_siblings(&found, &args.key);
     }
-    let value = client.get(key, options).map_err(|error| match error {
+    let value = found.single().map_err(|error| match error {
         ReadError::Siblings { count } => Failure::failed(format!(
             "\"{}\" has {count} siblings: get --siblings shows them, and put --context writes one in their place",
             args.key
@@ -137,10 +165,11 @@ pub(crate) fn put(args: &PutArgs) -> Result<(), Failure> {
     let options = WriteOptions { level, timeout: None, ttl, sloppy };
     let mut client = args.cluster.connect()?;
     let key = Key { table: args.table.find(&mut client)?, partition, sort: b"" };
-    written(match args.replaces.get() {
+    let outcome = match args.replaces.get() {
         None => client.put(key, &value, options),
         Some(replaces) => client.put_replacing(key, &value, replaces, options),
-    })
+    };
+    written(&client, key.table, outcome, &args.verbose)
 }
 
 pub(crate) fn del(args: &DelArgs) -> Result<(), Failure> {
@@ -149,20 +178,15 @@ pub(crate) fn del(args: &DelArgs) -> Result<(), Failure> {
     let options = WriteOptions { level, sloppy, ..WriteOptions::default() };
     let mut client = args.cluster.connect()?;
     let key = Key { table: args.table.find(&mut client)?, partition, sort: b"" };
-    written(match args.replaces.get() {
+    let outcome = match args.replaces.get() {
         None => client.delete(key, options),
         Some(replaces) => client.delete_replacing(key, replaces, options),
-    })
+    };
+    written(&client, key.table, outcome, &args.verbose)
 }
 
 /// The context, then the siblings.
-fn show_siblings(
-    client: &mut BlockingClient,
-    key: Key<'_>,
-    options: ReadOptions,
-    name: &str,
-) -> Result<(), Failure> {
-    let found = client.get_siblings(key, options).map_err(Failure::failed)?;
+fn show_siblings(found: &Siblings, name: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     let mut show = || {
         if !found.context.is_empty() {
@@ -206,13 +230,21 @@ fn from_stdin() -> Result<Vec<u8>, Failure> {
     Ok(value)
 }
 
-fn written(outcome: WriteOutcome) -> Result<(), Failure> {
+fn written(
+    client: &BlockingClient,
+    table: TableId,
+    outcome: WriteOutcome,
+    verbose: &VerboseArgs,
+) -> Result<(), Failure> {
     match outcome {
         WriteOutcome::Done { sloppy: true, .. } => {
             eprintln!("ferrite: {outcome}");
             Ok(())
         }
-        WriteOutcome::Done { .. } => Ok(()),
+        WriteOutcome::Done { answered, .. } => {
+            verbose.tell(client, table, "done on", answered, ", strict");
+            Ok(())
+        }
         WriteOutcome::NotApplied(_) => Err(Failure::failed(outcome)),
         WriteOutcome::Unknown(_) => Err(Failure::with_code(
             EXIT_UNKNOWN,

@@ -13,8 +13,8 @@ pub struct Value {
     pub bytes: Vec<u8>,
     /// The version of the write that it comes from.
     pub version: Version,
-    /// How many replicas answered; a multi-get does not say.
-    pub answered: Option<u8>,
+    /// How many replicas answered. Where there is no value, [`Siblings`](crate::Siblings) say it.
+    pub answered: u8,
 }
 
 /// How a put or delete ended.

@@ -33,13 +33,15 @@ impl Context {
     }
 }
 
-/// What a key of a table with siblings has.
+/// What a key has: of a table with siblings perhaps several values, of another one or none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Siblings {
     /// The values that nothing has replaced; none = the key has no value. Their order means nothing.
     pub values: Vec<Value>,
-    /// What the read has seen.
+    /// What the read has seen; empty in a table that keeps the last write.
     pub context: Context,
+    /// How many replicas answered.
+    pub answered: u8,
 }
 
 /// What a write replaces.
@@ -63,8 +65,8 @@ pub struct Merged {
 }
 
 impl Siblings {
-    /// The one value, if there is not more than one.
-    pub(crate) fn single(mut self) -> ReadResult {
+    /// The one value, or none; several are an error.
+    pub fn single(mut self) -> ReadResult {
         match self.values.len() {
             0 | 1 => Ok(self.values.pop()),
             count => Err(ReadError::Siblings { count }),
@@ -72,13 +74,13 @@ impl Siblings {
     }
 
     /// The value of a read of a key without siblings as the only one.
-    pub(crate) fn of_one(value: Option<Value>) -> Siblings {
-        Siblings { values: value.into_iter().collect(), context: Context::default() }
+    pub(crate) fn of_one(value: Option<Value>, answered: u8) -> Siblings {
+        Siblings { values: value.into_iter().collect(), context: Context::default(), answered }
     }
 
     /// All of them as one. `merge` is asked only where there are several.
     pub(crate) fn merged(self, merge: impl FnOnce(&[Value]) -> Vec<u8>) -> Option<Merged> {
-        let Siblings { mut values, context } = self;
+        let Siblings { mut values, context, .. } = self;
         let siblings = values.len();
         let bytes = match siblings {
             0 => return None,
@@ -112,12 +114,12 @@ mod tests {
     use ferrite_wire::Version;
 
     fn value(bytes: &[u8]) -> Value {
-        Value { bytes: bytes.to_vec(), version: Version::default(), answered: None }
+        Value { bytes: bytes.to_vec(), version: Version::default(), answered: 2 }
     }
 
     fn siblings(values: &[&[u8]]) -> Siblings {
         let values = values.iter().map(|bytes| value(bytes)).collect();
-        Siblings { values, context: Context::from_bytes(*b"seen") }
+        Siblings { values, context: Context::from_bytes(*b"seen"), answered: 2 }
     }
 
     #[test]

@@ -126,7 +126,10 @@ impl<E: Env> NullShard<E> {
             return true;
         }
         let start = start_frame(out);
-        Reply::encode_values((0..keys).map(|_| Item::Value { version, value: &self.value }), out);
+        Reply::encode_values(
+            (0..keys).map(|_| Item::Value { answered: 1, version, value: &self.value }),
+            out,
+        );
         finish_frame(out, start, &header(frame, FrameKind::Values));
         true
     }

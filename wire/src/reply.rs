@@ -5,8 +5,9 @@
 //! absent   := answered:u8 flags:u8
 //! done     := version answered:u8 flags:u8
 //! outcomes := see `multi_put`
-//! values   := count:u32 item*      item := found:u8(1) version value_len:u32 value | absent:u8(0) | error:u8(2) code:u16
-//!                                          | several:u8(3) siblings
+//! values   := count:u32 item*
+//! item     := absent:u8(0) answered:u8 | found:u8(1) answered:u8 version value_len:u32 value | error:u8(2) code:u16
+//!           | several:u8(3) answered:u8 siblings
 //! siblings_reply := answered:u8 flags:u8 siblings
 //! flags    := of done: bit 0 sloppy; all other bits, and all of the others, 0
 //! error    := code:u16 text_len:u16 text
@@ -78,17 +79,27 @@ pub enum Reply<'a> {
 pub enum Item<'a> {
     /// The key's value.
     Value {
+        /// How many replicas answered.
+        answered: u8,
         /// Its version.
         version: Version,
         /// The value.
         value: &'a [u8],
     },
     /// The key has no value.
-    Absent,
+    Absent {
+        /// How many replicas answered.
+        answered: u8,
+    },
     /// This key could not be read.
     Error(ErrorCode),
     /// What a key of a table with siblings has, perhaps nothing.
-    Siblings(Siblings<'a>),
+    Siblings {
+        /// How many replicas answered.
+        answered: u8,
+        /// The values and their context.
+        siblings: Siblings<'a>,
+    },
 }
 
 /// The answers of a multi-get: validated, still encoded, borrowed.
@@ -119,19 +130,19 @@ impl<'a> Items<'a> {
 impl<'a> Item<'a> {
     fn encoded_len(&self) -> usize {
         match self {
-            Item::Absent => 1,
-            Item::Value { value, .. } => 1 + Version::BYTES + 4 + value.len(),
+            Item::Absent { .. } => 2,
+            Item::Value { value, .. } => 2 + Version::BYTES + 4 + value.len(),
             Item::Error(_) => 3,
-            Item::Siblings(siblings) => 1 + siblings.encoded_len(),
+            Item::Siblings { siblings, .. } => 2 + siblings.encoded_len(),
         }
     }
 
     /// Appends the item.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
-            Item::Absent => out.push(0),
-            Item::Value { version, value } => {
-                out.push(1);
+            Item::Absent { answered } => out.extend_from_slice(&[0, *answered]),
+            Item::Value { answered, version, value } => {
+                out.extend_from_slice(&[1, *answered]);
                 version.encode(out);
                 out.extend_from_slice(&(value.len() as u32).to_le_bytes());
                 out.extend_from_slice(value);
@@ -140,8 +151,8 @@ impl<'a> Item<'a> {
                 out.push(2);
                 out.extend_from_slice(&(*code as u16).to_le_bytes());
             }
-            Item::Siblings(siblings) => {
-                out.push(3);
+            Item::Siblings { answered, siblings } => {
+                out.extend_from_slice(&[3, *answered]);
                 siblings.encode(out);
             }
         }
@@ -149,14 +160,15 @@ impl<'a> Item<'a> {
 
     fn decode(reader: &mut Reader<'a>) -> Result<Item<'a>, DecodeError> {
         Ok(match reader.u8()? {
-            0 => Item::Absent,
+            0 => Item::Absent { answered: reader.u8()? },
             1 => {
+                let answered = reader.u8()?;
                 let version = Version::decode(reader)?;
                 let len = checked(reader.u32()?, "value", limits::VALUE_BYTES_MAX)?;
-                Item::Value { version, value: reader.take(len)? }
+                Item::Value { answered, version, value: reader.take(len)? }
             }
             2 => Item::Error(ErrorCode::from_u16(reader.u16()?)?),
-            3 => Item::Siblings(Siblings::decode(reader)?),
+            3 => Item::Siblings { answered: reader.u8()?, siblings: Siblings::decode(reader)? },
             other => return Err(DecodeError::Unknown { field: "item", value: u64::from(other) }),
         })
     }

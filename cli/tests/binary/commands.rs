@@ -3,7 +3,9 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use crate::{cluster, directory, ferrite, outcome, program};
+use ferrite_client::{Key, Level, ReadOptions};
+
+use crate::{client, cluster, directory, ferrite, outcome, program};
 
 #[test]
 fn keys_are_written_read_and_deleted_byte_for_byte() {
@@ -31,6 +33,51 @@ fn keys_are_written_read_and_deleted_byte_for_byte() {
     put.stdin.take().unwrap().write_all(&bytes).unwrap();
     assert!(put.wait().unwrap().success());
     assert!(run(&["get", "blob"]).stdout == bytes, "bytes come back as they went");
+}
+
+/// How many of its replicas stand behind an answer, and whether they alone, is what a level leaves open.
+#[test]
+fn how_many_replicas_answered_and_whether_a_write_was_strict_is_said_on_request() {
+    let home = directory();
+    let cluster = cluster(home.path(), 3);
+    let run = |arguments: &[&str]| {
+        let output = ferrite(home.path(), arguments);
+        let (code, said) = outcome(&output);
+        (code, String::from_utf8(output.stdout).unwrap(), said)
+    };
+    let (nothing, least) = (String::new(), |what: &str, how: &str| {
+        [2, 3].map(|count| format!("ferrite: {what} {count} of 3 replicas{how}\n"))
+    });
+    let (code, printed, said) = run(&["put", "key", "value", "--level", "quorum", "--verbose"]);
+    assert!(least("done on", ", strict").contains(&said), "{said}");
+    assert_eq!((code, printed), (0, nothing.clone()));
+    let (code, printed, said) = run(&["put", "key", "value", "--level", "all", "-v"]);
+    assert_eq!(
+        (code, printed, said.as_str()),
+        (0, nothing.clone(), "ferrite: done on 3 of 3 replicas, strict\n")
+    );
+    let (code, printed, said) = run(&["get", "key", "--verbose"]);
+    assert!(least("answered by", "").contains(&said), "{said}");
+    assert_eq!((code, printed.as_str()), (0, "value"), "the bare value");
+    let (code, printed, said) = run(&["get", "nothing", "--level", "all", "--verbose"]);
+    assert_eq!((code, printed), (1, nothing.clone()));
+    assert!(said.starts_with("ferrite: answered by 3 of 3 replicas\n"), "{said}");
+    let (code, printed, said) = run(&["del", "key", "--level", "all", "--verbose"]);
+    assert_eq!(
+        (code, printed, said.as_str()),
+        (0, nothing.clone(), "ferrite: done on 3 of 3 replicas, strict\n")
+    );
+    assert_eq!(run(&["put", "key", "value"]), (0, nothing.clone(), nothing), "not unasked");
+
+    let mut client = client(&cluster);
+    let options = |level| ReadOptions { level: Some(level), timeout: None };
+    let keys = [Key::plain(b"key"), Key::plain(b"nothing")];
+    for found in client.multi_get_siblings(&keys, options(Level::Quorum)).into_iter().map(Result::unwrap) {
+        assert!((2..=3).contains(&found.answered), "{found:?}");
+    }
+    for found in client.multi_get_siblings(&keys, options(Level::All)).into_iter().map(Result::unwrap) {
+        assert_eq!(found.answered, 3, "{found:?}");
+    }
 }
 
 #[test]

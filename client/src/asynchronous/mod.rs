@@ -11,6 +11,7 @@ mod socket;
 use crate::options::Builder;
 use crate::outcome::{ReadError, ReadResult, WriteOutcome};
 use crate::pipeline::{Completion, Operation, Pipeline};
+use crate::siblings::Siblings;
 use crate::{ReadOptions, WriteOptions};
 use ferrite_wire::{Entry, ErrorCode, Key, Table, Topology};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -107,8 +108,7 @@ impl Client {
     /// Reads one key. One with several siblings is answered [`ReadError::Siblings`]: see [`Client::get_siblings`].
     pub async fn get(&self, key: Key<'_>, options: ReadOptions) -> ReadResult {
         match self.call(Operation::Get(key, options)).await {
-            Completion::Read(result) => result,
-            Completion::Siblings(siblings) => siblings.single(),
+            Completion::Read(result) => result.and_then(Siblings::single),
             other => unreachable!("a get ends as a read, not {other:?}"),
         }
     }
@@ -116,7 +116,9 @@ impl Client {
     /// Reads several keys; the answers are in their order. Each is for itself: there is no snapshot across keys.
     pub async fn multi_get(&self, keys: &[Key<'_>], options: ReadOptions) -> Vec<ReadResult> {
         match self.call(Operation::MultiGet(keys, options)).await {
-            Completion::Reads(results) => results,
+            Completion::Reads(results) => {
+                results.into_iter().map(|result| result.and_then(Siblings::single)).collect()
+            }
             other => unreachable!("a multi-get ends as reads, not {other:?}"),
         }
     }

@@ -10,12 +10,23 @@ use crate::{ReadOptions, WriteOptions};
 
 impl Client {
     /// Reads a key of a table with siblings: all its values, and the context to replace them with. A key of another table has one value or
-    /// none, and an empty context.
+    /// none, and an empty context: this also says how many replicas had answered that it has none.
     pub async fn get_siblings(&self, key: Key<'_>, options: ReadOptions) -> Result<Siblings, ReadError> {
         match self.call(Operation::Get(key, options)).await {
-            Completion::Siblings(siblings) => Ok(siblings),
-            Completion::Read(result) => result.map(Siblings::of_one),
+            Completion::Read(result) => result,
             other => unreachable!("a get ends as a read, not {other:?}"),
+        }
+    }
+
+    /// Reads several keys, each as [`Client::get_siblings`] does; the answers are in their order. There is no snapshot across keys.
+    pub async fn multi_get_siblings(
+        &self,
+        keys: &[Key<'_>],
+        options: ReadOptions,
+    ) -> Vec<Result<Siblings, ReadError>> {
+        match self.call(Operation::MultiGet(keys, options)).await {
+            Completion::Reads(results) => results,
+            other => unreachable!("a multi-get ends as reads, not {other:?}"),
         }
     }
 
@@ -79,7 +90,7 @@ impl Client {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let Siblings { values, context } = self.get_siblings(key, read).await?;
+            let Siblings { values, context, .. } = self.get_siblings(key, read).await?;
             let seen = Replaces::Seen(&context);
             let outcome = match change(&values) {
                 Some(value) => self.put_replacing(key, &value, seen, options).await,

@@ -11,6 +11,7 @@ mod socket;
 use crate::options::Builder;
 use crate::outcome::{ReadError, ReadResult, WriteOutcome};
 use crate::pipeline::{Action, Completion, ConnectionId, Operation, Pipeline};
+use crate::siblings::Siblings;
 use crate::{ReadOptions, WriteOptions};
 pub use batch::BatchSummary;
 use ferrite_wire::{Entry, ErrorCode, HintsAction, Key, Table, Topology};
@@ -93,8 +94,7 @@ impl BlockingClient {
     /// Reads one key. One with several siblings is answered [`ReadError::Siblings`]: see [`BlockingClient::get_siblings`].
     pub fn get(&mut self, key: Key<'_>, options: ReadOptions) -> ReadResult {
         match self.call(Operation::Get(key, options)) {
-            Completion::Read(result) => result,
-            Completion::Siblings(siblings) => siblings.single(),
+            Completion::Read(result) => result.and_then(Siblings::single),
             other => unreachable!("a get ends as a read, not {other:?}"),
         }
     }
@@ -102,7 +102,9 @@ impl BlockingClient {
     /// Reads several keys; the answers are in their order. Each is for itself: there is no snapshot across keys.
     pub fn multi_get(&mut self, keys: &[Key<'_>], options: ReadOptions) -> Vec<ReadResult> {
         match self.call(Operation::MultiGet(keys, options)) {
-            Completion::Reads(results) => results,
+            Completion::Reads(results) => {
+                results.into_iter().map(|result| result.and_then(Siblings::single)).collect()
+            }
             other => unreachable!("a multi-get ends as reads, not {other:?}"),
         }
     }

@@ -10,12 +10,23 @@ use crate::{ReadOptions, WriteOptions};
 
 impl BlockingClient {
     /// Reads a key of a table with siblings: all its values, and the context to replace them with. A key of another table has one value or
-    /// none, and an empty context.
+    /// none, and an empty context: this also says how many replicas had answered that it has none.
     pub fn get_siblings(&mut self, key: Key<'_>, options: ReadOptions) -> Result<Siblings, ReadError> {
         match self.call(Operation::Get(key, options)) {
-            Completion::Siblings(siblings) => Ok(siblings),
-            Completion::Read(result) => result.map(Siblings::of_one),
+            Completion::Read(result) => result,
             other => unreachable!("a get ends as a read, not {other:?}"),
+        }
+    }
+
+    /// Reads several keys, each as [`BlockingClient::get_siblings`] does; the answers are in their order. There is no snapshot across keys.
+    pub fn multi_get_siblings(
+        &mut self,
+        keys: &[Key<'_>],
+        options: ReadOptions,
+    ) -> Vec<Result<Siblings, ReadError>> {
+        match self.call(Operation::MultiGet(keys, options)) {
+            Completion::Reads(results) => results,
+            other => unreachable!("a multi-get ends as reads, not {other:?}"),
         }
     }
 
@@ -79,7 +90,7 @@ impl BlockingClient {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let Siblings { values, context } = self.get_siblings(key, read)?;
+            let Siblings { values, context, .. } = self.get_siblings(key, read)?;
             let seen = Replaces::Seen(&context);
             let outcome = match change(&values) {
                 Some(value) => self.put_replacing(key, &value, seen, options),

@@ -5,7 +5,7 @@ use super::call::{Owner, Place, slot_and_attempt};
 use super::route::ROUND_PAUSE;
 use super::{Action, Completion, ConnectionId, Pipeline, REFRESH_INTERVAL, REFRESH_INTERVAL_MAX, Stage};
 use crate::backoff::backoff;
-use crate::outcome::{ReadError, ReadResult, UnknownReason, Value, WriteOutcome};
+use crate::outcome::{ReadError, UnknownReason, Value, WriteOutcome};
 use crate::retry::{Next, after};
 use crate::router::{Last, Stop};
 use crate::session::{Arrival, Session, SessionError};
@@ -117,18 +117,20 @@ impl Pipeline {
         if header.flags.is_stale() {
             self.want_refresh(now);
         }
-        let found = |version, answered, value: &[u8]| Value { bytes: value.to_vec(), version, answered };
         let completion = match (kind, reply) {
             (_, Reply::Error { code, text }) => {
                 self.take_fault(now, slot, Fault { code, text: text.to_owned() });
                 return Ok(());
             }
             (FrameKind::Get, Reply::Value { version, answered, value }) => {
-                Completion::Read(Ok(Some(found(version, Some(answered), value))))
+                let value = Value { bytes: value.to_vec(), version, answered };
+                Completion::Read(Ok(Siblings::of_one(Some(value), answered)))
             }
-            (FrameKind::Get, Reply::Absent { .. }) => Completion::Read(Ok(None)),
+            (FrameKind::Get, Reply::Absent { answered }) => {
+                Completion::Read(Ok(Siblings::of_one(None, answered)))
+            }
             (FrameKind::Get, Reply::Siblings { answered, siblings }) => {
-                Completion::Siblings(own(&siblings, Some(answered)))
+                Completion::Read(Ok(own(&siblings, answered)))
             }
             (FrameKind::Put | FrameKind::Delete, Reply::Done { version, answered, sloppy }) => {
                 Completion::Write(WriteOutcome::Done { version, answered, sloppy })
@@ -316,29 +318,30 @@ fn misfit(header: FrameHeader) -> SessionError {
     SessionError::Unexpected(header.kind)
 }
 
-fn item_result(item: &Item<'_>) -> ReadResult {
-    match item {
-        Item::Value { version, value } => {
-            Ok(Some(Value { bytes: value.to_vec(), version: *version, answered: None }))
+fn item_result(item: &Item<'_>) -> Result<Siblings, ReadError> {
+    match *item {
+        Item::Value { answered, version, value } => {
+            let value = Value { bytes: value.to_vec(), version, answered };
+            Ok(Siblings::of_one(Some(value), answered))
         }
-        Item::Absent => Ok(None),
-        Item::Siblings(siblings) => own(siblings, None).single(),
-        Item::Error(code) => Err(ReadError::Refused(Fault { code: *code, text: String::new() })),
+        Item::Absent { answered } => Ok(Siblings::of_one(None, answered)),
+        Item::Siblings { answered, ref siblings } => Ok(own(siblings, answered)),
+        Item::Error(code) => Err(ReadError::Refused(Fault { code, text: String::new() })),
     }
 }
 
-fn own(siblings: &ferrite_wire::Siblings<'_>, answered: Option<u8>) -> Siblings {
+fn own(siblings: &ferrite_wire::Siblings<'_>, answered: u8) -> Siblings {
     let value = |sibling: ferrite_wire::SiblingValue<'_>| Value {
         bytes: sibling.value.to_vec(),
         version: sibling.version,
         answered,
     };
     let context = Context::from_bytes(siblings.context());
-    Siblings { values: siblings.iter().map(value).collect(), context }
+    Siblings { values: siblings.iter().map(value).collect(), context, answered }
 }
 
 /// Whether a multi-get's reply had no room for this value.
-fn is_crowded_out(answer: &ReadResult) -> bool {
+fn is_crowded_out(answer: &Result<Siblings, ReadError>) -> bool {
     matches!(answer, Err(ReadError::Refused(fault)) if fault.code == ErrorCode::TooLarge)
 }
 

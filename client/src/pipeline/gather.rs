@@ -4,9 +4,10 @@
 
 use super::call::Owner;
 use super::{Completion, Pipeline};
-use crate::outcome::{ReadError, ReadResult};
+use crate::outcome::ReadError;
 use crate::pace::Class;
 use crate::router::{EndpointId, Target};
+use crate::siblings::Siblings;
 use ferrite_wire::{Epoch, FrameKind, Key, Level, Request, limits};
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -20,7 +21,7 @@ const KEY_HEAD_BYTES: usize = 12;
 pub(super) struct Gather {
     tag: u64,
     parts_open: usize,
-    answers: Vec<Option<ReadResult>>,
+    answers: Vec<Option<Result<Siblings, ReadError>>>,
 }
 
 impl Pipeline {
@@ -81,24 +82,16 @@ impl Pipeline {
         again: Vec<(u32, Target, Vec<u8>)>,
     ) {
         let whole = self.gathers.get_mut(&gather).expect("a part belongs to a multi-get");
-        let mut set = |place: u32, answer: ReadResult| whole.answers[place as usize] = Some(answer);
+        let mut set =
+            |place: u32, answer: Result<Siblings, ReadError>| whole.answers[place as usize] = Some(answer);
         match completion {
             Completion::Reads(answers) => {
                 places.iter().zip(answers).for_each(|(place, answer)| set(*place, answer));
             }
             Completion::Read(Err(error)) => places.iter().for_each(|place| set(*place, Err(error.clone()))),
-            Completion::Read(Ok(value)) => {
-                assert_eq!(places.len(), 1, "one value answers one key");
-                // A multi-get does not say how many replicas answered, also where a key was asked for alone.
-                set(places[0], Ok(value.map(|value| crate::Value { answered: None, ..value })));
-            }
-            Completion::Siblings(siblings) => {
-                assert_eq!(places.len(), 1, "one key's siblings answer one key");
-                let answer = siblings.single();
-                set(
-                    places[0],
-                    answer.map(|value| value.map(|value| crate::Value { answered: None, ..value })),
-                );
+            Completion::Read(Ok(found)) => {
+                assert_eq!(places.len(), 1, "what one key has answers one key");
+                set(places[0], Ok(found));
             }
             Completion::Write(_)
             | Completion::Writes(_)

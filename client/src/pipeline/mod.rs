@@ -27,7 +27,7 @@ mod route;
 
 use crate::backoff::{Random, backoff};
 use crate::options::{CONNECTIONS_PER_CORE_MAX, IN_FLIGHT_MAX};
-use crate::outcome::{ReadError, ReadResult, WriteOutcome};
+use crate::outcome::{ReadError, WriteOutcome};
 use crate::router::{EndpointId, Router};
 use crate::session::Session;
 use crate::siblings::{Replaces, Siblings};
@@ -49,7 +49,7 @@ pub(crate) const REFRESH_INTERVAL_MAX: Duration = Duration::from_secs(30);
 /// What to do.
 #[derive(Clone, Copy, Debug)]
 pub enum Operation<'a> {
-    /// Reads one key. Completes with [`Completion::Read`], or with [`Completion::Siblings`] if its table keeps them.
+    /// Reads one key. Completes with [`Completion::Read`].
     Get(Key<'a>, ReadOptions),
     /// Reads several keys. Completes with [`Completion::Reads`], in their order.
     MultiGet(&'a [Key<'a>], ReadOptions),
@@ -81,9 +81,8 @@ pub enum Operation<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each is named after its operation")]
 pub enum Completion {
-    Read(ReadResult),
-    Siblings(Siblings),
-    Reads(Vec<ReadResult>),
+    Read(Result<Siblings, ReadError>),
+    Reads(Vec<Result<Siblings, ReadError>>),
     Write(WriteOutcome),
     Writes(Vec<WriteOutcome>),
     Pong(Result<(), ReadError>),

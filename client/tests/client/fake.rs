@@ -233,8 +233,8 @@ impl Shelf {
                 let items: Vec<_> = keys
                     .iter()
                     .map(|key| match values.get(&place(&key)) {
-                        Some(value) => Item::Value { version: version(1), value },
-                        None => Item::Absent,
+                        Some(value) => Item::Value { answered: 3, version: version(1), value },
+                        None => Item::Absent { answered: 2 },
                     })
                     .collect();
                 let mut body = Vec::new();

@@ -3,8 +3,8 @@
 use crate::frames::{done, encoded, error, header, reply_frame, topology, version};
 use crate::script::{Script, options};
 use ferrite_client::{
-    Completion, ErrorCode, Key, Operation, ReadError, ReadOptions, Replaces, UnknownReason, WriteOptions,
-    WriteOutcome,
+    Completion, ErrorCode, Key, Operation, ReadError, ReadOptions, Replaces, Siblings, UnknownReason,
+    WriteOptions, WriteOutcome,
 };
 use ferrite_wire::{
     FrameFlags, FrameHeader, FrameKind, Item, Order, Reply, Request, RequestId, SLOPPY, TableId, limits,
@@ -21,6 +21,11 @@ fn put() -> Operation<'static> {
     Operation::Put(KEY, b"value", WriteOptions::default())
 }
 
+/// What is said of a key that has no value, by so many replicas.
+fn absent(answered: u8) -> Completion {
+    Completion::Read(Ok(Siblings { answered, ..Siblings::default() }))
+}
+
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
@@ -35,8 +40,9 @@ fn replies_may_come_in_any_order() {
     for at in [2usize, 0, 3, 1] {
         let value = [at as u8; 3];
         script.reply(&requests[at], &Reply::Value { version: version(9), answered: 2, value: &value });
-        let (tag, Completion::Read(Ok(Some(value)))) = script.completion() else { panic!("not a value") };
-        assert_eq!((tag, value.bytes, value.answered), (at as u64, vec![at as u8; 3], Some(2)));
+        let (tag, Completion::Read(Ok(found))) = script.completion() else { panic!("not a value") };
+        let value = found.single().unwrap().unwrap();
+        assert_eq!((tag, value.bytes, value.answered), (at as u64, vec![at as u8; 3], 2));
     }
     assert_eq!(script.pipeline.calls_open(), 0);
 }
@@ -180,7 +186,7 @@ fn a_lost_connection_leaves_writes_unknown_and_sends_reads_elsewhere() {
     assert_eq!(again.header.kind, FrameKind::Get);
     assert_ne!(again.address, read.address);
     script.reply(&again, &Reply::Absent { answered: 1 });
-    assert_eq!(script.completion(), (2, Completion::Read(Ok(None))));
+    assert_eq!(script.completion(), (2, absent(1)));
 }
 
 #[test]
@@ -241,7 +247,7 @@ fn a_silent_replica_is_left_for_the_next_within_the_deadline() {
     let second = second.expect("asked elsewhere");
     assert_ne!(second.address, first.address);
     script.reply(&second, &Reply::Absent { answered: 1 });
-    assert_eq!(script.completion(), (1, Completion::Read(Ok(None))));
+    assert_eq!(script.completion(), (1, absent(1)));
     assert!(script.closed.contains(&first.connection), "nobody waits on the silent connection any more");
 }
 
@@ -318,7 +324,7 @@ fn a_stale_topology_is_fetched_once_and_used() {
         let stale = FrameFlags(FrameFlags::STALE_TOPOLOGY);
         let stale = FrameHeader { flags: stale, ..header(FrameKind::Absent, request.header.request) };
         script.bytes(request.connection, &reply_frame(stale, &Reply::Absent { answered: 1 }));
-        assert_eq!(script.completion(), (tag, Completion::Read(Ok(None))));
+        assert_eq!(script.completion(), (tag, absent(1)));
     }
     let [fetch] = &fetches[..] else { panic!("one fetch, however many replies ask for it: {fetches:?}") };
     assert_eq!(fetch.header.kind, FrameKind::Topology);
@@ -389,10 +395,10 @@ fn a_multi_get_is_split_by_owner_and_merged_in_order() {
             panic!()
         };
         let items = keys.iter().map(|key| match key.partition[0] {
-            name if name % 3 == 0 => Item::Absent,
+            name if name % 3 == 0 => Item::Absent { answered: 2 },
             7 => Item::Error(ErrorCode::TooLarge),
             8 => Item::Error(ErrorCode::Damaged),
-            _ => Item::Value { version: version(1), value: key.partition },
+            _ => Item::Value { answered: 3, version: version(1), value: key.partition },
         });
         let items: Vec<_> = items.collect();
         let mut body = Vec::new();
@@ -402,16 +408,18 @@ fn a_multi_get_is_split_by_owner_and_merged_in_order() {
     assert!(script.completions.is_empty(), "a value that had no room is asked for alone");
     let alone = script.request();
     assert_eq!(alone.header.kind, FrameKind::Get);
-    script.reply(&alone, &Reply::Value { version: version(1), answered: 3, value: b"large" });
+    script.reply(&alone, &Reply::Value { version: version(1), answered: 1, value: b"large" });
     let (1, Completion::Reads(answers)) = script.completion() else { panic!("not reads") };
     assert_eq!(answers.len(), 40);
     for (name, answer) in (0u8..).zip(answers) {
-        match (name, answer) {
-            (7, Ok(Some(value))) => assert_eq!(value.bytes, b"large"),
-            (8, Err(ReadError::Refused(fault))) => assert_eq!(fault.code, ErrorCode::Damaged),
-            (name, Ok(None)) => assert_eq!(name % 3, 0),
-            (name, Ok(Some(value))) => assert_eq!(value.bytes, [name]),
-            (name, Err(error)) => panic!("{name}: {error}"),
+        let answered = answer.as_ref().map(|found| found.answered).map_err(|_| ());
+        let value = answer.map(|found| found.single().unwrap().map(|value| value.bytes));
+        match (name, value, answered) {
+            (7, Ok(Some(value)), Ok(1)) => assert_eq!(value, b"large"),
+            (8, Err(ReadError::Refused(fault)), _) => assert_eq!(fault.code, ErrorCode::Damaged),
+            (name, Ok(None), Ok(2)) => assert_eq!(name % 3, 0),
+            (name, Ok(Some(value)), Ok(3)) => assert_eq!(value, [name]),
+            (name, value, answered) => panic!("{name}: {value:?}, {answered:?} answered"),
         }
     }
 }

@@ -67,7 +67,10 @@ impl Shelf {
                 let bytes = self.siblings();
                 let siblings = Siblings::decode(&mut Reader::new(&bytes)).unwrap();
                 let mut body = Vec::new();
-                Reply::encode_values((0..keys.len()).map(|_| Item::Siblings(siblings)), &mut body);
+                Reply::encode_values(
+                    (0..keys.len()).map(|_| Item::Siblings { answered: 3, siblings }),
+                    &mut body,
+                );
                 reply(&Reply::decode(ferrite_wire::FrameKind::Values, &body).unwrap())
             }
             Request::Put { options, context, .. } if self.full_for > 0 => {
@@ -122,14 +125,20 @@ fn siblings_come_with_a_context_that_replaces_them() {
     let mut client = BlockingClient::builder().seeds([&fake.address]).connect_blocking().unwrap();
     let none = client.get_siblings(key(), READ).unwrap();
     assert!(none.values.is_empty() && none.context.is_empty());
+    assert_eq!(none.answered, 1, "also that there is nothing is said by somebody");
     assert!(client.put(key(), b"a", WRITE).is_done());
     assert_eq!(client.get(key(), READ).unwrap().expect("one value").bytes, b"a");
     assert!(client.put(key(), b"b", WRITE).is_done());
     assert_eq!(client.get(key(), READ), Err(ReadError::Siblings { count: 2 }));
     assert_eq!(client.multi_get(&[key()], READ), [Err(ReadError::Siblings { count: 2 })]);
+    let many = client.multi_get_siblings(&[key(), key()], READ);
+    for found in many.into_iter().map(Result::unwrap) {
+        assert_eq!((texts(&found.values), found.answered), (vec!["a".to_owned(), "b".to_owned()], 3));
+        assert_eq!(found.context, client.get_siblings(key(), READ).unwrap().context, "good for a write");
+    }
     let both = client.get_siblings(key(), READ).unwrap();
     assert_eq!(texts(&both.values), ["a", "b"]);
-    assert_eq!(both.values[0].answered, Some(2));
+    assert_eq!((both.answered, both.values[0].answered), (2, 2));
     let merged =
         client.get_merged(key(), READ, |values| with("c", values).unwrap()).unwrap().expect("values");
     assert_eq!((merged.bytes.as_slice(), merged.siblings), (&b"a+b+c"[..], 2));
@@ -208,6 +217,8 @@ async fn tasks_have_the_same_calls() {
     assert!(client.update(key(), WRITE, |values| with("a", values)).await.unwrap().is_done());
     assert!(client.put(key(), b"b", WRITE).await.is_done());
     assert_eq!(client.get(key(), READ).await, Err(ReadError::Siblings { count: 2 }));
+    let many = client.multi_get_siblings(&[key()], READ).await;
+    assert_eq!(texts(&many[0].as_ref().unwrap().values), ["a", "b"]);
     let merged = client.get_merged(key(), READ, |values| with("c", values).unwrap()).await.unwrap().unwrap();
     let seen = Replaces::Seen(&merged.context);
     assert!(client.put_replacing(key(), &merged.bytes, seen, WRITE).await.is_done());

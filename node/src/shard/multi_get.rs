@@ -27,10 +27,11 @@ pub(super) struct MultiGetId(pub(super) OperationId);
 #[derive(Clone, Debug)]
 enum Slot {
     Waiting,
-    Absent,
-    Value(Version, Box<[u8]>),
+    /// How many replicas answered, here and below.
+    Absent(u8),
+    Value(u8, Version, Box<[u8]>),
     /// Encoded siblings.
-    Siblings(Box<[u8]>),
+    Siblings(u8, Box<[u8]>),
     Error(ErrorCode),
 }
 
@@ -155,19 +156,21 @@ impl<E: Env> Shard<E> {
             return;
         }
         multi_get.slots[index as usize] = match reply {
-            Reply::Value { version, value, .. } => match multi_get.keep(value.len() + Version::BYTES + 8) {
-                Ok(()) => Slot::Value(*version, (*value).into()),
-                Err(code) => Slot::Error(code),
-            },
-            Reply::Siblings { siblings, .. } => {
-                let mut bytes = Vec::new();
-                Siblings::encode_parts(siblings.context(), siblings.iter(), &mut bytes);
-                match multi_get.keep(bytes.len()) {
-                    Ok(()) => Slot::Siblings(bytes.into()),
+            Reply::Value { version, answered, value } => {
+                match multi_get.keep(value.len() + Version::BYTES + 8) {
+                    Ok(()) => Slot::Value(*answered, *version, (*value).into()),
                     Err(code) => Slot::Error(code),
                 }
             }
-            Reply::Absent { .. } => Slot::Absent,
+            Reply::Siblings { answered, siblings } => {
+                let mut bytes = Vec::new();
+                Siblings::encode_parts(siblings.context(), siblings.iter(), &mut bytes);
+                match multi_get.keep(bytes.len()) {
+                    Ok(()) => Slot::Siblings(*answered, bytes.into()),
+                    Err(code) => Slot::Error(code),
+                }
+            }
+            Reply::Absent { answered } => Slot::Absent(*answered),
             Reply::Error { code, .. } => Slot::Error(*code),
             Reply::Pong
             | Reply::Topology(_)
@@ -191,10 +194,13 @@ impl<E: Env> Shard<E> {
         let mut body = Vec::new();
         let items = done.slots.iter().map(|slot| match slot {
             Slot::Waiting => unreachable!("all keys are answered"),
-            Slot::Absent => Item::Absent,
-            Slot::Value(version, value) => Item::Value { version: *version, value },
-            Slot::Siblings(bytes) => {
-                Item::Siblings(Siblings::decode(&mut Reader::new(bytes)).expect("just encoded"))
+            Slot::Absent(answered) => Item::Absent { answered: *answered },
+            Slot::Value(answered, version, value) => {
+                Item::Value { answered: *answered, version: *version, value }
+            }
+            Slot::Siblings(answered, bytes) => {
+                let siblings = Siblings::decode(&mut Reader::new(bytes)).expect("just encoded");
+                Item::Siblings { answered: *answered, siblings }
             }
             Slot::Error(code) => Item::Error(*code),
         });

@@ -307,9 +307,9 @@ impl Scenario {
 
     fn on_item(&self, world: &World, client: usize, read: &Read, item: &Item<'_>) {
         match item {
-            Item::Value { version, value } => self.on_value(world, client, read, *version, value, false),
-            Item::Siblings(siblings) => self.on_siblings(world, client, read, siblings, false),
-            Item::Absent => self.on_absent(world, read, false),
+            Item::Value { version, value, .. } => self.on_value(world, client, read, *version, value, false),
+            Item::Siblings { siblings, .. } => self.on_siblings(world, client, read, siblings, false),
+            Item::Absent { .. } => self.on_absent(world, read, false),
             Item::Error(code) => self.count_error(*code),
         }
     }

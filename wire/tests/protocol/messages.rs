@@ -171,17 +171,18 @@ fn siblings() -> impl Strategy<Value = Vec<u8>> {
 pub(crate) fn reply() -> impl Strategy<Value = Body> {
     #[derive(Clone, Debug)]
     enum OwnedItem {
-        Absent,
+        Absent(u8),
         Error(ErrorCode),
-        Value(Version, Vec<u8>),
-        Siblings(Vec<u8>),
+        Value(u8, Version, Vec<u8>),
+        Siblings(u8, Vec<u8>),
     }
     let item = || {
         prop_oneof![
-            Just(OwnedItem::Absent),
+            any::<u8>().prop_map(OwnedItem::Absent),
             code().prop_map(OwnedItem::Error),
-            (version(), bytes()).prop_map(|(version, value)| OwnedItem::Value(version, value)),
-            siblings().prop_map(OwnedItem::Siblings),
+            (any::<u8>(), version(), bytes())
+                .prop_map(|(answered, version, value)| OwnedItem::Value(answered, version, value)),
+            (any::<u8>(), siblings()).prop_map(|(answered, bytes)| OwnedItem::Siblings(answered, bytes)),
         ]
     };
     fn read(bytes: &[u8]) -> Siblings<'_> {
@@ -201,10 +202,14 @@ pub(crate) fn reply() -> impl Strategy<Value = Body> {
         vec(item(), 0..6).prop_map(|items| {
             let mut out = Vec::new();
             let items = items.iter().map(|item| match item {
-                OwnedItem::Absent => Item::Absent,
+                OwnedItem::Absent(answered) => Item::Absent { answered: *answered },
                 OwnedItem::Error(code) => Item::Error(*code),
-                OwnedItem::Value(version, value) => Item::Value { version: *version, value },
-                OwnedItem::Siblings(bytes) => Item::Siblings(read(bytes)),
+                OwnedItem::Value(answered, version, value) => {
+                    Item::Value { answered: *answered, version: *version, value }
+                }
+                OwnedItem::Siblings(answered, bytes) => {
+                    Item::Siblings { answered: *answered, siblings: read(bytes) }
+                }
             });
             Reply::encode_values(items, &mut out);
             (FrameKind::Values, out)

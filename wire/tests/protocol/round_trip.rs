@@ -120,7 +120,7 @@ fn a_reply_of_many_large_values_stays_within_a_body() {
     let value = vec![7; limits::VALUE_BYTES_MAX];
     let version = Version::default();
     let mut out = Vec::new();
-    let items = (0..limits::MULTI_GET_KEYS_MAX).map(|_| Item::Value { version, value: &value });
+    let items = (0..limits::MULTI_GET_KEYS_MAX).map(|_| Item::Value { answered: 1, version, value: &value });
     Reply::encode_values(items, &mut out);
     assert!(out.len() <= limits::BODY_BYTES_MAX);
     let Ok(Reply::Values(items)) = Reply::decode(FrameKind::Values, &out) else { panic!("not values") };

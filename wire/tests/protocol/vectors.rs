@@ -132,8 +132,11 @@ fn frames() -> Vec<(&'static str, Vec<u8>)> {
     Siblings::encode_parts(b"seen", [].into_iter(), &mut none);
     let read = |bytes| Siblings::decode(&mut Reader::new(bytes)).unwrap();
     let (two, none) = (read(&two), read(&none));
-    let items =
-        [Item::Value { version: VERSION, value: b"v" }, Item::Absent, Item::Error(ErrorCode::Damaged)];
+    let items = [
+        Item::Value { answered: 3, version: VERSION, value: b"v" },
+        Item::Absent { answered: 2 },
+        Item::Error(ErrorCode::Damaged),
+    ];
     vec![
         ("hello of a client", frame(FrameKind::Hello, |out| hello.encode(out))),
         ("hello of a peer", frame(FrameKind::Hello, |out| Hello { role, ..hello }.encode(out))),
@@ -216,7 +219,8 @@ fn frames() -> Vec<(&'static str, Vec<u8>)> {
         (
             "values with siblings",
             frame(FrameKind::Values, |out| {
-                Reply::encode_values([Item::Absent, Item::Siblings(two)].into_iter(), out);
+                let siblings = Item::Siblings { answered: 3, siblings: two };
+                Reply::encode_values([Item::Absent { answered: 2 }, siblings].into_iter(), out);
             }),
         ),
         (
@@ -419,13 +423,15 @@ fn reply_words(reply: &Reply<'_>) -> String {
             let mut words = format!("count={}", items.len());
             for item in items.iter() {
                 match item {
-                    Item::Absent => words.push_str(" [absent]"),
+                    Item::Absent { answered } => write!(words, " [absent answered={answered}]").unwrap(),
                     Item::Error(code) => write!(words, " [error={}]", code as u16).unwrap(),
-                    Item::Siblings(siblings) => {
-                        write!(words, " [siblings {}]", siblings_words(&siblings)).unwrap();
+                    Item::Siblings { answered, siblings } => {
+                        let siblings = siblings_words(&siblings);
+                        write!(words, " [siblings answered={answered} {siblings}]").unwrap();
                     }
-                    Item::Value { version, value } => {
-                        write!(words, " [{} value={}]", version_words(&version), quoted(value)).unwrap();
+                    Item::Value { answered, version, value } => {
+                        let (version, value) = (version_words(&version), quoted(value));
+                        write!(words, " [answered={answered} {version} value={value}]").unwrap();
                     }
                 }
             }

@@ -45,5 +45,5 @@ fn what_a_reply_cannot_carry_is_refused_and_what_is_small_enough_after_it_is_not
         assert!(matches!(item, Item::Error(ErrorCode::TooLarge)), "{item:?}");
     }
     assert!(matches!(items[fit + 3], Item::Value { value: b"small", .. }), "{:?}", items[fit + 3]);
-    assert!(matches!(items[fit + 4], Item::Absent), "{:?}", items[fit + 4]);
+    assert!(matches!(items[fit + 4], Item::Absent { .. }), "{:?}", items[fit + 4]);
 }

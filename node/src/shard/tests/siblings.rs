@@ -374,7 +374,9 @@ fn each_sibling_expires_for_itself_on_every_path_and_makes_room() {
     let (header, body) = node.bench.frames(node.client).remove(0);
     let Ok(Reply::Values(items)) = Reply::decode(header.kind, &body) else { panic!("{:?}", header.kind) };
     let items: Vec<Item<'_>> = items.iter().collect();
-    let [Item::Siblings(siblings), Item::Absent] = &items[..] else { panic!("{items:?}") };
+    let [Item::Siblings { answered: 1, siblings }, Item::Absent { answered: 1 }] = &items[..] else {
+        panic!("{items:?}")
+    };
     assert_eq!(siblings.iter().map(|sibling| sibling.value).collect::<Vec<_>>(), [b"lasting"]);
     // Once it has expired for the slowest clock there may be, it counts no more.
     for number in 0..MAX_SIBLINGS - 2 {

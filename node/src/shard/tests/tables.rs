@@ -237,7 +237,8 @@ fn unknown_tables_are_refused_in_words() {
     receive(&shard, connection, &both);
     let (header, body) = bench.frames(connection).remove(0);
     let Ok(Reply::Values(items)) = Reply::decode(header.kind, &body) else { panic!("{:?}", header.kind) };
-    let expected = [Item::Absent, Item::Absent, Item::Error(ErrorCode::NoTable)];
+    let absent = Item::Absent { answered: 1 };
+    let expected = [absent, absent, Item::Error(ErrorCode::NoTable)];
     assert_eq!(items.iter().collect::<Vec<_>>(), expected);
 }
 
