@@ -28,7 +28,7 @@ const COLUMNS: [(&str, &str); 6] = [
     ("CLIENTS", "connections.clients"),
     ("GETS", "gets"),
     ("PUTS", "puts"),
-    ("TABLES", "engine.tables"),
+    ("FILES", "engine.tables"),
     ("BYTES", "engine.table_bytes"),
     ("MEMORY", "memory.used_bytes"),
 ];
@@ -79,7 +79,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
                 by.name
             );
         }
-        println!("Requests, tables and memory are those of each node's first core; --all shows more.");
+        println!("Requests, files and memory are those of each node's first core; --all shows more.");
     }
     let silent: Vec<String> = answers
         .iter()
