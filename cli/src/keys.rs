@@ -4,10 +4,11 @@
 //! several siblings all are shown on request, escaped, one on a line, with the context that a write takes to replace them.
 
 use std::io::{self, Read, Write};
+use std::time::Duration;
 
 use ferrite_client::{
-    BlockingClient, Context, Key, ReadError, ReadOptions, Replaces, Siblings, TableId, WriteOptions,
-    WriteOutcome,
+    BlockingClient, Context, FOR_EVER, Key, ReadError, ReadOptions, Replaces, Siblings, TableId,
+    WriteOptions, WriteOutcome,
 };
 use ferrite_node::config::Interval;
 use ferrite_wire::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
@@ -93,9 +94,9 @@ pub(crate) struct PutArgs {
     /// The value; "-" reads it from stdin
     #[arg(allow_hyphen_values = true)]
     value: String,
-    /// Let the record expire after this time, like 3h, instead of the table's own
-    #[arg(long, value_name = "TIME")]
-    ttl: Option<Interval>,
+    /// Let the record expire after this time, like 3h, or "never", instead of the table's own
+    #[arg(long, value_name = "TIME", value_parser = parse_ttl)]
+    ttl: Option<Duration>,
     #[command(flatten)]
     replaces: ReplacesArgs,
     #[command(flatten)]
@@ -160,9 +161,8 @@ pub(crate) fn put(args: &PutArgs) -> Result<(), Failure> {
     if value.len() > VALUE_BYTES_MAX {
         return Err(Failure::usage(format!("the value is longer than {VALUE_BYTES_MAX} bytes")));
     }
-    let ttl = args.ttl.map(|ttl| ttl.0);
     let (level, sloppy) = (Some(args.level.level), args.sloppy.sloppy);
-    let options = WriteOptions { level, timeout: None, ttl, sloppy };
+    let options = WriteOptions { level, timeout: None, ttl: args.ttl, sloppy };
     let mut client = args.cluster.connect()?;
     let key = Key { table: args.table.find(&mut client)?, partition, sort: b"" };
     let outcome = match args.replaces.get() {
@@ -198,6 +198,14 @@ fn show_siblings(found: &Siblings, name: &str) -> Result<(), Failure> {
     };
     show().map_err(Failure::failed)?;
     if found.values.is_empty() { Err(Failure::failed(format!("\"{name}\" has no value"))) } else { Ok(()) }
+}
+
+/// Reads a time to live.
+pub(crate) fn parse_ttl(text: &str) -> Result<Duration, String> {
+    match text {
+        "never" => Ok(FOR_EVER),
+        text => text.parse().map(|Interval(ttl)| ttl),
+    }
 }
 
 /// A context from the digits that a get has shown.

@@ -55,7 +55,9 @@ pub use blocking::{BatchSummary, BlockingClient, Dial};
 pub use ferrite_wire::{
     ClusterId, Entry, ErrorCode, Fault, HintsAction, Key, Level, Mode, Table, TableId, Topology, Version,
 };
-pub use options::{Builder, CONNECTIONS_PER_CORE_MAX, IN_FLIGHT_MAX, Options, ReadOptions, WriteOptions};
+pub use options::{
+    Builder, CONNECTIONS_PER_CORE_MAX, FOR_EVER, IN_FLIGHT_MAX, Options, ReadOptions, WriteOptions,
+};
 pub use outcome::{ReadError, ReadResult, Record, UnknownReason, Value, WriteOutcome};
 pub use pipeline::{Action, Completion, ConnectionId, Operation, Pipeline};
 pub use session::{Arrival, CONNECTION_REQUEST, Session, SessionError};

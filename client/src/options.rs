@@ -9,6 +9,9 @@ pub const CONNECTIONS_PER_CORE_MAX: usize = 64;
 /// Most requests in flight on one connection, whatever [`Options::in_flight_per_connection`] says.
 pub const IN_FLIGHT_MAX: usize = 4096;
 
+/// Time to live of what is to live for ever in a table whose records else expire.
+pub const FOR_EVER: Duration = Duration::MAX;
+
 /// How a client behaves. [`Builder`] sets them.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -70,7 +73,7 @@ pub struct WriteOptions {
     pub level: Option<Level>,
     /// Time until the answer; `None` = the client's timeout.
     pub timeout: Option<Duration>,
-    /// Time to live of a put, in whole milliseconds; `None` = the table's, which may be for ever.
+    /// Time to live of a put, in whole milliseconds; `None` = the table's, which may be for ever, and [`FOR_EVER`] is that in any table.
     pub ttl: Option<Duration>,
     /// Lets other nodes stand in for replicas that are away: they keep the write for them, and their acknowledgements count. The outcome says
     /// whether one did. A write can be done so while no replica of its key is there; but then no level makes reads see it before it

@@ -34,7 +34,7 @@ pub use key::{HashSeed, Key};
 pub use multi_put::{Entries, Entry, Outcome, Outcomes};
 pub use peer::{PeerMessage, ReadWant, ReplicaAnswer, WriteAnswer, payload_bytes_max};
 pub use reply::{Item, Items, Reply};
-pub use request::{HintsAction, Keys, Level, OVERWRITE, Request, SLOPPY};
+pub use request::{HintsAction, Keys, Level, OVERWRITE, Request, SLOPPY, TTL_NEVER};
 pub use siblings::{SiblingValue, Siblings};
 pub use table::{Mode, Table};
 pub use tables::{TableList, Tables};

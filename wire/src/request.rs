@@ -22,6 +22,8 @@ pub const OVERWRITE: u8 = 1;
 /// In the options of a put or delete: replicas that are away may be stood in for by other nodes, which keep the record for them, and whose
 /// acknowledgements count. Without it a level is met by the key's own replicas or not at all.
 pub const SLOPPY: u8 = 1 << 1;
+/// Time to live of a put that is to live for ever, whatever its table says.
+pub const TTL_NEVER: u64 = u64::MAX;
 const OPTIONS_OF_WRITES: u8 = OVERWRITE | SLOPPY;
 
 /// What is wanted of a core's hints: the records it keeps for replicas on other nodes that missed them.
@@ -186,7 +188,7 @@ pub enum Request<'a> {
         options: u8,
         /// The key.
         key: Key<'a>,
-        /// Time to live in milliseconds; 0 = the table's default.
+        /// Time to live in milliseconds; 0 = the table's default, [`TTL_NEVER`] = for ever.
         ttl_ms: u64,
         /// Causal context of an earlier get; empty = none. Opaque.
         context: &'a [u8],

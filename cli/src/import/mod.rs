@@ -19,11 +19,12 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ferrite_client::{BlockingClient, Level, Mode, Record, Table, TableId, WriteOptions, WriteOutcome};
-use ferrite_node::config::Interval;
 
 use crate::connection::{ClusterArgs, LevelArgs};
+use crate::keys::parse_ttl;
 use crate::outcome::Failure;
 use crate::tables::TableArgs;
 use fields::{Field, Pair};
@@ -75,9 +76,9 @@ pub(crate) struct Args {
     /// Records under way at any time
     #[arg(long, default_value_t = WINDOW_DEFAULT, value_name = "RECORDS", value_parser = clap::value_parser!(u16).range(1..=16384))]
     window: u16,
-    /// Let the records expire after this time, like 3h, instead of the table's own
-    #[arg(long, value_name = "TIME")]
-    ttl: Option<Interval>,
+    /// Let the records expire after this time, like 3h, or "never", instead of the table's own
+    #[arg(long, value_name = "TIME", value_parser = parse_ttl)]
+    ttl: Option<Duration>,
     #[command(flatten)]
     table: TableArgs,
     #[command(flatten)]
@@ -115,11 +116,7 @@ fn delimiter(text: &str) -> Result<u8, String> {
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let layout = layout(args)?;
     let mut client = args.cluster.connect()?;
-    let options = WriteOptions {
-        level: Some(args.level.level),
-        ttl: args.ttl.map(|ttl| ttl.0),
-        ..WriteOptions::default()
-    };
+    let options = WriteOptions { level: Some(args.level.level), ttl: args.ttl, ..WriteOptions::default() };
     let name = args.file.display().to_string();
     let (table, mode) = args.table.find_with_mode(&mut client)?;
     let (on_error, window) = (args.on_error, usize::from(args.window));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ferrite_cli::local::LocalCluster;
 use ferrite_client::{BlockingClient, ReadOptions};
 
-use crate::{configured, directory, ferrite, outcome};
+use crate::{client, configured, directory, ferrite, outcome};
 
 /// Bound on what must happen at all, so that a test that waits in vain fails instead of hanging.
 const WITHIN: Duration = Duration::from_secs(60);
@@ -41,6 +41,18 @@ fn keys_are_of_the_table_that_is_named() {
     assert!(run(&["del", "7", "--table", "carts"]).status.success());
     assert_eq!(got(&["get", "7", "--table", "carts"]), nothing);
     assert_eq!(got(&["get", "7"]), value("default's"));
+
+    // Its records live for an hour, unless they are said to live longer, or for ever.
+    let mut client = client(&cluster);
+    let carts = client.table("carts").unwrap();
+    let mut expires = |arguments: &[&str]| {
+        assert!(run(&[arguments, &["--table", "carts"]].concat()).status.success(), "{arguments:?}");
+        let found = client.get(carts.key(arguments[1].as_bytes()), ReadOptions::default()).unwrap();
+        found.expect("a value").version.expiry_ms
+    };
+    let hour = expires(&["put", "11", "cherries"]);
+    assert!(expires(&["put", "12", "dates", "--ttl", "2h"]) > hour && hour > 0);
+    assert_eq!(expires(&["put", "11", "raisins", "--ttl", "never"]), 0);
 
     // One replica is all of a table with one, and a second is not to be had.
     assert!(run(&["put", "8", "pears", "--table", "carts", "--level", "all"]).status.success());

@@ -14,7 +14,7 @@ use crate::router::{EndpointId, Last, Stop, Target};
 use crate::siblings::Replaces;
 use ferrite_wire::{
     Epoch, ErrorCode, Fault, FrameFlags, FrameHeader, FrameKind, Key, Level, OVERWRITE, Request, SLOPPY,
-    limits,
+    TTL_NEVER, limits,
 };
 use std::time::{Duration, Instant};
 
@@ -432,9 +432,10 @@ fn what_is_replaced(replaces: Replaces<'_>) -> (u8, &[u8]) {
     }
 }
 
-/// The time to live of a put; 0 = the table's. One shorter than a millisecond must not become "for ever".
+/// The time to live of a put; 0 = the table's. One shorter than a millisecond must not become that, and one longer than can be told
+/// ([`crate::FOR_EVER`] is) has no end.
 pub(super) fn ttl_ms(write: WriteOptions) -> u64 {
-    write.ttl.map_or(0, |ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1))
+    write.ttl.map_or(0, |ttl| u64::try_from(ttl.as_millis()).unwrap_or(TTL_NEVER).max(1))
 }
 
 fn name(kind: FrameKind) -> &'static str {

@@ -3,11 +3,12 @@
 use crate::frames::{done, encoded, error, header, reply_frame, topology, version};
 use crate::script::{Script, options};
 use ferrite_client::{
-    Completion, ErrorCode, Key, Operation, ReadError, ReadOptions, Replaces, Siblings, UnknownReason,
-    WriteOptions, WriteOutcome,
+    Completion, ErrorCode, FOR_EVER, Key, Operation, ReadError, ReadOptions, Replaces, Siblings,
+    UnknownReason, WriteOptions, WriteOutcome,
 };
 use ferrite_wire::{
-    FrameFlags, FrameHeader, FrameKind, Item, Order, Reply, Request, RequestId, SLOPPY, TableId, limits,
+    FrameFlags, FrameHeader, FrameKind, Item, Order, Reply, Request, RequestId, SLOPPY, TTL_NEVER, TableId,
+    limits,
 };
 use std::time::Duration;
 
@@ -69,6 +70,23 @@ fn a_sloppy_write_says_so_and_is_told_whether_it_was() {
         script.reply(&seen, &Reply::Done { version: version(1), answered: 2, sloppy: true });
         let (1, Completion::Write(outcome)) = script.completion() else { panic!("not a write's end") };
         assert!(matches!(outcome, WriteOutcome::Done { answered: 2, sloppy: true, .. }));
+    }
+}
+
+/// No time to live is the table's, and so nothing could be written for ever where a table has one.
+#[test]
+fn a_time_to_live_is_told_in_milliseconds_and_for_ever_as_itself() {
+    for (ttl, told) in [
+        (None, 0),
+        (Some(Duration::from_micros(1)), 1),
+        (Some(ms(1_500)), 1_500),
+        (Some(FOR_EVER), TTL_NEVER),
+    ] {
+        let mut script = Script::with_nodes(options(&["n1:7101"]), 1);
+        script.submit(1, Operation::Put(KEY, b"value", WriteOptions { ttl, ..WriteOptions::default() }));
+        let seen = script.request();
+        let Ok(Request::Put { ttl_ms, .. }) = Request::decode(FrameKind::Put, &seen.body) else { panic!() };
+        assert_eq!(ttl_ms, told, "{ttl:?}");
     }
 }
 

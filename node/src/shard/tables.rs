@@ -1,7 +1,7 @@
 //! Which tables there are, and what a key's table says of it.
 
 use ferrite_cluster::Ring;
-use ferrite_wire::{ErrorCode, NodeEntry, Reply, Table, TableId, TableList};
+use ferrite_wire::{ErrorCode, NodeEntry, Reply, TTL_NEVER, Table, TableId, TableList};
 
 use super::Shard;
 use super::requester::Requester;
@@ -67,6 +67,7 @@ impl<E: Env> Shard<E> {
     pub(super) fn ttl_ms(&self, table: TableId, ttl_ms: u64) -> u64 {
         match ttl_ms {
             0 => self.ring.borrow().table(table).map_or(0, |table| table.ttl_ms),
+            TTL_NEVER => 0,
             asked => asked,
         }
     }

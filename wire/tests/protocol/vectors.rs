@@ -7,8 +7,8 @@ use ferrite_wire::{
     Actor, ClusterId, CoreId, Entry, Epoch, ErrorCode, Features, FrameFlags, FrameHeader, FrameKind,
     FrameView, HashSeed, Hello, HelloReply, HintsAction, Item, Key, Level, Mode, NodeEntry, NodeId,
     OVERWRITE, Order, Outcome, Outcomes, Parsed, PeerMessage, ReadWant, Reader, ReplicaAnswer, Reply,
-    Request, RequestId, Role, SLOPPY, SiblingValue, Siblings, Table, TableId, TableList, Tables, Topology,
-    Version, VersionFlags, WriteAnswer, finish_frame, limits, parse_frame, start_frame,
+    Request, RequestId, Role, SLOPPY, SiblingValue, Siblings, TTL_NEVER, Table, TableId, TableList, Tables,
+    Topology, Version, VersionFlags, WriteAnswer, finish_frame, limits, parse_frame, start_frame,
 };
 use std::fmt::Write;
 
@@ -164,6 +164,18 @@ fn frames() -> Vec<(&'static str, Vec<u8>)> {
                 ttl_ms: 60_000,
                 context: b"",
                 value: b"two\0",
+            }),
+        ),
+        (
+            "put for ever, into a table whose records else expire",
+            request(&Request::Put {
+                epoch,
+                level,
+                options,
+                key: of_carts,
+                ttl_ms: TTL_NEVER,
+                context: b"",
+                value: b"v",
             }),
         ),
         (

@@ -176,6 +176,7 @@ fn a_put_lives_as_long_as_it_says_and_else_as_long_as_its_table_says() {
     for (key, ttl_ms, expected) in [
         (brief.key(b"k"), 0, Some(60_000)),
         (brief.key(b"k"), 5, Some(5)),
+        (brief.key(b"lasting for ever"), ferrite_wire::TTL_NEVER, None),
         (Key::plain(b"k"), 0, None),
         (Key::plain(b"k"), 7, Some(7)),
     ] {
