@@ -201,6 +201,9 @@ impl<E: Env> Shard<E> {
     /// Answers whoever waited for a record that was certainly not applied here, or perhaps was (`Unknown`).
     fn refuse_ack(self: &Rc<Self>, ack: Ack, code: ErrorCode) {
         match ack {
+            Ack::Client { requester, version } if code == ErrorCode::Unknown => {
+                self.answer_in_doubt(requester, version);
+            }
             Ack::Client { requester, .. } => self.answer_error(requester, code),
             Ack::Peer(requester) => {
                 self.answer_peer(requester, &PeerMessage::ReplicaWriteAnswer(WriteAnswer::Refused(code)));

@@ -290,15 +290,18 @@ impl<E: Env> Shard<E> {
             WriteOutcome::NotApplied(code) => self.answer_error(requester, code),
             WriteOutcome::Unknown => {
                 ferrite_lsm::cover::mark("write in doubt");
-                // Its client is told the time of it: what the client writes next is to win over it.
-                self.counters.count_error(ErrorCode::Unknown);
-                let reply = Reply::Error { code: ErrorCode::Unknown, text: "" };
-                self.answer_seen(requester, &reply, version.order);
+                self.answer_in_doubt(requester, version);
             }
         }
         self.settle_debts(id, &outcome);
         if let Some(latch) = apart {
             self.end_apart(latch, !matches!(outcome, WriteOutcome::NotApplied(_)));
         }
+    }
+    /// Nobody knows what became of a write. Its client is told the time of it: what the client writes next is to win over it.
+    pub(super) fn answer_in_doubt(&self, requester: Requester, version: Version) {
+        self.counters.count_error(ErrorCode::Unknown);
+        let reply = Reply::Error { code: ErrorCode::Unknown, text: "" };
+        self.answer_seen(requester, &reply, version.order);
     }
 }

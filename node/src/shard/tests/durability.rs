@@ -55,6 +55,27 @@ fn a_fenced_core_keeps_nothing_staged_and_drains() {
     assert!(shard.is_drained());
 }
 
+/// The client of a write that nobody but this node holds was not told its time when the sync failed. Its next write, through a node whose clock
+/// is behind, had an earlier version, and lost to the one in doubt where that was found after the restart.
+#[test]
+fn a_write_in_doubt_of_which_there_is_one_replica_tells_its_time() {
+    let (bench, shard) = alone();
+    let connection = client(&bench, &shard);
+    bench.0.disk.defer();
+    receive(&shard, connection, &request_frame(1, &put(b"a", b"1", Level::One)));
+    let minted = shard.clock.borrow().latest();
+    shard.on_batch_end();
+    bench.run();
+    let write = bench.0.disk.in_flight(None)[0].id;
+    assert!(bench.0.disk.fail(write, Fault::Io));
+    let_disk_work(&bench);
+    let frames = bench.frames(connection);
+    let [(header, body)] = &frames[..] else { panic!("one answer: {frames:?}") };
+    assert_eq!(code_of(header, body), Some(ErrorCode::Unknown));
+    assert!(minted > Order(0));
+    assert_eq!(header.time, minted);
+}
+
 /// The node ends itself when all its cores are fenced, so it must hear of every fence: also of one that no commit met.
 #[test]
 fn a_fence_that_background_work_found_is_told() {
