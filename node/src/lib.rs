@@ -20,4 +20,4 @@ pub mod table_modes;
 pub use env::{Caller, Connection, Env, Handler, Hop, Received, Sent};
 pub use place::Place;
 pub use placement::Placement;
-pub use shard::{Shard, ShardSettings};
+pub use shard::{HintCounts, Shard, ShardSettings};

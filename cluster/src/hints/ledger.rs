@@ -444,6 +444,12 @@ impl Ledger {
         (counts.written, counts.delivered, counts.last_second.max(counts.this_second))
     }
 
+    /// Hints written for and delivered to anybody since the start.
+    pub fn made_and_delivered(&self) -> (u64, u64) {
+        let of_all = self.counts.values();
+        of_all.fold((0, 0), |(made, delivered), of| (made + of.written, delivered + of.delivered))
+    }
+
     /// How often each thing was dropped.
     pub fn drops(&self) -> impl Iterator<Item = (NodeId, DropReason, u64)> {
         self.drops.iter().map(|(&(target, reason), &count)| (target, reason, count))

@@ -211,7 +211,8 @@ impl<E: Env> Shard<E> {
         };
         let target = self.ring.borrow().replicas(subject.route.vnode)[replica as usize];
         if target == self.settings.node {
-            return;
+            // Nobody keeps a hint for this node: what its log refused it gets when it is read, or not at all.
+            return self.hints.borrow_mut().count_drop(target, DropReason::NotWritten);
         }
         if self.is_heard_of(target) && !self.hints.borrow_mut().may_hint_live(target, self.env.now_ns()) {
             return;

@@ -23,6 +23,7 @@ mod greeting;
 mod handler;
 mod hedges;
 mod held;
+mod hint_counts;
 mod hint_delivery;
 mod hint_store;
 mod hints;
@@ -68,6 +69,7 @@ use ferrite_wire::{
     Actor, CoreId, Epoch, FrameKind, FrameView, NodeId, Order, PeerMessage, Request, Token, VnodeId,
 };
 
+pub use hint_counts::HintCounts;
 pub use liveness::{Absence, Absences, Progress};
 pub use settings::{DEADLINE_MAX_NS, ShardSettings};
 
