@@ -11,7 +11,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every bug with its name on the command line.
-    pub const ALL: [(&'static str, Bug); 24] = [
+    pub const ALL: [(&'static str, Bug); 27] = [
         ("ack-before-sync", Bug::Engine(ferrite_lsm::planted::Bug::AckBeforeSync)),
         ("stale-segment-replayed", Bug::Engine(ferrite_lsm::planted::Bug::StaleSegmentReplayed)),
         ("skipped-directory-sync", Bug::Engine(ferrite_lsm::planted::Bug::SkippedDirectorySync)),
@@ -24,6 +24,9 @@ impl Bug {
         ("read-keeps-newest", Bug::Cluster(ferrite_cluster::planted::Bug::ReadKeepsNewest)),
         ("repair-unawaited", Bug::Cluster(ferrite_cluster::planted::Bug::RepairUnawaited)),
         ("repair-mints-anew", Bug::Cluster(ferrite_cluster::planted::Bug::RepairMintsAnew)),
+        ("sloppy-hint-dropped", Bug::Cluster(ferrite_cluster::planted::Bug::SloppyHintDropped)),
+        ("hint-mark-before-ack", Bug::Cluster(ferrite_cluster::planted::Bug::HintMarkBeforeAck)),
+        ("hint-minted-anew", Bug::Cluster(ferrite_cluster::planted::Bug::HintMintedAnew)),
         ("join-forgets-replaced", Bug::Cluster(ferrite_cluster::planted::Bug::JoinForgetsReplaced)),
         ("delete-forgets-context", Bug::Cluster(ferrite_cluster::planted::Bug::DeleteForgetsContext)),
         ("context-ignored", Bug::Cluster(ferrite_cluster::planted::Bug::ContextIgnored)),

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Mutex;
 
+use ferrite_node::HintCounts;
+
 use crate::report::Report;
 use crate::scenario::Run;
 
@@ -33,6 +35,10 @@ pub struct Tally {
     pub faults: BTreeMap<&'static str, u64>,
     /// Errors that clients were answered, by code.
     pub errors: BTreeMap<&'static str, u64>,
+    /// What clients met, by kind.
+    pub met: BTreeMap<&'static str, u64>,
+    /// What nodes did with hints.
+    pub hints: HintCounts,
     /// Paths of the server that were taken, by name.
     pub marks: BTreeMap<&'static str, u64>,
     /// Reports of the first runs that failed.
@@ -48,9 +54,11 @@ impl Tally {
         let (acknowledged, refused, doubtful) = report.writes;
         self.writes = (self.writes.0 + acknowledged, self.writes.1 + refused, self.writes.2 + doubtful);
         self.reads += report.reads;
+        self.hints.add(&report.hints);
         for (sums, counts) in [
             (&mut self.faults, &report.faults),
             (&mut self.errors, &report.errors),
+            (&mut self.met, &report.met),
             (&mut self.marks, &report.marks),
         ] {
             for (name, count) in counts {
@@ -87,7 +95,16 @@ impl fmt::Display for Tally {
         let (acknowledged, refused, doubtful) = self.writes;
         writeln!(f, "  writes: {acknowledged} acknowledged, {refused} not applied, {doubtful} in doubt")?;
         writeln!(f, "  {} events", self.events)?;
-        for (title, counts) in [("faults", &self.faults), ("errors", &self.errors), ("marks", &self.marks)] {
+        let HintCounts { made, delivered, unreadable, dropped } = &self.hints;
+        writeln!(f, "  hints: {made} made, {delivered} delivered, {unreadable} times passed over unread")?;
+        let counted = [
+            ("hints dropped", dropped),
+            ("clients met", &self.met),
+            ("faults", &self.faults),
+            ("errors", &self.errors),
+            ("marks", &self.marks),
+        ];
+        for (title, counts) in counted {
             writeln!(f, "  {title}:")?;
             for (name, count) in counts {
                 writeln!(f, "    {count:>12}  {name}")?;

@@ -4,6 +4,13 @@
 //! the read must know of the write, if R + W > N. Each replica whose disk has since forgotten what it had is one less of the W. That is the
 //! whole fault budget: no other fault may cost anything.
 //!
+//! Of a write that was acknowledged sloppily, some of those W only stood in for replicas. Until they have delivered it no read must know of it. From
+//! then on it counts like any other, but that each node whose disk has forgotten something in between, replica or not, is one less: it may have
+//! been the one that stood in.
+//!
+//! A node whose process has run since before it coordinated a write, and which has dropped no hint, has seen to it that all N have the write, once
+//! nobody owes anything any more.
+//!
 //! A read whose level is a majority promises more than what it shows: as many replicas hold that by then as its level needs, whether or not
 //! the write was ever acknowledged. From then on it counts like a write to so many.
 
@@ -20,6 +27,16 @@ impl Holders {
     /// How many there are.
     pub(crate) fn count(self) -> usize {
         self.0.count_ones() as usize
+    }
+
+    /// Whether a node is one of them.
+    pub(crate) fn contains(self, node: usize) -> bool {
+        self.0 & 1 << node != 0
+    }
+
+    /// Each node.
+    pub(crate) fn iter(self) -> impl Iterator<Item = usize> {
+        (0..64).filter(move |node| self.contains(*node))
     }
 }
 
@@ -43,6 +60,8 @@ pub(crate) struct Written {
     pub(crate) needed: usize,
     /// The replicas.
     pub(crate) holders: Holders,
+    /// Until when others may have held it in their stead; 0 = never.
+    pub(crate) apart_until_ns: u64,
 }
 
 /// The acknowledgements of one write, and the reads of a majority that have shown it: each says of some replicas that they hold it.
@@ -56,7 +75,7 @@ impl Holdings {
             return;
         }
         let Reading { begun_ns, needed } = reading;
-        let shown = Written { sent_ns: begun_ns, told_ns, needed, holders };
+        let shown = Written { sent_ns: begun_ns, told_ns, needed, holders, apart_until_ns: 0 };
         // One is enough, until a disk has forgotten something or a read asks more.
         let is_known = |held: &Written| held.needed >= needed && held.sent_ns >= facts.last_loss_of_any_ns();
         if !self.0.iter().any(is_known) {
@@ -127,8 +146,10 @@ impl Facts {
             return false;
         }
         let forgot = |loss: &&Loss| loss.at_ns > write.sent_ns && loss.since_ns < write.told_ns;
-        let nodes = Holders::of(self.losses.iter().filter(forgot).map(|loss| loss.node));
-        let lost = Holders(nodes.0 & write.holders.0).count();
+        let may_have_had_it =
+            |loss: &&Loss| write.holders.contains(loss.node) || loss.at_ns <= write.apart_until_ns;
+        let lost = self.losses.iter().filter(forgot).filter(may_have_had_it);
+        let lost = Holders::of(lost.map(|loss| loss.node)).count();
         reading.needed + write.needed > write.holders.count() + lost
     }
 }
@@ -138,7 +159,8 @@ mod tests {
     use super::*;
 
     fn written(needed: usize) -> Written {
-        Written { sent_ns: 10, told_ns: 20, needed, holders: Holders::of([0, 1, 4].into_iter()) }
+        let holders = Holders::of([0, 1, 4].into_iter());
+        Written { sent_ns: 10, told_ns: 20, needed, holders, apart_until_ns: 0 }
     }
 
     fn reading(needed: usize) -> Reading {
@@ -171,6 +193,17 @@ mod tests {
         assert!(facts.meet(reading(3), &written(2)), "the same replica again");
         facts.lost(4, 19, 27);
         assert!(!facts.meet(reading(3), &written(2)));
+    }
+
+    #[test]
+    fn whoever_may_have_stood_in_is_one_less_if_it_forgot_before_it_delivered() {
+        let mut facts = Facts::default();
+        let sloppy = Written { apart_until_ns: 20, ..written(2) };
+        facts.lost(2, 0, 21);
+        assert!(facts.meet(reading(2), &sloppy), "it had delivered by then");
+        facts.lost(3, 0, 15);
+        assert!(!facts.meet(reading(2), &sloppy) && facts.meet(reading(3), &sloppy));
+        assert!(facts.meet(reading(2), &written(2)), "nobody stood in");
     }
 
     #[test]

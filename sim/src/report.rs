@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use ferrite_node::HintCounts;
+
 use crate::bug::Bug;
 use crate::history::Violation;
 
@@ -27,6 +29,10 @@ pub struct Report {
     pub faults: BTreeMap<&'static str, u64>,
     /// Errors that clients were answered, by code.
     pub errors: BTreeMap<&'static str, u64>,
+    /// What clients met, by kind.
+    pub met: BTreeMap<&'static str, u64>,
+    /// What nodes did with hints.
+    pub hints: HintCounts,
     /// Paths of the server that were taken, by name.
     pub marks: BTreeMap<&'static str, u64>,
     /// The first broken promise, with the key's history.
@@ -48,7 +54,16 @@ impl fmt::Display for Report {
             "  writes: {acknowledged} acknowledged, {refused} not applied, {doubtful} in doubt; {} reads judged",
             self.reads
         )?;
-        for (title, counts) in [("faults", &self.faults), ("errors", &self.errors), ("marks", &self.marks)] {
+        let HintCounts { made, delivered, unreadable, dropped } = &self.hints;
+        writeln!(f, "  hints: {made} made, {delivered} delivered, {unreadable} times passed over")?;
+        let counted = [
+            ("hints dropped", dropped),
+            ("clients met", &self.met),
+            ("faults", &self.faults),
+            ("errors", &self.errors),
+            ("marks", &self.marks),
+        ];
+        for (title, counts) in counted {
             let listed: Vec<String> =
                 counts.iter().map(|(name, count)| format!("{name} × {count}")).collect();
             writeln!(

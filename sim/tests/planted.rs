@@ -3,25 +3,33 @@
 
 use ferrite_sim::{Bug, Run};
 
-/// Runs seeds until the bug is caught; returns what was broken.
-fn caught(name: &str, seeds_max: u64, checks_placement: bool) -> String {
+/// Runs seeds until the bug is caught and `shows`, which is told what was broken; returns that.
+fn caught_as(name: &str, seeds_max: u64, checks_placement: bool, shows: impl Fn(&str) -> bool) -> String {
     let bug = Bug::named(name).expect("a bug of that name");
+    let mut otherwise = Vec::new();
     for seed in 1..=seeds_max {
         let report = Run { checks_placement, ..Run::new(seed, Some(bug)) }.go();
         let Some((violation, _)) = report.violation else { continue };
         println!("{name}: caught with seed {seed}: {}", violation.what);
-        println!("counted: planted bugs caught 1");
         let clean = Run { checks_placement, ..Run::new(seed, None) }.go();
         assert!(clean.violation.is_none(), "without the bug the same seed breaks a promise:\n{clean}");
-        return violation.what;
+        if shows(&violation.what) {
+            println!("counted: planted bugs caught 1");
+            return violation.what;
+        }
+        otherwise.push(violation.what);
     }
-    panic!("{name} was not caught in {seeds_max} seeds");
+    panic!("{name} was not caught as it should be in {seeds_max} seeds, but {otherwise:?}");
+}
+
+/// The same, however it shows.
+fn caught(name: &str, seeds_max: u64, checks_placement: bool) -> String {
+    caught_as(name, seeds_max, checks_placement, |_| true)
 }
 
 /// The same, by how the cluster behaves; `sign` is in what was broken.
 fn assert_caught(name: &str, seeds_max: u64, sign: &str) {
-    let what = caught(name, seeds_max, true);
-    assert!(what.contains(sign), "{name} shows as {what:?}, not as {sign:?}");
+    caught_as(name, seeds_max, true, |what| what.contains(sign));
 }
 
 #[test]
@@ -123,6 +131,23 @@ fn a_repair_that_mints_a_version_of_its_own_is_caught() {
     caught("repair-mints-anew", 10, true);
 }
 
+/// What only stood in for a replica counted towards the level, and there is no other copy.
+#[test]
+fn a_sloppy_hint_that_is_told_as_kept_at_the_cap_and_dropped_is_caught() {
+    caught("sloppy-hint-dropped", 60, true);
+}
+
+/// What was in flight when the target went away again is not sent a second time.
+#[test]
+fn a_mark_that_passes_hints_which_were_not_acknowledged_is_caught() {
+    caught("hint-mark-before-ack", 60, true);
+}
+
+#[test]
+fn a_hint_that_is_delivered_under_a_version_of_its_own_is_caught() {
+    assert_caught("hint-minted-anew", 10, "acknowledged as");
+}
+
 #[test]
 fn a_version_below_what_its_session_has_seen_is_caught() {
     assert_caught("mints-below-session", 20, "its client had seen");
@@ -149,9 +174,9 @@ fn two_replicas_on_one_node_are_seen_in_the_placement() {
     assert!(what.contains("has the replicas"), "{what}");
 }
 
-/// Nodes refuse a topology that names one node twice for a vnode, so such a cluster never forms.
+/// Nodes refuse a topology that names one node twice for a vnode, so such a cluster never forms: nothing is delivered, and nothing answered.
 #[test]
 fn two_replicas_on_one_node_are_caught_by_how_the_cluster_behaves() {
     let what = caught("tail-repeats-node", 20, false);
-    assert!(what.contains("found no answer"), "{what}");
+    assert!(what.contains("still owed") || what.contains("found no answer"), "{what}");
 }

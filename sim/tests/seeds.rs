@@ -31,13 +31,16 @@ const FAULTS: [&str; 20] = [
     "short read",
     "sync failed",
 ];
-const MARKS: [&str; 34] = [
+const MARKS: [&str; 41] = [
     "actor kept",
     "actor renewed",
     "background work found the disk full",
     "client's request hopped",
     "core fenced",
     "expired record buried",
+    "hint delivered",
+    "hint made of the local record",
+    "hint refused for the moment",
     "life renewed",
     "log replayed",
     "log segment recycled",
@@ -56,9 +59,13 @@ const MARKS: [&str; 34] = [
     "replicas differed",
     "set read before it was overwritten",
     "sets of siblings joined",
+    "set written apart from its replicas",
     "sibling sets joined",
     "silent gossip link cut",
     "silent peer cut",
+    "sloppy hint refused",
+    "stand-in asked",
+    "strict hint dropped",
     "table moved down",
     "tables compacted",
     "too many siblings",
@@ -66,6 +73,15 @@ const MARKS: [&str; 34] = [
     "write in doubt",
     "write refused on top of a record from afar",
     "write waited for a latch",
+];
+/// What clients must have met.
+const MET: [&str; 6] = [
+    "multi-gets answered",
+    "multi-puts answered",
+    "sessions that moved to another node",
+    "sloppy acknowledgements",
+    "writes that had reached all replicas when hints had drained",
+    "writes with the order of another one of their key",
 ];
 /// Fewest kinds of faults that a run meets.
 const KINDS_MIN: usize = 2;
@@ -89,6 +105,8 @@ fn a_range_of_seeds_keeps_every_promise_and_takes_every_path() {
     };
     assert_eq!(missed(&FAULTS, &tally.faults), [""; 0], "faults that never happened");
     assert_eq!(missed(&MARKS, &tally.marks), [""; 0], "paths that were never taken");
+    assert_eq!(missed(&MET, &tally.met), [""; 0], "what clients never met");
+    assert!(tally.hints.made > 0 && tally.hints.delivered > 0, "{:?}", tally.hints);
     let acknowledged = tally.writes.0;
     assert!(acknowledged >= ACKNOWLEDGED_MIN, "only {acknowledged} writes were acknowledged");
 }

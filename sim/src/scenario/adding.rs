@@ -155,15 +155,11 @@ impl Adding {
         let Some((_, _, wait)) = waits else { return };
         let (mut set, mut context) = (BTreeSet::new(), &b""[..]);
         match reply {
-            Reply::Value { version, value, .. } => {
-                self.saw(client, version.order);
-                set.extend(elements_of(value));
-            }
+            Reply::Value { value, .. } => set.extend(elements_of(value)),
             Reply::Siblings { siblings, .. } => {
                 context = siblings.context();
                 siblings.iter().for_each(|sibling| set.extend(elements_of(sibling.value)));
             }
-            Reply::Done { version, .. } => self.saw(client, version.order),
             _ => {}
         }
         let is_found = !matches!(reply, Reply::Error { .. });
@@ -247,8 +243,14 @@ impl Director for Adding {
 
     fn on_client_bytes(&self, world: &Rc<World>, client: usize, _: SocketId, bytes: &[u8]) -> usize {
         each_frame(bytes, |came| match came.expect("servers speak the protocol") {
-            Came::Greeting => self.clients.borrow_mut()[client].greeted = true,
-            Came::Answer(request, reply) => self.on_reply(world, client, request, &reply),
+            Came::Greeting(time) => {
+                self.clients.borrow_mut()[client].greeted = true;
+                self.saw(client, time);
+            }
+            Came::Answer(request, time, reply) => {
+                self.saw(client, time);
+                self.on_reply(world, client, request, &reply);
+            }
         })
     }
 

@@ -151,8 +151,18 @@ impl Scenario {
 
     /// Off by more than the bound on drift, or by less.
     fn set_clock_off(&self, world: &World, node: usize) {
-        let near_ms = self.shape.options.drift_max_ms() * 4 / 5;
-        let far_ms = if self.draw(2) == 0 { CLOCK_JUMP_MS_MAX } else { near_ms };
+        match self.draw(2) {
+            0 => self.set_clock_within(world, node, CLOCK_JUMP_MS_MAX),
+            _ => self.set_clock_within(world, node, self.shape.options.drift_max_ms() * 4 / 5),
+        }
+    }
+
+    /// Off by so little that no two nodes are further apart than the bound on drift.
+    pub(super) fn set_clock_near(&self, world: &World, node: usize) {
+        self.set_clock_within(world, node, self.shape.options.drift_max_ms() * 2 / 5);
+    }
+
+    fn set_clock_within(&self, world: &World, node: usize, far_ms: u64) {
         let offset_ms = self.draw(2 * far_ms) as i64 - far_ms as i64;
         self.set_clock(world, node, offset_ms);
     }

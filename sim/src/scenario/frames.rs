@@ -39,13 +39,13 @@ fn frame(
     bytes
 }
 
-/// What came.
+/// What came, with the order that its client is told of along with it.
 #[derive(Debug)]
 pub(super) enum Came<'b> {
     /// The server's greeting.
-    Greeting,
+    Greeting(Order),
     /// The answer to a request of this number.
-    Answer(u64, Reply<'b>),
+    Answer(u64, Order, Reply<'b>),
 }
 
 /// Hands on every whole frame that has come; says how many bytes they take.
@@ -56,11 +56,12 @@ pub(super) fn each_frame<'b>(bytes: &'b [u8], mut came: impl FnMut(Result<Came<'
             Ok(Parsed::Need { .. }) => return used,
             Ok(Parsed::Frame { frame, bytes: len }) => {
                 used += len;
-                came(match frame.header.kind {
-                    FrameKind::HelloReply => Ok(Came::Greeting),
+                let FrameHeader { kind, request, time, .. } = frame.header;
+                came(match kind {
+                    FrameKind::HelloReply => Ok(Came::Greeting(time)),
                     kind => {
                         let reply = Reply::decode(kind, frame.body);
-                        reply.map(|reply| Came::Answer(frame.header.request.0, reply))
+                        reply.map(|reply| Came::Answer(request.0, time, reply))
                     }
                 });
             }

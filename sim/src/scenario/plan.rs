@@ -80,6 +80,10 @@ pub(super) struct Plan {
     pub(super) ttl_one_in: u64,
     /// Whether writes also ask for one replica only.
     pub(super) has_weak_writes: bool,
+    /// One write in so many may be acknowledged by nodes that stand in for replicas; 0 = none.
+    pub(super) sloppy_one_in: u64,
+    /// Whether wall clocks differ from the beginning, by less than the bound on drift. Where they do not, nodes mint in the same ticks.
+    pub(super) is_skewed: bool,
     /// How disks misbehave.
     pub(super) disk: DiskFaults,
     /// How connections fail.
@@ -130,6 +134,8 @@ impl Plan {
             deletes_one_in: one_of(random, &[0, 5, 20]),
             ttl_one_in: one_of(random, &[0, 0, 4, 10]),
             has_weak_writes: random.one_in(3),
+            sloppy_one_in: one_of(random, &[0, 2, 2, 4]),
+            is_skewed: random.one_in(3),
             disk,
             connections,
             kinds,

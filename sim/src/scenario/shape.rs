@@ -6,6 +6,7 @@
 use std::rc::Rc;
 
 use ferrite_cluster::gossip::GossipOptions;
+use ferrite_cluster::hints::HintOptions;
 use ferrite_cluster::{Member, initial_topology};
 use ferrite_lsm::Strategy;
 use ferrite_lsm::log::CommitlogSync;
@@ -47,6 +48,7 @@ pub(super) struct Options {
     waiting_bytes_max: usize,
     disk_reads_max: usize,
     scrub_bytes_per_s: u64,
+    hints: HintOptions,
 }
 
 impl Options {
@@ -82,6 +84,7 @@ impl Options {
             waiting_bytes_max: one_of(random, &[128 << 10, 32 << 20]) as usize,
             disk_reads_max: one_of(random, &[4, 4_096, 4_096]) as usize,
             scrub_bytes_per_s: one_of(random, &[0, 0, 256 << 10]),
+            hints: draw_hints(random),
         }
     }
 
@@ -111,7 +114,20 @@ impl Options {
         settings.waiting_bytes_max = self.waiting_bytes_max;
         settings.disk_reads_max = self.disk_reads_max;
         settings.scrub_bytes_per_s = self.scrub_bytes_per_s;
+        settings.hints = self.hints.clone();
         settings.gossip = gossip_options();
+    }
+}
+
+/// In half of all runs so little is kept that some is refused and dropped; windows of a few hints are filled and emptied over and over.
+fn draw_hints(random: &mut Random) -> HintOptions {
+    let defaults = HintOptions::default();
+    let bytes_max = one_of(random, &[defaults.bytes_max, defaults.bytes_max, 16 << 10, 4 << 10]);
+    HintOptions {
+        bytes_max,
+        strict_bytes_max: defaults.strict_bytes_max.min(bytes_max / 2),
+        window_max: one_of(random, &[u64::from(defaults.window_max), 4]) as u32,
+        ..defaults
     }
 }
 
@@ -206,6 +222,7 @@ impl Shape {
             waiting_bytes_max: 32 << 20,
             disk_reads_max: 4_096,
             scrub_bytes_per_s: 0,
+            hints: HintOptions::default(),
         };
         Shape {
             nodes,

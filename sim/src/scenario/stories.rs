@@ -29,6 +29,8 @@ fn calm_with(seed: u64, tables: Vec<Table>, keys: u64) -> (Scenario, Rc<World>) 
         deletes_one_in: 0,
         ttl_one_in: 0,
         has_weak_writes: false,
+        sloppy_one_in: 0,
+        is_skewed: false,
         disk: DiskFaults::default(),
         connections: ConnectionFaults::default(),
         kinds: Vec::new(),
@@ -70,6 +72,8 @@ fn amnesia(seed: u64, from_copy: bool, bug: Option<Bug>) -> Option<Violation> {
     scenario.facts.borrow_mut().lost(0, if from_copy { taken_ns } else { 0 }, world.now_ns());
     scenario.shape.start(&world, 0);
     scenario.run_until(&world, world.now_ns() + 2 * SECOND, || false);
+    scenario.heal(&world);
+    scenario.drain(&world);
     scenario.settle(&world);
     world.end();
     scenario.violation.take()

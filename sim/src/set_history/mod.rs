@@ -21,7 +21,7 @@ use ferrite_wire::Version;
 
 use self::places::Places;
 use crate::facts::{Facts, Holdings, Reading};
-use crate::history::{Intent, Told, Violation};
+use crate::history::{Answer, Intent, Told, Violation};
 
 /// Numbers of these writes begin here: none is that of a write of the other history.
 const FIRST: u64 = 1 << 40;
@@ -57,7 +57,7 @@ impl Write {
             Told::NotApplied => false,
             _ if !self.overwrites => self.must.contains(place),
             Told::InDoubt => true,
-            Told::Acknowledged(_) => sent_ns <= self.told_ns,
+            Told::Acknowledged(_) | Told::Sloppy(_) => sent_ns <= self.told_ns,
         }
     }
 
@@ -103,38 +103,61 @@ impl SetHistory {
     }
 
     /// A write's client was told something.
-    pub(crate) fn told(
-        &mut self,
-        key: u64,
-        id: u64,
-        told: Told,
-        now_ns: u64,
-        facts: &Facts,
-    ) -> Result<(), Violation> {
+    pub(crate) fn told(&mut self, key: u64, id: u64, answer: Answer, facts: &Facts) -> Result<(), Violation> {
+        let Answer { told, time, at_ns } = answer;
         let writes = self.keys.get_mut(&key).expect("told of a key that was written");
         let place = place_of(writes, id).expect("told of a write that was begun");
         if told.version().is_some() {
             became_known(writes, place, facts);
         }
         let write = &mut writes[place];
-        (write.told, write.told_ns) = (told, now_ns);
-        if told.version().is_some() {
-            write.held.acknowledged(write.sent.acknowledged(now_ns));
+        (write.told, write.told_ns) = (told, at_ns);
+        if matches!(told, Told::Acknowledged(_)) {
+            write.held.acknowledged(write.sent.acknowledged(at_ns));
         }
-        let expires = write.sent.expires;
         let violation = |what: String| Err(Violation { key, what });
-        match (told, write.seen) {
-            (Told::Acknowledged(version), Some(seen)) if version != seen => {
+        if told == Told::NotApplied
+            && let Some(seen) = write.seen
+        {
+            return violation(format!("sibling {id} was seen as {seen:?} and then reported as not applied"));
+        }
+        if let Some(what) = write.sent.mistold(told) {
+            return violation(format!("sibling {id} {what}"));
+        }
+        let Some(version) = told.version() else { return Ok(()) };
+        let had_seen = write.sent.seen;
+        match write.seen {
+            Some(seen) if version != seen => {
                 violation(format!("sibling {id} was seen as {seen:?} and acknowledged as {version:?}"))
             }
-            (Told::NotApplied, Some(seen)) => {
-                violation(format!("sibling {id} was seen as {seen:?} and then reported as not applied"))
+            // A delete has the version of what it leaves.
+            _ if version.order <= had_seen && !write.sent.is_delete => {
+                violation(format!("sibling {id} got {version:?}, but its client had seen {had_seen:?}"))
             }
-            (Told::Acknowledged(version), _) if (version.expiry_ms > 0) != expires => violation(format!(
-                "sibling {id} was acknowledged as {version:?}, which expires when it should not, or never"
-            )),
+            _ if version.order > time => {
+                violation(format!("sibling {id} got {version:?}, but its client was told of {time:?} only"))
+            }
             _ => Ok(()),
         }
+    }
+
+    /// Nobody owes anything any more; `reached_all` says whether a write that was acknowledged must have come to all its replicas by that. Gives how many
+    /// of them there are.
+    pub(crate) fn drained(&mut self, now_ns: u64, reached_all: impl Fn(&Intent) -> bool) -> u64 {
+        let mut count = 0;
+        for write in self.keys.values_mut().flatten() {
+            let everywhere = write.told.version().is_some() && reached_all(&write.sent);
+            count += u64::from(everywhere);
+            if let Some(written) = write.sent.drained(write.told, now_ns, everywhere) {
+                write.held.acknowledged(written);
+            }
+        }
+        count
+    }
+
+    /// How many writes were acknowledged sloppily.
+    pub(crate) fn sloppy(&self) -> u64 {
+        self.keys.values().flatten().filter(|write| matches!(write.told, Told::Sloppy(_))).count() as u64
     }
 
     /// Judges what a read showed just now; a sibling is what its content names, if it names anything, and its version.
@@ -161,7 +184,7 @@ impl SetHistory {
                 (Told::NotApplied, _) => {
                     return violation(format!("sibling {id} as {version:?}, reported as not applied"));
                 }
-                (Told::Acknowledged(told), _) if told != *version => {
+                (Told::Acknowledged(told) | Told::Sloppy(told), _) if told != *version => {
                     return violation(format!("sibling {id} as {version:?}, acknowledged as {told:?}"));
                 }
                 (_, Some(seen)) if seen != *version => {
@@ -208,12 +231,13 @@ impl SetHistory {
         let line = |write: &Write| {
             let Write { id, sent, overwrites, must, told, told_ns, seen, .. } = write;
             let Intent { now_ns, node, needed, .. } = sent;
+            let sloppy = if sent.may_be_sloppy { "sloppy " } else { "" };
             let kind = if sent.is_delete { "delete" } else { "put" };
             let saw: Vec<u64> =
                 (0..writes.len()).filter(|at| must.contains(*at)).map(|at| writes[at].id).collect();
             let (node, reads) = (node + 1, if *overwrites { ", overwriting" } else { "" });
             format!(
-                "  {kind} {id} at {now_ns} ns through node {node}, to {needed}{reads}, on top of {saw:?}: {told:?} at {told_ns} ns, seen {seen:?}\n"
+                "  {sloppy}{kind} {id} at {now_ns} ns through node {node}, to {needed}{reads}, on top of {saw:?}: {told:?} at {told_ns} ns, seen {seen:?}\n"
             )
         };
         writes.iter().map(line).collect()

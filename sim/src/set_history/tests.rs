@@ -29,7 +29,21 @@ fn these(ids: &[u64]) -> Saw {
 
 fn intent(is_delete: bool, now_ns: u64) -> Intent {
     let holders = Holders::of(0..3);
-    Intent { key: 1, is_delete, expires: false, node: 0, needed: 2, holders, now_ns }
+    Intent {
+        key: 1,
+        is_delete,
+        expires: false,
+        node: 0,
+        needed: 2,
+        holders,
+        may_be_sloppy: false,
+        seen: Order(0),
+        now_ns,
+    }
+}
+
+fn answer(told: Told, at_ns: u64) -> Answer {
+    Answer { told, time: Order(u64::MAX), at_ns }
 }
 
 /// A put that is acknowledged at once, under a version like the time.
@@ -41,7 +55,7 @@ fn put(history: &mut SetHistory, saw: Saw, now_ns: u64) -> u64 {
 
 fn acknowledge(history: &mut SetHistory, id: u64, order: u64, now_ns: u64) {
     history
-        .told(1, id, Told::Acknowledged(version(order)), now_ns, &NEW)
+        .told(1, id, answer(Told::Acknowledged(version(order)), now_ns), &NEW)
         .expect("nobody has seen it otherwise");
 }
 
@@ -58,7 +72,7 @@ fn a_lost_sibling_is_a_violation_unless_something_saw_it() {
     let doubtful = history.begin(intent(true, 30), &these(&[first]));
     assert!(history.saw(1, at(35), &NEW, &[two]).is_ok(), "the delete may have been done");
     assert!(history.saw(1, at(35), &NEW, &[one, two]).is_ok(), "or not");
-    history.told(1, doubtful, Told::NotApplied, 36, &NEW).expect("nobody saw it");
+    history.told(1, doubtful, answer(Told::NotApplied, 36), &NEW).expect("nobody saw it");
     assert!(history.saw(1, at(40), &NEW, &[two]).is_err());
 }
 
@@ -121,7 +135,7 @@ fn a_sibling_that_may_have_expired_may_be_hidden_and_a_lost_replica_excuses() {
     let flags = VersionFlags(VersionFlags::EXPIRES);
     let expiring = Version { expiry_ms: 500, flags, ..version(10) };
     let brief = history.begin(Intent { expires: true, ..intent(false, 10) }, &nothing());
-    history.told(1, brief, Told::Acknowledged(expiring), 11, &facts).expect("as it should be");
+    history.told(1, brief, answer(Told::Acknowledged(expiring), 11), &facts).expect("as it should be");
     assert!(history.saw(1, at(20), &facts, &[]).is_err());
     facts.saw_wall(500);
     assert!(history.saw(1, at(20), &facts, &[]).is_ok());
@@ -138,7 +152,7 @@ fn an_invented_changed_or_repeated_sibling_is_a_violation() {
     let mut history = SetHistory::default();
     let id = put(&mut history, nothing(), 10);
     let other = history.begin(intent(false, 11), &nothing());
-    history.told(1, other, Told::NotApplied, 12, &NEW).expect("nobody saw it");
+    history.told(1, other, answer(Told::NotApplied, 12), &NEW).expect("nobody saw it");
     let delete = history.begin(intent(true, 13), &nothing());
     let good = (Some(id), version(10));
     for bad in [
@@ -168,4 +182,31 @@ fn what_a_read_of_a_majority_has_shown_does_not_go_away() {
     assert!(history.saw(1, at(40), &NEW, &[one]).is_err());
     assert!(history.saw(1, at(40), &NEW, &[]).is_err());
     assert!(history.saw(1, at(40), &NEW, &[two]).is_ok());
+}
+
+#[test]
+fn a_sloppy_sibling_must_be_seen_once_it_was_delivered_and_a_blind_delete_may_bear_any_version() {
+    let mut history = SetHistory::default();
+    let sloppily = Intent { may_be_sloppy: true, seen: Order(5), ..intent(false, 10) };
+    let (first, delete) = (
+        history.begin(sloppily, &nothing()),
+        history.begin(Intent { is_delete: true, ..sloppily }, &nothing()),
+    );
+    assert!(
+        history.told(1, first, answer(Told::Sloppy(version(5)), 11), &NEW).is_err(),
+        "not above what its client had seen"
+    );
+    assert!(
+        history
+            .told(1, first, Answer { time: Order(5), ..answer(Told::Sloppy(version(6)), 11) }, &NEW)
+            .is_err()
+    );
+    assert!(history.told(1, first, answer(Told::Sloppy(version(6)), 11), &NEW).is_ok());
+    assert!(history.told(1, delete, answer(Told::Acknowledged(version(1)), 11), &NEW).is_ok());
+    assert!(history.saw(1, of(20, 3), &NEW, &[]).is_ok(), "others may stand in for the replicas");
+    assert_eq!(history.drained(30, |_| false), 0);
+    assert!(history.saw(1, of(40, 2), &NEW, &[]).is_err() && history.saw(1, of(40, 1), &NEW, &[]).is_ok());
+    assert_eq!(history.drained(50, |sent| !sent.is_delete), 1);
+    assert!(history.saw(1, of(60, 1), &NEW, &[]).is_err(), "all replicas have it");
+    assert_eq!(history.sloppy(), 1);
 }

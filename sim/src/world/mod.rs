@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 use ferrite_lsm::mem_disk::{MemDisk, OpId};
-use ferrite_node::{Handler, Hop, Shard};
+use ferrite_node::{Handler, HintCounts, Hop, Shard};
 use ferrite_wire::CoreId;
 
 use crate::env::SimEnv;
@@ -70,6 +70,7 @@ struct Process {
     cores: Vec<Core>,
     disk: MemDisk,
     last_op: Option<OpId>,
+    started_ns: u64,
     /// Until when it does nothing at all, as under SIGSTOP.
     paused_until_ns: u64,
     /// It was asked to stop: each core ends when it has drained.
@@ -123,6 +124,8 @@ pub(crate) struct World {
     connections: Cell<ConnectionFaults>,
     faults_seen: RefCell<BTreeMap<&'static str, u64>>,
     failed_opens: RefCell<Vec<(usize, String)>>,
+    /// What cores that have ended did with hints.
+    hints: RefCell<HintCounts>,
     wall_start_ms: u64,
     /// Woken tasks run in a random order rather than that of waking.
     shuffles: bool,
@@ -156,6 +159,7 @@ impl World {
             connections: Cell::default(),
             faults_seen: RefCell::default(),
             failed_opens: RefCell::default(),
+            hints: RefCell::default(),
             wall_start_ms: WALL_START_MS,
             shuffles: seed.is_multiple_of(2),
         })

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use ferrite_lsm::mem_disk::{CrashMode, MemDisk};
-use ferrite_node::{Handler, Place, Shard, ShardSettings};
+use ferrite_node::{Handler, HintCounts, Place, Shard, ShardSettings};
 
 use super::{Core, Event, Process, World};
 use crate::env::SimEnv;
@@ -18,6 +18,13 @@ pub(crate) enum Death {
     Kill,
     /// It has drained and ended by itself.
     Exit,
+}
+
+impl Process {
+    /// Those of its cores that are open.
+    fn shards(&self) -> impl Iterator<Item = &Rc<Shard<SimEnv>>> {
+        self.cores.iter().filter_map(|core| core.shard.as_ref())
+    }
 }
 
 impl World {
@@ -70,6 +77,7 @@ impl World {
                 cores: (0..cores).map(|_| core()).collect(),
                 disk: at.disk.clone(),
                 last_op: None,
+                started_ns: self.now_ns(),
                 paused_until_ns: 0,
                 is_stopping: false,
             });
@@ -97,6 +105,7 @@ impl World {
     /// Ends a node's process.
     pub(crate) fn stop(self: &Rc<World>, node: usize, death: Death) {
         let Some(process) = self.nodes.borrow_mut()[node].process.take() else { return };
+        process.shards().for_each(|shard| self.hints.borrow_mut().add(&shard.hint_counts()));
         self.note(8, [node as u64, u64::from(process.id.life), 0]);
         let mut bits = || self.random.borrow_mut().bits();
         let left = match death {
@@ -169,6 +178,7 @@ impl World {
             for (core, shard) in shards.into_iter().enumerate() {
                 let Some(shard) = shard else { continue };
                 if shard.is_drained() {
+                    self.hints.borrow_mut().add(&shard.hint_counts());
                     self.core_mut(process, core as u16, |core| core.shard = None);
                 } else {
                     left += 1;
@@ -182,6 +192,31 @@ impl World {
                 self.schedule_disk();
             }
         }
+    }
+
+    /// What all nodes that run still owe, or may come to owe. Of a core that has not opened yet that is not known: it counts as one.
+    pub(crate) fn owed(&self) -> u64 {
+        let nodes = self.nodes.borrow();
+        let processes = nodes.iter().filter_map(|node| node.process.as_ref());
+        let cores = processes.flat_map(|process| &process.cores);
+        cores.map(|core| core.shard.as_ref().map_or(1, |shard| shard.owes())).sum()
+    }
+
+    /// Since when a node's process has run, if it has left out no hint that it owed.
+    pub(crate) fn steady_since_ns(&self, node: usize) -> Option<u64> {
+        let nodes = self.nodes.borrow();
+        let process = nodes[node].process.as_ref()?;
+        let is_steady = process.shards().all(|shard| shard.hint_counts().is_complete());
+        is_steady.then_some(process.started_ns)
+    }
+
+    /// What all cores have done with hints so far.
+    pub(crate) fn hint_counts(&self) -> HintCounts {
+        let mut counts = self.hints.borrow().clone();
+        let nodes = self.nodes.borrow();
+        let processes = nodes.iter().filter_map(|node| node.process.as_ref());
+        processes.flat_map(Process::shards).for_each(|shard| counts.add(&shard.hint_counts()));
+        counts
     }
 
     /// Replaces what is on the disk of a node that does not run; `None` = an empty one.

@@ -1,0 +1,215 @@
+//! Judging what clients are answered.
+
+use ferrite_wire::{ErrorCode, Item, Order, Outcome, Reply, Siblings, Version};
+
+use super::Scenario;
+use super::clients::Pending;
+use super::reads::Read;
+use super::value::id_of;
+use super::writes::Write;
+use crate::history::{Answer, Told, Violation};
+use crate::world::World;
+
+impl Scenario {
+    /// An answer has come; `time` is the highest order that it tells its client of.
+    pub(super) fn on_reply(
+        &self,
+        world: &World,
+        client: usize,
+        request: u64,
+        time: Order,
+        reply: &Reply<'_>,
+    ) {
+        let pending = {
+            let mut clients = self.clients.borrow_mut();
+            let state = &mut clients[client];
+            match state.pending.take_if(|(waited, ..)| *waited == request) {
+                Some((_, pending, _)) => pending,
+                None => return,
+            }
+        };
+        (0..self.shape.nodes).for_each(|node| self.facts.borrow_mut().saw_wall(world.wall_ms(node)));
+        if let Reply::Error { code, .. } = reply {
+            self.count_error(*code);
+            self.left.borrow_mut().extend(pending.task());
+        }
+        match (pending, reply) {
+            (Pending::Write { write, is_final }, Reply::Done { version, answered, sloppy }) => {
+                let outcome = Outcome::Done { version: *version, answered: *answered, sloppy: *sloppy };
+                self.on_outcome(world, client, &write, time, outcome);
+                self.done(is_final);
+            }
+            (Pending::Write { write, .. }, Reply::Error { code, .. }) => {
+                self.on_outcome(world, client, &write, time, Outcome::Error(*code));
+            }
+            (Pending::WriteMany(writes), Reply::Outcomes(outcomes)) if outcomes.len() == writes.len() => {
+                self.count("multi-puts answered");
+                for (write, outcome) in writes.iter().zip(outcomes.iter()) {
+                    if let Outcome::Error(code) = outcome {
+                        self.count_error(code);
+                    }
+                    self.on_outcome(world, client, write, time, outcome);
+                }
+            }
+            (Pending::WriteMany(writes), Reply::Error { code, .. }) => {
+                let refused =
+                    |write: &Write| self.on_outcome(world, client, write, time, Outcome::Error(*code));
+                writes.iter().for_each(refused);
+            }
+            (Pending::Read { read, task }, Reply::Value { version, answered, value }) => {
+                self.judge_answered(read.key, *answered, read.reading.needed);
+                self.on_value(world, client, &read, time, *version, value);
+                self.done(task.is_some());
+            }
+            (Pending::Read { read, task }, Reply::Siblings { answered, siblings }) => {
+                self.judge_answered(read.key, *answered, read.reading.needed);
+                self.on_siblings(world, client, &read, time, siblings);
+                self.done(task.is_some());
+            }
+            (Pending::Read { read, task }, Reply::Absent { answered }) => {
+                self.judge_answered(read.key, *answered, read.reading.needed);
+                self.on_absent(world, &read);
+                self.done(task.is_some());
+            }
+            (Pending::Read { .. } | Pending::ReadMany(_), Reply::Error { .. }) => {}
+            (Pending::ReadMany(reads), Reply::Values(items)) if items.len() == reads.len() => {
+                self.count("multi-gets answered");
+                for (read, item) in reads.iter().zip(items.iter()) {
+                    match item {
+                        Item::Value { version, value, .. } => {
+                            self.on_value(world, client, read, time, version, value);
+                        }
+                        Item::Siblings { siblings, .. } => {
+                            self.on_siblings(world, client, read, time, &siblings)
+                        }
+                        Item::Absent { .. } => self.on_absent(world, read),
+                        Item::Error(code) => self.count_error(code),
+                    }
+                }
+            }
+            (pending, reply) => {
+                let what = format!("{pending:?} was answered by {reply:?}");
+                self.judge(Err(Violation { key: pending.key(), what }));
+            }
+        }
+    }
+
+    /// A write is done, or is not.
+    fn on_outcome(&self, world: &World, client: usize, write: &Write, time: Order, outcome: Outcome) {
+        let told = match outcome {
+            Outcome::Done { version, answered, sloppy } => {
+                self.judge_answered(write.key, answered, write.needed);
+                self.judge_expiry(world, client, write, &version);
+                if sloppy { Told::Sloppy(version) } else { Told::Acknowledged(version) }
+            }
+            Outcome::Error(code) if code.says_not_applied() => Told::NotApplied,
+            Outcome::Error(_) => Told::InDoubt,
+        };
+        let answer = Answer { told, time, at_ns: world.now_ns() };
+        let facts = self.facts.borrow();
+        let verdict = match self.has_siblings(write.key) {
+            true => self.sets.borrow_mut().told(write.key, write.id, answer, &facts),
+            false => self.history.borrow_mut().told(write.key, write.id, answer),
+        };
+        self.judge(verdict);
+    }
+
+    fn on_value(
+        &self,
+        world: &World,
+        client: usize,
+        read: &Read,
+        time: Order,
+        version: Version,
+        value: &[u8],
+    ) {
+        let key = read.key;
+        if self.has_siblings(key) {
+            let what = format!("a value that is no sibling, as {version:?}");
+            return self.judge(Err(Violation { key, what }));
+        }
+        self.judge_shown(world, client, read, time, &version);
+        let facts = self.facts.borrow();
+        let found = (read.reading, world.now_ns());
+        let verdict = self.history.borrow_mut().saw_value(key, found, &facts, id_of(value), version);
+        self.answered(verdict);
+    }
+
+    /// Judges what a read of siblings showed, and keeps its context.
+    fn on_siblings(&self, world: &World, client: usize, read: &Read, time: Order, siblings: &Siblings<'_>) {
+        let key = read.key;
+        if !self.has_siblings(key) {
+            let what = "siblings where the last write wins".to_owned();
+            return self.judge(Err(Violation { key, what }));
+        }
+        for sibling in siblings.iter() {
+            self.judge_shown(world, client, read, time, &sibling.version);
+        }
+        let found: Vec<_> = siblings.iter().map(|sibling| (id_of(sibling.value), sibling.version)).collect();
+        let verdict =
+            self.sets.borrow_mut().saw(key, (read.reading, world.now_ns()), &self.facts.borrow(), &found);
+        let shown = found.iter().filter_map(|(id, _)| *id).collect();
+        self.clients.borrow_mut()[client].contexts.insert(key, (siblings.context().to_vec(), shown));
+        self.answered(verdict);
+    }
+
+    fn on_absent(&self, world: &World, read: &Read) {
+        let (key, facts) = (read.key, self.facts.borrow());
+        let verdict = match self.has_siblings(key) {
+            false => self.history.borrow().saw_nothing(key, read.reading, &facts),
+            true => self.sets.borrow_mut().saw(key, (read.reading, world.now_ns()), &facts, &[]),
+        };
+        self.answered(verdict);
+    }
+
+    /// No level is met by fewer than it asks for.
+    fn judge_answered(&self, key: u64, answered: u8, needed: usize) {
+        if usize::from(answered) < needed {
+            let what = format!("{answered} answered, and {needed} had to");
+            self.judge(Err(Violation { key, what }));
+        }
+    }
+
+    /// No node shows what had expired by its own clock when it was asked, nor anything without telling its client of its order.
+    fn judge_shown(&self, world: &World, client: usize, read: &Read, time: Order, version: &Version) {
+        let was_set = self.wall(world, client).jumps != read.wall.jumps;
+        if version.expiry_ms != 0 && version.expiry_ms <= read.wall.ms && !was_set {
+            let what = format!(
+                "{version:?} was shown, which had expired when it was asked for, at {} ms",
+                read.wall.ms
+            );
+            self.judge(Err(Violation { key: read.key, what }));
+        }
+        if version.order > time {
+            let what = format!("{version:?} was shown to a client that was told of {time:?} only");
+            self.judge(Err(Violation { key: read.key, what }));
+        }
+    }
+
+    /// What a put lives is counted once, from when its node got it, by that node's clock.
+    fn judge_expiry(&self, world: &World, client: usize, write: &Write, version: &Version) {
+        let Write { key, ttl_ms, wall: sent, .. } = *write;
+        let now = self.wall(world, client);
+        let right = sent.ms + ttl_ms..=now.ms + ttl_ms;
+        if ttl_ms > 0 && now.jumps == sent.jumps && !right.contains(&version.expiry_ms) {
+            let what =
+                format!("a put that lives {ttl_ms} ms expires at {} ms, not in {right:?}", version.expiry_ms);
+            self.judge(Err(Violation { key, what }));
+        }
+    }
+
+    fn count_error(&self, code: ErrorCode) {
+        *self.errors.borrow_mut().entry(code.name()).or_default() += 1;
+    }
+
+    fn done(&self, is_task: bool) {
+        if is_task {
+            self.outstanding.set(self.outstanding.get() - 1);
+        }
+    }
+
+    fn answered(&self, verdict: Result<(), Violation>) {
+        self.reads.set(self.reads.get() + 1);
+        self.judge(verdict);
+    }
+}
