@@ -15,6 +15,7 @@ use crate::identity::DataDirectory;
 use crate::reactor::{CoreError, CoreSetup, ReactorOptions, RingEnv, mailboxes, run_core};
 use crate::recovered;
 use crate::server::{Plan, ServeError};
+use crate::shard::joining_sets;
 
 /// How the thread ends: it never becomes a core.
 enum End {
@@ -63,13 +64,17 @@ pub(crate) fn settle(plan: &Plan, cpu: usize, directory: &DataDirectory) -> Resu
     }
 }
 
-async fn lay_out(
-    env: &RingEnv,
+/// Finds how the data of a node is laid out, and lays it out anew if that is for another number of cores, with at least so many stores. `options` says how
+/// the engine of a core is opened, given the number of its directory and its stores.
+pub async fn lay_out<E: Env>(
+    env: &E,
     cores: u16,
     stores: u16,
     options: impl Fn(u16, Vec<u16>) -> ferrite_lsm::Options,
 ) -> Result<Layout, OpenError> {
     let disk = env.disk();
+    // The logs of the old cores are applied as those would have done.
+    let options = |core, stores| joining_sets(options(core, stores));
     let found = layout::find(&disk).await?;
     if let Some(layout) = found.as_ref().map(|found| &found.layout).filter(|layout| layout.cores() == cores) {
         let files = layout::clean(&disk, layout).await?;

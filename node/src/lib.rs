@@ -19,5 +19,6 @@ pub mod table_modes;
 
 pub use env::{Caller, Connection, Env, Handler, Hop, Received, Sent};
 pub use place::Place;
+pub use layout::lay_out;
 pub use placement::Placement;
 pub use shard::{HintCounts, Shard, ShardSettings};

@@ -71,6 +71,7 @@ use ferrite_wire::{
 
 pub use hint_counts::HintCounts;
 pub use liveness::{Absence, Absences, Progress};
+pub(crate) use sets::joining_sets;
 pub use settings::{DEADLINE_MAX_NS, ShardSettings};
 
 use crate::env::{Connection, Env, Hop};

@@ -19,13 +19,13 @@ use crate::env::Env;
 /// stays as it is, and the other is told of in the log.
 const JOINED_BYTES_MAX: usize = ferrite_lsm::RECORD_BYTES_MAX / 2;
 
+/// Options of an engine that joins sets wherever two of them meet, also where nothing but its log is read.
+pub(crate) fn joining_sets(engine: ferrite_lsm::Options) -> ferrite_lsm::Options {
+    ferrite_lsm::Options { join: ferrite_lsm::JoinByFlag(join_records), ..engine }
+}
+
 /// How the engine makes one record of two sets of a key.
-pub(crate) fn join_records(
-    _: &Key<'_>,
-    left: &Record<'_>,
-    right: &Record<'_>,
-    out: &mut RecordBuf,
-) -> Joined {
+fn join_records(_: &Key<'_>, left: &Record<'_>, right: &Record<'_>, out: &mut RecordBuf) -> Joined {
     let (one, other) = match (set_of(left), set_of(right)) {
         (Some(one), Some(other)) => (one, other),
         (Some(_), None) => return Joined::Left,

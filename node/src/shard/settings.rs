@@ -4,7 +4,7 @@ use ferrite_cluster::gossip::GossipOptions;
 use ferrite_cluster::hints::HintOptions;
 use ferrite_wire::{CoreId, NodeId, Topology};
 
-use super::sets::join_records;
+use super::sets::joining_sets;
 use crate::{Place, Placement};
 
 const MS: u64 = 1_000_000;
@@ -89,7 +89,6 @@ impl ShardSettings {
     ) -> ShardSettings {
         // Tables then leave the tokens out: they follow from the keys.
         engine.table.token_seed = Some(topology.hash_seed.0);
-        engine.join = ferrite_lsm::JoinByFlag(join_records);
         ShardSettings {
             node,
             core,
@@ -98,7 +97,7 @@ impl ShardSettings {
             place: Place::FIXED,
             topology,
             placement,
-            engine,
+            engine: joining_sets(engine),
             value_bytes_max: ferrite_wire::limits::VALUE_BYTES_MAX,
             request_timeout_ns: 2_000 * MS,
             deadline_max_ns: DEADLINE_MAX_NS,

@@ -186,6 +186,47 @@ fn sets_of_others_are_joined_across_memtables_tables_and_merges() {
     check(&open(&bench, settings).expect("what a process leaves opens"));
 }
 
+/// Settings of a core of data that is laid out for so many cores, by somebody who knows nothing of sets.
+fn laid_out_for(bench: &Bench, cores: u16, core: u16) -> ShardSettings {
+    let mut settings = settings_of(3, cores, 3);
+    let known = settings.engine.clone();
+    let options =
+        |core, stores| Options { core, stores, join: ferrite_lsm::JoinByFlag::default(), ..known.clone() };
+    let layout = block_on(crate::lay_out(bench, cores, 2, options)).expect("the disk is sound");
+    (settings.engine.core, settings.engine.layout) = (layout.core_number(core), Some(layout.mark(core)));
+    (settings.core, settings.engine.stores) = (CoreId(core), settings.placement.stores_of(CoreId(core)));
+    settings
+}
+
+/// When the number of cores changed, the logs of the old ones were applied as if the last write won: of two sets of a key that no table held
+/// yet, one was gone, and with it a sibling that had been acknowledged.
+#[test]
+fn sets_that_only_the_log_holds_are_joined_when_the_number_of_cores_changes() {
+    let bench = Bench::new(MemDisk::new());
+    let [shard, _other] =
+        [0, 1].map(|core| open(&bench, laid_out_for(&bench, 2, core)).expect("laid out for it"));
+    let is_here = |name: &[u8; 1]| shard.route(&key(name)).is_ok_and(|route| route.hop.is_none());
+    let name = (0..u8::MAX).map(|letter| [letter]).find(is_here).expect("this core has some key");
+    let from = peer(&bench, &shard);
+    for (actor, value) in [(7, b"a"), (8, b"b")] {
+        let set = set_with(&[(actor, actor, value)]);
+        assert_eq!(replicate_of(&bench, &shard, from, &name, &set), WriteAnswer::Applied);
+    }
+    let image = bench.0.disk.crash(CrashMode::All, &mut || 1);
+    bench.0.tasks.borrow_mut().clear();
+    let wall_ms = bench.wall_ms();
+    let bench = Bench::new(image);
+    bench.0.wall_ms.set(wall_ms);
+    let settings = laid_out_for(&bench, 1, 0);
+    let shard = open(&bench, settings).expect("laid out for it");
+    let from = client(&bench, &shard);
+    receive(&shard, from, &request_frame(1, &get_of(&name, Level::One)));
+    bench.run();
+    let (header, body) = bench.frames(from).remove(0);
+    let Told::Values { values, .. } = told(&header, &body) else { panic!("{header:?}") };
+    assert_eq!(values, owned(&[b"a", b"b"]));
+}
+
 #[test]
 fn what_is_no_set_is_not_taken_and_a_set_in_another_table_neither() {
     let (bench, shard) = of_three();
