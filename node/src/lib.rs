@@ -18,7 +18,7 @@ pub mod startup;
 pub mod table_modes;
 
 pub use env::{Caller, Connection, Env, Handler, Hop, Received, Sent};
-pub use place::Place;
 pub use layout::lay_out;
+pub use place::Place;
 pub use placement::Placement;
 pub use shard::{HintCounts, Shard, ShardSettings};

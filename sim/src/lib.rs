@@ -20,7 +20,7 @@
 //! What it refuses: real time, threads, files and sockets. Nothing in here, and nothing that runs in here, may ask for them, or
 //! for a random number other than the world's.
 //!
-//! What it does not simulate yet: changes of membership and of the core count, anti-entropy.
+//! What it does not simulate yet: changes of membership, anti-entropy.
 
 mod bug;
 mod campaign;

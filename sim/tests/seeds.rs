@@ -9,7 +9,7 @@ const SEEDS: std::ops::Range<u64> = 1..241;
 const THREADS: usize = 2;
 
 /// What the range must have met, faults and paths of the server.
-const FAULTS: [&str; 20] = [
+const FAULTS: [&str; 21] = [
     "bit flipped",
     "clock jump",
     "connection lost",
@@ -28,14 +28,16 @@ const FAULTS: [&str; 20] = [
     "power cut of all",
     "read failed",
     "restart with another clock",
+    "restart with other cores",
     "short read",
     "sync failed",
 ];
-const MARKS: [&str; 41] = [
+const MARKS: [&str; 42] = [
     "actor kept",
     "actor renewed",
     "background work found the disk full",
     "client's request hopped",
+    "core count changed",
     "core fenced",
     "expired record buried",
     "hint delivered",

@@ -210,7 +210,7 @@ impl Director for Adding {
         };
         match (socket, waits) {
             (None, _) => {
-                let place = self.draw(u64::from(self.shape.cores) + 1) as usize;
+                let place = self.draw(u64::from(self.shape.cores_of(self.node_of(client))) + 1) as usize;
                 let socket = world.client_connect(client, &address(self.node_of(client), place));
                 let state = &mut self.clients.borrow_mut()[client];
                 (state.socket, state.greeted) = (Some(socket), false);

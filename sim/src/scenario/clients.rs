@@ -138,7 +138,7 @@ impl Scenario {
     fn connect(&self, world: &World, client: usize) {
         let wanted = self.clients.borrow_mut()[client].wanted.take();
         let node = wanted.unwrap_or_else(|| self.draw(self.shape.nodes as u64) as usize);
-        let place = self.draw(u64::from(self.shape.cores) + 1) as usize;
+        let place = self.draw(u64::from(self.shape.cores_of(node)) + 1) as usize;
         let socket = world.client_connect(client, &address(node, place));
         let state = &mut self.clients.borrow_mut()[client];
         if state.seen > Order(0) && state.node != node {

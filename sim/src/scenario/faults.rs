@@ -6,6 +6,7 @@ use ferrite_lsm::mem_disk::{CrashMode, MemDisk};
 
 use super::Scenario;
 use super::plan::FaultKind;
+use super::shape::CORES_MAX;
 use super::{MS, SECOND};
 use crate::world::{Death, World};
 
@@ -174,6 +175,18 @@ impl Scenario {
         self.jumps.borrow_mut()[node] += 1;
     }
 
+    /// A node that comes back may have another number of cores, whatever had stopped it.
+    fn deal_cores(&self, world: &World, node: usize) {
+        if !self.plan.changes_cores || self.draw(2) > 0 {
+            return;
+        }
+        let cores = 1 + self.draw(u64::from(CORES_MAX)) as u16;
+        if cores != self.shape.cores_of(node) {
+            world.count("restart with other cores");
+            self.shape.set_cores(node, cores);
+        }
+    }
+
     /// What is down comes back sooner or later; a fenced node is restarted as an operator would.
     fn repair(&self, world: &Rc<World>) {
         if self.draw(3) == 0 {
@@ -200,6 +213,7 @@ impl Scenario {
                     world.count("restart with another clock");
                     self.set_clock_off(world, node);
                 }
+                self.deal_cores(world, node);
                 self.shape.start(world, node);
             }
         }

@@ -84,6 +84,8 @@ pub(super) struct Plan {
     pub(super) sloppy_one_in: u64,
     /// Whether wall clocks differ from the beginning, by less than the bound on drift. Where they do not, nodes mint in the same ticks.
     pub(super) is_skewed: bool,
+    /// Whether nodes may come back with another number of cores.
+    pub(super) changes_cores: bool,
     /// How disks misbehave.
     pub(super) disk: DiskFaults,
     /// How connections fail.
@@ -136,6 +138,7 @@ impl Plan {
             has_weak_writes: random.one_in(3),
             sloppy_one_in: one_of(random, &[0, 2, 2, 4]),
             is_skewed: random.one_in(3),
+            changes_cores: random.one_in(3),
             disk,
             connections,
             kinds,

@@ -3,12 +3,14 @@
 //! Options are drawn independently ("swarm testing", Groce et al., 2012): a run in which few of them are odd reaches states that a run with
 //! all of them odd does not.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use ferrite_cluster::gossip::GossipOptions;
 use ferrite_cluster::hints::HintOptions;
 use ferrite_cluster::{Member, initial_topology};
 use ferrite_lsm::Strategy;
+use ferrite_lsm::layout::Layout;
 use ferrite_lsm::log::CommitlogSync;
 use ferrite_node::{Placement, ShardSettings};
 use ferrite_wire::{ClusterId, CoreId, HashSeed, Key, Mode, NodeId, Table, TableId, Tables, Topology};
@@ -17,12 +19,14 @@ use super::{MS, SECOND, one_of};
 use crate::facts::Holders;
 use crate::history::Violation;
 use crate::random::Random;
-use crate::world::World;
+use crate::world::{Launch, World};
 
 /// The second table: the last write wins as in the default one, with replicas of its own.
 const NARROW: &str = "narrow";
 /// The table with siblings; in the set test, of either mode.
 pub(super) const CARTS: &str = "carts";
+/// Most cores of a node; there are at least as many stores.
+pub(super) const CORES_MAX: u16 = 3;
 /// Longest value in runs with large ones.
 const LARGE_BYTES: u64 = 48 * 1024;
 
@@ -88,8 +92,7 @@ impl Options {
         }
     }
 
-    fn apply(&self, settings: &mut ShardSettings) {
-        let engine = &mut settings.engine;
+    fn apply_to_engine(&self, engine: &mut ferrite_lsm::Options) {
         engine.memtable_bytes = self.memtable_bytes;
         engine.cache_bytes = self.cache_bytes;
         engine.record_cache_bytes = self.record_cache_bytes;
@@ -105,6 +108,9 @@ impl Options {
         if !self.syncs_first() {
             engine.log.sync = CommitlogSync::Periodic;
         }
+    }
+
+    fn apply(&self, settings: &mut ShardSettings) {
         settings.sync_interval_ns = self.sync_interval_ns;
         settings.clock_drift_max_ms = self.drift_max_ms;
         settings.peer_timeout_ns = self.peer_timeout_ns;
@@ -153,8 +159,8 @@ fn gossip_options() -> GossipOptions {
 pub(super) struct Shape {
     /// Nodes.
     pub(super) nodes: usize,
-    /// Cores of each node.
-    pub(super) cores: u16,
+    /// Cores, by node.
+    cores: Vec<Cell<u16>>,
     /// Longest value that clients write.
     pub(super) value_bytes_max: u64,
     stores: u16,
@@ -182,11 +188,12 @@ impl Shape {
             tables.push(Table { mode: Mode::Siblings, max_siblings, ttl_ms, ..named(CARTS, of_carts) });
         }
         let cores = [2, 2, 1, 3][random.below(4) as usize];
-        let stores = one_of(random, &[4, 4, 3, 6]).max(u64::from(cores)) as u16;
+        let stores = one_of(random, &[4, 4, 3, 6]) as u16;
         let vnodes = one_of(random, &[16, 16, 4, 32]) as u32;
         let value_bytes_max = one_of(random, &[64, 1024, 4096, 4096, LARGE_BYTES]);
         let options = Options::draw(random, value_bytes_max);
         let shape = Shape::of(nodes, tables, vnodes, HashSeed(random.bits()));
+        let cores = vec![Cell::new(cores); nodes];
         Shape { cores, stores, value_bytes_max, options, ..shape }
     }
 
@@ -226,7 +233,7 @@ impl Shape {
         };
         Shape {
             nodes,
-            cores: 2,
+            cores: vec![Cell::new(2); nodes],
             stores: 4,
             value_bytes_max: 4096,
             options,
@@ -234,9 +241,9 @@ impl Shape {
         }
     }
 
-    /// For each node its contact address, then one per core.
+    /// For each node its contact address, then one for each core that it may have.
     pub(super) fn addresses(&self) -> Vec<Vec<String>> {
-        let of_node = |node| (0..=self.cores as usize).map(|place| address(node, place)).collect();
+        let of_node = |node| (0..=usize::from(CORES_MAX)).map(|place| address(node, place)).collect();
         (0..self.nodes).map(of_node).collect()
     }
 
@@ -281,23 +288,67 @@ impl Shape {
         }
     }
 
+    /// How many cores a node has, or will have when it is started.
+    pub(super) fn cores_of(&self, node: usize) -> u16 {
+        self.cores[node].get()
+    }
+
+    /// Gives a node another number of cores from its next start on.
+    pub(super) fn set_cores(&self, node: usize, cores: u16) {
+        assert!((1..=CORES_MAX).contains(&cores), "{cores} cores");
+        self.cores[node].set(cores);
+    }
+
     /// Starts a node.
     pub(super) fn start(&self, world: &Rc<World>, node: usize) {
-        let (id, cores) = (NodeId(node as u16 + 1), self.cores);
-        world.start(node, cores, |core, incarnation| {
-            let mut topology = self.topology.clone();
-            let placement = Placement::deal(&topology, id, self.stores, cores);
-            let entry = &mut topology.nodes[node];
-            entry.incarnation = incarnation;
-            entry.endpoints = (1..=cores as usize).map(|place| address(node, place)).collect();
-            entry.core_of_vnode = placement.core_map();
-            let entropy = u128::from(world.random()) << 64 | u128::from(world.random());
-            let engine = ferrite_lsm::Options::new(core, placement.stores_of(CoreId(core)), entropy);
-            let mut settings =
-                ShardSettings::new(id, CoreId(core), cores, incarnation, topology, placement, engine);
-            self.options.apply(&mut settings);
-            settings
-        });
+        let (options, topology) = (self.options.clone(), self.topology.clone());
+        let (cores, stores) = (self.cores_of(node), self.stores);
+        world.start(node, Start { world: world.clone(), node, cores, stores, options, topology });
+    }
+}
+
+/// A start of a node.
+struct Start {
+    world: Rc<World>,
+    node: usize,
+    cores: u16,
+    stores: u16,
+    options: Options,
+    topology: Topology,
+}
+
+impl Launch for Start {
+    fn cores(&self) -> u16 {
+        self.cores
+    }
+
+    fn stores(&self) -> u16 {
+        self.stores
+    }
+
+    fn engine(&self, core: u16, stores: Vec<u16>) -> ferrite_lsm::Options {
+        let entropy = u128::from(self.world.random()) << 64 | u128::from(self.world.random());
+        let mut engine = ferrite_lsm::Options::new(core, stores, entropy);
+        engine.table.token_seed = Some(self.topology.hash_seed.0);
+        self.options.apply_to_engine(&mut engine);
+        engine
+    }
+
+    fn settings(&self, layout: &Layout, core: u16, incarnation: u64) -> ShardSettings {
+        let (id, cores) = (NodeId(self.node as u16 + 1), self.cores);
+        let mut topology = self.topology.clone();
+        let stores = self.stores.max(layout.stores());
+        let placement = Placement::keep(&topology, id, stores, cores, layout.vnodes().iter().copied());
+        let entry = &mut topology.nodes[self.node];
+        entry.incarnation = incarnation;
+        entry.endpoints = (1..=usize::from(cores)).map(|place| address(self.node, place)).collect();
+        entry.core_of_vnode = placement.core_map();
+        let mut engine = self.engine(layout.core_number(core), placement.stores_of(CoreId(core)));
+        engine.layout = Some(layout.mark(core));
+        let mut settings =
+            ShardSettings::new(id, CoreId(core), cores, incarnation, topology, placement, engine);
+        self.options.apply(&mut settings);
+        settings
     }
 }
 

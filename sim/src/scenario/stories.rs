@@ -31,6 +31,7 @@ fn calm_with(seed: u64, tables: Vec<Table>, keys: u64) -> (Scenario, Rc<World>) 
         has_weak_writes: false,
         sloppy_one_in: 0,
         is_skewed: false,
+        changes_cores: false,
         disk: DiskFaults::default(),
         connections: ConnectionFaults::default(),
         kinds: Vec::new(),

@@ -50,7 +50,7 @@ struct Terms {
 
 impl Terms {
     fn options(self) -> u8 {
-        u8::from(self.overwrites) * OVERWRITE | u8::from(self.sloppy) * SLOPPY
+        (u8::from(self.overwrites) * OVERWRITE) | (u8::from(self.sloppy) * SLOPPY)
     }
 }
 

@@ -27,7 +27,7 @@ use crate::trace::Trace;
 
 pub(crate) use connections::ConnectionFaults;
 pub(crate) use disks::DiskFaults;
-pub(crate) use processes::Death;
+pub(crate) use processes::{Death, Launch};
 
 /// Where the wall clocks start: some day in 2023, in milliseconds.
 const WALL_START_MS: u64 = 1_700_000_000_000;

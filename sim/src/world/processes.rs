@@ -2,12 +2,28 @@
 
 use std::rc::Rc;
 
+use ferrite_lsm::layout::Layout;
 use ferrite_lsm::mem_disk::{CrashMode, MemDisk};
 use ferrite_node::{Handler, HintCounts, Place, Shard, ShardSettings};
 
 use super::{Core, Event, Process, World};
 use crate::env::SimEnv;
 use crate::executor::ProcessId;
+
+/// What a process is started with.
+pub(crate) trait Launch {
+    /// How many cores it has.
+    fn cores(&self) -> u16;
+
+    /// How many stores it has at least.
+    fn stores(&self) -> u16;
+
+    /// How the engine of a core is opened, given the number of its directory and its stores.
+    fn engine(&self, core: u16, stores: Vec<u16>) -> ferrite_lsm::Options;
+
+    /// What a core is told, given how the data is laid out and the process's incarnation.
+    fn settings(&self, layout: &Layout, core: u16, incarnation: u64) -> ShardSettings;
+}
 
 /// How a process dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,13 +72,9 @@ impl World {
         nodes[node].process.as_ref().map_or_else(|| nodes[node].disk.clone(), |process| process.disk.clone())
     }
 
-    /// Starts a node's process with so many cores; `settings` makes each core's, given its number and a random incarnation.
-    pub(crate) fn start(
-        self: &Rc<World>,
-        node: usize,
-        cores: u16,
-        settings: impl Fn(u16, u64) -> ShardSettings,
-    ) {
+    /// Starts a node's process: its data is laid out for its cores, if it was not, and then they open.
+    pub(crate) fn start(self: &Rc<World>, node: usize, launch: impl Launch + 'static) {
+        let cores = launch.cores();
         let (process, place) = {
             let mut nodes = self.nodes.borrow_mut();
             let at = &mut nodes[node];
@@ -84,22 +96,37 @@ impl World {
             let found = std::mem::replace(&mut at.place, u64::from(at.lives));
             (id, Place { found, now: at.place })
         };
-        self.note(7, [node as u64, u64::from(process.life), 0]);
+        self.note(7, [node as u64, u64::from(process.life), u64::from(cores)]);
         let disk = self.disk(node);
         let incarnation = self.random();
-        for core in 0..cores {
-            let env = SimEnv { world: self.clone(), process, core, disk: disk.clone() };
-            let settings = ShardSettings { place, ..settings(core, incarnation) };
-            let world = self.clone();
-            self.spawn(process, async move {
-                match Shard::open(env, settings).await {
-                    Ok(shard) => {
-                        world.core_mut(process, core, |core| core.shard = Some(shard));
-                    }
-                    Err(error) => world.failed_opens.borrow_mut().push((process.node, error.to_string())),
+        let env = move |core| SimEnv { world: self.clone(), process, core, disk: disk.clone() };
+        let world = self.clone();
+        let first = env(0);
+        let envs: Vec<SimEnv> = (0..cores).map(env).collect();
+        self.spawn(process, async move {
+            let options = |core, stores| launch.engine(core, stores);
+            let layout = match ferrite_node::lay_out(&first, cores, launch.stores(), options).await {
+                Ok(layout) => layout,
+                Err(error) => {
+                    world.failed_opens.borrow_mut().push((process.node, error.to_string()));
+                    return;
                 }
-            });
-        }
+            };
+            for (core, env) in envs.into_iter().enumerate() {
+                let settings = ShardSettings { place, ..launch.settings(&layout, core as u16, incarnation) };
+                let opened = world.clone();
+                world.spawn(process, async move {
+                    match Shard::open(env, settings).await {
+                        Ok(shard) => {
+                            opened.core_mut(process, core as u16, |core| core.shard = Some(shard));
+                        }
+                        Err(error) => {
+                            opened.failed_opens.borrow_mut().push((process.node, error.to_string()));
+                        }
+                    }
+                });
+            }
+        });
     }
 
     /// Ends a node's process.
