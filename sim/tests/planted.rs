@@ -117,7 +117,7 @@ fn a_digest_that_does_not_tell_of_every_sibling_is_caught() {
 
 #[test]
 fn a_read_that_takes_the_newest_set_for_all_of_them_is_caught() {
-    caught("read-keeps-newest", 10, true);
+    caught("read-keeps-newest", 40, true);
 }
 
 /// Whoever reads next may ask the others, and find what was shown gone.

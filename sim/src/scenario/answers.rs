@@ -80,7 +80,7 @@ impl Scenario {
                             self.on_value(world, client, read, time, version, value);
                         }
                         Item::Siblings { siblings, .. } => {
-                            self.on_siblings(world, client, read, time, &siblings)
+                            self.on_siblings(world, client, read, time, &siblings);
                         }
                         Item::Absent { .. } => self.on_absent(world, read),
                         Item::Error(code) => self.count_error(code),
