@@ -457,7 +457,7 @@ fn a_change_in_doubt_is_settled_where_a_log_segment_has_no_room() {
 #[cfg(feature = "planted-bugs")]
 #[test]
 fn a_doubt_that_is_taken_for_settled_is_caught() {
-    crate::rig::planted::caught(ferrite_lsm::planted::Bug::DoubtTakenForSettled, 0..1, |_| {
+    rig::planted::caught(ferrite_lsm::planted::Bug::DoubtTakenForSettled, 0..1, |_| {
         a_change_that_a_full_disk_kept_is_not_found_once_there_is_room();
         Ok(())
     });
