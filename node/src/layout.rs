@@ -25,7 +25,7 @@ enum End {
 
 /// Finds how the data is laid out, and lays it out anew if that is for another number of cores.
 pub(crate) fn settle(plan: &Plan, cpu: usize, directory: &DataDirectory) -> Result<Layout, ServeError> {
-    let (posts, mailboxes) = mailboxes(1)?;
+    let (posts, mailboxes) = mailboxes(1, 1 << 20)?;
     let setup = CoreSetup {
         core: CoreId(0),
         cpu: Some(cpu),

@@ -126,7 +126,7 @@ pub fn serve(config: &Config, node: &Node, ready: impl FnOnce(&Started)) -> Resu
     memory::check(memory, &config.server, cores, plan.stores.max(layout.stores()))?;
     table_modes::settle(directory.path(), &config.tables).map_err(StartupError::Tables)?;
     let plan = plan.placed(node, layout, Place::take(directory.path()));
-    let (posts, boxes) = mailboxes(cpus.len())?;
+    let (posts, boxes) = mailboxes(cpus.len(), plan.plan.memory.reserve_bytes as usize / 4)?;
     // Signals are taken before threads exist, so that no thread is killed by one.
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let handle = signals.handle();

@@ -56,7 +56,7 @@ impl Client {
 fn it_answers_everything_and_closes_on_nonsense() {
     let listener = listen("127.0.0.1:0".parse().unwrap(), 16).unwrap();
     let address = listener.local_addr().unwrap();
-    let (posts, mut boxes) = mailboxes(1).unwrap();
+    let (posts, mut boxes) = mailboxes(1, 1 << 20).unwrap();
     let data = tempfile::tempdir().unwrap();
     let setup = CoreSetup {
         core: CoreId(0),

@@ -15,8 +15,6 @@ use crate::ring::{Doorbell, Ringer};
 
 /// Most messages that wait for a core.
 pub const MAIL_MAX: usize = 8192;
-/// Most bytes of frames that wait for a core.
-pub const MAIL_BYTES_MAX: usize = 64 << 20;
 
 pub(super) enum Mail {
     Hop {
@@ -36,6 +34,8 @@ struct Shared {
     stop: AtomicBool,
     /// Bytes of frames in the queue.
     bytes: AtomicUsize,
+    /// Most of them, but that one alone may be longer.
+    bytes_max: usize,
 }
 
 /// Where to send a core its messages. Any thread may hold one.
@@ -51,17 +51,18 @@ pub struct Mailbox {
     post: Post,
 }
 
-/// A mailbox for each of `cores`, and the posts to reach them by, indexed by core.
+/// A mailbox for each of `cores`, and the posts to reach them by, indexed by core. Frames that wait for a core have `bytes_max` bytes at most
+/// together; one alone may be longer.
 ///
 /// # Errors
 /// When descriptors run out.
-pub fn mailboxes(cores: usize) -> io::Result<(Vec<Post>, Vec<Mailbox>)> {
+pub fn mailboxes(cores: usize, bytes_max: usize) -> io::Result<(Vec<Post>, Vec<Mailbox>)> {
     let mut posts = Vec::with_capacity(cores);
     let mut boxes = Vec::with_capacity(cores);
     for _ in 0..cores {
         let (sender, receiver) = bounded(MAIL_MAX);
-        let shared =
-            Shared { ringer: Ringer::new()?, stop: AtomicBool::new(false), bytes: AtomicUsize::new(0) };
+        let (stop, bytes) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let shared = Shared { ringer: Ringer::new()?, stop, bytes, bytes_max };
         let post = Post { sender, shared: Arc::new(shared) };
         posts.push(post.clone());
         boxes.push(Mailbox { receiver, post });
@@ -79,7 +80,8 @@ impl Post {
     pub(super) fn hop(&self, from: CoreId, message: Hop) -> Result<(), Hop> {
         let bytes = frame_bytes(&message);
         // Relaxed: it bounds memory, it orders nothing.
-        if self.shared.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > MAIL_BYTES_MAX {
+        let before = self.shared.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before > 0 && before + bytes > self.shared.bytes_max {
             self.shared.bytes.fetch_sub(bytes, Ordering::Relaxed);
             return Err(message);
         }
@@ -145,13 +147,15 @@ fn frame_bytes(message: &Hop) -> usize {
 mod tests {
     use super::*;
 
+    const BYTES_MAX: usize = 1 << 20;
+
     fn reply(bytes: usize) -> Hop {
         Hop::Reply { connection: Connection { slot: 0, generation: 0 }, frame: Vec::with_capacity(bytes) }
     }
 
     #[test]
     fn a_full_queue_gives_the_message_back() {
-        let (posts, boxes) = mailboxes(1).unwrap();
+        let (posts, boxes) = mailboxes(1, BYTES_MAX).unwrap();
         for _ in 0..MAIL_MAX {
             posts[0].hop(CoreId(0), reply(1)).unwrap();
         }
@@ -162,14 +166,14 @@ mod tests {
 
     #[test]
     fn bytes_are_bounded_too_and_given_back() {
-        let (posts, boxes) = mailboxes(1).unwrap();
+        let (posts, boxes) = mailboxes(1, BYTES_MAX).unwrap();
         for _ in 0..2 {
-            posts[0].hop(CoreId(0), reply(MAIL_BYTES_MAX / 2)).unwrap();
+            posts[0].hop(CoreId(0), reply(BYTES_MAX / 2)).unwrap();
         }
         assert!(posts[0].hop(CoreId(0), reply(1)).is_err());
         while boxes[0].take().is_some() {}
         assert_eq!(boxes[0].post.shared.bytes.load(Ordering::Relaxed), 0);
-        assert!(posts[0].hop(CoreId(0), reply(MAIL_BYTES_MAX)).is_ok());
+        assert!(posts[0].hop(CoreId(0), reply(2 * BYTES_MAX)).is_ok());
         assert!(!boxes[0].is_stopped());
         posts[0].stop();
         assert!(boxes[0].is_stopped() && boxes[0].has_news());

@@ -48,7 +48,7 @@ use crate::env::Handler;
 use crate::ring::Ring;
 
 pub use env::RingEnv;
-pub use mailbox::{MAIL_BYTES_MAX, MAIL_MAX, Mailbox, Post, mailboxes};
+pub use mailbox::{MAIL_MAX, Mailbox, Post, mailboxes};
 pub use options::{PEER_CONNECTIONS, ReactorOptions};
 pub use pace::RingPace;
 pub use shared::ReactorCounters;
