@@ -14,25 +14,27 @@ const SLEWED_MS: i64 = 50;
 pub(super) struct Passed {
     /// By how much the wall clock is ahead of the one that is never set, as far as it is believed.
     ahead_ms: i64,
-    /// Since when it has been further ahead.
-    since_ns: Option<u64>,
+    /// Since when it has been further ahead, and by how much in all when it went there.
+    held: Option<(u64, i64)>,
 }
 
 impl Passed {
     /// The wall clock at the start of a process is believed.
     pub(super) fn new(now_ns: u64, wall_ms: u64) -> Passed {
-        Passed { ahead_ms: ahead_ms(now_ns, wall_ms), since_ns: None }
+        Passed { ahead_ms: ahead_ms(now_ns, wall_ms), held: None }
     }
 
     /// Milliseconds since the Unix epoch that have passed, less `drift_ms`.
     pub(super) fn at(&mut self, now_ns: u64, wall_ms: u64, drift_ms: u64) -> u64 {
         let ahead_ms = ahead_ms(now_ns, wall_ms);
+        // One that has gone on ahead of where it is held is held anew.
+        let held = self.held.filter(|(_, held_ms)| ahead_ms <= held_ms.saturating_add(SLEWED_MS));
         let is_believed = ahead_ms <= self.ahead_ms.saturating_add(SLEWED_MS)
-            || self.since_ns.is_some_and(|since| now_ns.saturating_sub(since) >= HELD_NS);
+            || held.is_some_and(|(since_ns, _)| now_ns.saturating_sub(since_ns) >= HELD_NS);
         if is_believed {
-            (self.ahead_ms, self.since_ns) = (ahead_ms, None);
+            (self.ahead_ms, self.held) = (ahead_ms, None);
         } else {
-            self.since_ns.get_or_insert(now_ns);
+            self.held = held.or(Some((now_ns, ahead_ms)));
         }
         let passed_ms = self.ahead_ms.saturating_add_unsigned(now_ns / 1_000_000);
         u64::try_from(passed_ms).unwrap_or(0).saturating_sub(drift_ms)
@@ -68,6 +70,19 @@ mod tests {
         let held_ms = HELD_NS / 1_000_000;
         assert_eq!(passed.at(HELD_NS - 1, held_ms + DAY_MS, 0), held_ms + 999);
         assert_eq!(passed.at(HELD_NS, 1_000 + held_ms + DAY_MS, 0), 1_000 + held_ms + DAY_MS);
+    }
+
+    /// A small step that was nearly held long enough had a day believed with it.
+    #[test]
+    fn each_jump_is_held_for_its_own_time() {
+        let mut passed = Passed::new(0, 1_000);
+        let at_ms = |ns: u64| 1_000 + ns / 1_000_000;
+        assert_eq!(passed.at(0, at_ms(0) + 60, 0), at_ms(0));
+        let nearly = HELD_NS - SECOND_NS;
+        assert_eq!(passed.at(nearly, at_ms(nearly) + 60 + DAY_MS, 0), at_ms(nearly));
+        assert_eq!(passed.at(HELD_NS, at_ms(HELD_NS) + 60 + DAY_MS, 0), at_ms(HELD_NS));
+        let later = nearly + HELD_NS;
+        assert_eq!(passed.at(later, at_ms(later) + 60 + DAY_MS, 0), at_ms(later) + 60 + DAY_MS);
     }
 
     #[test]
