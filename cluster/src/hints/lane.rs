@@ -14,7 +14,7 @@
 //! twice. Rejected: a lane for each core of the target. That many would read all of it always, or stored hints would have to name a core, which
 //! changes with the target's number of cores.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ferrite_wire::CoreId;
 
@@ -64,10 +64,10 @@ pub struct Lane {
     marking: bool,
     /// A fetch is under way.
     fetching: bool,
-    /// Hints up to here are durable.
+    /// The latest hint that is durable.
     durable: u64,
-    /// Hints that were taken in, and are neither durable nor refused.
-    staged: u64,
+    /// The times of hints that were taken in, and are neither durable nor refused: as many as the log has waiting.
+    staged: BTreeSet<u64>,
     /// No hint has a later time.
     last: u64,
     /// No hint has an earlier time, as far as is known.
@@ -97,7 +97,7 @@ impl Lane {
             marking: false,
             fetching: false,
             durable: last,
-            staged: 0,
+            staged: BTreeSet::new(),
             last,
             first,
             main: Track::new(Throttle::new(options), mark, 1),
@@ -117,22 +117,27 @@ impl Lane {
         if self.count == 0 {
             self.first = self.last;
         }
-        self.staged += 1;
+        self.staged.insert(self.last);
         self.count += 1;
         self.bytes += bytes;
         self.last
     }
 
-    /// It is durable. Hints become so in the order of their times.
+    /// It is durable. Not all become so in the order of their times: one may wait for room that a shorter one found.
     pub fn written(&mut self, at: u64) {
-        self.staged = self.staged.saturating_sub(1);
+        self.staged.remove(&at);
         self.durable = self.durable.max(at);
     }
 
     /// It was not written after all.
-    pub fn forget(&mut self, bytes: u64) {
-        self.staged = self.staged.saturating_sub(1);
+    pub fn forget(&mut self, at: u64, bytes: u64) {
+        self.staged.remove(&at);
         self.drop_one(bytes);
+    }
+
+    /// Up to here no hint will come any more.
+    fn settled(&self) -> u64 {
+        self.staged.first().map_or(self.durable, |first| self.durable.min(first.saturating_sub(1)))
     }
 
     /// What to read next, if anything is to be sent, for a target with so many cores, and with at most so many bytes in flight on each track.
@@ -164,8 +169,8 @@ impl Lane {
         if self.behind.len() >= cores.max(1) && self.behind.values().any(is_behind) {
             return None;
         }
-        let (records, bytes) = track.room(self.durable, bytes_max, now_ns)?;
-        let (after, through, attempt) = (track.fetched, self.durable, track.attempt);
+        let (records, bytes) = track.room(self.settled(), bytes_max, now_ns)?;
+        let (after, through, attempt) = (track.fetched, self.settled(), track.attempt);
         Some(Fetch { of: None, after, through, records, bytes, attempt })
     }
 
@@ -454,7 +459,7 @@ impl Lane {
         self.watermark = self.watermark.max(clear);
         let watermark = self.watermark;
         self.ended.retain(|_, fetched| *fetched > watermark);
-        if self.staged == 0 && self.watermark >= self.durable {
+        if self.staged.is_empty() && self.watermark >= self.durable {
             // Those that were passed over are owed no more.
             (self.count, self.bytes) = (0, 0);
         }

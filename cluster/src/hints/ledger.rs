@@ -243,17 +243,17 @@ impl Ledger {
     }
 
     /// The log refused a hint.
-    pub fn not_written(&mut self, id: LaneId, bytes: u64) {
+    pub fn not_written(&mut self, id: LaneId, at: u64, bytes: u64) {
         if let Some(lane) = self.lanes.get_mut(&id) {
-            lane.forget(bytes);
+            lane.forget(at, bytes);
         }
         self.count_drop(id.target, DropReason::NotWritten);
     }
 
     /// There is no room in the log for a hint at this moment: it will be admitted again.
-    pub fn put_off(&mut self, id: LaneId, bytes: u64) {
+    pub fn put_off(&mut self, id: LaneId, at: u64, bytes: u64) {
         if let Some(lane) = self.lanes.get_mut(&id) {
-            lane.forget(bytes);
+            lane.forget(at, bytes);
         }
     }
 

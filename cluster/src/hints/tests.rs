@@ -151,8 +151,8 @@ impl Host {
                 }
             }
             Step::Refuse => {
-                for (_, bytes) in std::mem::take(&mut self.staged) {
-                    self.ledger.not_written(LANE, bytes);
+                for (at, bytes) in std::mem::take(&mut self.staged) {
+                    self.ledger.not_written(LANE, at, bytes);
                 }
             }
             Step::Fetch => {
@@ -450,4 +450,23 @@ fn a_target_that_is_only_slow_gets_so_many_hints_a_second() {
     assert!((4..=6).contains(&in_a_second(1_000_000_000)));
     let dropped: u64 = ledger.drops().map(|(_, _, count)| count).sum();
     assert!(dropped >= 185, "{dropped}");
+}
+
+/// A hint that waited for room in the log while a shorter one of a later time found it was read past: it came behind the watermark, was never delivered,
+/// and had been counted towards its write.
+#[test]
+fn what_is_written_out_of_turn_is_not_read_past() {
+    let mut lane = Lane::new(&options(), Found { mark: 0, first: 0, last: 0, count: 0, bytes: 0 });
+    let waits = lane.admit(10, 100);
+    let finds_room = lane.admit(10, 10);
+    lane.written(finds_room);
+    let nobody = |_: CoreId| false;
+    let through = lane.fetch(1_000, 1, &nobody, 0).map_or(0, |fetch| fetch.through);
+    assert!(through < waits, "read through {through}, and {waits} is to come");
+    let mut lane = Lane::new(&options(), Found { mark: 0, first: 0, last: 0, count: 0, bytes: 0 });
+    let refused = lane.admit(10, 100);
+    let finds_room = lane.admit(10, 10);
+    lane.written(finds_room);
+    lane.forget(refused, 100);
+    assert_eq!(lane.fetch(1_000, 1, &nobody, 0).map(|fetch| fetch.through), Some(finds_room));
 }

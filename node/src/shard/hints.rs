@@ -70,10 +70,10 @@ impl<E: Env> Shard<E> {
             Ok(()) => cover::mark("strict hint kept"),
             Err(ErrorCode::Overloaded) => {
                 cover::mark("strict hint put off");
-                self.hints.borrow_mut().put_off(lane, bytes);
+                self.hints.borrow_mut().put_off(lane, at, bytes);
                 return false;
             }
-            Err(_) => self.hints.borrow_mut().not_written(lane, bytes),
+            Err(_) => self.hints.borrow_mut().not_written(lane, at, bytes),
         }
         true
     }
@@ -103,7 +103,7 @@ impl<E: Env> Shard<E> {
         let staged = self.stage(hint_key(lane, at, key), local_record(at, &value), 0, ack);
         match staged {
             Ok(()) => cover::mark("sloppy hint kept"),
-            Err(_) => self.hints.borrow_mut().not_written(lane, bytes),
+            Err(_) => self.hints.borrow_mut().not_written(lane, at, bytes),
         }
         staged
     }
@@ -116,7 +116,7 @@ impl<E: Env> Shard<E> {
                 WriteAnswer::Applied
             }
             Some(code) => {
-                self.hints.borrow_mut().not_written(ack.lane, ack.bytes);
+                self.hints.borrow_mut().not_written(ack.lane, ack.at, ack.bytes);
                 WriteAnswer::Refused(code)
             }
         };
