@@ -52,7 +52,8 @@ impl Input {
     pub(super) fn lend(&mut self, receive_bytes: usize, need: usize) -> Vec<u8> {
         let unread = self.bytes.len() - self.consumed;
         let capacity = self.wanted.max(need).max(unread + RECEIVE_ROOM_MIN);
-        if self.bytes.capacity() < capacity || self.bytes.capacity() > 4 * capacity.max(receive_bytes) {
+        let is_too_large = self.bytes.capacity() > capacity.max(receive_bytes);
+        if self.bytes.capacity() < capacity || (is_too_large && capacity <= receive_bytes) {
             // Grows for a large frame, and shrinks once it is consumed.
             let mut larger = Vec::with_capacity(capacity);
             larger.extend_from_slice(self.unread());

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use super::table::Link;
+use super::table::{Link, Table};
 use crate::env::Connection;
 
 /// Bytes of answers to one delivery from which on a connection waits for its share.
@@ -72,9 +72,21 @@ impl Deferred {
         self.heavy.pop_front()
     }
 
-    /// Puts a connection off until there is room for its frame.
-    pub(super) fn wait(&mut self, connection: Connection) {
+    /// Puts a connection off until there is room for its frame: behind all others, unless it was its turn.
+    pub(super) fn wait(&mut self, connection: Connection, was_its_turn: bool, table: &mut Table) {
+        if was_its_turn {
+            return self.waiting.push_front(connection);
+        }
+        if self.waiting.len() >= 2 * table.len() {
+            // Those that have gone meanwhile.
+            self.waiting.retain(|name| table.get(*name).is_some());
+        }
         self.waiting.push_back(connection);
+    }
+
+    /// Whether anybody waits for that.
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     /// Who has waited longest for that.

@@ -345,6 +345,11 @@ impl<H: Handler, E> Driver<H, E> {
 
     /// Receives more, unless the connection is on its way out or its answers pile up.
     fn receive(&mut self, name: Connection) {
+        self.receive_in(name, false);
+    }
+
+    /// The same; `is_turn`: it has waited for room, and it is its turn.
+    fn receive_in(&mut self, name: Connection, is_turn: bool) {
         let options = &self.shared.options;
         let mut table = self.shared.table.borrow_mut();
         let Some(link) = table.get(name) else { return };
@@ -356,19 +361,18 @@ impl<H: Handler, E> Driver<H, E> {
         let waits_for_room = link.had_no_room && !link.output.is_clear();
         if !link.outgoing && (waits_for_room || link.output.queued_bytes() >= options.pause_bytes) {
             link.paused = true;
+            if let Some(large) = &mut link.large {
+                // What has not come yet needs no room meanwhile.
+                let unread = link.input.unread().len();
+                large.resize(if unread > options.receive_bytes { unread } else { 0 }, 0);
+            }
             self.shared.count(|counters| counters.pauses += 1);
             return;
         }
-        if let Some(large) = &mut link.large {
-            let of_large = |bytes| if bytes > options.receive_bytes { bytes } else { 0 };
-            if !large.resize(of_large(link.input.wants(link.need)), options.in_all_bytes_max) {
-                link.input.want_less(options.receive_bytes);
-            }
-            if !large.resize(of_large(link.input.wants(link.need)), options.in_all_bytes_max) {
-                link.waits_for_room = true;
-                self.shared.count(|counters| counters.large_waits += 1);
-                return self.deferred.wait(name);
-            }
+        if !link.take_large(options, !is_turn && self.deferred.is_awaited()) {
+            link.waits_for_room = true;
+            self.shared.count(|counters| counters.large_waits += 1);
+            return self.deferred.wait(name, is_turn, &mut table);
         }
         let buffer = link.input.lend(options.receive_bytes, link.need);
         self.shared.ring.receive(&stream, buffer, token(name));
@@ -387,7 +391,7 @@ impl<H: Handler, E> Driver<H, E> {
                 })
             };
             waits(self, true);
-            self.receive(name);
+            self.receive_in(name, true);
             if waits(self, false) {
                 return;
             }

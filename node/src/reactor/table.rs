@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use super::buffers::{Input, Output};
 use super::large::Large;
+use super::options::ReactorOptions;
 use crate::env::{Caller, Connection};
 use crate::ring::Token;
 
@@ -74,6 +75,20 @@ impl Link {
             closing: false,
             dirty: false,
         }
+    }
+}
+
+impl Link {
+    /// Takes the room that the next receive asks for; `others_wait`: for what is more than it has. False = there is none.
+    pub(super) fn take_large(&mut self, options: &ReactorOptions, others_wait: bool) -> bool {
+        let Some(large) = &mut self.large else { return true };
+        let of_large = |bytes| if bytes > options.receive_bytes { bytes } else { 0 };
+        let bytes_max = if others_wait { 0 } else { options.in_all_bytes_max };
+        if large.resize(of_large(self.input.wants(self.need)), bytes_max) {
+            return true;
+        }
+        self.input.want_less(options.receive_bytes);
+        large.resize(of_large(self.input.wants(self.need)), bytes_max)
     }
 }
 
