@@ -1,4 +1,4 @@
-//! Whether this node's wall clock is ahead of most others', by what the others answered.
+//! Whether this node's wall clock is ahead of most others', or behind them, by what the others answered.
 //!
 //! A wall clock that is ahead mints versions that nobody can beat before their time has come. Which of two clocks is wrong nobody can say;
 //! of three, the two that agree are believed. So a node compares, and while it is ahead of most it mints nothing ([`Clock`](crate::Clock) has
@@ -8,6 +8,9 @@
 //! long either of them took: so `told - asked` is the most by which that clock is ahead of this process's own time, which is never set. A late answer makes the
 //! other look ahead of what it is; delay alone never makes this node think that it is ahead itself. Its own wall clock is read when somebody
 //! wants to know: one that jumps is found at the very next write, not at the next answer.
+//!
+//! *Behind.* By the same measure `told - heard` is the least by which the other's clock is ahead, and delay makes it less. A node that is behind most others by
+//! more than is tolerated would mint below what these have written, which nobody refuses: by their clocks that is no time from afar. It mints nothing either.
 //!
 //! Rejected: wall clocks in the reports that gossip passes on. Their age is not known, and any age makes others look as if they were behind.
 //!
@@ -34,6 +37,8 @@ struct Told {
     node: NodeId,
     /// Its wall clock less this process's time, at most, in milliseconds.
     ahead_ms: i64,
+    /// The same at least.
+    least_ms: i64,
     /// When the answer came, in this process's time.
     at_ms: u64,
 }
@@ -45,12 +50,15 @@ pub struct Walls {
     told: Vec<Told>,
     /// The last wall clock of those that make a majority when they are behind, less this process's time, in milliseconds.
     most_ms: Option<i64>,
+    /// The first wall clock of those that make a majority when they are ahead, less this process's time, in milliseconds.
+    least_ms: Option<i64>,
 }
 
 impl Walls {
     /// A node has answered that its wall clock shows `wall_ms`; the question left at `asked_ms`, and it is `now_ms`, by this process's time.
     pub fn tell(&mut self, now_ms: u64, node: NodeId, asked_ms: u64, wall_ms: u64) {
-        let told = Told { node, ahead_ms: difference_ms(wall_ms, asked_ms), at_ms: now_ms };
+        let (ahead_ms, least_ms) = (difference_ms(wall_ms, asked_ms), difference_ms(wall_ms, now_ms));
+        let told = Told { node, ahead_ms, least_ms, at_ms: now_ms };
         match self.told.binary_search_by_key(&node, |told| told.node) {
             Ok(at) => self.told[at] = told,
             Err(at) => self.told.insert(at, told),
@@ -66,6 +74,9 @@ impl Walls {
         // So many others are more than half of all, this node included.
         let majority = ahead.len().div_ceil(2) + 1;
         self.most_ms = ahead.get(majority - 1).copied();
+        let mut least: Vec<i64> = self.told.iter().map(|told| told.least_ms).collect();
+        least.sort_unstable_by(|one, other| other.cmp(one));
+        self.least_ms = least.get(majority - 1).copied();
     }
 
     /// How many others are known.
@@ -83,6 +94,13 @@ impl Walls {
         let ahead_ms =
             self.most_ms.map_or(0, |most_ms| difference_ms(wall_ms, now_ms).saturating_sub(most_ms));
         u64::try_from(ahead_ms).unwrap_or(0)
+    }
+
+    /// By how much this node's wall clock is behind most others', in milliseconds. 0 = it is not, or nobody can tell.
+    pub fn behind_ms(&self, now_ms: u64, wall_ms: u64) -> u64 {
+        let behind_ms =
+            self.least_ms.map_or(0, |least_ms| least_ms.saturating_sub(difference_ms(wall_ms, now_ms)));
+        u64::try_from(behind_ms).unwrap_or(0)
     }
 }
 
@@ -124,6 +142,28 @@ mod tests {
             assert_eq!(walls.ahead_ms(1_000, T), expected_ms, "{others_ahead_ms:?}");
             assert_eq!(walls.can_judge(), others_ahead_ms.len() >= 2);
         }
+    }
+
+    #[test]
+    fn behind_is_who_is_behind_most() {
+        for (others_ahead_ms, expected_ms) in [
+            (&[][..], 0),
+            (&[HOUR_MS], 0),
+            (&[HOUR_MS, 700], 700),
+            (&[HOUR_MS, 0], 0),
+            (&[-HOUR_MS, -HOUR_MS], 0),
+            (&[HOUR_MS, HOUR_MS, 0], 0),
+            (&[HOUR_MS, HOUR_MS, 600], 600),
+        ] {
+            assert_eq!(walls(others_ahead_ms).behind_ms(1_000, T), expected_ms, "{others_ahead_ms:?}");
+        }
+        let mut late = Walls::default();
+        for node in [2, 3] {
+            // In step, read at once, and heard after 4 s.
+            late.tell(5_000, NodeId(node), 1_000, T);
+        }
+        assert_eq!(late.behind_ms(5_000, T + 4_000), 0, "delay makes nobody look behind");
+        assert_eq!(late.behind_ms(5_000, T - 1_000), 1_000, "but who is is seen");
     }
 
     #[test]

@@ -19,7 +19,7 @@
 
 use std::rc::Rc;
 
-use ferrite_lsm::{Engine, OpenError, Prefix, Record, RecordFlags, cover};
+use ferrite_lsm::{Engine, Prefix, Record, RecordFlags, cover};
 use ferrite_wire::{ErrorCode, Key, Order, TableId};
 
 use super::log_pump::Ack;
@@ -34,10 +34,15 @@ const KEY: ferrite_lsm::Key<'static> = ferrite_lsm::Key {
     sort: b"",
 };
 
-/// The mark of the lives before.
-pub(super) async fn restore<E: Env>(engine: &Engine<E::Disk, E::Pace>) -> Result<Order, OpenError> {
-    let found = engine.read(KEY).await.map_err(OpenError::from)?;
-    Ok(found.map_or(Order(0), |found| Order(found.record().order)))
+/// The mark of the lives before. One that cannot be read is as if there had been none.
+pub(super) async fn restore<E: Env>(engine: &Engine<E::Disk, E::Pace>) -> Order {
+    match engine.read(KEY).await {
+        Ok(found) => found.map_or(Order(0), |found| Order(found.record().order)),
+        Err(error) => {
+            tracing::warn!(%error, "whether there are records from afar cannot be read: they are not looked for");
+            Order(0)
+        }
+    }
 }
 
 /// A key that outlives its frame.

@@ -231,7 +231,7 @@ impl<E: Env> Shard<E> {
             _ => None,
         };
         let (clock, bound_number) = time::restore(&env, &settings, &engine).await?;
-        let afar = afar::restore::<E>(&engine).await?;
+        let afar = afar::restore::<E>(&engine).await;
         if engine.has_staged() {
             // What cannot be written now, on a full disk for instance, does not keep the node from starting.
             engine.commit().await.ok();

@@ -39,9 +39,17 @@ pub(super) async fn restore<E: Env>(
     settings: &ShardSettings,
     engine: &Engine<E::Disk, E::Pace>,
 ) -> Result<(Clock, u64), OpenError> {
-    let found = engine.read(KEY).await.map_err(OpenError::from)?;
-    let (bound, number) = found
-        .map_or((Order(0), 0), |found| (bound_of(&found.record()), found.record().order.saturating_add(1)));
+    let (bound, number) = match engine.read(KEY).await {
+        Ok(found) => found.map_or((Order(0), 0), |found| {
+            (bound_of(&found.record()), found.record().order.saturating_add(1))
+        }),
+        Err(error) => {
+            // Its number is above any that was counted.
+            let number = env.wall_ms();
+            tracing::warn!(%error, "how far this node's clock had come cannot be read: the wall clock decides alone");
+            (Order(0), number)
+        }
+    };
     let clock_settings =
         ClockSettings { drift_max_ms: settings.clock_drift_max_ms, ..ClockSettings::default() };
     let mut clock = Clock::restart(clock_settings, bound);
@@ -93,8 +101,12 @@ impl<E: Env> Shard<E> {
 
     /// A version's order: above everything this core has seen, and what the client has.
     pub(super) fn mint(self: &Rc<Self>, seen: Order) -> Result<Order, ErrorCode> {
-        if self.is_wall_ahead() {
-            ferrite_lsm::cover::mark("nothing minted while the wall clock is ahead");
+        if self.is_wall_off() {
+            let mark = match self.is_wall_ahead() {
+                true => "nothing minted while the wall clock is ahead",
+                false => "nothing minted while the wall clock is behind",
+            };
+            ferrite_lsm::cover::mark(mark);
             return Err(ErrorCode::ClockDrift);
         }
         let minted = self.clock.borrow_mut().mint(self.env.wall_ms(), seen);

@@ -10,6 +10,8 @@
 //! | so does what merges may do away with as expired | it has not expired |
 //! | it applies what others write, reads, and delivers hints | these mint nothing |
 //!
+//! A node that is behind most by more than the drift mints nothing either: others would take what it mints, and keep what they have.
+//!
 //! It goes on by itself once its wall clock is right.
 
 use ferrite_wire::{NodeId, Order, Reply};
@@ -45,6 +47,16 @@ impl<E: Env> Shard<E> {
         self.wall_ahead_ms() > self.settings.clock_drift_max_ms
     }
 
+    /// By how much it is behind most others', in milliseconds.
+    fn wall_behind_ms(&self) -> u64 {
+        self.walls.borrow().behind_ms(self.env.now_ns() / MS, self.env.wall_ms())
+    }
+
+    /// Whether it is so far ahead of most others', or behind them, that nothing may be minted by it.
+    pub(super) fn is_wall_off(&self) -> bool {
+        self.is_wall_ahead() || self.wall_behind_ms() > self.settings.clock_drift_max_ms
+    }
+
     /// This node's wall clock, or most others' while it is ahead of those.
     pub(super) fn believed_wall_ms(&self) -> u64 {
         let ahead_ms = if self.is_wall_ahead() { self.wall_ahead_ms() } else { 0 };
@@ -53,18 +65,19 @@ impl<E: Env> Shard<E> {
 
     /// Tells in the log when the verdict has changed.
     pub(super) fn tell_wall_ahead(&self) {
-        let is_ahead = self.is_wall_ahead();
-        if self.is_ahead_told.replace(is_ahead) == is_ahead {
+        let is_off = self.is_wall_off();
+        if self.is_ahead_told.replace(is_off) == is_off {
             return;
         }
-        let (core, ahead_ms) = (self.settings.core.0, self.wall_ahead_ms());
+        let (core, ahead_ms, behind_ms) = (self.settings.core.0, self.wall_ahead_ms(), self.wall_behind_ms());
         let others = self.walls.borrow().others();
-        if is_ahead {
+        if is_off {
             tracing::error!(
                 core,
                 ahead_ms,
+                behind_ms,
                 others,
-                "this node's wall clock is ahead of most others': it coordinates no writes; {SET_IT_RIGHT}"
+                "this node's wall clock is out of step with most others': it coordinates no writes; {SET_IT_RIGHT}"
             );
         } else {
             tracing::info!(core, others, "this node's wall clock is in step with most others' again");
@@ -75,6 +88,8 @@ impl<E: Env> Shard<E> {
     pub(super) fn drift_text(&self) -> &'static str {
         if self.is_wall_ahead() {
             "this node's wall clock is ahead of most others': it coordinates no writes until it is set right; ask another node"
+        } else if self.is_wall_off() {
+            "this node's wall clock is behind most others': it coordinates no writes until it is set right; ask another node"
         } else {
             "the client has seen, or the key holds, a time too far ahead of this node's wall clock"
         }
@@ -88,6 +103,14 @@ impl<E: Env> Shard<E> {
                 "wall_clock",
                 &format_args!(
                     "ahead of most of {others} others by {ahead_ms} ms: no writes are coordinated; {SET_IT_RIGHT}"
+                ),
+            );
+        } else if self.is_wall_off() {
+            let behind_ms = self.wall_behind_ms();
+            line(
+                "wall_clock",
+                &format_args!(
+                    "behind most of {others} others by {behind_ms} ms: no writes are coordinated; {SET_IT_RIGHT}"
                 ),
             );
         } else {
