@@ -27,8 +27,8 @@ fn start(program: &Path, home: &Path, kind: Kind, nodes: usize) -> Result<Nodes,
 }
 
 /// The CPU of the nodes, and that of everybody else where there are two.
-const NODES_CPU: usize = 0;
-const OTHERS_CPU: usize = 1;
+const NODES_CPU: usize = 1;
+const OTHERS_CPU: usize = 0;
 
 /// A cluster that has one CPU for itself, if there are two: this process keeps to another.
 fn start_beside(program: &Path, home: &Path, nodes: usize) -> Result<Nodes, Obstacle> {
@@ -39,7 +39,7 @@ fn start_beside(program: &Path, home: &Path, nodes: usize) -> Result<Nodes, Obst
 
 /// Threads that this one makes stay where it is.
 fn keep_to_others_cpu() -> Result<(), Obstacle> {
-    if std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > OTHERS_CPU) {
+    if std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > OTHERS_CPU.max(NODES_CPU)) {
         let mut cpus = CpuSet::new();
         cpus.set(OTHERS_CPU);
         sched_setaffinity(None, &cpus).map_err(failed("keep to a CPU"))?;
