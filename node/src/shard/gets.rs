@@ -45,13 +45,23 @@ impl<E: Env> Shard<E> {
         key: &Key<'_>,
     ) -> Option<Next> {
         let key = self.key_here(level, key)?;
-        let stale = self.is_stale(epoch);
+        self.get_one(connection, &key, id, self.is_stale(epoch))
+    }
+
+    #[inline]
+    fn get_one(
+        &self,
+        connection: Connection,
+        key: &ferrite_lsm::Key<'_>,
+        id: RequestId,
+        stale: bool,
+    ) -> Option<Next> {
         let (mut answered, mut fits) = (false, true);
         let sent = self.env.send_fitting(connection, |out, room| {
-            let result = self.engine.get(key, |record| {
+            let result = self.engine.get(*key, |record| {
                 fits = bytes_about(record.as_ref()) <= room;
                 if fits {
-                    self.encode_found(&key, record.as_ref(), id, stale, out);
+                    self.encode_found(key, record.as_ref(), id, stale, out);
                 }
             });
             answered = result.is_ok() && fits;
@@ -123,8 +133,15 @@ impl<E: Env> Shard<E> {
         match sent {
             Sent::Queued => {}
             Sent::Gone => return used,
-            // Alone, the first of them will be told so.
-            Sent::Full | Sent::Crowded => return 0,
+            // The first of them will find none again, alone.
+            Sent::Full => return 0,
+            // Each for itself: those that are short have room. One batch after the other would look all of them up for each that is refused.
+            Sent::Crowded => {
+                let told = |one: &(&ferrite_lsm::Key<'_>, &Asked)| {
+                    self.get_one(connection, one.0, one.1.id, one.1.stale) != Some(Next::Frame)
+                };
+                return keys.iter().zip(asked).find(told).map_or(used, |(_, next)| next.at);
+            }
         }
         let answered = no_room_from as u64 - u64::from(missed.count_ones());
         self.counters.gets.set(self.counters.gets.get() + answered);

@@ -63,6 +63,24 @@ fn a_node_whose_clock_is_ahead_of_most_mints_nothing_and_the_others_go_on() {
     write(&mut cluster, 2, b"k", Level::Quorum).expect("it goes on by itself");
 }
 
+/// A node an hour behind minted below what the others had: they took its writes, told that they were done, and kept what they had.
+#[test]
+fn a_node_whose_clock_is_behind_most_mints_nothing_either() {
+    let mut cluster = Cluster::formed(3, 1);
+    for node in 0..3 {
+        write(&mut cluster, node, b"before", Level::Quorum).expect("clocks are in step");
+    }
+    set_ahead(&cluster, 2, -(HOUR_MS as i64));
+    let (code, text) = write(&mut cluster, 2, b"k", Level::One).expect_err("its clock is behind");
+    assert_eq!(code, ErrorCode::ClockDrift);
+    assert!(text.contains("behind most others'"), "{text}");
+    let said = line(&cluster.place(2, 0).shard, "wall_clock");
+    assert!(said.starts_with("behind most of 2 others by 3"), "{said}");
+    write(&mut cluster, 0, b"k", Level::All).expect("the others go on");
+    set_ahead(&cluster, 2, HOUR_MS as i64);
+    write(&mut cluster, 2, b"k", Level::Quorum).expect("it goes on by itself");
+}
+
 /// It may have been right, and the others wrong.
 #[test]
 fn a_node_goes_on_when_the_others_have_been_set_to_its_time() {
