@@ -16,7 +16,7 @@ const HEAVY_BYTES: usize = 32 * 1024;
 const HEAVY_BYTES_PER_TURN: usize = 128 * 1024;
 /// Most deliveries of them in a turn.
 const HEAVY_PER_TURN: usize = 4;
-/// Most sockets closed in a turn: one whose peer never read has megabytes queued in the kernel, which take half a millisecond to free.
+/// Most sockets closed in a turn. As many are accepted.
 const CLOSED_PER_TURN: usize = 1;
 
 /// Whether a connection whose delivery was answered with so many bytes waits for its share the next time.
