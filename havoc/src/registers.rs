@@ -1,6 +1,6 @@
 //! Registers: records that one writer each writes and reads at QUORUM, and that must never go back.
 //!
-//! What may be read is [`memory`](crate::memory)'s to say; here is who writes. Records differ in what is done to them, by their numbers:
+//! What may be read is `memory`'s to say; here is who writes. Records differ in what is done to them, by their numbers:
 //!
 //! | number mod 4 | writes |
 //! |---|---|

@@ -39,7 +39,7 @@ fn start_beside(program: &Path, home: &Path, nodes: usize) -> Result<Nodes, Obst
 
 /// Threads that this one makes stay where it is.
 fn keep_to_others_cpu() -> Result<(), Obstacle> {
-    if std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > OTHERS_CPU.max(NODES_CPU)) {
+    if std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > NODES_CPU) {
         let mut cpus = CpuSet::new();
         cpus.set(OTHERS_CPU);
         sched_setaffinity(None, &cpus).map_err(failed("keep to a CPU"))?;
