@@ -12,12 +12,13 @@ use ferrite_wire::{
 };
 
 use super::record::{engine_key, version_of};
+use super::session::GETS_TOGETHER_MAX;
 use super::sets::hash_of;
 use super::{Next, Route, Shard};
 use crate::env::{Connection, Env, Sent};
 
 /// Most gets looked up together.
-pub(super) const BATCH_MAX: usize = 16;
+pub(super) const BATCH_MAX: usize = GETS_TOGETHER_MAX as usize;
 /// Bytes of answers after which the rest of a batch is the next one: each is held against the bound of the out-buffer.
 const BATCH_BYTES_MAX: usize = 64 * 1024;
 /// Room for what surrounds a value in an answer, in bytes.
@@ -92,8 +93,12 @@ impl<E: Env> Shard<E> {
         let nothing = Key::plain(b"");
         let mut keys = [engine_key(&nothing, ferrite_wire::VnodeId(0), ferrite_wire::Token(0)); BATCH_MAX];
         let mut asked = [Asked { id: RequestId(0), stale: false, at: 0 }; BATCH_MAX];
+        let together = match self.sessions.borrow_mut().get_mut(connection) {
+            Some(session) => usize::from(session.gets_together),
+            None => return 0,
+        };
         let (mut len, mut used) = (0, 0);
-        while len < BATCH_MAX && whole_get(&bytes[used..]).is_some() {
+        while len < together && whole_get(&bytes[used..]).is_some() {
             // Whatever is wrong with a frame is found again, and answered, on its own.
             let Ok(Parsed::Frame { frame, bytes: frame_bytes }) =
                 parse_frame(&bytes[used..], limits::BODY_BYTES_MAX)
@@ -130,6 +135,11 @@ impl<E: Env> Shard<E> {
             });
             no_room_from > 0
         });
+        if let Some(session) = self.sessions.borrow_mut().get_mut(connection) {
+            // Where values are long, or there is little room, most of a batch would be looked up in vain, again and again.
+            let next = if no_room_from < len { no_room_from } else { 2 * together };
+            session.gets_together = next.clamp(1, BATCH_MAX) as u8;
+        }
         match sent {
             Sent::Queued => {}
             Sent::Gone => return used,

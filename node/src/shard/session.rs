@@ -38,6 +38,9 @@ impl Next {
     }
 }
 
+/// Most gets of a connection looked up together.
+pub(super) const GETS_TOGETHER_MAX: u8 = 16;
+
 /// Least rate at which a frame comes in, in bytes per second: its time is this much longer for its length.
 pub(super) const FRAME_BYTES_PER_S_MIN: u64 = 64 * 1024;
 
@@ -81,6 +84,8 @@ pub(super) struct Session {
     pub(super) in_flight: u32,
     /// The handshake, or the frame that has begun.
     pub(super) half_sent: Option<HalfSent>,
+    /// So many of its gets are looked up together.
+    pub(super) gets_together: u8,
 }
 
 /// The sessions by connection slot.
@@ -97,7 +102,8 @@ impl Sessions {
             self.slots.resize(slot + 1, None);
         }
         let half_sent = (kind == SessionKind::New).then_some(HalfSent { since_ns: now_ns, bytes: 0 });
-        self.slots[slot] = Some(Session { generation: connection.generation, kind, in_flight: 0, half_sent });
+        let (generation, gets_together) = (connection.generation, GETS_TOGETHER_MAX);
+        self.slots[slot] = Some(Session { generation, kind, in_flight: 0, half_sent, gets_together });
     }
 
     /// Removes a connection and says what it was.

@@ -2,6 +2,7 @@
 
 use ferrite_wire::{ErrorCode, Reply, TableId};
 
+use super::super::gets::BATCH_MAX;
 use super::*;
 
 const KEYS: usize = 40;
@@ -101,4 +102,22 @@ fn a_damaged_get_among_others_closes_after_those_before_it() {
     assert_eq!(kinds.len(), 6, "{kinds:?}");
     assert!(kinds[..5].iter().all(|kind| matches!(kind, FrameKind::Value | FrameKind::Absent)));
     assert_eq!(kinds[5], FrameKind::Error);
+}
+
+/// Sixteen were looked up each time, and one or two answered: clients that asked for long values and read none kept a core busy.
+#[test]
+fn a_burst_of_gets_of_long_values_is_looked_up_about_once() {
+    const GETS: usize = 64;
+    let (bench, shard) = alone();
+    let connection = client(&bench, &shard);
+    receive(&shard, connection, &request_frame(1, &put(b"long", &[7; 60_000], Level::One)));
+    pass(&bench, &shard, 1);
+    bench.frames(connection);
+    let burst: Vec<u8> =
+        (0..GETS as u64).flat_map(|number| request_frame(number, &get(b"long", Level::One))).collect();
+    let before = shard.engine.stats().gets_memtable;
+    receive(&shard, connection, &burst);
+    assert_eq!(answers(&bench, connection).len(), GETS);
+    let looked_up = (shard.engine.stats().gets_memtable - before) as usize;
+    assert!((GETS..=2 * GETS + BATCH_MAX).contains(&looked_up), "{looked_up} for {GETS}");
 }
