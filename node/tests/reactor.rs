@@ -507,6 +507,35 @@ fn readers_that_sleep_stay_within_the_bound_of_all_together() {
     node.stop();
 }
 
+/// What the kernel takes for a client that does not read it keeps, in no bound of ours: megabytes for each, and the time to copy them.
+#[test]
+fn the_kernel_keeps_little_for_a_client_that_does_not_read() {
+    let options = ReactorOptions { pause_bytes: 1 << 20, ..ReactorOptions::default() };
+    let node = Node::start(1, options);
+    let mut sleeper = node.connect();
+    assert_eq!(ask(&mut sleeper, b"l"), b"welcome");
+    let mut other = node.connect();
+    const ASKED: usize = 8;
+    // The first answer stays on its way, and it is not read from any more. Sockets that took megabytes would take that one and the next ones meanwhile.
+    for _ in 0..ASKED {
+        sleeper.write_all(&[1, 0, b'm']).unwrap();
+        for _ in 0..100 {
+            assert_eq!(ask(&mut other, b"e"), b"e");
+        }
+    }
+    assert_eq!(
+        node.seen.pauses.load(Ordering::SeqCst),
+        1,
+        "each answer that has left lets it be read from again"
+    );
+    let mut buffer = vec![0; 1 << 20];
+    for _ in 0..ASKED {
+        sleeper.read_exact(&mut buffer).unwrap();
+    }
+    assert_eq!(ask(&mut sleeper, b"eawake"), b"eawake");
+    node.stop();
+}
+
 /// Each connection was bounded for itself: two thousand that sent most of a long frame and then nothing took gigabytes.
 #[test]
 fn long_frames_share_room_and_wait_for_one_another() {

@@ -8,7 +8,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::CoreError;
-use super::deferred::{Deferred, Share, is_heavy};
+use super::breath::Breath;
+use super::deferred::{Deferred, Share};
 use super::mailbox::Mail;
 use super::shared::{Shared, clock_ns};
 use super::spin::Spin;
@@ -45,6 +46,7 @@ pub(super) struct Driver<H, E> {
     accept_again_ns: Option<u64>,
     doorbell: Doorbell,
     spin: Spin,
+    breath: Breath,
     events: Vec<Event>,
     /// The connections of the batch at hand that have something to send or to close.
     batch: Vec<Connection>,
@@ -70,6 +72,7 @@ impl<H: Handler, E> Driver<H, E> {
         let listener = |socket| Listener { socket: Rc::new(socket), listening: None };
         Ok(Driver {
             spin: Spin::new(shared.options.spin_us * 1000),
+            breath: Breath::new(clock_ns()),
             listeners: listeners.into_iter().map(listener).collect(),
             shared,
             started,
@@ -114,6 +117,11 @@ impl<H: Handler, E> Driver<H, E> {
             }
             if self.is_finished() {
                 return Ok(());
+            }
+            if self.breath.is_due(self.shared.now_ns.get(), self.shared.ring.files_in_flight()) {
+                std::thread::yield_now();
+                self.shared.count(|counters| counters.yields += 1);
+                self.breath.rested(clock_ns());
             }
             if self.shared.tasks.take_runnable() {
                 self.shared.ring.enter(Wait::No).map_err(CoreError::Ring)?;
@@ -288,10 +296,10 @@ impl<H: Handler, E> Driver<H, E> {
             }
             return;
         }
-        let is_heavy = link.is_heavy;
+        let waits = link.waits_for_share;
         drop(table);
         self.shared.count(|counters| counters.received_bytes += count as u64);
-        if is_heavy {
+        if waits {
             return self.deferred.push(name);
         }
         self.deliver(name);
@@ -321,10 +329,10 @@ impl<H: Handler, E> Driver<H, E> {
         let mut table = self.shared.table.borrow_mut();
         let Some(link) = table.get(name) else { return 0 };
         let answered = link.output.queued_bytes() - had;
-        link.is_heavy = is_heavy(answered);
         let mut stuck = false;
         match received {
             Received::Consumed { used, need } => {
+                link.delivered(used, answered);
                 input.consume(used);
                 link.need = need;
                 stuck = need > options.input_bytes_max || input.unread().len() > options.input_bytes_max;
@@ -423,9 +431,9 @@ impl<H: Handler, E> Driver<H, E> {
         if link.paused && link.output.queued_bytes() < options.pause_bytes / 2 {
             link.paused = false;
             // What the handler left unread because it had no room may be all that will ever come.
-            let (unread, is_heavy) = (!link.input.unread().is_empty(), link.is_heavy);
+            let (unread, waits) = (!link.input.unread().is_empty(), link.waits_for_share);
             drop(table);
-            if unread && is_heavy {
+            if unread && waits {
                 return self.deferred.push(name);
             }
             if unread {
@@ -601,7 +609,9 @@ impl<H: Handler, E> Driver<H, E> {
             shared.ring.enter(Wait::For(Duration::from_nanos(wait_ns)))
         };
         self.doorbell.after_sleep();
-        self.spin.blocked(clock_ns() - from);
+        let until = clock_ns();
+        self.spin.blocked(until - from);
+        self.breath.rested(until);
         entered
     }
 

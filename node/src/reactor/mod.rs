@@ -16,6 +16,7 @@
 //! that does not read its answers is no longer read from; one that breaks the protocol is closed alone. Clients leave places for other nodes, and whoever
 //! has not said who it is gives its own up when there are no others.
 
+mod breath;
 mod buffers;
 mod deferred;
 mod driver;

@@ -26,6 +26,9 @@ pub struct ReactorOptions {
     pub out_all_bytes_max: usize,
     /// Most bytes of room for frames longer than a receive, of all clients of the core together; one alone may be longer.
     pub in_all_bytes_max: usize,
+    /// So much the kernel takes for a client beyond what is on its way, in bytes (`TCP_NOTSENT_LOWAT`). What it takes it copies, and keeps for as long as
+    /// nobody reads, outside of every bound here; without this, up to the 4 MiB of `tcp_wmem` each.
+    pub unsent_bytes: u32,
     /// Room beyond `out_bytes_max`, for answers as short as an error or an acknowledgement only, in bytes.
     pub out_reserve_bytes: usize,
     /// How long an idle core spins before it blocks, in microseconds. 0 where the core is shared with others.
@@ -54,6 +57,7 @@ impl Default for ReactorOptions {
             burst_bytes: 128 * 1024,
             out_all_bytes_max: 64 * 1024 * 1024,
             in_all_bytes_max: 64 * 1024 * 1024,
+            unsent_bytes: 128 * 1024,
             out_reserve_bytes: 1024 * 1024,
             spin_us: 50,
             slow_reader_ms: 2_000,

@@ -9,6 +9,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use ferrite_wire::CoreId;
+use socket2::SockRef;
 
 use super::buffers::Output;
 use super::mailbox::{Mailbox, Post};
@@ -56,6 +57,8 @@ pub struct ReactorCounters {
     pub turns: u64,
     /// Times the core blocked.
     pub parks: u64,
+    /// Times a core that had been busy for long let others on its processor run, because it waits for files.
+    pub yields: u64,
     /// Times spinning found something.
     pub spin_hits: u64,
 }
@@ -191,7 +194,15 @@ impl Shared {
     /// An accepted connection has said who it is. False = there is no place for another client.
     pub(super) fn greeted(&self, connection: Connection, caller: Caller) -> bool {
         let clients_max = self.options.connections_max.saturating_sub(self.options.peer_connections);
-        let has_place = self.table.borrow_mut().greeted(connection, caller, clients_max);
+        let mut table = self.table.borrow_mut();
+        let has_place = table.greeted(connection, caller, clients_max);
+        if caller == Caller::Client
+            && let Some(stream) = table.get(connection).and_then(|link| link.stream.as_ref())
+        {
+            // Fails on a socket that is already reset, which the next receive will tell.
+            let _ = SockRef::from(&**stream).set_tcp_notsent_lowat(self.options.unsent_bytes);
+        }
+        drop(table);
         self.count(|counters| counters.refused += u64::from(!has_place));
         has_place
     }

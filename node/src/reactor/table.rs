@@ -5,6 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::rc::Rc;
 
 use super::buffers::{Input, Output};
+use super::deferred::is_heavy;
 use super::large::Large;
 use super::options::ReactorOptions;
 use crate::env::{Caller, Connection};
@@ -12,6 +13,9 @@ use crate::ring::Token;
 
 /// Generation that no connection ever has; the reactor's own tokens use it.
 pub(super) const GENERATION_RESERVED: u32 = u32::MAX;
+
+/// Deliveries of a connection that was accepted until it is known how much it asks for: its greeting, and what came behind it.
+const NEW_DELIVERIES: u8 = 2;
 
 /// One connection.
 #[derive(Debug)]
@@ -36,8 +40,10 @@ pub(super) struct Link {
     pub(super) paused: bool,
     /// An answer to what was received last found no room beside those before it.
     pub(super) had_no_room: bool,
-    /// What it sent last was answered with much: it waits for its share.
-    pub(super) is_heavy: bool,
+    /// What it sends waits for its share of a turn.
+    pub(super) waits_for_share: bool,
+    /// So many deliveries on, what it sends waits whatever it is.
+    new_for: u8,
     /// To be closed once everything has left; the handler has no part in it any more.
     pub(super) closing: bool,
     /// On the list of connections to look at before the batch ends.
@@ -55,7 +61,13 @@ impl Link {
         let mut link = Link::new(Some(stream), receive_bytes);
         link.output = Output::counted_in(unread);
         link.large = Some(Large::new(large));
+        link.is_new();
         link
+    }
+
+    /// Nothing is known of it yet.
+    fn is_new(&mut self) {
+        (self.waits_for_share, self.new_for) = (true, NEW_DELIVERIES);
     }
 
     pub(super) fn new(stream: Option<Rc<TcpStream>>, receive_bytes: usize) -> Link {
@@ -71,7 +83,8 @@ impl Link {
             need: 0,
             paused: false,
             had_no_room: false,
-            is_heavy: false,
+            waits_for_share: false,
+            new_for: 0,
             closing: false,
             dirty: false,
         }
@@ -79,6 +92,15 @@ impl Link {
 }
 
 impl Link {
+    /// Something it sent was delivered, and so much of that used and answered at once: whether the next waits for its share.
+    pub(super) fn delivered(&mut self, used: usize, answered_bytes: usize) {
+        self.new_for = match self.caller {
+            Some(Caller::Peer) => 0,
+            _ => self.new_for.saturating_sub(1),
+        };
+        self.waits_for_share = self.new_for > 0 || used == 0 || is_heavy(answered_bytes);
+    }
+
     /// Takes the room that the next receive asks for; `others_wait`: for what is more than it has. False = there is none.
     pub(super) fn take_large(&mut self, options: &ReactorOptions, others_wait: bool) -> bool {
         let Some(large) = &mut self.large else { return true };
@@ -98,6 +120,7 @@ impl Link {
     pub(super) fn stranger() -> Link {
         let mut link = Link::new(None, 4096);
         link.outgoing = false;
+        link.is_new();
         link
     }
 }
@@ -221,6 +244,27 @@ mod tests {
 
     fn link() -> Link {
         Link::new(None, 4096)
+    }
+
+    /// Thousands of new connections that ask for much were each served at once, for nothing was known of them.
+    #[test]
+    fn new_ones_and_those_that_ask_for_much_or_send_nothing_whole_wait_for_their_share() {
+        let mut link = Link::stranger();
+        assert!(link.waits_for_share, "nothing is known of it");
+        link.delivered(40, 60);
+        assert!(link.waits_for_share, "it has greeted");
+        link.delivered(40, 60);
+        assert!(!link.waits_for_share, "it has asked for little");
+        link.delivered(40, 1 << 20);
+        assert!(link.waits_for_share, "it has asked for much");
+        link.delivered(40, 60);
+        link.delivered(0, 0);
+        assert!(link.waits_for_share, "it sends a few bytes at a time");
+        let mut peer = Link::stranger();
+        peer.caller = Some(Caller::Peer);
+        peer.delivered(40, 60);
+        assert!(!peer.waits_for_share, "other nodes are known");
+        assert!(!Link::new(None, 4096).waits_for_share, "so is whom we have asked");
     }
 
     #[test]

@@ -196,6 +196,11 @@ impl Ring {
         self.0.borrow().slots.busy()
     }
 
+    /// Operations on files in flight, queued ones included.
+    pub fn files_in_flight(&self) -> usize {
+        self.0.borrow().slots.ticketed()
+    }
+
     /// Cancels what is in flight and waits for it, so that the kernel holds no memory of this process afterwards.
     ///
     /// Every later operation fails with `ECANCELED`. If the kernel does not give everything back within five seconds, the

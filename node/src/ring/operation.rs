@@ -181,6 +181,8 @@ pub(super) struct Slots {
     slots: Vec<Slot>,
     free: Option<u32>,
     busy: usize,
+    /// Those of them that are ticketed.
+    ticketed: usize,
 }
 
 impl Slots {
@@ -188,6 +190,7 @@ impl Slots {
         let listener = token.map_or(Listener::Task(None), Listener::Event);
         let state = State::Busy { operation, listener };
         self.busy += 1;
+        self.ticketed += usize::from(token.is_none());
         match self.free {
             Some(slot) => {
                 let entry = &mut self.slots[slot as usize];
@@ -207,6 +210,10 @@ impl Slots {
 
     pub(super) fn busy(&self) -> usize {
         self.busy
+    }
+
+    pub(super) fn ticketed(&self) -> usize {
+        self.ticketed
     }
 
     pub(super) fn operation(&mut self, key: Key) -> &mut Operation {
@@ -230,13 +237,13 @@ impl Slots {
             }
             Listener::Task(waker) => {
                 slot.state = State::Done { result, payload: operation.payload(result) };
-                self.busy -= 1;
+                (self.busy, self.ticketed) = (self.busy - 1, self.ticketed - 1);
                 waker
             }
             Listener::Nobody => {
                 // Closes what was opened, gives back what was lent.
                 drop(operation.payload(result));
-                self.busy -= 1;
+                (self.busy, self.ticketed) = (self.busy - 1, self.ticketed - 1);
                 self.release(key);
                 None
             }
