@@ -10,30 +10,24 @@ use std::time::{Duration, Instant};
 use super::CoreError;
 use super::breath::Breath;
 use super::deferred::{Deferred, Share};
+use super::listeners::Listeners;
 use super::mailbox::Mail;
 use super::shared::{Shared, clock_ns};
 use super::spin::Spin;
 use super::strangers::Strangers;
-use super::table::{GENERATION_RESERVED, Link, connection, token};
+use super::table::{Link, connection, token};
 use crate::env::{Connection, Handler, Received};
-use crate::ring::{Doorbell, Event, Listening, Token, Wait};
+use crate::ring::{Doorbell, Event, Token, Wait};
 
 /// Most messages of other threads handled in a turn, so that a flood of them does not hold up the sockets.
 const MAIL_PER_TURN: usize = 512;
 /// Longest time a core blocks, whatever its timers say.
 const PARK_MAX_NS: u64 = 1_000_000_000;
-/// Pause before accepting again after accepting failed, for instance for want of descriptors.
-const ACCEPT_RETRY_NS: u64 = 100_000_000;
 const MILLISECOND_NS: u64 = 1_000_000;
 /// How often connections that do not read are looked for while room is short.
 const READERS_INTERVAL_NS: u64 = 100_000_000;
 
 const DOORBELL: Token = Token(u64::MAX);
-
-struct Listener {
-    socket: Rc<TcpListener>,
-    listening: Option<Listening>,
-}
 
 /// A shard that is being started, and then is there once.
 type Started<H, E> = Rc<RefCell<Option<Result<H, E>>>>;
@@ -42,8 +36,7 @@ pub(super) struct Driver<H, E> {
     shared: Rc<Shared>,
     started: Started<H, E>,
     handler: Option<H>,
-    listeners: Vec<Listener>,
-    accept_again_ns: Option<u64>,
+    listeners: Listeners,
     doorbell: Doorbell,
     spin: Spin,
     breath: Breath,
@@ -69,15 +62,13 @@ impl<H: Handler, E> Driver<H, E> {
     ) -> io::Result<Driver<H, E>> {
         let doorbell = shared.mailbox.doorbell()?;
         shared.ring.watch(&doorbell, DOORBELL);
-        let listener = |socket| Listener { socket: Rc::new(socket), listening: None };
         Ok(Driver {
             spin: Spin::new(shared.options.spin_us * 1000),
             breath: Breath::new(clock_ns()),
-            listeners: listeners.into_iter().map(listener).collect(),
+            listeners: Listeners::new(listeners),
             shared,
             started,
             handler: None,
-            accept_again_ns: None,
             doorbell,
             events: Vec::new(),
             batch: Vec::new(),
@@ -139,15 +130,7 @@ impl<H: Handler, E> Driver<H, E> {
             handler.on_stop();
         }
         self.handler = Some(handler);
-        for at in 0..self.listeners.len() {
-            self.listen(at);
-        }
-    }
-
-    fn listen(&mut self, at: usize) {
-        let token = Token(u64::from(GENERATION_RESERVED) << 32 | at as u64);
-        let listener = &mut self.listeners[at];
-        listener.listening = Some(self.shared.ring.accept(listener.socket.clone(), token));
+        self.listeners.listen_all(&self.shared.ring);
     }
 
     /// Handles everything that has happened, and hands over what is to be sent.
@@ -187,21 +170,15 @@ impl<H: Handler, E> Driver<H, E> {
                 self.on_sent(connection(token), buffer, from, result);
             }
             Event::Accepted { token, stream } => {
-                let at = token.0 as u32 as usize;
-                // None is left of a listener that was stopped.
-                let listener = self.listeners.get_mut(at);
-                let is_open = listener.map(|listener| listener.listening = None).is_some();
+                let listener = self.listeners.ended(token);
                 match stream {
                     Ok(stream) => {
                         self.on_accepted(stream);
-                        // One in a turn: those that come do not hold up those that are there.
-                        if is_open {
-                            self.listen(at);
+                        if let Some(at) = listener {
+                            self.listeners.listen(&self.shared.ring, at);
                         }
                     }
-                    Err(_) if is_open => {
-                        self.accept_again_ns = Some(self.shared.now_ns.get() + ACCEPT_RETRY_NS);
-                    }
+                    Err(_) if listener.is_some() => self.listeners.failed(self.shared.now_ns.get()),
                     Err(_) => {}
                 }
             }
@@ -491,12 +468,7 @@ impl<H: Handler, E> Driver<H, E> {
                 self.deferred.end(link);
             }
         }
-        if self.accept_again_ns.is_some_and(|at| at <= now) {
-            self.accept_again_ns = None;
-            let idle: Vec<_> =
-                (0..self.listeners.len()).filter(|at| self.listeners[*at].listening.is_none()).collect();
-            idle.into_iter().for_each(|at| self.listen(at));
-        }
+        self.listeners.on_time(&self.shared.ring, now);
         if self.stop_by_ns.is_none() && self.shared.mailbox.is_stopped() {
             self.stop(now);
         }
@@ -522,12 +494,7 @@ impl<H: Handler, E> Driver<H, E> {
 
     fn stop(&mut self, now: u64) {
         self.stop_by_ns = Some(now + self.shared.options.drain_ms * MILLISECOND_NS);
-        for listener in self.listeners.drain(..) {
-            if let Some(listening) = listener.listening {
-                self.shared.ring.stop_listening(listening);
-            }
-        }
-        self.accept_again_ns = None;
+        self.listeners.stop(&self.shared.ring);
         if let Some(handler) = &self.handler {
             handler.on_stop();
         }
@@ -630,7 +597,7 @@ impl<H: Handler, E> Driver<H, E> {
             self.handler.as_ref().and_then(|handler| handler.next_timer()),
             self.shared.sleeps.borrow().next_ns(),
             self.leaving.front().map(|(until, _)| *until),
-            self.accept_again_ns,
+            self.listeners.next_ns(),
             self.stop_by_ns,
             // Whatever these hold is handled by the next turn.
             (!self.shared.failed.borrow().is_empty() || !self.shared.dirty.borrow().is_empty()).then_some(0),

@@ -22,6 +22,7 @@ mod deferred;
 mod driver;
 mod env;
 mod large;
+mod listeners;
 mod mailbox;
 mod options;
 mod pace;
