@@ -110,9 +110,10 @@ impl<H: Handler, E> Driver<H, E> {
                 return Ok(());
             }
             if self.breath.is_due(self.shared.now_ns.get(), self.shared.ring.files_in_flight()) {
+                let from = clock_ns();
                 std::thread::yield_now();
+                self.breath.yielded(from, clock_ns());
                 self.shared.count(|counters| counters.yields += 1);
-                self.breath.rested(clock_ns());
             }
             if self.shared.tasks.take_runnable() {
                 self.shared.ring.enter(Wait::No).map_err(CoreError::Ring)?;
