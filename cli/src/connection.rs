@@ -32,26 +32,8 @@ pub(crate) struct ClusterArgs {
 #[derive(clap::Args)]
 pub(crate) struct LevelArgs {
     /// How many replicas must answer: one, two, quorum, all, local_one, local_quorum, each_quorum or a number
-    #[arg(long, default_value = "quorum", value_parser = parse_level, ignore_case = true)]
+    #[arg(long, default_value_t = Level::Quorum)]
     pub(crate) level: Level,
-}
-
-/// Reads a level by its name, in any case, or by its number.
-pub(crate) fn parse_level(text: &str) -> Result<Level, String> {
-    match (text.to_ascii_lowercase().as_str(), text.parse::<u8>()) {
-        ("one", _) => Ok(Level::One),
-        ("two", _) => Ok(Level::Two),
-        ("quorum", _) => Ok(Level::Quorum),
-        ("all", _) => Ok(Level::All),
-        ("local_one", _) => Ok(Level::LocalOne),
-        ("local_quorum", _) => Ok(Level::LocalQuorum),
-        ("each_quorum", _) => Ok(Level::EachQuorum),
-        (_, Ok(count @ 1..=16)) => Ok(Level::Number(count)),
-        _ => {
-            Err("use one, two, quorum, all, local_one, local_quorum, each_quorum or a number from 1 to 16"
-                .into())
-        }
-    }
 }
 
 impl ClusterArgs {
@@ -89,20 +71,5 @@ impl ClusterArgs {
     /// How long to wait for an answer.
     pub(crate) fn timeout(&self) -> Duration {
         self.timeout.0
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn levels_have_names_and_numbers() {
-        assert_eq!(parse_level("QUORUM"), Ok(Level::Quorum));
-        assert_eq!(parse_level("local_one"), Ok(Level::LocalOne));
-        assert_eq!(parse_level("2"), Ok(Level::Number(2)));
-        for wrong in ["", "0", "17", "most", "-1"] {
-            assert!(parse_level(wrong).is_err(), "{wrong}");
-        }
     }
 }

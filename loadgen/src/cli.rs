@@ -79,7 +79,7 @@ pub struct Args {
     #[arg(long, default_value = Table::DEFAULT_NAME)]
     pub table: String,
     /// How many replicas must answer: one, two, quorum, all, local_one, local_quorum, each_quorum, or a number
-    #[arg(long, default_value = "quorum", value_parser = level)]
+    #[arg(long, default_value_t = Level::Quorum)]
     pub level: Level,
     /// Deadline of each operation
     #[arg(long, default_value = "2s", value_parser = duration)]
@@ -256,22 +256,6 @@ fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(number * unit).map_err(|_| "out of range".to_owned())
 }
 
-fn level(text: &str) -> Result<Level, String> {
-    Ok(match text.to_ascii_lowercase().as_str() {
-        "one" => Level::One,
-        "two" => Level::Two,
-        "quorum" => Level::Quorum,
-        "all" => Level::All,
-        "local_one" => Level::LocalOne,
-        "local_quorum" => Level::LocalQuorum,
-        "each_quorum" => Level::EachQuorum,
-        number => match number.parse() {
-            Ok(number @ 1..=16) => Level::Number(number),
-            Ok(_) | Err(_) => return Err("not one, two, quorum, all, a local_ level, or 1 to 16".to_owned()),
-        },
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use clap::{CommandFactory, Parser};
@@ -300,8 +284,6 @@ mod tests {
         assert!(duration("3").is_err() && duration("-1s").is_err() && duration("xs").is_err());
         assert_eq!(rate("2.5"), Ok(2.5));
         assert!(rate("0").is_err());
-        assert_eq!((level("QUORUM"), level("3")), (Ok(Level::Quorum), Ok(Level::Number(3))));
-        assert!(level("17").is_err() && level("most").is_err());
     }
 
     #[test]

@@ -14,7 +14,7 @@
 //! ```
 
 use crate::multi_put::{Entries, Entry};
-use crate::{DecodeError, Epoch, FrameKind, Key, Reader, TableId, limits};
+use crate::{DecodeError, Epoch, FrameKind, Key, Level, Reader, TableId, limits};
 
 /// In the options of a put or delete of a key with siblings: the coordinator reads the key at the request's level first, and the
 /// write replaces what that read found. Elsewhere it changes nothing: writes replace what is there anyway.
@@ -54,77 +54,6 @@ impl HintsAction {
             .into_iter()
             .find(|action| action.to_u8() == value)
             .ok_or(DecodeError::Unknown { field: "hints action", value: u64::from(value) })
-    }
-}
-
-/// How many replicas must answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Level {
-    /// One replica.
-    One,
-    /// Two replicas.
-    Two,
-    /// A majority of the replicas.
-    Quorum,
-    /// Every replica.
-    All,
-    /// One replica in the coordinator's datacenter.
-    LocalOne,
-    /// A majority in the coordinator's datacenter.
-    LocalQuorum,
-    /// A majority in each datacenter.
-    EachQuorum,
-    /// Exactly this many, 1 to 16.
-    Number(u8),
-}
-
-impl Level {
-    /// How many of `replicas` must answer (one datacenter). At least 1; may exceed `replicas`, which makes the level unavailable.
-    pub fn needed(self, replicas: usize) -> usize {
-        match self {
-            Level::One | Level::LocalOne => 1,
-            Level::Two => 2,
-            Level::Quorum | Level::LocalQuorum | Level::EachQuorum => replicas / 2 + 1,
-            Level::All => replicas,
-            Level::Number(count) => count as usize,
-        }
-    }
-
-    /// Whether it asks for something of datacenters, and so means something else once there are several.
-    pub fn is_of_datacenters(self) -> bool {
-        matches!(self, Level::LocalOne | Level::LocalQuorum | Level::EachQuorum)
-    }
-
-    /// The byte that travels.
-    pub fn to_u8(self) -> u8 {
-        match self {
-            Level::One => 1,
-            Level::Two => 2,
-            Level::Quorum => 3,
-            Level::All => 4,
-            Level::LocalOne => 5,
-            Level::LocalQuorum => 6,
-            Level::EachQuorum => 7,
-            Level::Number(count) => {
-                assert!((1..=limits::REPLICAS_MAX as u8).contains(&count), "a numbered level is 1 to 16");
-                0x80 | count
-            }
-        }
-    }
-
-    /// The level that travels as `value`.
-    pub fn from_u8(value: u8) -> Result<Level, DecodeError> {
-        Ok(match value {
-            1 => Level::One,
-            2 => Level::Two,
-            3 => Level::Quorum,
-            4 => Level::All,
-            5 => Level::LocalOne,
-            6 => Level::LocalQuorum,
-            7 => Level::EachQuorum,
-            0x81..=0x90 => Level::Number(value & 0x7f),
-            _ => return Err(DecodeError::Unknown { field: "level", value: u64::from(value) }),
-        })
     }
 }
 
