@@ -20,7 +20,7 @@ use ferrite_havoc::home::Home;
 #[command(name = "ferrite-havoc", version, max_term_width = 100)]
 struct Havoc {
     /// How long; no round begins after that
-    #[arg(long = "for", value_name = "TIME", default_value = "1m", value_parser = figures::duration)]
+    #[arg(long = "for", value_name = "TIME", default_value = "1m", value_parser = ferrite_loadgen::cli::duration)]
     time: Duration,
     /// What is drawn at random; another one each time, if not given
     #[arg(long)]

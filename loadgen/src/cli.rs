@@ -246,12 +246,13 @@ fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
-    let units = [("us", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+/// Reads a length of time from the command line: a number and a unit, `us`, `ms`, `s`, `m`, `h` or `d`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let units = [("us", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0), ("d", 86_400.0)];
     let (number, unit) = units
         .iter()
         .find_map(|(unit, seconds)| text.strip_suffix(unit).map(|number| (number, *seconds)))
-        .ok_or_else(|| "a duration needs a unit: 500us, 20ms, 3s, 5m or 1h".to_owned())?;
+        .ok_or_else(|| "a duration needs a unit: 500us, 20ms, 3s, 5m, 1h or 1d".to_owned())?;
     let number: f64 = number.parse().map_err(|_| "not a duration such as 3s or 500ms".to_owned())?;
     Duration::try_from_secs_f64(number * unit).map_err(|_| "out of range".to_owned())
 }
@@ -281,6 +282,7 @@ mod tests {
         assert!(count("1G").is_err() && count("-1").is_err() && count("").is_err());
         assert_eq!(duration("1500ms"), Ok(Duration::from_millis(1500)));
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("1.5d"), Ok(Duration::from_secs(36 * 3_600)));
         assert!(duration("3").is_err() && duration("-1s").is_err() && duration("xs").is_err());
         assert_eq!(rate("2.5"), Ok(2.5));
         assert!(rate("0").is_err());

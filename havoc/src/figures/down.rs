@@ -19,10 +19,10 @@ use crate::nodes::Nodes;
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Options {
     /// How long the node is down
-    #[arg(long, default_value = "2s", value_parser = crate::figures::duration)]
+    #[arg(long, default_value = "2s", value_parser = ferrite_loadgen::cli::duration)]
     pub down: Duration,
     /// How long reads on it are watched afterwards
-    #[arg(long, default_value = "5s", value_parser = crate::figures::duration)]
+    #[arg(long, default_value = "5s", value_parser = ferrite_loadgen::cli::duration)]
     pub watch: Duration,
     /// Nodes, at least three
     #[arg(long, default_value_t = 3)]

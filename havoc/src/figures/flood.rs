@@ -29,7 +29,7 @@ pub struct Options {
     #[arg(long, default_value_t = 2_000)]
     pub connections: usize,
     /// Time of each row in a round
-    #[arg(long, default_value = "1s", value_parser = crate::figures::duration)]
+    #[arg(long, default_value = "1s", value_parser = ferrite_loadgen::cli::duration)]
     pub turn: Duration,
     /// Rounds, each with all rows by turns
     #[arg(long, default_value_t = 1)]

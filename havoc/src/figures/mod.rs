@@ -10,7 +10,6 @@ pub mod slow;
 pub mod together;
 
 use std::path::Path;
-use std::time::Duration;
 
 use rustix::thread::{CpuSet, sched_setaffinity};
 
@@ -75,20 +74,4 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut sorted: Vec<f64> = values.collect();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
-}
-
-/// Reads a length of time from the command line: a whole number and a unit, `ms`, `s`, `m`, `h` or `d`.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let factor_ms = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return Err(format!("\"{text}\": write a whole number and a unit, like 90s or 1h")),
-    };
-    let number: u64 = number.parse().map_err(|_| format!("\"{text}\" does not begin with a number"))?;
-    number.checked_mul(factor_ms).map(Duration::from_millis).ok_or_else(|| format!("\"{text}\" is too long"))
 }

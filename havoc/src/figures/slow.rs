@@ -18,10 +18,10 @@ use crate::nodes::Nodes;
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Options {
     /// How much later the slow node's answers come
-    #[arg(long, default_value = "50ms", value_parser = crate::figures::duration)]
+    #[arg(long, default_value = "50ms", value_parser = ferrite_loadgen::cli::duration)]
     pub delay: Duration,
     /// Time of each of the turns
-    #[arg(long, default_value = "1s", value_parser = crate::figures::duration)]
+    #[arg(long, default_value = "1s", value_parser = ferrite_loadgen::cli::duration)]
     pub turn: Duration,
     /// Turns of each kind
     #[arg(long, default_value_t = 2)]

@@ -17,7 +17,7 @@ use crate::{Obstacle, failed};
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Options {
     /// Time of each turn
-    #[arg(long, default_value = "1s", value_parser = crate::figures::duration)]
+    #[arg(long, default_value = "1s", value_parser = ferrite_loadgen::cli::duration)]
     pub turn: Duration,
     /// Turns of each kind
     #[arg(long, default_value_t = 1)]
