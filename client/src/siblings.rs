@@ -3,9 +3,11 @@
 //! Concurrent puts of such a key are all kept. A read brings them with a [`Context`], which stands for what it has seen; a write that
 //! bears it replaces exactly that. Read, merge, write: [`crate::BlockingClient::update`] does all three.
 
-use ferrite_wire::{ErrorCode, Fault, Mode, Table, TableId, Tables};
+use ferrite_wire::{ErrorCode, Fault, Key, Mode, Table, TableId, Tables, Version};
 
+use crate::WriteOptions;
 use crate::outcome::{ReadError, ReadResult, Value, WriteOutcome};
+use crate::pipeline::Operation;
 
 /// How often an update reads, merges and writes before its last outcome is the answer.
 pub const UPDATE_ATTEMPTS_MAX: u32 = 8;
@@ -101,6 +103,27 @@ pub(crate) fn check_update(tables: &Tables, table: TableId) -> Result<(), ReadEr
     Ok(())
 }
 
+/// How an update ends that has nothing to delete, for nothing was ever written.
+pub(crate) fn nothing_to_delete() -> WriteOutcome {
+    WriteOutcome::Done { version: Version::default(), answered: 0, sloppy: false }
+}
+
+/// The write of an update: the next value of a key (`None` = delete) in place of what the update's read has seen. `None` = there is nothing to delete, and no
+/// context to do it with.
+pub(crate) fn write_of_update<'a>(
+    key: Key<'a>,
+    next: Option<&'a [u8]>,
+    seen: &'a Context,
+    options: WriteOptions,
+) -> Option<Operation<'a>> {
+    let replaces = Replaces::Seen(seen);
+    match next {
+        Some(value) => Some(Operation::PutReplacing(key, value, replaces, options)),
+        None if seen.is_empty() => None,
+        None => Some(Operation::DeleteReplacing(key, replaces, options)),
+    }
+}
+
 /// Whether an update begins anew after its write: others filled the key up since the read, and can be merged.
 pub(crate) fn begins_anew(outcome: &WriteOutcome, attempt: u32) -> bool {
     let is_full =
@@ -111,7 +134,6 @@ pub(crate) fn begins_anew(outcome: &WriteOutcome, attempt: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ferrite_wire::Version;
 
     fn value(bytes: &[u8]) -> Value {
         Value { bytes: bytes.to_vec(), version: Version::default(), answered: 2 }
@@ -144,6 +166,24 @@ mod tests {
             assert_eq!(begins_anew(&refused(code), 1), code == ErrorCode::TooManySiblings, "{code}");
         }
         assert!(!begins_anew(&refused(ErrorCode::TooManySiblings), UPDATE_ATTEMPTS_MAX));
+    }
+
+    #[test]
+    fn an_update_replaces_what_its_read_has_seen() {
+        let (key, options) = (Key::plain(b"k"), WriteOptions::default());
+        let (seen, nothing) = (Context::from_bytes(*b"seen"), Context::default());
+        let write = |next, context| write_of_update(key, next, context, options);
+        let Some(Operation::PutReplacing(_, b"v", Replaces::Seen(context), _)) = write(Some(b"v"), &seen)
+        else {
+            panic!("a put")
+        };
+        assert_eq!(context, &seen);
+        assert!(matches!(write(Some(b"v"), &nothing), Some(Operation::PutReplacing(..))));
+        let Some(Operation::DeleteReplacing(_, Replaces::Seen(context), _)) = write(None, &seen) else {
+            panic!("a delete")
+        };
+        assert_eq!(context, &seen);
+        assert!(write(None, &nothing).is_none() && nothing_to_delete().is_done());
     }
 
     #[test]

@@ -107,80 +107,52 @@ impl Client {
 
     /// Reads one key. One with several siblings is answered [`ReadError::Siblings`]: see [`Client::get_siblings`].
     pub async fn get(&self, key: Key<'_>, options: ReadOptions) -> ReadResult {
-        match self.call(Operation::Get(key, options)).await {
-            Completion::Read(result) => result.and_then(Siblings::single),
-            other => unreachable!("a get ends as a read, not {other:?}"),
-        }
+        self.call(Operation::Get(key, options)).await.read().and_then(Siblings::single)
     }
 
     /// Reads several keys; the answers are in their order. Each is for itself: there is no snapshot across keys.
     pub async fn multi_get(&self, keys: &[Key<'_>], options: ReadOptions) -> Vec<ReadResult> {
-        match self.call(Operation::MultiGet(keys, options)).await {
-            Completion::Reads(results) => {
-                results.into_iter().map(|result| result.and_then(Siblings::single)).collect()
-            }
-            other => unreachable!("a multi-get ends as reads, not {other:?}"),
-        }
+        let found = self.call(Operation::MultiGet(keys, options)).await.reads();
+        found.into_iter().map(|found| found.and_then(Siblings::single)).collect()
     }
 
     /// Writes one key. In a table with siblings the value stands beside all others: see [`Client::update`] and [`Client::put_replacing`].
     pub async fn put(&self, key: Key<'_>, value: &[u8], options: WriteOptions) -> WriteOutcome {
-        match self.call(Operation::Put(key, value, options)).await {
-            Completion::Write(outcome) => outcome,
-            other => unreachable!("a put ends as a write, not {other:?}"),
-        }
+        self.call(Operation::Put(key, value, options)).await.write()
     }
 
     /// Writes and deletes several keys, each for itself: the outcomes are in their order, and some may be done where others are not. They
     /// are not ordered among each other, not even those of one key. A put without a time to live of its own (0) has that of the options.
     pub async fn put_batch(&self, entries: &[Entry<'_>], options: WriteOptions) -> Vec<WriteOutcome> {
-        match self.call(Operation::MultiPut(entries, options)).await {
-            Completion::Writes(outcomes) => outcomes,
-            other => unreachable!("a batch ends as writes, not {other:?}"),
-        }
+        self.call(Operation::MultiPut(entries, options)).await.writes()
     }
 
     /// Deletes one key. Deleting what is not there is done like any other delete. A table with siblings refuses it, for it does not say
     /// what to delete: see [`Client::delete_replacing`].
     pub async fn delete(&self, key: Key<'_>, options: WriteOptions) -> WriteOutcome {
-        match self.call(Operation::Delete(key, options)).await {
-            Completion::Write(outcome) => outcome,
-            other => unreachable!("a delete ends as a write, not {other:?}"),
-        }
+        self.call(Operation::Delete(key, options)).await.write()
     }
 
     /// Asks `address` (`host:port`), or any member, for an answer and nothing else.
     pub async fn ping(&self, address: Option<&str>, options: ReadOptions) -> Result<(), ReadError> {
-        match self.call(Operation::Ping(address, options)).await {
-            Completion::Pong(result) => result,
-            other => unreachable!("a ping ends as a pong, not {other:?}"),
-        }
+        self.call(Operation::Ping(address, options)).await.pong()
     }
 
     /// The state of the server at `address` (`host:port`), or of any member, as `name value` lines.
     pub async fn status(&self, address: Option<&str>, options: ReadOptions) -> Result<String, ReadError> {
-        match self.call(Operation::Status(address, options)).await {
-            Completion::Status(result) => result,
-            other => unreachable!("a status request ends as a status, not {other:?}"),
-        }
+        self.call(Operation::Status(address, options)).await.status()
     }
 
     /// Fetches the topology from any member, and uses it.
     pub async fn topology(&self) -> Result<Arc<Topology>, ReadError> {
-        match self.call(Operation::Topology(None, ReadOptions::default())).await {
-            Completion::Topology(result) => result,
-            other => unreachable!("a topology request ends as a topology, not {other:?}"),
-        }
+        self.call(Operation::Topology(None, ReadOptions::default())).await.topology()
     }
 
     /// The table of a name, as the cluster declares it: its [`Table::key`] and [`Table::item`] make keys. A name that the topology at
     /// hand does not have is looked for once more in a new one, which is fetched at most every half second, whoever asks; one that is not
     /// there either is refused with [`ErrorCode::NoTable`].
     pub async fn table(&self, name: &str) -> Result<Table, ReadError> {
-        match self.call(Operation::Table(name)).await {
-            Completion::Table(result) => result,
-            other => unreachable!("a lookup ends as a table, not {other:?}"),
-        }
+        self.call(Operation::Table(name)).await.table()
     }
 
     /// The topology in use, without asking anyone; `None` = not learned yet.

@@ -1,21 +1,20 @@
 //! Keys of tables with siblings, for tasks.
 
-use ferrite_wire::{Key, Version};
+use ferrite_wire::Key;
 
 use super::Client;
 use crate::outcome::{ReadError, Value, WriteOutcome};
-use crate::pipeline::{Completion, Operation};
-use crate::siblings::{Merged, Replaces, Siblings, begins_anew, check_update};
+use crate::pipeline::Operation;
+use crate::siblings::{
+    Merged, Replaces, Siblings, begins_anew, check_update, nothing_to_delete, write_of_update,
+};
 use crate::{ReadOptions, WriteOptions};
 
 impl Client {
     /// Reads a key of a table with siblings: all its values, and the context to replace them with. A key of another table has one value or
     /// none, and an empty context: this also says how many replicas had answered that it has none.
     pub async fn get_siblings(&self, key: Key<'_>, options: ReadOptions) -> Result<Siblings, ReadError> {
-        match self.call(Operation::Get(key, options)).await {
-            Completion::Read(result) => result,
-            other => unreachable!("a get ends as a read, not {other:?}"),
-        }
+        self.call(Operation::Get(key, options)).await.read()
     }
 
     /// Reads several keys, each as [`Client::get_siblings`] does; the answers are in their order. There is no snapshot across keys.
@@ -24,10 +23,7 @@ impl Client {
         keys: &[Key<'_>],
         options: ReadOptions,
     ) -> Vec<Result<Siblings, ReadError>> {
-        match self.call(Operation::MultiGet(keys, options)).await {
-            Completion::Reads(results) => results,
-            other => unreachable!("a multi-get ends as reads, not {other:?}"),
-        }
+        self.call(Operation::MultiGet(keys, options)).await.reads()
     }
 
     /// Reads a key and makes one value of all its siblings; `merge` is asked only where there are several. Nothing is written: put the
@@ -49,10 +45,7 @@ impl Client {
         replaces: Replaces<'_>,
         options: WriteOptions,
     ) -> WriteOutcome {
-        match self.call(Operation::PutReplacing(key, value, replaces, options)).await {
-            Completion::Write(outcome) => outcome,
-            other => unreachable!("a put ends as a write, not {other:?}"),
-        }
+        self.call(Operation::PutReplacing(key, value, replaces, options)).await.write()
     }
 
     /// Deletes what a read of a key of a table with siblings had seen, or all there is.
@@ -62,10 +55,7 @@ impl Client {
         replaces: Replaces<'_>,
         options: WriteOptions,
     ) -> WriteOutcome {
-        match self.call(Operation::DeleteReplacing(key, replaces, options)).await {
-            Completion::Write(outcome) => outcome,
-            other => unreachable!("a delete ends as a write, not {other:?}"),
-        }
+        self.call(Operation::DeleteReplacing(key, replaces, options)).await.write()
     }
 
     /// Reads a key of a table with siblings at the level of the write, has `change` make its next value of all there are (`None` =
@@ -91,14 +81,10 @@ impl Client {
         loop {
             attempt += 1;
             let Siblings { values, context, .. } = self.get_siblings(key, read).await?;
-            let seen = Replaces::Seen(&context);
-            let outcome = match change(&values) {
-                Some(value) => self.put_replacing(key, &value, seen, options).await,
-                // Where nothing was ever written there is nothing to delete, and no context to do it with.
-                None if context.is_empty() => {
-                    WriteOutcome::Done { version: Version::default(), answered: 0, sloppy: false }
-                }
-                None => self.delete_replacing(key, seen, options).await,
+            let next = change(&values);
+            let outcome = match write_of_update(key, next.as_deref(), &context, options) {
+                Some(write) => self.call(write).await.write(),
+                None => nothing_to_delete(),
             };
             if !begins_anew(&outcome, attempt) {
                 return Ok(outcome);

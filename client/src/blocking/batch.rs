@@ -3,7 +3,7 @@
 use super::BlockingClient;
 use crate::WriteOptions;
 use crate::outcome::{Record, WriteOutcome};
-use crate::pipeline::{Completion, Operation};
+use crate::pipeline::Operation;
 use crate::siblings::Replaces;
 use ferrite_wire::Key;
 use std::ops::ControlFlow;
@@ -33,45 +33,36 @@ impl BlockingClient {
     /// `on_outcome` gets each record's place in the batch, from 0, and its outcome, in the order in which they end, which
     /// is not that of the records. When it breaks, no further record is taken and those under way are waited for.
     /// Records of equal keys are not ordered among each other.
-    pub fn put_many<R>(
+    pub fn put_many(
         &mut self,
-        records: R,
+        records: impl IntoIterator<Item = Record>,
         options: WriteOptions,
         window: usize,
         on_outcome: impl FnMut(u64, WriteOutcome) -> ControlFlow<()>,
-    ) -> BatchSummary
-    where
-        R: IntoIterator<Item = Record>,
-    {
+    ) -> BatchSummary {
         self.write_many(records, None, options, window, on_outcome)
     }
 
     /// The same for a table with siblings: each record takes the place of all siblings that its key has. Of records of equal keys several
     /// may stay.
-    pub fn overwrite_many<R>(
+    pub fn overwrite_many(
         &mut self,
-        records: R,
+        records: impl IntoIterator<Item = Record>,
         options: WriteOptions,
         window: usize,
         on_outcome: impl FnMut(u64, WriteOutcome) -> ControlFlow<()>,
-    ) -> BatchSummary
-    where
-        R: IntoIterator<Item = Record>,
-    {
+    ) -> BatchSummary {
         self.write_many(records, Some(Replaces::All), options, window, on_outcome)
     }
 
-    fn write_many<R>(
+    fn write_many(
         &mut self,
-        records: R,
+        records: impl IntoIterator<Item = Record>,
         replaces: Option<Replaces<'_>>,
         options: WriteOptions,
         window: usize,
         mut on_outcome: impl FnMut(u64, WriteOutcome) -> ControlFlow<()>,
-    ) -> BatchSummary
-    where
-        R: IntoIterator<Item = Record>,
-    {
+    ) -> BatchSummary {
         let window = window.clamp(1, self.calls_max.saturating_sub(1).max(1)) as u64;
         let mut records = records.into_iter().fuse();
         let mut summary = BatchSummary::default();
@@ -96,9 +87,7 @@ impl BlockingClient {
             }
             let ended_before = summary.total();
             while let Some((tag, completion)) = self.pipeline.poll_completion() {
-                let Completion::Write(outcome) = completion else {
-                    unreachable!("a put ends as a write, not {completion:?}");
-                };
+                let outcome = completion.write();
                 match &outcome {
                     WriteOutcome::Done { .. } => summary.done += 1,
                     WriteOutcome::NotApplied(_) => summary.not_applied += 1,

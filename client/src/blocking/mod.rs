@@ -93,47 +93,31 @@ impl BlockingClient {
 
     /// Reads one key. One with several siblings is answered [`ReadError::Siblings`]: see [`BlockingClient::get_siblings`].
     pub fn get(&mut self, key: Key<'_>, options: ReadOptions) -> ReadResult {
-        match self.call(Operation::Get(key, options)) {
-            Completion::Read(result) => result.and_then(Siblings::single),
-            other => unreachable!("a get ends as a read, not {other:?}"),
-        }
+        self.call(Operation::Get(key, options)).read().and_then(Siblings::single)
     }
 
     /// Reads several keys; the answers are in their order. Each is for itself: there is no snapshot across keys.
     pub fn multi_get(&mut self, keys: &[Key<'_>], options: ReadOptions) -> Vec<ReadResult> {
-        match self.call(Operation::MultiGet(keys, options)) {
-            Completion::Reads(results) => {
-                results.into_iter().map(|result| result.and_then(Siblings::single)).collect()
-            }
-            other => unreachable!("a multi-get ends as reads, not {other:?}"),
-        }
+        let found = self.call(Operation::MultiGet(keys, options)).reads();
+        found.into_iter().map(|found| found.and_then(Siblings::single)).collect()
     }
 
     /// Writes one key. In a table with siblings the value stands beside all others: see [`BlockingClient::update`] and
     /// [`BlockingClient::put_replacing`].
     pub fn put(&mut self, key: Key<'_>, value: &[u8], options: WriteOptions) -> WriteOutcome {
-        match self.call(Operation::Put(key, value, options)) {
-            Completion::Write(outcome) => outcome,
-            other => unreachable!("a put ends as a write, not {other:?}"),
-        }
+        self.call(Operation::Put(key, value, options)).write()
     }
 
     /// Writes and deletes several keys, each for itself: the outcomes are in their order, and some may be done where others are not. They
     /// are not ordered among each other, not even those of one key. A put without a time to live of its own (0) has that of the options.
     pub fn put_batch(&mut self, entries: &[Entry<'_>], options: WriteOptions) -> Vec<WriteOutcome> {
-        match self.call(Operation::MultiPut(entries, options)) {
-            Completion::Writes(outcomes) => outcomes,
-            other => unreachable!("a batch ends as writes, not {other:?}"),
-        }
+        self.call(Operation::MultiPut(entries, options)).writes()
     }
 
     /// Deletes one key. Deleting what is not there is done like any other delete. A table with siblings refuses it, for it does not say
     /// what to delete: see [`BlockingClient::delete_replacing`].
     pub fn delete(&mut self, key: Key<'_>, options: WriteOptions) -> WriteOutcome {
-        match self.call(Operation::Delete(key, options)) {
-            Completion::Write(outcome) => outcome,
-            other => unreachable!("a delete ends as a write, not {other:?}"),
-        }
+        self.call(Operation::Delete(key, options)).write()
     }
 
     /// Asks any member for an answer and nothing else.
@@ -147,10 +131,7 @@ impl BlockingClient {
     }
 
     fn ping_call(&mut self, at: Option<&str>, options: ReadOptions) -> Result<(), ReadError> {
-        match self.call(Operation::Ping(at, options)) {
-            Completion::Pong(result) => result,
-            other => unreachable!("a ping ends as a pong, not {other:?}"),
-        }
+        self.call(Operation::Ping(at, options)).pong()
     }
 
     /// The state of any member, as `name value` lines.
@@ -170,35 +151,23 @@ impl BlockingClient {
         action: HintsAction,
         options: ReadOptions,
     ) -> Result<String, ReadError> {
-        match self.call(Operation::Hints(Some(address), action, options)) {
-            Completion::Status(result) => result,
-            other => unreachable!("a request for hints ends as a status, not {other:?}"),
-        }
+        self.call(Operation::Hints(Some(address), action, options)).status()
     }
 
     fn status_call(&mut self, at: Option<&str>, options: ReadOptions) -> Result<String, ReadError> {
-        match self.call(Operation::Status(at, options)) {
-            Completion::Status(result) => result,
-            other => unreachable!("a status request ends as a status, not {other:?}"),
-        }
+        self.call(Operation::Status(at, options)).status()
     }
 
     /// Fetches the topology from any member, and uses it.
     pub fn topology(&mut self) -> Result<Arc<Topology>, ReadError> {
-        match self.call(Operation::Topology(None, ReadOptions::default())) {
-            Completion::Topology(result) => result,
-            other => unreachable!("a topology request ends as a topology, not {other:?}"),
-        }
+        self.call(Operation::Topology(None, ReadOptions::default())).topology()
     }
 
     /// The table of a name, as the cluster declares it: its [`Table::key`] and [`Table::item`] make keys. A name that the topology at
     /// hand does not have is looked for once more in a new one, which is fetched at most every half second, whoever asks; one that is not
     /// there either is refused with [`ErrorCode::NoTable`].
     pub fn table(&mut self, name: &str) -> Result<Table, ReadError> {
-        match self.call(Operation::Table(name)) {
-            Completion::Table(result) => result,
-            other => unreachable!("a lookup ends as a table, not {other:?}"),
-        }
+        self.call(Operation::Table(name)).table()
     }
 
     /// The topology in use, without asking anyone; `None` = not learned yet.

@@ -20,6 +20,7 @@
 mod arrive;
 mod batch;
 mod call;
+mod completion;
 mod gather;
 mod lookup;
 mod order;
@@ -27,14 +28,15 @@ mod route;
 
 use crate::backoff::{Random, backoff};
 use crate::options::{CONNECTIONS_PER_CORE_MAX, IN_FLIGHT_MAX};
-use crate::outcome::{ReadError, WriteOutcome};
+use crate::outcome::ReadError;
 use crate::router::{EndpointId, Router};
 use crate::session::Session;
-use crate::siblings::{Replaces, Siblings};
+use crate::siblings::Replaces;
 use crate::{Options, ReadOptions, WriteOptions};
 use batch::Batch;
 use call::{Calls, Place};
-use ferrite_wire::{Entry, HintsAction, Key, Order, Table, Topology};
+pub use completion::Completion;
+use ferrite_wire::{Entry, HintsAction, Key, Order, Topology};
 use gather::Gather;
 use lookup::Lookup;
 use std::collections::{BTreeMap, VecDeque};
@@ -75,20 +77,6 @@ pub enum Operation<'a> {
     /// Finds the table of a name: in the topology at hand, else in a new one, unless that was fetched just now; within the client's timeout.
     /// Completes with [`Completion::Table`].
     Table(&'a str),
-}
-
-/// What a call came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each is named after its operation")]
-pub enum Completion {
-    Read(Result<Siblings, ReadError>),
-    Reads(Vec<Result<Siblings, ReadError>>),
-    Write(WriteOutcome),
-    Writes(Vec<WriteOutcome>),
-    Pong(Result<(), ReadError>),
-    Status(Result<String, ReadError>),
-    Topology(Result<Arc<Topology>, ReadError>),
-    Table(Result<Table, ReadError>),
 }
 
 /// A connection, as the front knows it; never reused.
