@@ -44,13 +44,11 @@ pub enum DropReason {
     NotWritten,
     /// The target will never take it.
     Undeliverable,
-    /// The target is no member any more.
-    NoMember,
 }
 
 impl DropReason {
     /// Every reason.
-    pub const ALL: [DropReason; 8] = [
+    pub const ALL: [DropReason; 7] = [
         DropReason::Full,
         DropReason::TooOld,
         DropReason::Storm,
@@ -58,7 +56,6 @@ impl DropReason {
         DropReason::NoRecord,
         DropReason::NotWritten,
         DropReason::Undeliverable,
-        DropReason::NoMember,
     ];
 
     /// The reason as a name in lists.
@@ -71,7 +68,6 @@ impl DropReason {
             DropReason::NoRecord => "no_record",
             DropReason::NotWritten => "not_written",
             DropReason::Undeliverable => "undeliverable",
-            DropReason::NoMember => "no_member",
         }
     }
 }
