@@ -1,0 +1,224 @@
+//! What a core takes on: of readers that sleep, of long frames, of connections.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::Ordering;
+
+use ferrite_node::reactor::ReactorOptions;
+
+use crate::{Node, PATIENCE, answer, ask, frame};
+
+#[test]
+fn a_reader_that_sleeps_is_no_longer_read_from_and_harms_nobody() {
+    let options =
+        ReactorOptions { pause_bytes: 1 << 20, out_bytes_max: 2 << 20, ..ReactorOptions::default() };
+    let node = Node::start(1, options);
+    let mut sleeper = node.connect();
+    let mut other = node.connect();
+    // Each asks for a megabyte; one at a time, so that pausing is what stops them.
+    let mut asked = 0;
+    while node.seen.pauses.load(Ordering::SeqCst) == 0 {
+        assert!(asked < 1000, "a connection that does not read its answers was read from for ever");
+        let mut request = Vec::new();
+        frame(&mut request, b"m");
+        sleeper.write_all(&request).unwrap();
+        asked += 1;
+        assert_eq!(ask(&mut other, b"e"), b"e");
+    }
+    let mut buffer = vec![0; 1 << 20];
+    for _ in 0..asked {
+        sleeper.read_exact(&mut buffer).unwrap();
+        assert!(buffer.iter().all(|byte| *byte == b'm'));
+    }
+    assert_eq!(ask(&mut sleeper, b"eawake"), b"eawake");
+    node.stop();
+}
+
+/// They wait for their share of each turn, and none waits for ever.
+#[test]
+fn all_that_ask_for_much_are_answered() {
+    let node = Node::start(1, ReactorOptions::default());
+    let mut many: Vec<TcpStream> = (0..12).map(|_| node.connect()).collect();
+    let mut other = node.connect();
+    let mut buffer = vec![0; 1 << 20];
+    for _ in 0..3 {
+        // The first answer makes each of them one that asks for much; the next two find it waiting, then paused.
+        for stream in &mut many {
+            stream.write_all(&[1, 0, b'm', 1, 0, b'm']).unwrap();
+            assert_eq!(ask(&mut other, b"e"), b"e");
+        }
+        for stream in &mut many {
+            for _ in 0..2 {
+                stream.read_exact(&mut buffer).unwrap();
+            }
+        }
+    }
+    node.stop();
+}
+
+/// Each connection was bounded for itself, and a hundred of them that did not read took a gigabyte.
+#[test]
+fn readers_that_sleep_are_bounded_together_and_closed_when_they_are_in_the_way() {
+    const ALL: usize = 8 << 20;
+    let options = ReactorOptions {
+        pause_bytes: 64 << 20,
+        out_bytes_max: 64 << 20,
+        out_all_bytes_max: ALL,
+        slow_reader_ms: 20,
+        ..ReactorOptions::default()
+    };
+    let node = Node::start(1, options);
+    let mut sleepers: Vec<TcpStream> = (0..4).map(|_| node.connect()).collect();
+    let mut other = node.connect();
+    let began = std::time::Instant::now();
+    // How many have to go depends on whose bytes the kernel took first: once the others have room, who is left may sleep on.
+    while node.seen.closed.load(Ordering::SeqCst) == 0 {
+        assert!(began.elapsed() < PATIENCE, "connections that do not read stay for ever");
+        for sleeper in &mut sleepers {
+            // Refused once it is closed.
+            sleeper.write_all(&[1, 0, b'm']).ok();
+        }
+        assert_eq!(ask(&mut other, b"e"), b"e", "short answers always have room");
+    }
+    let number = sleepers.len();
+    drop(sleepers);
+    while node.seen.closed.load(Ordering::SeqCst) < number {
+        assert_eq!(ask(&mut other, b"e"), b"e");
+    }
+    let most = node.seen.unread_bytes_max.load(Ordering::SeqCst);
+    assert!(most > ALL / 4 && most <= ALL + 4096, "{most} bytes");
+    other.write_all(&[1, 0, b'm']).unwrap();
+    let mut buffer = vec![0; 1 << 20];
+    other.read_exact(&mut buffer).unwrap();
+    node.stop();
+}
+
+/// Where nobody is closed the bound holds all the same.
+#[test]
+fn readers_that_sleep_stay_within_the_bound_of_all_together() {
+    const ALL: usize = 8 << 20;
+    let options = ReactorOptions {
+        pause_bytes: 64 << 20,
+        out_bytes_max: 64 << 20,
+        out_all_bytes_max: ALL,
+        slow_reader_ms: 3_600_000,
+        ..ReactorOptions::default()
+    };
+    let node = Node::start(1, options);
+    let mut sleepers: Vec<TcpStream> = (0..4).map(|_| node.connect()).collect();
+    let mut other = node.connect();
+    for _ in 0..40 {
+        for sleeper in &mut sleepers {
+            sleeper.write_all(&[1, 0, b'm']).unwrap();
+        }
+        assert_eq!(ask(&mut other, b"e"), b"e", "short answers always have room");
+    }
+    let most = node.seen.unread_bytes_max.load(Ordering::SeqCst);
+    assert!(most > ALL / 4 && most <= ALL + 4096, "{most} bytes");
+    drop(sleepers);
+    node.stop();
+}
+
+/// What the kernel takes for a client that does not read it keeps, in no bound of ours: megabytes for each, and the time to copy them.
+#[test]
+fn the_kernel_keeps_little_for_a_client_that_does_not_read() {
+    let options = ReactorOptions { pause_bytes: 1 << 20, ..ReactorOptions::default() };
+    let node = Node::start(1, options);
+    let mut sleeper = node.connect();
+    assert_eq!(ask(&mut sleeper, b"l"), b"welcome");
+    let mut other = node.connect();
+    const ASKED: usize = 8;
+    // The first answer stays on its way, and it is not read from any more. Sockets that took megabytes would take that one and the next ones meanwhile.
+    for _ in 0..ASKED {
+        sleeper.write_all(&[1, 0, b'm']).unwrap();
+        for _ in 0..100 {
+            assert_eq!(ask(&mut other, b"e"), b"e");
+        }
+    }
+    assert_eq!(
+        node.seen.pauses.load(Ordering::SeqCst),
+        1,
+        "each answer that has left lets it be read from again"
+    );
+    let mut buffer = vec![0; 1 << 20];
+    for _ in 0..ASKED {
+        sleeper.read_exact(&mut buffer).unwrap();
+    }
+    assert_eq!(ask(&mut sleeper, b"eawake"), b"eawake");
+    node.stop();
+}
+
+/// Each connection was bounded for itself: two thousand that sent most of a long frame and then nothing took gigabytes.
+#[test]
+fn long_frames_share_room_and_wait_for_one_another() {
+    let options =
+        ReactorOptions { receive_bytes: 4096, in_all_bytes_max: 100_000, ..ReactorOptions::default() };
+    let node = Node::start(1, options);
+    let long = vec![b'e'; 60_000];
+    let mut request = Vec::new();
+    frame(&mut request, &long);
+    let (front, rest) = request.split_at(30_000);
+    let mut streams: Vec<TcpStream> = (0..3).map(|_| node.connect()).collect();
+    for stream in &mut streams {
+        stream.write_all(front).unwrap();
+    }
+    // One is enough to take the room of another; both that wait are served once it has gone on.
+    let mut other = node.connect();
+    while node.seen.large_waits.load(Ordering::SeqCst) < 2 {
+        assert_eq!(ask(&mut other, b"e"), b"e", "short frames wait for nothing");
+    }
+    // Whichever has the room, the others' rest waits in their sockets.
+    for stream in &mut streams {
+        stream.write_all(rest).unwrap();
+    }
+    for stream in &mut streams {
+        assert_eq!(answer(stream), long);
+    }
+    node.stop();
+}
+
+#[test]
+fn a_full_table_turns_connections_away() {
+    let options = ReactorOptions { connections_max: 2, peer_connections: 0, ..ReactorOptions::default() };
+    let node = Node::start(1, options);
+    let (mut first, mut second) = (node.connect(), node.connect());
+    assert_eq!(ask(&mut first, b"l"), b"welcome");
+    assert_eq!(ask(&mut second, b"l"), b"welcome");
+    let mut third = node.connect();
+    // Turned away with an end or a reset, whichever the kernel makes of it.
+    assert!(!matches!(third.read(&mut [0; 1]), Ok(1)));
+    drop(first);
+    while node.seen.closed.load(Ordering::SeqCst) < 1 {
+        assert_eq!(ask(&mut second, b"e"), b"e");
+    }
+    assert_eq!(ask(&mut node.connect(), b"e"), b"e");
+    node.stop();
+}
+
+/// Whoever connected first had the places: with clients on all of them, or connections that said nothing at all, a node was cut off from the others.
+#[test]
+fn other_nodes_get_in_however_many_clients_and_strangers_there_are() {
+    let options = ReactorOptions { connections_max: 5, peer_connections: 2, ..ReactorOptions::default() };
+    let node = Node::start(1, options);
+    let mut clients: Vec<TcpStream> = (0..3).map(|_| node.connect()).collect();
+    clients.iter_mut().for_each(|client| assert_eq!(ask(client, b"l"), b"welcome"));
+    assert_eq!(ask(&mut node.connect(), b"l"), b"no place", "told, and not only cut");
+    // As many that say nothing as there are places, and more.
+    let mut strangers: Vec<TcpStream> = (0..10).map(|_| node.connect()).collect();
+    let mut peers: Vec<TcpStream> = (0..2).map(|_| node.connect()).collect();
+    peers.iter_mut().for_each(|peer| assert_eq!(ask(peer, b"p"), b"welcome"));
+    clients.iter_mut().chain(&mut peers).for_each(|stream| assert_eq!(ask(stream, b"e"), b"e"));
+    for stranger in &mut strangers {
+        assert!(!matches!(stranger.read(&mut [0; 1]), Ok(1)), "they have given up their places");
+    }
+    // All have said who they are.
+    let mut one_more = node.connect();
+    assert!(!matches!(one_more.read(&mut [0; 1]), Ok(1)));
+    assert_eq!(ask(&mut clients[0], b"e"), b"e");
+    drop(peers.pop());
+    while node.seen.closed.load(Ordering::SeqCst) < strangers.len() + 1 {
+        assert_eq!(ask(&mut clients[0], b"e"), b"e");
+    }
+    assert_eq!(ask(&mut node.connect(), b"p"), b"welcome");
+    node.stop();
+}
