@@ -22,6 +22,7 @@ use std::rc::Rc;
 use ferrite_lsm::{Engine, Prefix, Record, RecordFlags, cover};
 use ferrite_wire::{ErrorCode, Key, Order, TableId};
 
+use super::held::Holding;
 use super::log_pump::Ack;
 use super::{Route, Shard};
 use crate::env::Env;
@@ -90,12 +91,18 @@ impl<E: Env> Shard<E> {
         route.position.is_some() && !route.has_siblings() && self.is_afar(self.afar.get())
     }
 
-    /// Looks. `then` is called once: with an error if a record from afar is there, or nobody can tell.
+    /// Room for a record that waits until its key was looked at; `None` = there is none.
+    pub(super) fn hold_record(&self, key: &Key<'_>, value: &[u8]) -> Option<Holding> {
+        self.held.hold(key.partition.len() + key.sort.len() + value.len())
+    }
+
+    /// Looks. `then` is called once: with an error if a record from afar is there, or nobody can tell. Until then what it keeps is held.
     pub(super) fn look_first(
         self: &Rc<Self>,
         route: &Route,
         key: &Key<'_>,
         deadline_ns: u64,
+        holding: Holding,
         then: impl FnOnce(&Rc<Shard<E>>, Result<(), ErrorCode>) + 'static,
     ) {
         self.local_copy(*route, key, deadline_ns, move |shard, found| {
@@ -107,6 +114,7 @@ impl<E: Env> Shard<E> {
                 Some(_) | None => Ok(()),
             });
             then(shard, looked);
+            drop(holding);
         });
     }
 }

@@ -44,6 +44,16 @@ struct Frame {
     deadline_ns: u64,
 }
 
+/// Bytes of a write that are more than a few.
+fn bytes_of(request: &Request<'_>) -> usize {
+    let (key, context, value) = match *request {
+        Request::Put { key, context, value, .. } => (key, context, value),
+        Request::Delete { key, context, .. } => (key, context, &b""[..]),
+        _ => unreachable!("only puts and deletes are handed on"),
+    };
+    key.partition.len() + key.sort.len() + context.len() + value.len()
+}
+
 /// Whether another replica might take what one refused with this code.
 fn may_do_elsewhere(code: ErrorCode) -> bool {
     matches!(
@@ -78,11 +88,11 @@ impl<E: Env> Shard<E> {
             }
             return self.answer_error(requester, ErrorCode::Unavailable);
         };
-        let mut body = Vec::new();
-        request.encode(&mut body);
-        let Some(holding) = self.held.hold(size_of::<Frame>() + body.len()) else {
+        let Some(holding) = self.held.hold(size_of::<Frame>() + bytes_of(request)) else {
             return self.answer_error(requester, ErrorCode::Overloaded);
         };
+        let mut body = Vec::new();
+        request.encode(&mut body);
         let frame = Rc::new(Frame { route, kind: request.kind(), time, body, deadline_ns });
         let asked = [at].into_iter().collect();
         let operation =

@@ -247,9 +247,12 @@ impl<E: Env> Shard<E> {
         if !self.must_look(&write.route) {
             return self.put_at_once(seen, write);
         }
+        let Some(holding) = self.hold_record(&write.key, write.value) else {
+            return self.answer_error(write.requester, ErrorCode::Overloaded);
+        };
         let (owned, value) = (OwnedKey::of(&write.key), write.value.to_vec());
         let Write { requester, route, level, sloppy, version, given, deadline_ns, .. } = write;
-        self.look_first(&route, &write.key, deadline_ns, move |shard, looked| match looked {
+        self.look_first(&route, &write.key, deadline_ns, holding, move |shard, looked| match looked {
             Ok(()) => {
                 let (key, value) = (owned.key(), &value[..]);
                 let write =

@@ -53,7 +53,7 @@ pub(super) struct SetWrite {
     sloppy: bool,
     deadline_ns: u64,
     /// What it keeps while it waits for a read, a latch or its local set.
-    holding: Option<Holding>,
+    _holding: Holding,
 }
 
 impl SetWrite {
@@ -65,7 +65,11 @@ impl SetWrite {
     /// Bytes that it takes while it waits.
     pub(super) fn bytes(&self) -> usize {
         let value = self.value.as_ref().map_or(0, |(value, _)| value.len());
-        size_of::<SetWrite>() + self.key.len() + value + size_of_val(self.seen.dots())
+        SetWrite::bytes_of(self.key.len(), value, &self.seen)
+    }
+
+    fn bytes_of(key_bytes: usize, value_bytes: usize, seen: &CausalClock) -> usize {
+        size_of::<SetWrite>() + key_bytes + value_bytes + size_of_val(seen.dots())
     }
 
     fn key(&self) -> Key<'_> {
@@ -132,7 +136,7 @@ impl<E: Env> Shard<E> {
                     0 => 0,
                     ttl_ms => self.env.wall_ms().saturating_add(ttl_ms),
                 };
-                (level, options, key, context, Some((value.into(), expiry_ms)))
+                (level, options, key, context, Some((value, expiry_ms)))
             }
             Request::Delete { level, options, key, context, .. } => (level, options, key, context, None),
             _ => unreachable!("only puts and deletes write"),
@@ -153,7 +157,16 @@ impl<E: Env> Shard<E> {
         if self.engine.is_fenced() {
             return self.answer_error(requester, ErrorCode::Fenced);
         }
-        let mut write = SetWrite {
+        if route.position.is_none() && overwrites {
+            let text = "no replica can be reached, and to overwrite is to read one first".to_owned();
+            return self.refuse_set_write(requester, Refusal { code: ErrorCode::Unavailable, text });
+        }
+        let key_bytes = key.partition.len() + key.sort.len();
+        let bytes = SetWrite::bytes_of(key_bytes, value.map_or(0, |(value, _)| value.len()), &seen);
+        let Some(holding) = self.held.hold(bytes) else {
+            return self.answer_error(requester, ErrorCode::Overloaded);
+        };
+        let write = SetWrite {
             requester,
             route,
             time,
@@ -161,20 +174,12 @@ impl<E: Env> Shard<E> {
             table: key.table,
             key: [key.partition, key.sort].concat().into(),
             partition_len: key.partition.len(),
-            value,
+            value: value.map(|(value, expiry_ms)| (value.into(), expiry_ms)),
             seen,
             sloppy: options & SLOPPY != 0,
             deadline_ns,
-            holding: None,
+            _holding: holding,
         };
-        if route.position.is_none() && overwrites {
-            let text = "no replica can be reached, and to overwrite is to read one first".to_owned();
-            return self.refuse_set_write(requester, Refusal { code: ErrorCode::Unavailable, text });
-        }
-        write.holding = self.held.hold(write.bytes());
-        if write.holding.is_none() {
-            return self.answer_error(requester, ErrorCode::Overloaded);
-        }
         if overwrites {
             return self.read_before(write, level, &key);
         }

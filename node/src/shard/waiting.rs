@@ -39,7 +39,11 @@ impl Waiting {
     }
 
     fn bytes(&self) -> usize {
-        size_of::<Waiting>() + self.key.partition.len() + self.key.sort.len() + self.value.len()
+        Waiting::bytes_of(self.key.as_key(), &self.value)
+    }
+
+    fn bytes_of(key: Key<'_>, value: &[u8]) -> usize {
+        size_of::<Waiting>() + key.partition.len() + key.sort.len() + value.len()
     }
 }
 
@@ -67,7 +71,7 @@ impl WaitingRoom {
         self.bytes
     }
 
-    /// Takes a record in. False = there is no room for it.
+    /// Takes a record in. False = there is no room for it, and nothing of it was copied.
     pub(super) fn enter(
         &mut self,
         deadline_ns: u64,
@@ -76,7 +80,12 @@ impl WaitingRoom {
         vnode_epoch: u64,
         ack: Ack,
     ) -> bool {
-        let waiting = Waiting {
+        let bytes = Waiting::bytes_of(key, record.value);
+        if self.bytes + bytes > self.bytes_max {
+            return false;
+        }
+        self.bytes += bytes;
+        self.queue.push_back(Waiting {
             key: key.to_buf(),
             order: record.order,
             actor: record.actor,
@@ -86,12 +95,7 @@ impl WaitingRoom {
             vnode_epoch,
             ack,
             deadline_ns,
-        };
-        if self.bytes + waiting.bytes() > self.bytes_max {
-            return false;
-        }
-        self.bytes += waiting.bytes();
-        self.queue.push_back(waiting);
+        });
         true
     }
 

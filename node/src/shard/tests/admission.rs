@@ -118,6 +118,39 @@ fn what_multi_gets_keep_is_bounded_by_its_bytes() {
     assert_eq!(shard.held.bytes(), 0);
 }
 
+/// A write that looks first at what is there keeps its value meanwhile. Nothing counted that: where it was on the disk, four thousand writes of
+/// a megabyte kept four gigabytes.
+#[test]
+fn what_writes_keep_that_look_first_is_bounded_by_its_bytes() {
+    const VALUE_BYTES: usize = 4_000;
+    let bench = Bench::new(MemDisk::new());
+    let mut settings = settings(1, 1, 1);
+    (settings.engine.memtable_bytes, settings.engine.cache_bytes) = (16 * 1024, 0);
+    settings.operation_bytes_max = 10_000;
+    let shard = open(&bench, settings).expect("an empty disk opens");
+    let connection = client(&bench, &shard);
+    for number in 0..200u64 {
+        receive(&shard, connection, &request_frame(1, &put(&number.to_le_bytes(), &[7; 1_000], Level::One)));
+        pass(&bench, &shard, 1);
+    }
+    bench.frames(connection);
+    // Some other key has a record from afar.
+    shard.afar.set(Order::from_wall_ms(bench.wall_ms() + 3_600_000));
+    for number in 0..4u64 {
+        let value = [8; VALUE_BYTES];
+        receive(&shard, connection, &request_frame(number, &put(&number.to_le_bytes(), &value, Level::One)));
+    }
+    let refused = bench.frames(connection);
+    let numbers: Vec<u64> = refused.iter().map(|(header, _)| header.request.0).collect();
+    assert_eq!((numbers, shard.disk_reads.get()), (vec![2, 3], 2));
+    refused.into_iter().for_each(|frame| assert_eq!(code(&[frame]), Some(ErrorCode::Overloaded)));
+    assert!(shard.held.bytes() >= 2 * VALUE_BYTES);
+    pass(&bench, &shard, 10);
+    let done = bench.frames(connection);
+    assert!(done.len() == 2 && done.iter().all(|(header, _)| header.kind == FrameKind::Done), "{done:?}");
+    assert_eq!(shard.held.bytes(), 0);
+}
+
 /// A header could say 71 minutes, and all that a request keeps was kept for as long.
 #[test]
 fn no_request_takes_longer_than_a_server_lets_it() {
