@@ -12,6 +12,7 @@ use ferrite_wire::CoreId;
 use socket2::SockRef;
 
 use super::buffers::Output;
+use super::large::Rooms;
 use super::mailbox::{Mailbox, Post};
 use super::options::ReactorOptions;
 use super::sleeps::Sleeps;
@@ -75,7 +76,7 @@ pub(super) struct Shared {
     /// Bytes that accepted connections leave unread.
     pub(super) unread: Rc<Cell<usize>>,
     /// Bytes of room that long frames of clients have.
-    pub(super) large: Rc<Cell<usize>>,
+    pub(super) large: Rc<Rooms>,
     /// Connections that failed before the ring had a part in them; told to the handler in the next turn.
     pub(super) failed: RefCell<Vec<Connection>>,
     pub(super) sleeps: RefCell<Sleeps>,

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::buffers::{Input, Output};
 use super::deferred::is_heavy;
-use super::large::Large;
+use super::large::{Large, Rooms};
 use super::options::ReactorOptions;
 use crate::env::{Caller, Connection};
 use crate::ring::Token;
@@ -56,7 +56,7 @@ impl Link {
         stream: Rc<TcpStream>,
         receive_bytes: usize,
         unread: Rc<Cell<usize>>,
-        large: Rc<Cell<usize>>,
+        large: Rc<Rooms>,
     ) -> Link {
         let mut link = Link::new(Some(stream), receive_bytes);
         link.output = Output::counted_in(unread);
@@ -106,11 +106,22 @@ impl Link {
         let Some(large) = &mut self.large else { return true };
         let of_large = |bytes| if bytes > options.receive_bytes { bytes } else { 0 };
         let bytes_max = if others_wait { 0 } else { options.in_all_bytes_max };
-        if large.resize(of_large(self.input.wants(self.need)), bytes_max) {
+        let wants = of_large(self.input.wants(self.need));
+        if of_large(self.need) == 0 {
+            // Nothing long is under way, and perhaps never will be again.
+            large.resize(0, 0);
+            if !large.resize_spare(wants, bytes_max) {
+                self.input.want_less(options.receive_bytes);
+                large.resize_spare(0, 0);
+            }
+            return true;
+        }
+        large.resize_spare(0, 0);
+        if large.resize(wants, bytes_max) {
             return true;
         }
         self.input.want_less(options.receive_bytes);
-        large.resize(of_large(self.input.wants(self.need)), bytes_max)
+        large.resize(self.need, bytes_max)
     }
 }
 

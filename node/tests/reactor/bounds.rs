@@ -177,6 +177,22 @@ fn long_frames_share_room_and_wait_for_one_another() {
     node.stop();
 }
 
+/// The longer receives of connections that had sent a long frame, and then rested, were counted as if a frame were under way: with a few of them nobody
+/// could send a long one any more, for as long as they rested.
+#[test]
+fn long_frames_wait_for_nobody_who_rests() {
+    let options =
+        ReactorOptions { receive_bytes: 4096, in_all_bytes_max: 100_000, ..ReactorOptions::default() };
+    let node = Node::start(1, options);
+    let long = vec![b'e'; 60_000];
+    let mut resting: Vec<TcpStream> = (0..20).map(|_| node.connect()).collect();
+    for stream in &mut resting {
+        assert_eq!(ask(stream, &long), long);
+    }
+    assert_eq!(ask(&mut resting[0], &long), long);
+    node.stop();
+}
+
 #[test]
 fn a_full_table_turns_connections_away() {
     let options = ReactorOptions { connections_max: 2, peer_connections: 0, ..ReactorOptions::default() };
