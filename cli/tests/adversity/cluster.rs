@@ -101,6 +101,16 @@ impl Cluster {
             .expect("ferrite starts")
     }
 
+    /// Memory of a node's process that is really there, in bytes.
+    pub(crate) fn resident_bytes(&self, index: usize) -> u64 {
+        memory_line(self.local.pid(index).expect("it runs"), "VmRSS")
+    }
+
+    /// The most that it has been.
+    pub(crate) fn resident_bytes_max(&self, index: usize) -> u64 {
+        memory_line(self.local.pid(index).expect("it runs"), "VmHWM")
+    }
+
     /// What the core behind a node's contact address says of itself.
     pub(crate) fn status(&self, client: &mut BlockingClient, index: usize) -> Status {
         let address = self.local.node(index).address.to_string();
@@ -109,6 +119,14 @@ impl Cluster {
         let lines = text.lines().filter_map(|line| line.split_once(' '));
         Status(lines.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
     }
+}
+
+/// A line of what the kernel says of a process, in bytes.
+fn memory_line(pid: u32, name: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let kib = line.expect("the kernel counts it").trim().trim_end_matches(" kB");
+    kib.parse::<u64>().expect("a number") << 10
 }
 
 /// The `name value` lines of a core.

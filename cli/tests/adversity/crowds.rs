@@ -87,15 +87,6 @@ fn two_hundred_silent_connections_hold_nobody_up() {
     });
 }
 
-/// Memory of the node's process that is really there, in bytes.
-fn resident_bytes(cluster: &Cluster) -> u64 {
-    let pid = cluster.local.pid(0).expect("it runs");
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
-    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the kernel counts it");
-    let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
-    kib << 10
-}
-
 #[test]
 fn readers_that_never_read_cost_bounded_memory_and_hold_nobody_up() {
     readers_that_never_read_cost_at_most(1, MEMORY_BYTES_MAX);
@@ -110,7 +101,7 @@ fn readers_that_never_read_cost_at_most(cores: usize, bound: u64) {
     let mut writer = Raw::greeted(&cluster, Role::Client);
     writer.send(&request(&wire::put(b"large", &value)));
     assert_eq!(writer.next().map(|said| said.kind), Some(FrameKind::Done));
-    let before = resident_bytes(&cluster);
+    let before = cluster.resident_bytes_max(0);
     let mut body = Vec::new();
     wire::get(b"large").encode(&mut body);
     let gets: Vec<u8> = (1..=UNREAD_GETS)
@@ -127,7 +118,7 @@ fn readers_that_never_read_cost_at_most(cores: usize, bound: u64) {
         .collect();
     bystander.is_served("beside readers that never read");
     bystander.is_served("a while later");
-    let grown = resident_bytes(&cluster).saturating_sub(before);
+    let grown = cluster.resident_bytes_max(0).saturating_sub(before);
     println!("{SLOW_READERS} slow readers cost {} MiB with {cores} cores", grown >> 20);
     assert!(grown < bound, "{grown} bytes for {SLOW_READERS} connections, at most {bound}");
     drop(readers);

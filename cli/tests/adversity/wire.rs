@@ -34,10 +34,14 @@ pub(crate) fn frame(kind: FrameKind, body: &[u8]) -> Vec<u8> {
 
 /// The same with a number and a time.
 pub(crate) fn frame_of(kind: FrameKind, request: RequestId, time: Order, body: &[u8]) -> Vec<u8> {
+    with_header(&FrameHeader { kind, flags: FrameFlags(0), deadline_us: 0, request, time }, body)
+}
+
+fn with_header(header: &FrameHeader, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let start = start_frame(&mut out);
     out.extend_from_slice(body);
-    finish_frame(&mut out, start, &FrameHeader { kind, flags: FrameFlags(0), deadline_us: 0, request, time });
+    finish_frame(&mut out, start, header);
     out
 }
 
@@ -54,6 +58,14 @@ pub(crate) fn request(request: &Request<'_>) -> Vec<u8> {
     let mut body = Vec::new();
     request.encode(&mut body);
     frame(request.kind(), &body)
+}
+
+/// A request's frame with a number, that has so many microseconds.
+pub(crate) fn request_of(number: u64, deadline_us: u32, request: &Request<'_>) -> Vec<u8> {
+    let mut body = Vec::new();
+    request.encode(&mut body);
+    let (kind, request) = (request.kind(), RequestId(number));
+    with_header(&FrameHeader { kind, flags: FrameFlags(0), deadline_us, request, time: Order(0) }, &body)
 }
 
 /// A put at the default level.
