@@ -97,25 +97,8 @@ impl Failure {
     /// What may be concluded when the failed operation was a write.
     pub fn certainty(self) -> Certainty {
         match self {
-            Failure::Server(code) => match code {
-                ErrorCode::Timeout | ErrorCode::Unknown | ErrorCode::Damaged => Certainty::Unknown,
-                ErrorCode::Malformed
-                | ErrorCode::Version
-                | ErrorCode::ForeignCluster
-                | ErrorCode::TooLarge
-                | ErrorCode::Unavailable
-                | ErrorCode::Overloaded
-                | ErrorCode::Fenced
-                | ErrorCode::DiskFull
-                | ErrorCode::NoTable
-                | ErrorCode::ClockDrift
-                | ErrorCode::Stopping
-                | ErrorCode::Unsupported
-                | ErrorCode::Expired
-                | ErrorCode::TablesDiffer
-                | ErrorCode::BadContext
-                | ErrorCode::TooManySiblings => Certainty::NotApplied,
-            },
+            Failure::Server(code) if code.says_not_applied() => Certainty::NotApplied,
+            Failure::Server(_) => Certainty::Unknown,
             Failure::RespRefused | Failure::NotConnected | Failure::NotSent => Certainty::NotApplied,
             Failure::RespOther | Failure::ConnectionLost | Failure::TimedOut => Certainty::Unknown,
         }
