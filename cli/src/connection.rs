@@ -6,7 +6,7 @@ use std::time::Duration;
 use ferrite_client::{BlockingClient, Level, ReadError};
 use ferrite_node::config::{Address, Config, Interval};
 
-use crate::outcome::Failure;
+use crate::outcome::{Failure, unread};
 
 /// Read when neither `--addr` nor `--config` is given, if it is there.
 const CONFIG_DEFAULT: &str = "ferrite.toml";
@@ -34,6 +34,17 @@ pub(crate) struct LevelArgs {
     /// How many replicas must answer: one, two, quorum, all, local_one, local_quorum, each_quorum or a number
     #[arg(long, default_value_t = Level::Quorum)]
     pub(crate) level: Level,
+}
+
+/// Why nobody could be asked, and what may be done about it.
+fn unreached(described: &str, error: &ReadError) -> String {
+    let what = format!("cannot reach {described}: {}", unread(error));
+    match error {
+        ReadError::Deadline(_) => {
+            format!("{what}; `ferrite serve` starts a node, and --addr or --config says where there is one")
+        }
+        ReadError::Refused(_) | ReadError::Siblings { .. } => what,
+    }
 }
 
 impl ClusterArgs {
@@ -65,7 +76,7 @@ impl ClusterArgs {
         builder
             .seeds(seeds)
             .connect_blocking()
-            .map_err(|error: ReadError| Failure::failed(format!("cannot reach {described}: {error}")))
+            .map_err(|error| Failure::failed(unreached(&described, &error)))
     }
 
     /// How long to wait for an answer.

@@ -71,7 +71,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         topology.nodes.iter().filter(|node| of.node.as_ref().is_none_or(|name| *name == node.name)).collect();
     if chosen.is_empty() {
         let name = of.node.as_deref().unwrap_or_default();
-        return Err(Failure::usage(format!("the cluster has no node \"{name}\"")));
+        let names: Vec<&str> = topology.nodes.iter().map(|node| node.name.as_str()).collect();
+        return Err(Failure::usage(format!(
+            "the cluster has no node \"{name}\": it has {}",
+            names.join(", ")
+        )));
     }
     let options = ReadOptions { level: None, timeout: Some(of.cluster.timeout()) };
     let titles = ["NODE", "FOR", "STATE", "HINTS", "BYTES", "OLDEST", "PER SECOND", "DELIVERED", "DROPPED"];

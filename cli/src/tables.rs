@@ -3,7 +3,7 @@
 use ferrite_client::{BlockingClient, ErrorCode, Mode, ReadError, Table, TableId};
 
 use crate::connection::ClusterArgs;
-use crate::outcome::Failure;
+use crate::outcome::{Failure, unread};
 use crate::status::print_table;
 
 /// List the tables of a cluster
@@ -40,7 +40,7 @@ impl TableArgs {
                     "`ferrite tables` lists those there are, [[table]] in the configuration declares one";
                 Err(Failure::usage(format!("{}: {hint}", fault.text)))
             }
-            Err(error) => Err(Failure::failed(error)),
+            Err(error) => Err(Failure::failed(unread(&error))),
         }
     }
 

@@ -60,10 +60,10 @@ pub struct Args {
     /// Load threads
     #[arg(long, short = 't', default_value_t = 1)]
     pub threads: usize,
-    /// How long to measure
-    #[arg(long, default_value = "10s", value_parser = duration)]
+    /// How long to measure, like 500ms, 30s or 1h
+    #[arg(long, default_value = "10s", value_parser = duration, value_name = "TIME")]
     pub duration: Duration,
-    /// Stop after so many operations instead
+    /// Stop after so many operations instead; k and M are understood
     #[arg(long, value_parser = count)]
     pub ops: Option<u64>,
     /// How long to load before measuring
@@ -219,7 +219,7 @@ pub fn run_null(args: &NullArgs) -> ExitCode {
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: cannot serve on {}: {error}", args.listen);
+            eprintln!("error: cannot serve on {} (host:port of this machine): {error}", args.listen);
             ExitCode::FAILURE
         }
     }

@@ -35,6 +35,53 @@ fn keys_are_written_read_and_deleted_byte_for_byte() {
     assert!(run(&["get", "blob"]).stdout == bytes, "bytes come back as they went");
 }
 
+/// Of several keys each has its line, or is said to have none.
+#[test]
+fn several_keys_are_read_and_deleted_at_once() {
+    let home = directory();
+    let _cluster = cluster(home.path(), 3);
+    let run = |arguments: &[&str]| {
+        let output = ferrite(home.path(), arguments);
+        let (code, said) = outcome(&output);
+        (code, String::from_utf8(output.stdout).unwrap(), said)
+    };
+    let nothing = String::new;
+    for (key, value) in [("one", "1"), ("two", "a\tb\nc\\"), ("three", "")] {
+        assert_eq!(run(&["put", key, value]), (0, nothing(), nothing()));
+    }
+    let lines = "one\t1\ntwo\ta\\tb\\nc\\\\\nthree\t\n".to_owned();
+    assert_eq!(run(&["get", "one", "two", "three"]), (0, lines, nothing()));
+    let (code, printed, said) = run(&["get", "none", "one", "nor this", "one", "--level", "all", "-v"]);
+    assert_eq!((code, printed.as_str()), (1, "one\t1\none\t1\n"));
+    let answered = |key| format!("ferrite: \"{key}\" answered by 3 of 3 replicas\n");
+    let absent = |key| format!("{}ferrite: \"{key}\" has no value\n", answered(key));
+    let summary = "ferrite: 2 of 4 keys have no value to show\n".to_owned();
+    assert_eq!(
+        said,
+        [absent("none"), answered("one"), absent("nor this"), answered("one"), summary].concat()
+    );
+
+    let (code, printed, said) = run(&["del", "one", "none", "--level", "all", "--verbose"]);
+    let done = |key| format!("ferrite: \"{key}\": done on 3 of 3 replicas, strict\n");
+    assert_eq!((code, printed, said), (0, nothing(), done("one") + &done("none")));
+    assert_eq!(run(&["get", "one", "two", "three"]).1, "two\ta\\tb\\nc\\\\\nthree\t\n");
+    let (code, _, said) = run(&["del", "two", "three", "--level", "4"]);
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!((code, lines.len()), (1, 3), "{said}");
+    for (line, key) in lines.iter().zip(["two", "three"]) {
+        assert!(
+            line.starts_with(&format!("ferrite: \"{key}\": not applied: unavailable; fewer replicas")),
+            "{line}"
+        );
+    }
+    assert_eq!(lines[2], "ferrite: 2 of 2 keys were not deleted, or may not have been");
+    assert_eq!(run(&["get", "two"]).1, "a\tb\nc\\");
+    for wrong in [&["get", "one", "two", "--siblings"][..], &["del", "one", "two", "--context", "00"]] {
+        let (code, _, said) = run(wrong);
+        assert_eq!((code, said.lines().count(), said.contains("of one key")), (2, 1, true), "{said}");
+    }
+}
+
 /// How many of its replicas stand behind an answer, and whether they alone, is what a level leaves open.
 #[test]
 fn how_many_replicas_answered_and_whether_a_write_was_strict_is_said_on_request() {
@@ -90,6 +137,7 @@ fn mistakes_are_told_from_failures() {
         &["get", ""],
         &["put", "key", "value", "--level", "most"],
         &["put", "key", "value", "--ttl", "3"],
+        &["put", "key", "value", "--ttl", "0s"],
         &["get", "key", "--addr", "nowhere"],
         &["frobnicate"],
         &["import", "no-such-file", "--format", "tsv"],
@@ -113,4 +161,5 @@ fn mistakes_are_told_from_failures() {
     cluster.kill(0).unwrap();
     let (code, said) = run(&["get", "key", "--timeout", "200ms"]);
     assert_eq!((code, said.contains("cannot reach cluster \"test\"")), (1, true), "{said}");
+    assert!(said.contains("`ferrite serve` starts a node"), "{said}");
 }
