@@ -11,8 +11,9 @@
 //! | for a key's latch | when it is free | `waiting_for_latch` |
 //! | for the disk | before it is read | `waiting_for_disk` |
 //!
-//! What was not begun was not applied: the answer says so ([`ErrorCode::Expired`]). A coordinator's own copy of what it has sent
-//! to others is exempt: it is kept whatever has become of the client, as the others' may be.
+//! What was not begun was not applied: the answer says so ([`ErrorCode::Expired`]). A stand-in drops what it was to keep as a replica does. A coordinator's
+//! own copy of what it has sent to others is exempt, also one that it keeps as a hint: it is kept whatever has become of the client, as the others'
+//! may be.
 
 use std::cell::Cell;
 use std::fmt::Write;

@@ -78,9 +78,11 @@ impl<E: Env> Shard<E> {
         true
     }
 
-    /// Takes in a hint for a sloppy write. After an error nobody is told anything else, and whatever there is to count was counted.
+    /// Takes in a hint for a sloppy write, unless it finds no room until the deadline of who waits for it: for whom nobody waits it does not count. After an
+    /// error nobody is told anything else, and whatever there is to count was counted.
     pub(super) fn keep_hint(
         self: &Rc<Self>,
+        deadline_ns: u64,
         target: NodeId,
         key: &Key<'_>,
         version: &Version,
@@ -100,7 +102,7 @@ impl<E: Env> Shard<E> {
         let mut value = Vec::with_capacity(payload.len() + Version::BYTES + 5);
         encode_hint(kind, key.table, version, payload, &mut value);
         let ack = Ack::Hint(HintAck { lane, at, bytes, then });
-        let staged = self.stage(hint_key(lane, at, key), local_record(at, &value), 0, ack);
+        let staged = self.stage_by(deadline_ns, hint_key(lane, at, key), local_record(at, &value), 0, ack);
         match staged {
             Ok(()) => cover::mark("sloppy hint kept"),
             Err(_) => self.hints.borrow_mut().not_written(lane, at, bytes),
@@ -116,7 +118,12 @@ impl<E: Env> Shard<E> {
                 WriteAnswer::Applied
             }
             Some(code) => {
-                self.hints.borrow_mut().not_written(ack.lane, ack.at, ack.bytes);
+                let mut hints = self.hints.borrow_mut();
+                match code {
+                    // It was counted as what it is.
+                    ErrorCode::Expired => hints.put_off(ack.lane, ack.at, ack.bytes),
+                    _ => hints.not_written(ack.lane, ack.at, ack.bytes),
+                }
                 WriteAnswer::Refused(code)
             }
         };

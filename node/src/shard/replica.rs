@@ -62,7 +62,9 @@ impl<E: Env> Shard<E> {
             }
             PeerMessage::HintedWrite { target, key, version, value, .. } => {
                 self.observe(version.order);
-                if let Err(code) = self.on_hinted_write(requester, *target, key, version, value) {
+                if let Err(code) =
+                    self.on_hinted_write(requester, *target, key, (version, value), deadline_ns)
+                {
                     self.refuse_message(requester, message, code);
                 }
             }

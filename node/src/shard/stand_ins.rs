@@ -15,6 +15,7 @@ use ferrite_lsm::cover;
 use ferrite_wire::{CoreId, ErrorCode, Key, NodeId, PeerMessage, Version, limits::REPLICAS_MAX};
 
 use super::debts::may_take_it_later;
+use super::expiry::NEVER_NS;
 use super::hints::HintThen;
 use super::liveness::Absence;
 use super::log_pump::Ack;
@@ -190,7 +191,8 @@ impl<E: Env> Shard<E> {
         let target = self.ring.borrow().replicas(route.vnode)[replica as usize];
         let Some(connection) = way else {
             let then = HintThen::Local { operation: id, replica };
-            return self.keep_hint(target, key, &version, value, then);
+            // As a copy of its own.
+            return self.keep_hint(NEVER_NS, target, key, &version, value, then);
         };
         let vnode_epoch = route.vnode_epoch;
         let message = PeerMessage::HintedWrite { target, vnode_epoch, key: *key, version, value };
@@ -205,8 +207,8 @@ impl<E: Env> Shard<E> {
         requester: Requester,
         target: NodeId,
         key: &Key<'_>,
-        version: &Version,
-        value: &[u8],
+        (version, value): (&Version, &[u8]),
+        deadline_ns: u64,
     ) -> Result<(), ErrorCode> {
         let route = self.route(key).map_err(super::tables::TableRefusal::code)?;
         let is_sound = route.has_siblings() == version.flags.has_siblings()
@@ -222,6 +224,6 @@ impl<E: Env> Shard<E> {
         if !is_replica || target == self.settings.node {
             return Err(ErrorCode::Unavailable);
         }
-        self.keep_hint(target, key, version, value, HintThen::Peer(requester))
+        self.keep_hint(deadline_ns, target, key, version, value, HintThen::Peer(requester))
     }
 }

@@ -115,6 +115,37 @@ fn a_record_that_waited_too_long_for_room_in_the_log_is_not_written() {
     }
 }
 
+/// A stand-in wrote what its coordinator had given up on, and had asked the next one for.
+#[test]
+fn a_hint_that_waited_too_long_for_room_in_the_log_is_not_kept() {
+    let bench = Bench::new(MemDisk::new());
+    let shard = open(&bench, settings(5, 1, 2)).expect("an empty disk opens");
+    let from = peer(&bench, &shard);
+    let target = {
+        let route = shard.route(&Key::plain(b"k")).expect("a table");
+        let ring = shard.ring.borrow();
+        *ring.replicas(route.vnode)[..3].iter().find(|node| **node != NodeId(1)).expect("three of them")
+    };
+    let (version, value) = (Version { order: Order(8), ..Version::default() }, [7; 8 * 1024]);
+    let (vnode_epoch, key) = (Epoch(1), Key::plain(b"k"));
+    let message = PeerMessage::HintedWrite { target, vnode_epoch, key, version, value: &value };
+    let mut sent = 0;
+    while shard.waiting.borrow().bytes() == 0 {
+        sent += 1;
+        receive(&shard, from, &message_frame(sent, GIVEN_MS as u32 * 1_000, &message));
+    }
+    assert_eq!((bench.frames(from).len(), dropped(&shard).len()), (0, 0));
+    sleep(&bench, GIVEN_MS);
+    shard.admit_waiting();
+    assert!(is_refused(&bench.frames(from)));
+    assert_eq!(dropped(&shard), ["waiting_for_log 1"]);
+    shard.on_batch_end();
+    bench.run();
+    assert_eq!(bench.frames(from).len() as u64, sent - 1, "what was in the log's group is kept");
+    assert_eq!(shard.hints_owed(), sent - 1);
+    assert_eq!(shard.hints.borrow().drops().count(), 0, "nobody counted on it");
+}
+
 /// Others have it by then: a copy fewer than the client was told of, for a pause of the disk.
 #[test]
 fn a_coordinators_own_copy_is_kept_when_its_time_is_up() {
