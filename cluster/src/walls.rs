@@ -89,6 +89,17 @@ impl Walls {
         self.most_ms.is_some()
     }
 
+    /// How many others' wall clocks are within so many milliseconds of this node's, as far as can be told.
+    pub fn in_step(&self, now_ms: u64, wall_ms: u64, drift_max_ms: u64) -> usize {
+        let own_ms = difference_ms(wall_ms, now_ms);
+        let drift_ms = i64::try_from(drift_max_ms).unwrap_or(i64::MAX);
+        let is_in_step = |told: &&Told| {
+            own_ms.saturating_sub(told.ahead_ms) <= drift_ms
+                && told.least_ms.saturating_sub(own_ms) <= drift_ms
+        };
+        self.told.iter().filter(is_in_step).count()
+    }
+
     /// By how much this node's wall clock is ahead of most others', in milliseconds. 0 = it is not, or nobody can tell.
     pub fn ahead_ms(&self, now_ms: u64, wall_ms: u64) -> u64 {
         let ahead_ms =
@@ -164,6 +175,18 @@ mod tests {
         }
         assert_eq!(late.behind_ms(5_000, T + 4_000), 0, "delay makes nobody look behind");
         assert_eq!(late.behind_ms(5_000, T - 1_000), 1_000, "but who is is seen");
+    }
+
+    #[test]
+    fn in_step_is_who_may_be_within_the_drift() {
+        let in_step = |others_ahead_ms: &[i64]| walls(others_ahead_ms).in_step(1_000, T, 500);
+        assert_eq!(in_step(&[]), 0);
+        assert_eq!(in_step(&[500, -500, 501, -501, HOUR_MS]), 2);
+        let mut late = Walls::default();
+        // Asked at 1,000, heard at 3,000: read at some time between.
+        late.tell(3_000, NodeId(2), 1_000, T + 1_000);
+        let at = |wall_ms| late.in_step(3_000, wall_ms, 500);
+        assert_eq!([T + 499, T + 500, T + 3_500, T + 3_501].map(at), [0, 1, 1, 0]);
     }
 
     #[test]

@@ -149,6 +149,8 @@ pub struct Shard<E: Env> {
     walls: RefCell<Walls>,
     /// What was told last of this node's wall clock: it is ahead.
     is_ahead_told: Cell<bool>,
+    /// Whether that was compared with others', or others were waited for for long enough.
+    is_judged: Cell<bool>,
     /// Records of keys of this core may lie as far ahead as this, and no further. They look before they write while it is beyond the drift.
     afar: Cell<Order>,
     ring: RefCell<Ring>,
@@ -256,6 +258,7 @@ impl<E: Env> Shard<E> {
             bound_number: Cell::new(bound_number),
             walls: RefCell::default(),
             is_ahead_told: Cell::new(false),
+            is_judged: Cell::new(false),
             afar: Cell::new(afar),
             ring: RefCell::new(ring),
             tables,

@@ -39,6 +39,8 @@ pub struct ShardSettings {
     pub deadline_max_ns: u64,
     /// How far ahead of this node's wall clock a client's or peer's time may be when minting, in milliseconds.
     pub clock_drift_max_ms: u64,
+    /// In a cluster of more than two: how long after its start a node mints nothing, unless its wall clock is known to be in step with most others' before.
+    pub judging_ns_max: u64,
     /// How often each peer connection is pinged.
     pub ping_interval_ns: u64,
     /// A peer connection that has been silent for so long is cut, and its node counts as down.
@@ -102,6 +104,7 @@ impl ShardSettings {
             request_timeout_ns: 2_000 * MS,
             deadline_max_ns: DEADLINE_MAX_NS,
             clock_drift_max_ms: 500,
+            judging_ns_max: 2_000 * MS,
             ping_interval_ns: 250 * MS,
             peer_timeout_ns: 1_000 * MS,
             gossip: GossipOptions::default(),

@@ -109,6 +109,10 @@ impl<E: Env> Shard<E> {
             ferrite_lsm::cover::mark(mark);
             return Err(ErrorCode::ClockDrift);
         }
+        if self.is_unjudged() {
+            ferrite_lsm::cover::mark("nothing minted before the wall clock was compared");
+            return Err(ErrorCode::ClockDrift);
+        }
         let minted = self.clock.borrow_mut().mint(self.env.wall_ms(), seen);
         match minted {
             Ok(order) => Ok(order),
@@ -135,6 +139,7 @@ impl<E: Env> Shard<E> {
     /// Compares wall clocks, and raises the persisted bound ahead of need.
     pub(super) fn tend_clock(self: &Rc<Self>) {
         self.walls.borrow_mut().forget(self.env.now_ns() / MS);
+        self.is_unjudged();
         self.tell_wall_ahead();
         // What is refused now is tried again at the next tick.
         let _refused = self.raise_bound();

@@ -13,6 +13,11 @@
 //! A node that is behind most by more than the drift mints nothing either: others would take what it mints, and keep what they have.
 //!
 //! It goes on by itself once its wall clock is right.
+//!
+//! After its start a node has nothing to judge by. In a cluster of more than two it mints nothing until a majority of all members, itself included, is in
+//! step, or as many have answered as it takes to judge; the first handshakes tell. Where nobody answers it waits for
+//! [`judging_ns_max`](super::ShardSettings::judging_ns_max), and goes on by its own clock then: a node whose peers are all away serves what its own copies
+//! are enough for.
 
 use ferrite_wire::{NodeId, Order, Reply};
 
@@ -57,6 +62,28 @@ impl<E: Env> Shard<E> {
         self.is_wall_ahead() || self.wall_behind_ms() > self.settings.clock_drift_max_ms
     }
 
+    /// Whether nothing is minted yet: it is still to be found out, after the start, if the wall clock is in step with others'.
+    #[inline]
+    pub(super) fn is_unjudged(&self) -> bool {
+        !self.is_judged.get() && !self.judge()
+    }
+
+    #[cold]
+    fn judge(&self) -> bool {
+        let (now_ns, wall_ms) = (self.env.now_ns(), self.env.wall_ms());
+        let drift_ms = self.settings.clock_drift_max_ms;
+        let members = self.settings.topology.nodes.len();
+        let is_in_step = {
+            let walls = self.walls.borrow();
+            let in_step = 1 + walls.in_step(now_ns / MS, wall_ms, drift_ms);
+            in_step > members / 2 || walls.can_judge() && !self.is_wall_off()
+        };
+        let is_late = now_ns >= self.opened_ns.saturating_add(self.settings.judging_ns_max);
+        let is_judged = members <= 2 || is_in_step || is_late;
+        self.is_judged.set(is_judged);
+        is_judged
+    }
+
     /// This node's wall clock, or most others' while it is ahead of those.
     pub(super) fn believed_wall_ms(&self) -> u64 {
         let ahead_ms = if self.is_wall_ahead() { self.wall_ahead_ms() } else { 0 };
@@ -90,6 +117,8 @@ impl<E: Env> Shard<E> {
             "this node's wall clock is ahead of most others': it coordinates no writes until it is set right; ask another node"
         } else if self.is_wall_off() {
             "this node's wall clock is behind most others': it coordinates no writes until it is set right; ask another node"
+        } else if self.is_unjudged() {
+            "this node has just started, and its wall clock was not compared with most others' yet: it coordinates no writes for a moment; ask another node"
         } else {
             "the client has seen, or the key holds, a time too far ahead of this node's wall clock"
         }
@@ -113,6 +142,8 @@ impl<E: Env> Shard<E> {
                     "behind most of {others} others by {behind_ms} ms: no writes are coordinated; {SET_IT_RIGHT}"
                 ),
             );
+        } else if self.is_unjudged() {
+            line("wall_clock", &format_args!("compared with {others} others: no writes are coordinated yet"));
         } else {
             line("wall_clock", &format_args!("not ahead of most of {others} others"));
         }

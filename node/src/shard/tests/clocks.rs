@@ -297,3 +297,42 @@ fn nothing_expires_by_a_clock_that_is_ahead_of_most_or_was_not_compared() {
     // A clock that is believed again is not further ahead than most.
     assert!(shard.expired_ms(bench.now_ns()).is_some_and(|ms| ms < bench.wall_ms()));
 }
+
+/// It minted by its own clock until two others had answered, which nobody could beat for as long as that was ahead.
+#[test]
+fn a_node_that_starts_with_its_clock_ahead_mints_nothing_before_it_was_compared() {
+    let mut cluster = Cluster::new(3, 1);
+    set_ahead(&cluster, 2, HOUR_MS as i64);
+    cluster.set_cut_off(2, true);
+    let (code, text) = write(&mut cluster, 2, b"k", Level::One).expect_err("nobody has told it the time");
+    assert_eq!(code, ErrorCode::ClockDrift);
+    assert!(text.contains("just started"), "{text}");
+    assert!(line(&cluster.place(2, 0).shard, "wall_clock").contains("no writes are coordinated yet"));
+    cluster.set_cut_off(2, false);
+    cluster.until(1_500, |cluster| {
+        line(&cluster.place(2, 0).shard, "wall_clock").starts_with("ahead of most of 2 others")
+    });
+    let (_, text) = write(&mut cluster, 2, b"k", Level::One).expect_err("its clock is ahead");
+    assert!(text.contains("ahead of most others'"), "{text}");
+    cluster.run_for(5_000);
+    write(&mut cluster, 2, b"k", Level::One).expect_err("however long it waits");
+    write(&mut cluster, 0, b"k", Level::All).expect("the others go on");
+}
+
+/// Of three the two that agree are believed: nobody has to wait for a third that is away.
+#[test]
+fn a_node_that_starts_beside_one_that_is_in_step_mints_after_the_first_handshake() {
+    let mut cluster = Cluster::new(3, 1);
+    cluster.set_cut_off(2, true);
+    cluster.until(100, |cluster| cluster.place(0, 0).shard.walls.borrow().others() == 1);
+    write(&mut cluster, 0, b"k", Level::Quorum).expect("the two of them are in step");
+}
+
+#[test]
+fn a_node_that_starts_while_all_others_are_away_serves_its_own_copies_after_a_moment() {
+    let mut cluster = Cluster::new(3, 1);
+    cluster.set_cut_off(0, true);
+    write(&mut cluster, 0, b"k", Level::One).expect_err("they may tell it the time yet");
+    cluster.run_for(2_000);
+    write(&mut cluster, 0, b"k", Level::One).expect("nobody has");
+}
