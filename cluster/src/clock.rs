@@ -116,6 +116,11 @@ impl Clock {
         order.wall_ms() > wall_ms.saturating_add(self.settings.drift_max_ms)
     }
 
+    /// From now on nothing is minted at or below this: an earlier life may have come so far.
+    pub fn begin_above(&mut self, order: Order) {
+        self.floor = self.floor.max(order);
+    }
+
     /// An order for a new write, above `seen` (the highest its client has seen). A refusal changes nothing.
     #[inline]
     pub fn mint(&mut self, wall_ms: u64, seen: Order) -> Result<Order, MintError> {

@@ -15,7 +15,7 @@
 //! write as many marks; the price is that writes look first for so much longer.
 //!
 //! What this leaves: replicas that have not got the record take the write, and where those suffice for its level it is acknowledged, and hidden once
-//! the record has spread. A change of the number of cores forgets marks.
+//! the record has spread. A change of the number of cores gives the highest mark to every core.
 
 use std::rc::Rc;
 

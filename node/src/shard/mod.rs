@@ -11,6 +11,7 @@
 mod afar;
 mod apart;
 mod batches;
+mod clock_bounds;
 mod debts;
 mod dots;
 mod expiry;
@@ -151,6 +152,8 @@ pub struct Shard<E: Env> {
     is_ahead_told: Cell<bool>,
     /// Whether that was compared with others', or others were waited for for long enough.
     is_judged: Cell<bool>,
+    /// Whether it is known what earlier lives may have minted.
+    is_bound_known: bool,
     /// Records of keys of this core may lie as far ahead as this, and no further. They look before they write while it is beyond the drift.
     afar: Cell<Order>,
     ring: RefCell<Ring>,
@@ -232,7 +235,7 @@ impl<E: Env> Shard<E> {
             CoreId(0) => Some(generation::begin(&env, &engine).await),
             _ => None,
         };
-        let (clock, bound_number) = time::restore(&env, &settings, &engine).await?;
+        let (clock, bound_number, is_bound_known) = time::restore(&env, &settings, &engine).await?;
         let afar = afar::restore::<E>(&engine).await;
         if engine.has_staged() {
             // What cannot be written now, on a full disk for instance, does not keep the node from starting.
@@ -259,6 +262,7 @@ impl<E: Env> Shard<E> {
             walls: RefCell::default(),
             is_ahead_told: Cell::new(false),
             is_judged: Cell::new(false),
+            is_bound_known,
             afar: Cell::new(afar),
             ring: RefCell::new(ring),
             tables,

@@ -1,55 +1,33 @@
 //! The shard's hybrid clock and its persisted bound.
 //!
 //! No order is minted at or above the bound that the log holds, so a restart with an earlier wall clock still mints above
-//! everything minted before. The bound is raised ahead of need by a record in the node's local space:
-//!
-//! ```text
-//! clock := bound:u64          its order is a number that grows with each: the bound may be lowered
-//! ```
+//! everything minted before. The bound is raised ahead of need by a record in the node's local space ([`super::clock_bounds`]). Where it is not known
+//! what was minted before, the clock begins above all that a wall clock in step with others' can have had minted, and nothing is minted before it is known
+//! to be in step.
 //!
 //! While the wall clock is ahead of most other nodes' nothing is minted, and the bound goes by theirs (`walls`).
 
 use std::rc::Rc;
 
 use ferrite_cluster::{Clock, ClockSettings, MintError};
-use ferrite_lsm::{Engine, Key, OpenError, Prefix, Record, RecordFlags};
+use ferrite_lsm::{Engine, OpenError};
 use ferrite_wire::{ErrorCode, Order};
 
+use super::clock_bounds::{BoundKey, Earlier, encode, find, record};
 use super::log_pump::Ack;
 use super::{Shard, ShardSettings};
 use crate::env::Env;
 
 const MS: u64 = 1_000_000;
-/// The clock's record: in space 0, which is this node's own.
-const KEY: Key<'static> =
-    Key { prefix: Prefix { space: 0, vnode: 0, table: 0, token: 0 }, partition: b"clock", sort: b"" };
 
-fn bound_record(number: u64, bound: &[u8; 8]) -> Record<'_> {
-    Record { order: number, actor: 0, flags: RecordFlags(0), expiry_ms: 0, value: bound }
-}
-
-/// The bound of a record. One without a value is from before bounds had numbers.
-fn bound_of(record: &Record<'_>) -> Order {
-    Order(record.value.try_into().map_or(record.order, u64::from_le_bytes))
-}
-
-/// Restores the clock of an earlier life and persists the first bound of this one. With the number under which that was staged.
+/// Restores the clock of an earlier life and persists the first bound of this one. With the number under which that was staged, and whether it is known what
+/// the earlier life minted.
 pub(super) async fn restore<E: Env>(
     env: &E,
     settings: &ShardSettings,
     engine: &Engine<E::Disk, E::Pace>,
-) -> Result<(Clock, u64), OpenError> {
-    let (bound, number) = match engine.read(KEY).await {
-        Ok(found) => found.map_or((Order(0), 0), |found| {
-            (bound_of(&found.record()), found.record().order.saturating_add(1))
-        }),
-        Err(error) => {
-            // Its number is above any that was counted.
-            let number = env.wall_ms();
-            tracing::warn!(%error, "how far this node's clock had come cannot be read: the wall clock decides alone");
-            (Order(0), number)
-        }
-    };
+) -> Result<(Clock, u64, bool), OpenError> {
+    let Earlier { bound, number, is_known } = find(env, settings, engine).await;
     let clock_settings =
         ClockSettings { drift_max_ms: settings.clock_drift_max_ms, ..ClockSettings::default() };
     let mut clock = Clock::restart(clock_settings, bound);
@@ -59,13 +37,15 @@ pub(super) async fn restore<E: Env>(
         env.sleep_ns(settling_ms * 1_000_000).await;
     }
     if let Some(next) = clock.lease(env.wall_ms())
-        && engine.stage(KEY, bound_record(number, &next.0.to_le_bytes()), 0).is_ok()
+        && engine
+            .stage(BoundKey::of(settings).key(), record(number, &encode(next, settings.cores)), 0)
+            .is_ok()
         && engine.commit().await.is_ok()
         && is_durable(engine, settings).await
     {
         clock.persisted(next);
     }
-    Ok((clock, number))
+    Ok((clock, number, is_known))
 }
 
 /// Whether what was committed is on the disk. Where the log is synced at intervals a bound does not wait for the next: an acknowledged
@@ -168,8 +148,9 @@ impl<E: Env> Shard<E> {
         };
         let Some(bound) = bound else { return Ok(()) };
         let number = self.bound_number.get() + 1;
-        let value = bound.0.to_le_bytes();
-        self.stage(KEY, bound_record(number, &value), 0, Ack::ClockBound(bound))?;
+        let value = encode(bound, self.settings.cores);
+        let key = BoundKey::of(&self.settings);
+        self.stage(key.key(), record(number, &value), 0, Ack::ClockBound(bound))?;
         self.bound_number.set(number);
         self.lease_staged.set(true);
         Ok(())

@@ -17,8 +17,10 @@
 //! After its start a node has nothing to judge by. In a cluster of more than two it mints nothing until a majority of all members, itself included, is in
 //! step, or as many have answered as it takes to judge; the first handshakes tell. Where nobody answers it waits for
 //! [`judging_ns_max`](super::ShardSettings::judging_ns_max), and goes on by its own clock then: a node whose peers are all away serves what its own copies
-//! are enough for.
+//! are enough for. But where it is not known what it has minted before ([`super::clock_bounds`]) it waits for the others, and then begins above all
+//! that it can have.
 
+use ferrite_lsm::cover;
 use ferrite_wire::{NodeId, Order, Reply};
 
 use super::Shard;
@@ -79,7 +81,12 @@ impl<E: Env> Shard<E> {
             in_step > members / 2 || walls.can_judge() && !self.is_wall_off()
         };
         let is_late = now_ns >= self.opened_ns.saturating_add(self.settings.judging_ns_max);
-        let is_judged = members <= 2 || is_in_step || is_late;
+        let is_judged = members <= 2 || is_in_step || is_late && self.is_bound_known;
+        if is_judged && !self.is_bound_known {
+            // An earlier life's clock was no further from the right time than this one's is, and it minted as far ahead of it.
+            cover::mark("clock begun above what may have been minted");
+            self.clock.borrow_mut().begin_above(Order::from_wall_ms(wall_ms.saturating_add(3 * drift_ms)));
+        }
         self.is_judged.set(is_judged);
         is_judged
     }
@@ -117,6 +124,9 @@ impl<E: Env> Shard<E> {
             "this node's wall clock is ahead of most others': it coordinates no writes until it is set right; ask another node"
         } else if self.is_wall_off() {
             "this node's wall clock is behind most others': it coordinates no writes until it is set right; ask another node"
+        } else if self.is_unjudged() && !self.is_bound_known {
+            "how far this node's clock had come cannot be read: it coordinates no writes until most other nodes have told what their wall clocks \
+             show: see to it that they run; ask another node"
         } else if self.is_unjudged() {
             "this node has just started, and its wall clock was not compared with most others' yet: it coordinates no writes for a moment; ask another node"
         } else {

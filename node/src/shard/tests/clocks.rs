@@ -1,10 +1,13 @@
 //! Wall clocks that are wrong: here, and on other nodes.
 
+use ferrite_lsm::mem_disk::CrashMode;
+use ferrite_lsm::{Record, RecordFlags};
 use ferrite_wire::{Actor, ErrorCode, ReadWant, ReplicaAnswer, Reply, Version, WriteAnswer};
 
 use super::cluster::Cluster;
 use super::coordinator::{Coordinator, What};
 use super::*;
+use crate::shard::clock_bounds::{BoundKey, encode};
 
 const HOUR_MS: u64 = 3_600_000;
 
@@ -335,4 +338,106 @@ fn a_node_that_starts_while_all_others_are_away_serves_its_own_copies_after_a_mo
     write(&mut cluster, 0, b"k", Level::One).expect_err("they may tell it the time yet");
     cluster.run_for(2_000);
     write(&mut cluster, 0, b"k", Level::One).expect("nobody has");
+}
+
+/// A core of a node of so many, of data that is laid out for so many cores.
+fn laid_out(bench: &Bench, nodes: u16, cores: u16, core: u16) -> ShardSettings {
+    let mut settings = settings(nodes, cores, 2);
+    let known = settings.engine.clone();
+    let options = |core, stores| Options { core, stores, ..known.clone() };
+    let layout = block_on(crate::lay_out(bench, cores, 2, options)).expect("the disk is sound");
+    (settings.engine.core, settings.engine.layout) = (layout.core_number(core), Some(layout.mark(core)));
+    (settings.core, settings.engine.stores) = (CoreId(core), settings.placement.stores_of(CoreId(core)));
+    settings
+}
+
+/// What a process leaves that is killed, with the clock going on.
+fn killed(bench: &Bench) -> Bench {
+    let later = Bench::new(bench.0.disk.crash(CrashMode::All, &mut || 1));
+    bench.0.tasks.borrow_mut().clear();
+    later.0.wall_ms.set(bench.wall_ms());
+    later
+}
+
+/// All cores had one record for their clocks. When the number of cores changed, that of the core that had raised it most often stayed, which need not be the
+/// highest one: the first write after that lost to an earlier one, though it was acknowledged.
+#[test]
+fn after_a_change_of_the_core_count_the_clock_goes_on_above_those_of_all_cores() {
+    let tolerant = |bench: &Bench, cores, core| {
+        let mut settings = laid_out(bench, 1, cores, core);
+        settings.clock_drift_max_ms = 4 * HOUR_MS;
+        settings
+    };
+    let disk = MemDisk::new();
+    let [first, second] = [0, 1].map(|_| Bench::new(disk.clone()));
+    let second_shard = open(&second, tolerant(&second, 2, 1)).expect("laid out for it");
+    // The one that comes last, and raises its bound again and again.
+    pass(&second, &second_shard, 10_000);
+    first.0.wall_ms.set(first.wall_ms() + 2 * HOUR_MS);
+    let first_shard = open(&first, tolerant(&first, 2, 0)).expect("laid out for it");
+    let is_here =
+        |name: &[u8; 1]| first_shard.route(&Key::plain(name)).is_ok_and(|route| route.hop.is_none());
+    let name = (0..u8::MAX).map(|letter| [letter]).find(is_here).expect("this core has some key");
+    pass(&first, &first_shard, 10);
+    let far = own_write(&first, &first_shard, &name).expect("within the drift");
+    assert!(far.wall_ms() > second.wall_ms() + HOUR_MS);
+    let bench = killed(&second);
+    drop((first_shard, second_shard));
+    let shard = open(&bench, tolerant(&bench, 1, 0)).expect("laid out for it");
+    pass(&bench, &shard, 10);
+    let next = own_write(&bench, &shard, &name).expect("within the drift");
+    assert!(next > far, "{next:?} loses to {far:?}");
+    // The same where it changes again before anything was written.
+    let bench = killed(&bench);
+    for (cores, core) in [(2, 1), (1, 0)] {
+        let shard = open(&bench, tolerant(&bench, cores, core)).expect("laid out for it");
+        assert!(shard.clock.borrow().clone().mint(bench.wall_ms(), Order(0)).is_ok_and(|order| order > next));
+    }
+}
+
+/// It began by its wall clock, as if it had never minted anything.
+#[test]
+fn where_it_is_not_known_what_was_minted_before_others_are_asked_and_the_clock_begins_above_it() {
+    for (nodes, is_own) in [(3, true), (3, false), (1, true)] {
+        let bench = Bench::new(MemDisk::new());
+        let both =
+            [0, 1].map(|core| open(&bench, laid_out(&bench, nodes, 2, core)).expect("laid out for it"));
+        let write = |shard: &Shard<Bench>, value: &[u8]| {
+            let key = BoundKey::of(&shard.settings);
+            let record = Record { order: 5, actor: 0, flags: RecordFlags(0), expiry_ms: 0, value };
+            shard.engine.stage(key.key(), record, 0).expect("taken");
+            block_on(shard.engine.commit()).expect("a sound disk");
+        };
+        // As if there had been a third core, and its record had been passed over for damage.
+        write(&both[0], &encode(Order(1), 3));
+        drop(both);
+        let bench = killed(&bench);
+        let mut shard = open(&bench, laid_out(&bench, nodes, 1, 0)).expect("laid out for it");
+        if is_own {
+            // From here on that of this layout would count; but it is none.
+            write(&shard, b"x");
+            drop(shard);
+            shard = open(&bench, laid_out(&bench, nodes, 1, 0)).expect("laid out for it");
+        }
+        if nodes > 2 {
+            pass(&bench, &shard, 100);
+            assert_eq!(own_write(&bench, &shard, b"k"), Err(ErrorCode::ClockDrift));
+            assert!(shard.drift_text().contains("cannot be read"));
+            let (now_ms, wall_ms) = (bench.now_ns() / MS, bench.wall_ms());
+            shard.walls.borrow_mut().tell(now_ms, NodeId(2), now_ms, wall_ms);
+        }
+        let judged_ms = bench.wall_ms();
+        pass(&bench, &shard, 900);
+        assert_eq!(
+            own_write(&bench, &shard, b"k"),
+            Err(ErrorCode::ClockDrift),
+            "a clock behind this may come"
+        );
+        pass(&bench, &shard, 200);
+        let minted = own_write(&bench, &shard, b"k").expect("and goes on by itself");
+        assert!(minted.wall_ms() >= judged_ms + 1_500);
+        drop(shard);
+        let shard = open(&bench, laid_out(&bench, nodes, 1, 0)).expect("laid out for it");
+        assert!(shard.is_bound_known, "its own record is there now");
+    }
 }
