@@ -361,6 +361,7 @@ impl Placed {
         settings.gossip = self.plan.gossip.clone();
         settings.hints = self.plan.hints.options.clone();
         settings.forget_hints_for = self.plan.hints.forget.clone();
+        settings.forget_held_back_for = self.plan.hints.forget_held_back.clone();
         settings.request_timeout_ns = server.request_timeout.as_nanos() as u64;
         settings.scrub_bytes_per_s = server.scrub_rate.0;
         settings.clock_drift_max_ms = server.max_clock_drift.as_millis() as u64;

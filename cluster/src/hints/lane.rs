@@ -68,6 +68,8 @@ pub struct Lane {
     durable: u64,
     /// The times of hints that were taken in, and are neither durable nor refused: as many as the log has waiting.
     staged: BTreeSet<u64>,
+    /// What comes later is not delivered in this life: it was held back in it.
+    until: u64,
     /// No hint has a later time.
     last: u64,
     /// No hint has an earlier time, as far as is known.
@@ -98,6 +100,7 @@ impl Lane {
             fetching: false,
             durable: last,
             staged: BTreeSet::new(),
+            until: u64::MAX,
             last,
             first,
             main: Track::new(Throttle::new(options), mark, 1),
@@ -109,6 +112,12 @@ impl Lane {
             count,
             bytes,
         }
+    }
+
+    /// One for hints that were held back: those that were found are tried once, and what is added is not.
+    pub fn held_back(options: &HintOptions, found: Found) -> Lane {
+        let lane = Lane::new(options, found);
+        Lane { until: lane.last, ..lane }
     }
 
     /// Takes a hint in that is about to be written, and gives its time: not before `at`, and after every other's.
@@ -135,9 +144,10 @@ impl Lane {
         self.drop_one(bytes);
     }
 
-    /// Up to here no hint will come any more.
+    /// Up to here no hint will come any more that is to be delivered.
     fn settled(&self) -> u64 {
-        self.staged.first().map_or(self.durable, |first| self.durable.min(first.saturating_sub(1)))
+        let durable = self.durable.min(self.until);
+        self.staged.first().map_or(durable, |first| durable.min(first.saturating_sub(1)))
     }
 
     /// What to read next, if anything is to be sent, for a target with so many cores, and with at most so many bytes in flight on each track.
@@ -355,7 +365,7 @@ impl Lane {
 
     /// Whether anything is to be delivered, now or later.
     pub fn owes(&self) -> bool {
-        self.count > 0 || self.watermark < self.durable
+        self.watermark < self.until && (self.count > 0 || self.watermark < self.durable)
     }
 
     /// Hints in flight that wait for an answer.

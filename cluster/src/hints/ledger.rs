@@ -18,6 +18,21 @@ pub struct LaneId {
     pub stream: u16,
 }
 
+/// Streams from here on are of hints that are held back. No node has as many cores.
+const HELD_BACK_STREAM: u16 = 1 << 15;
+
+impl LaneId {
+    /// The lane of what a core of so many holds back for a node. Its stream is one that the core owns: its remainder by the number of cores is the core's.
+    pub fn held_back(target: NodeId, core: CoreId, cores: u16) -> LaneId {
+        LaneId { target, stream: HELD_BACK_STREAM.next_multiple_of(cores) + core.0 }
+    }
+
+    /// Whether it is of hints that are held back.
+    pub fn is_held_back(self) -> bool {
+        self.stream >= HELD_BACK_STREAM
+    }
+}
+
 /// What a hint is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HintKind {
@@ -107,6 +122,8 @@ pub enum LaneState {
     Throttled,
     /// Hints are on their way.
     Draining,
+    /// It refused what is kept for good, and is not asked again in this life.
+    HeldBack,
 }
 
 impl LaneState {
@@ -118,6 +135,7 @@ impl LaneState {
             LaneState::Waiting => "waiting",
             LaneState::Throttled => "throttled",
             LaneState::Draining => "draining",
+            LaneState::HeldBack => "held-back",
         }
     }
 }
@@ -173,7 +191,11 @@ impl Ledger {
 
     /// Adds a lane that a start has found.
     pub fn restore(&mut self, id: LaneId, found: Found) {
-        self.lanes.insert(id, Lane::new(&self.options, found));
+        let lane = match id.is_held_back() {
+            true => Lane::held_back(&self.options, found),
+            false => Lane::new(&self.options, found),
+        };
+        self.lanes.insert(id, lane);
     }
 
     /// Takes in a hint of so many bytes that is about to be written, and gives its lane and time; or says why not, which is counted.
@@ -193,6 +215,30 @@ impl Ledger {
         let options = &self.options;
         let lane = self.lanes.entry(id).or_insert_with(|| Lane::new(options, Found::default()));
         Ok((id, lane.admit(wall_ms << TIME_BITS, bytes)))
+    }
+
+    /// Takes in again a hint that its target will never take, and that is not to be dropped, into a lane of such. It has been counted before, and is
+    /// taken whatever is full. Gives its time. [`Ledger::held_back`] or [`Ledger::put_off`] must follow.
+    pub fn hold_back(&mut self, into: LaneId, bytes: u64, wall_ms: u64) -> u64 {
+        assert!(into.is_held_back(), "a lane of its own");
+        let options = &self.options;
+        let lane = self.lanes.entry(into).or_insert_with(|| Lane::held_back(options, Found::default()));
+        lane.admit(wall_ms << TIME_BITS, bytes)
+    }
+
+    /// It is durable there: where it was it is done with.
+    pub fn held_back(&mut self, into: LaneId, at: u64, from: LaneId, attempt: u32, from_at: u64) {
+        if let Some(lane) = self.lanes.get_mut(&into) {
+            lane.written(at);
+        }
+        if let Some(lane) = self.lanes.get_mut(&from) {
+            lane.undeliverable(attempt, from_at);
+        }
+    }
+
+    /// How many hints are held back for a target.
+    pub fn count_held_back(&self, target: NodeId) -> u64 {
+        self.of(target).filter(|(id, _)| id.is_held_back()).map(|(_, lane)| lane.count()).sum()
     }
 
     fn refusal(&self, target: NodeId, kind: HintKind, bytes: u64, wall_ms: u64) -> Option<DropReason> {
@@ -429,7 +475,8 @@ impl Ledger {
 
     /// When the oldest hint of a target was taken in or somewhat before, in milliseconds since the Unix epoch.
     pub fn oldest_ms(&self, target: NodeId) -> Option<u64> {
-        let owed = self.of(target).filter(|(_, lane)| lane.count() > 0);
+        // What is held back says nothing of how long the target has been away.
+        let owed = self.of(target).filter(|(id, lane)| lane.count() > 0 && !id.is_held_back());
         owed.map(|(_, lane)| lane.oldest() >> TIME_BITS).min()
     }
 
@@ -453,9 +500,12 @@ impl Ledger {
 
     /// How it stands with a target.
     pub fn state(&self, target: NodeId, is_live: bool, now_ns: u64) -> LaneState {
-        let owed = || self.of(target).filter(|(_, lane)| lane.count() > 0);
-        if owed().next().is_none() {
+        let kept = || self.of(target).filter(|(_, lane)| lane.count() > 0);
+        let owed = || kept().filter(|(_, lane)| lane.owes());
+        if kept().next().is_none() {
             LaneState::Empty
+        } else if owed().next().is_none() {
+            LaneState::HeldBack
         } else if self.is_paused {
             LaneState::Paused
         } else if !is_live {

@@ -23,6 +23,10 @@
 //! refused ([`Throttle`]): a target that has just come back has other work, too. All lanes of a core share what they may have in flight, in bytes.
 //! A core of the target that does not take its hints holds up no other's ([`Lane`]).
 //!
+//! A hint that its target will never take (its table went, or it is longer than what is taken there now) is dropped if it is strict, and counted. A sloppy one is
+//! *held back*: written again into a lane of its own, so that the queue goes on, and done with where it was once that is durable. What is held back is
+//! tried once at each start, when another configuration may take it, and is there until an operator lets go of it.
+//!
 //! Rejected: to drop the oldest strict hints at the cap instead of the newest. They lie behind the watermark of nothing, so each
 //! would have to be deleted by itself; and the newest are the ones that reads repair first anyway.
 

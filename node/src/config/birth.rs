@@ -121,6 +121,7 @@ impl Birth {
              # max_in_flight = \"16MiB\"  # under way at once\n\
              # max_per_second = 1000  # for a node that is there and was only slow\n\
              # forget = []  # numbers of nodes that have left, like [7]: what is kept for them goes\n\
+             # forget_held_back = []  # numbers of members: what they refuse for good, and is held back for them, goes\n\
              \n\
              # Tables beside \"default\", which always exists. Every node must declare the same.\n\
              # [[table]]\n\

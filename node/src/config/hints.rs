@@ -9,6 +9,7 @@
 //! max_in_flight = "16MiB"   # what a core has under way at once, to all nodes together
 //! max_per_second = 1000     # for a node that is there and was only slow
 //! forget = [7]              # numbers of nodes that are no members any more: what is kept for them goes at the start
+//! forget_held_back = [2]    # numbers of members: what they would never take, and is held back for them, goes at the start
 //! ```
 //!
 //! Sizes are per core, for each core keeps what it coordinates. All else about hints is as [`HintOptions`] has it.
@@ -40,6 +41,8 @@ pub struct Hints {
     pub options: HintOptions,
     /// No members any more: what is kept for them is not wanted.
     pub forget: Vec<NodeId>,
+    /// Members: what is held back for them is not wanted.
+    pub forget_held_back: Vec<NodeId>,
 }
 
 #[derive(Default, Deserialize)]
@@ -52,6 +55,8 @@ pub(super) struct RawHints {
     max_per_second: Option<Spanned<u32>>,
     #[serde(default)]
     forget: Vec<Spanned<u16>>,
+    #[serde(default)]
+    forget_held_back: Vec<u16>,
 }
 
 /// What a file says of them. A bound for one node that is not written is at most that for all.
@@ -102,5 +107,6 @@ pub(super) fn hints(
         storm_per_s,
         ..defaults
     };
-    Ok(Hints { options, forget })
+    let forget_held_back = raw.forget_held_back.iter().copied().map(NodeId).collect();
+    Ok(Hints { options, forget, forget_held_back })
 }

@@ -299,7 +299,7 @@ fn hints_have_defaults_and_their_mistakes_are_one_line_with_their_place_and_a_re
     assert_eq!(parse(GOOD).expect("a correct file").hints, Hints::default());
     let with = |lines: &str| parse(&format!("{GOOD}\n[hints]\n{lines}\n"));
     let set = with(
-        "max_per_core = \"2GiB\"\nmax_per_node = \"1GiB\"\nmax_age = \"1d\"\nmax_in_flight = \"8MiB\"\nmax_per_second = 50\nforget = [700]",
+        "max_per_core = \"2GiB\"\nmax_per_node = \"1GiB\"\nmax_age = \"1d\"\nmax_in_flight = \"8MiB\"\nmax_per_second = 50\nforget = [700]\nforget_held_back = [1]",
     );
     let options = HintOptions {
         bytes_max: 2 << 30,
@@ -309,7 +309,10 @@ fn hints_have_defaults_and_their_mistakes_are_one_line_with_their_place_and_a_re
         storm_per_s: 50,
         ..HintOptions::default()
     };
-    assert_eq!(set.expect("sound bounds").hints, Hints { options, forget: vec![NodeId(700)] });
+    assert_eq!(
+        set.expect("sound bounds").hints,
+        Hints { options, forget: vec![NodeId(700)], forget_held_back: vec![NodeId(1)] }
+    );
     let small = with("max_per_core = \"4MiB\"").expect("one bound alone").hints.options;
     assert_eq!((small.bytes_max, small.strict_bytes_max), (4 << 20, 4 << 20));
     for (lines, line, words) in [

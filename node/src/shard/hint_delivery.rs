@@ -4,12 +4,14 @@
 //! a deadline. A hint goes to the core that owns its key at the target *now*, so that neither side's number of cores matters. What goes wrong with one
 //! core of several is that core's, and its hints are sent again after a pause, or when it is there; what goes wrong with the node is the whole lane's.
 //!
+//! What the target will never take is dropped if it is strict, and held back if it counted towards the level of its write ([`ferrite_cluster::hints`]).
+//!
 //! What cannot be read is tried a few times, and then passed over and counted: one bad block does not keep from a target all that comes behind it.
 
 use std::ops::ControlFlow;
 use std::rc::Rc;
 
-use ferrite_cluster::hints::{Fetch, LaneId, Seen};
+use ferrite_cluster::hints::{Fetch, HintKind, LaneId, Seen};
 use ferrite_lsm::{Direction, Key, ReadError, Record, ScanLimits, cover};
 use ferrite_wire::{CoreId, ErrorCode, NodeId, PeerMessage, VnodeId, WriteAnswer};
 
@@ -51,7 +53,7 @@ impl<E: Env> Shard<E> {
 
     /// Starts a fetch for a lane, if its target is there and its window has room. What clients write goes first: while that waits for
     /// the log, nothing more is sent.
-    fn pump_lane(self: &Rc<Self>, id: LaneId) {
+    pub(super) fn pump_lane(self: &Rc<Self>, id: LaneId) {
         if self.stopping.get() || !self.is_there(id.target) || !self.waiting.borrow().is_empty() {
             return;
         }
@@ -178,7 +180,8 @@ impl<E: Env> Shard<E> {
             let ring = self.ring.borrow();
             if !ring.replicas(vnode)[..replicas].contains(&lane.target) {
                 // It was a replica when the hint was taken.
-                self.hints.borrow_mut().undeliverable(lane, attempt, hint.at);
+                drop(ring);
+                self.give_up(lane, attempt, hint);
                 return true;
             }
             ring.vnode_epoch(vnode)
@@ -214,13 +217,8 @@ impl<E: Env> Shard<E> {
             WriteAnswer::Refused(
                 code @ (ErrorCode::TooLarge | ErrorCode::Malformed | ErrorCode::NoTable),
             ) => {
-                tracing::error!(
-                    core = self.settings.core.0,
-                    target_node = lane.target.0,
-                    %code,
-                    "a hint will never be taken: it is dropped"
-                );
-                self.hints.borrow_mut().undeliverable(lane, attempt, at);
+                tracing::error!(core = self.settings.core.0, target_node = lane.target.0, %code, "a hint will never be taken");
+                self.give_up_at(lane, attempt, at);
             }
             WriteAnswer::Refused(_) => {
                 cover::mark("hint refused for the moment");
@@ -231,6 +229,42 @@ impl<E: Env> Shard<E> {
         true
     }
 
+    /// A hint in flight will never be taken.
+    fn give_up(self: &Rc<Self>, lane: LaneId, attempt: u32, hint: &Hint) {
+        match hint.kind {
+            HintKind::Strict => self.hints.borrow_mut().undeliverable(lane, attempt, hint.at),
+            HintKind::Sloppy => self.hold_back(lane, attempt, hint),
+        }
+    }
+
+    /// The same where what it is has to be read again.
+    fn give_up_at(self: &Rc<Self>, lane: LaneId, attempt: u32, at: u64) {
+        self.hint_fetches.set(self.hint_fetches.get() + 1);
+        let shard = self.clone();
+        self.env.spawn(async move {
+            let fetch = Fetch { of: None, after: at - 1, through: at, records: 1, bytes: 1, attempt };
+            let mut hint = None;
+            let visit = |key: Key<'_>, record: Record<'_>| {
+                hint = decode_hint(&key, record.value);
+                ControlFlow::Continue(())
+            };
+            let walked = shard
+                .engine
+                .scan(&range_of(lane, &fetch), Direction::Forward, ScanLimits::records(1), visit)
+                .await;
+            shard.hint_fetches.set(shard.hint_fetches.get() - 1);
+            let is_due = shard.hints.borrow_mut().waits_for(lane, attempt, at);
+            match (walked, hint) {
+                _ if !is_due => {}
+                (_, Some(hint)) => shard.give_up(lane, attempt, &hint),
+                (Ok(_), None) => shard.hints.borrow_mut().undeliverable(lane, attempt, at),
+                (Err(_), None) => shard.delivery_failed(lane, attempt, at),
+            }
+            shard.start_pump();
+            shard.pump_lane(lane);
+        });
+    }
+
     /// A hint in flight will not be answered: its time is up, or the connection is gone that it went over.
     pub(super) fn on_delivery_lost(self: &Rc<Self>, id: OperationId, gone: Option<Connection>) {
         let lost = self.end_delivery(id, |delivery| gone.is_none_or(|gone| delivery.connection == gone));
@@ -239,7 +273,7 @@ impl<E: Env> Shard<E> {
         }
     }
 
-    fn delivery_failed(&self, lane: LaneId, attempt: u32, at: u64) {
+    pub(super) fn delivery_failed(&self, lane: LaneId, attempt: u32, at: u64) {
         let of_one_core = self.is_for_one_core(lane.target);
         self.hints.borrow_mut().failed(lane, attempt, at, of_one_core, self.env.now_ns());
     }

@@ -8,7 +8,7 @@
 //!
 //! A hint bears the record itself, not a pointer to it: it is delivered as it was written, whatever has become of the key here since, and by
 //! a node that is no replica of it. The engine takes it for a plain record, whatever the flags of its version say.
-//! The stream is the core that wrote it, so that a lane has one owner with any number of cores ([`ferrite_lsm::layout`]).
+//! What is held back ([`LaneId::held_back`]) is a stream of its own. The stream is the core that wrote it, so that a lane has one owner with any number of cores ([`ferrite_lsm::layout`]).
 //!
 //! Hints that cannot be read are lost to their target, and to nobody else: a walk goes on behind them, and says so.
 
@@ -35,6 +35,7 @@ const RESTORE_HOLES_MAX: usize = 64;
 pub(super) struct Hint {
     pub(super) at: u64,
     pub(super) bytes: u64,
+    pub(super) kind: HintKind,
     pub(super) table: TableId,
     pub(super) partition: Box<[u8]>,
     pub(super) sort: Box<[u8]>,
@@ -98,17 +99,19 @@ pub(super) fn encode_hint(
 /// The hint of a stored record; `None` = it is none, which only a bug or damage makes.
 pub(super) fn decode_hint(key: &Key<'_>, value: &[u8]) -> Option<Hint> {
     let mut reader = Reader::new(value);
-    let kind = reader.u8().ok()?;
+    let kind = match reader.u8().ok()? {
+        0 => HintKind::Strict,
+        1 => HintKind::Sloppy,
+        _ => return None,
+    };
     let table = TableId(reader.u32().ok()?);
     let version = Version::decode(&mut reader).ok()?;
     let payload = reader.rest();
-    if kind > 1 {
-        return None;
-    }
     let wire_key = ferrite_wire::Key { table, partition: key.partition, sort: key.sort };
     Some(Hint {
         at: key.prefix.token,
         bytes: hint_bytes(&wire_key, payload),
+        kind,
         table,
         partition: key.partition.into(),
         sort: key.sort.into(),
@@ -212,8 +215,16 @@ async fn restore_target<E: Env>(
     let mut holes = 0;
     let end = |lane: Option<(u16, Found)>, ledger: &mut Ledger| {
         let Some((stream, found)) = lane else { return };
+        let id = LaneId { target, stream };
+        if id.is_held_back() && settings.forget_held_back_for.contains(&target) {
+            engine.retire(target.0, table_of(stream), u64::MAX);
+            cover::mark("held back hints forgotten");
+            let (core, target_node, hints) = (settings.core.0, target.0, found.count);
+            tracing::info!(core, target_node, hints, "hints that were held back are let go of");
+            return;
+        }
         engine.retire(target.0, table_of(stream), found.mark);
-        ledger.restore(LaneId { target, stream }, found);
+        ledger.restore(id, found);
     };
     while let Some(range) = left {
         // Where to go on, if that is not the next key.

@@ -17,7 +17,7 @@ use ferrite_lsm::cover;
 use ferrite_wire::{ErrorCode, HintsAction, Key, NodeId, Order, PeerMessage, Version, WriteAnswer};
 
 use super::Shard;
-use super::hint_store::{encode_hint, hint_bytes, hint_key, local_record, mark_key, table_of};
+use super::hint_store::{Hint, encode_hint, hint_bytes, hint_key, local_record, mark_key, table_of};
 use super::log_pump::Ack;
 use super::requester::Requester;
 use super::slab::OperationId;
@@ -36,6 +36,15 @@ pub(super) enum HintThen {
         operation: OperationId,
         /// The place in the key's preference list.
         replica: u8,
+    },
+    /// It is one that is held back: where it was it is done with.
+    HeldBack {
+        /// Where that was.
+        lane: LaneId,
+        /// In which attempt it was refused.
+        attempt: u32,
+        /// Its time there.
+        at: u64,
     },
 }
 
@@ -110,8 +119,38 @@ impl<E: Env> Shard<E> {
         staged
     }
 
+    /// Writes a hint that its target will never take, and that counted, again among those that are held back. It is done with where it was once that is
+    /// durable; refused, it is tried again.
+    pub(super) fn hold_back(self: &Rc<Self>, from: LaneId, attempt: u32, hint: &Hint) {
+        let lane = LaneId::held_back(from.target, self.settings.core, self.settings.cores);
+        let at = self.hints.borrow_mut().hold_back(lane, hint.bytes, self.env.wall_ms());
+        let mut value = Vec::with_capacity(hint.payload.len() + Version::BYTES + 5);
+        encode_hint(hint.kind, hint.table, &hint.version, &hint.payload, &mut value);
+        let then = HintThen::HeldBack { lane: from, attempt, at: hint.at };
+        let ack = HintAck { lane, at, bytes: hint.bytes, then };
+        let staged =
+            self.stage_now(hint_key(lane, at, &hint.key()), local_record(at, &value), 0, Ack::Hint(ack));
+        if let Err(code) = staged {
+            self.hint_written(ack, Some(code));
+        }
+    }
+
     /// A hint is durable, or the log has refused it.
     pub(super) fn hint_written(self: &Rc<Self>, ack: HintAck, refused: Option<ErrorCode>) {
+        if let HintThen::HeldBack { lane, attempt, at } = ack.then {
+            match refused {
+                None => {
+                    cover::mark("sloppy hint held back");
+                    self.hints.borrow_mut().held_back(ack.lane, ack.at, lane, attempt, at);
+                    self.pump_lane(lane);
+                }
+                Some(_) => {
+                    self.hints.borrow_mut().put_off(ack.lane, ack.at, ack.bytes);
+                    self.delivery_failed(lane, attempt, at);
+                }
+            }
+            return;
+        }
         let answer = match refused {
             None => {
                 self.hints.borrow_mut().written(ack.lane, ack.at);
@@ -132,7 +171,7 @@ impl<E: Env> Shard<E> {
 
     fn tell_hint(self: &Rc<Self>, then: HintThen, answer: WriteAnswer) {
         match then {
-            HintThen::Nothing => {}
+            HintThen::Nothing | HintThen::HeldBack { .. } => {}
             HintThen::Peer(requester) => {
                 self.answer_peer(requester, &PeerMessage::ReplicaWriteAnswer(answer));
             }
@@ -191,6 +230,8 @@ impl<E: Env> Shard<E> {
         line("hints.bytes", &bytes);
         line("hints.bytes_max", &hints.options().bytes_max);
         line("hints.bytes_max_for_one", &hints.options().strict_bytes_max);
+        let held_back: u64 = hints.targets().into_iter().map(|target| hints.count_held_back(target)).sum();
+        line("hints.held_back", &held_back);
         line("hints.orphaned", &hints.orphans().map(|(_, count, _)| count).sum::<u64>());
         line("hints.unreadable", &hints.unreadable());
         line("hints.writes_tracked", &self.debts.get());

@@ -74,6 +74,8 @@ pub struct ShardSettings {
     pub hints: HintOptions,
     /// Nodes that are no members any more, whose hints are let go of.
     pub forget_hints_for: Vec<NodeId>,
+    /// Members that will never take what is held back for them: it is let go of.
+    pub forget_held_back_for: Vec<NodeId>,
     /// Memory set aside for what the engine does not see; for the status.
     pub reserve_bytes: usize,
 }
@@ -121,6 +123,7 @@ impl ShardSettings {
             disk_reads_max: 4_096,
             hints: HintOptions::default(),
             forget_hints_for: Vec::new(),
+            forget_held_back_for: Vec::new(),
             reserve_bytes: 0,
         }
     }

@@ -12,6 +12,7 @@ mod expiry;
 mod gets;
 mod gossip;
 mod hedges;
+mod held_back;
 mod hint_records;
 mod hint_targets;
 mod hints;

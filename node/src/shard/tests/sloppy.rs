@@ -10,7 +10,7 @@ use crate::shard::Absences;
 use crate::shard::apart::Apart;
 use crate::shard::sets::join_into;
 
-fn sloppy<'a>(key: Key<'a>, value: &'a [u8], level: Level) -> Request<'a> {
+pub(super) fn sloppy<'a>(key: Key<'a>, value: &'a [u8], level: Level) -> Request<'a> {
     Request::Put { epoch: Epoch(0), level, options: SLOPPY, key, ttl_ms: 0, context: b"", value }
 }
 
@@ -20,9 +20,8 @@ fn carts() -> Table {
     Table { id, name, mode: Mode::Siblings, max_siblings: 8, ..Table::default_of(3) }
 }
 
-/// One of five nodes, with a table that keeps siblings beside the default one.
-fn one_of_five() -> (Bench, Rc<Shard<Bench>>, Connection) {
-    let bench = Bench::new(MemDisk::new());
+/// Settings of one of five nodes, with a table that keeps siblings beside the default one.
+pub(super) fn of_five() -> ShardSettings {
     let tables = Tables::new(vec![Table::default_of(3), carts()]).expect("a sound list");
     let with_tables = settings_with(5, 1, 2, tables);
     let mut settings = patient(5);
@@ -30,13 +29,19 @@ fn one_of_five() -> (Bench, Rc<Shard<Bench>>, Connection) {
     // Room for long sets.
     settings.engine.log.segment_bytes = 8 << 20;
     settings.engine.log.group_bytes = 2 << 20;
-    let shard = open(&bench, settings).expect("an empty disk opens");
+    settings
+}
+
+/// One of them.
+pub(super) fn one_of_five() -> (Bench, Rc<Shard<Bench>>, Connection) {
+    let bench = Bench::new(MemDisk::new());
+    let shard = open(&bench, of_five()).expect("an empty disk opens");
     let from = client(&bench, &shard);
     (bench, shard, from)
 }
 
 /// A name whose replicas in a table are this node and others, or others only; and who they are.
-fn named(shard: &Shard<Bench>, table: TableId, mine: bool) -> (Vec<u8>, Vec<u16>, Vec<u16>) {
+pub(super) fn named(shard: &Shard<Bench>, table: TableId, mine: bool) -> (Vec<u8>, Vec<u16>, Vec<u16>) {
     for number in 0..1_000u32 {
         let partition = number.to_le_bytes();
         let key = Key { table, partition: &partition, sort: b"" };
@@ -273,7 +278,7 @@ fn elsewhere(shard: &Shard<Bench>) -> Vec<[u8; 4]> {
     (0..1_000u32).map(u32::to_le_bytes).filter(is_elsewhere).collect()
 }
 
-fn cart(partition: &[u8]) -> Key<'_> {
+pub(super) fn cart(partition: &[u8]) -> Key<'_> {
     Key { table: TableId::of("carts"), partition, sort: b"" }
 }
 
