@@ -2,7 +2,7 @@
 //!
 //! | part | of the share | at least | at most |
 //! |---|---|---|---|
-//! | reserve: connections, queues between cores, records that wait for the log | 1/8 | 4 MiB | 128 MiB |
+//! | reserve | 1/8 | 4 MiB | 128 MiB |
 //! | buffers of the log | 1/16 | 4 MiB | 16 MiB |
 //! | buffers of reads | 1/32 | 3 MiB | 32 MiB |
 //! | buffers of flushes | 1/64 | 2 MiB | 16 MiB |
@@ -10,9 +10,22 @@
 //! | memtables that are written to | 1/6 | | |
 //! | tables, builds, memtables that wait, block and record cache | the rest | | |
 //!
-//! All but the reserve is the engine's budget, which it divides further and never exceeds (`ferrite_lsm::Memory`). The reserve is
-//! what the engine cannot see: the node bounds its larger parts by it, and the bytes that each connection may have to send by
-//! [`crate::reactor::ReactorOptions`]; many connections that do not read what they asked for can exceed it.
+//! All but the reserve is the engine's budget, which it divides further and never exceeds (`ferrite_lsm::Memory`). The reserve is for what the engine cannot
+//! see. Whatever waits in a core has a bound, and all of them together are the reserve ([`Reserve`]):
+//!
+//! | what waits | 1/32 of the reserve | beyond it |
+//! |---|---:|---|
+//! | answers that clients have not read | 12 | no answer, and who does not read is closed |
+//! | records, for room in the log | 5 | writes are refused |
+//! | what operations keep until others answer | 4 | they are refused |
+//! | long frames that are coming | 3 | the next ones wait in their sockets |
+//! | frames from other cores, in the mailbox | 3 | they wait where they are, or are refused |
+//! | answers to other cores whose mailbox is full | 1 | reads are refused |
+//! | what writes that have ended still owe | 2 | what is owed is not, which is counted |
+//! | sets written apart from their replicas | 2 | such writes are refused |
+//!
+//! One that is alone in its part may be longer, as long as the protocol lets it be: else a node with little memory could not serve the longest values. What
+//! a connection costs whoever has it, 16 KiB at most, is beside them: connections are bounded in number.
 
 use ferrite_lsm::{OpenError, Options};
 
@@ -33,7 +46,7 @@ const MEMTABLE_PART: u64 = 6;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CoreMemory {
     /// What the engine cannot see.
-    pub(crate) reserve_bytes: u64,
+    pub(crate) reserve: Reserve,
     /// The engine's budget.
     pub(crate) engine_bytes: u64,
     pub(crate) memtable_bytes: u64,
@@ -41,6 +54,46 @@ pub(crate) struct CoreMemory {
     pub(crate) cache_bytes: Option<u64>,
     /// Bounds of the disk's buffers.
     pub(crate) disk: DiskOptions,
+}
+
+/// Bounds of what waits in a core, in bytes: the table in the module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reserve {
+    /// All of it.
+    pub(crate) bytes: usize,
+    /// Answers that clients have not read.
+    pub(crate) unread: usize,
+    /// Records, for room in the log.
+    pub(crate) waiting: usize,
+    /// What operations keep until others answer.
+    pub(crate) operations: usize,
+    /// Long frames that are coming.
+    pub(crate) coming: usize,
+    /// Frames from other cores.
+    pub(crate) mail: usize,
+    /// Answers to other cores.
+    pub(crate) backlog: usize,
+    /// What writes that have ended still owe.
+    pub(crate) debts: usize,
+    /// Sets written apart from their replicas.
+    pub(crate) apart: usize,
+}
+
+impl Reserve {
+    fn of(bytes: usize) -> Reserve {
+        let part = |parts: usize| bytes / 32 * parts;
+        Reserve {
+            bytes,
+            unread: part(12),
+            waiting: part(5),
+            operations: part(4),
+            coming: part(3),
+            mail: part(3),
+            backlog: part(1),
+            debts: part(2),
+            apart: part(2),
+        }
+    }
 }
 
 /// What a node takes that is not told, of `found_bytes` that it may have.
@@ -98,7 +151,7 @@ impl CoreMemory {
         };
         let reserve_bytes = part(8, 4, 128);
         CoreMemory {
-            reserve_bytes,
+            reserve: Reserve::of(reserve_bytes as usize),
             engine_bytes: share.saturating_sub(reserve_bytes),
             memtable_bytes: server.memtable.map_or(share / MEMTABLE_PART, |all| all.0 / cores),
             cache_bytes: server.block_cache.map(|all| all.0 / cores),
@@ -138,13 +191,29 @@ mod tests {
     fn the_parts_fit_the_share_from_the_least_to_the_most() {
         for mib in [32, 64, 100, 512, 1024, 1 << 20] {
             let memory = CoreMemory::of(ByteSize::mib(2 * mib), &server(""), 2);
-            assert_eq!(memory.reserve_bytes + memory.engine_bytes, mib << 20);
+            assert_eq!(memory.reserve.bytes as u64 + memory.engine_bytes, mib << 20);
             let mut engine = Options::new(0, vec![0], 1);
             memory.apply(&mut engine);
             assert!(engine.buffer_bytes + engine.memtable_bytes < engine.memory_bytes, "{memory:?}");
             // The longest group twice, one that is read back, and marks.
             assert!(memory.disk.log_bytes_max >= 3 * engine.log.group_bytes, "{memory:?}");
             assert_eq!(engine.cache_bytes, usize::MAX);
+        }
+    }
+
+    /// Each was a part of the reserve, and together they were twice that, beside two of 16 MiB each however little memory a core had.
+    #[test]
+    fn what_may_wait_in_a_core_is_no_more_than_its_reserve_all_together() {
+        for mib in [32, 33, 64, 100, 256, 1024, 1 << 20] {
+            let memory = CoreMemory::of(ByteSize::mib(mib), &server(""), 1);
+            // No part is left out: each is named.
+            let Reserve { bytes, unread, waiting, operations, coming, mail, backlog, debts, apart } =
+                memory.reserve;
+            let parts = [unread, waiting, operations, coming, mail, backlog, debts, apart];
+            assert!(parts.iter().sum::<usize>() <= bytes, "{memory:?}");
+            assert!(parts.iter().all(|part| *part > 0));
+            // The longest value is answered also where nothing else is.
+            assert!(unread > ferrite_wire::limits::VALUE_BYTES_MAX + 4096, "{memory:?}");
         }
     }
 

@@ -126,7 +126,7 @@ pub fn serve(config: &Config, node: &Node, ready: impl FnOnce(&Started)) -> Resu
     memory::check(memory, &config.server, cores, plan.stores.max(layout.stores()))?;
     table_modes::settle(directory.path(), &config.tables).map_err(StartupError::Tables)?;
     let plan = plan.placed(node, layout, Place::take(directory.path()));
-    let (posts, boxes) = mailboxes(cpus.len(), plan.plan.memory.reserve_bytes as usize / 4)?;
+    let (posts, boxes) = mailboxes(cpus.len(), plan.plan.memory.reserve.mail)?;
     // Signals are taken before threads exist, so that no thread is killed by one.
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let handle = signals.handle();
@@ -284,18 +284,16 @@ impl Plan {
         };
         let clock_offset_ms = config.testing.clock_offset_ms;
         let memory = CoreMemory::of(memory, &config.server, cores);
-        let out_all_bytes_max = memory.reserve_bytes as usize / 2;
         let defaults = ReactorOptions::default();
         // Each core of each other node connects to each core here, and may do so anew before the old connection has gone; gossip does so once a node.
         let others = config.nodes.len().saturating_sub(1);
         let peer_connections = PEER_CONNECTIONS.max(2 * others * (usize::from(cores) + 1));
         let connections_max = defaults.connections_max - defaults.peer_connections + peer_connections;
-        let in_all_bytes_max = memory.reserve_bytes as usize / 4;
         let reactor = ReactorOptions {
             spin_us,
-            in_all_bytes_max,
+            in_all_bytes_max: memory.reserve.coming,
             clock_offset_ms,
-            out_all_bytes_max,
+            out_all_bytes_max: memory.reserve.unread,
             peer_connections,
             connections_max,
             ..defaults
@@ -353,11 +351,13 @@ impl Placed {
         settings.place = self.place;
         settings.value_bytes_max =
             (server.max_value_size.0 as usize).min(ferrite_wire::limits::VALUE_BYTES_MAX);
-        let reserve_bytes = self.plan.memory.reserve_bytes as usize;
-        settings.waiting_bytes_max = settings.waiting_bytes_max.min(reserve_bytes / 2);
-        settings.operation_bytes_max = settings.operation_bytes_max.min(reserve_bytes / 4);
-        settings.hop_backlog_bytes_max = settings.hop_backlog_bytes_max.min(reserve_bytes / 4);
-        settings.reserve_bytes = reserve_bytes;
+        let reserve = self.plan.memory.reserve;
+        settings.waiting_bytes_max = settings.waiting_bytes_max.min(reserve.waiting);
+        settings.operation_bytes_max = settings.operation_bytes_max.min(reserve.operations);
+        settings.hop_backlog_bytes_max = settings.hop_backlog_bytes_max.min(reserve.backlog);
+        settings.debt_bytes_max = settings.debt_bytes_max.min(reserve.debts);
+        settings.apart_bytes_max = settings.apart_bytes_max.min(reserve.apart);
+        settings.reserve_bytes = reserve.bytes;
         settings.gossip = self.plan.gossip.clone();
         settings.hints = self.plan.hints.options.clone();
         settings.forget_hints_for = self.plan.hints.forget.clone();

@@ -28,8 +28,6 @@ use crate::env::Env;
 
 /// Most keys of which a core keeps in mind what it wrote apart.
 pub(super) const APART_KEYS_MAX: usize = 16_384;
-/// Most bytes of them and their sets: twenty sets as long as a table with three replicas takes.
-pub(super) const APART_BYTES_MAX: usize = 16 << 20;
 
 /// An encoded set.
 #[derive(Debug)]

@@ -37,9 +37,6 @@ use crate::env::Env;
 
 /// Most writes that have ended and are kept in mind for replicas that have not answered, on a core.
 pub(super) const DEBTS_MAX: usize = 32_768;
-/// Most bytes of keys and records that writes keep in mind for what they may owe, on a core. Beyond it a write owes nothing, which is counted where it
-/// would have: it is not refused for that.
-pub(super) const DEBT_BYTES_MAX: usize = 16 << 20;
 
 /// Most hints that are made between two groups.
 pub(super) const HINTS_AT_ONCE: usize = 32;

@@ -77,7 +77,7 @@ pub use settings::{DEADLINE_MAX_NS, ShardSettings};
 
 use crate::env::{Connection, Env, Hop};
 use crate::recovered;
-use apart::{APART_BYTES_MAX, APART_KEYS_MAX, Apart};
+use apart::{APART_KEYS_MAX, Apart};
 use debts::Owed;
 use forward::ForwardOperation;
 use gossip::Gossip;
@@ -253,7 +253,7 @@ impl<E: Env> Shard<E> {
             dots: Cell::new(dots),
             life: recovery.incarnation,
             latches: RefCell::new(Latches::new(settings.operations_max)),
-            apart: RefCell::new(Apart::new(APART_KEYS_MAX, APART_BYTES_MAX)),
+            apart: RefCell::new(Apart::new(APART_KEYS_MAX, settings.apart_bytes_max)),
             engine,
             has_datacenters: datacenters.len() > 1,
             me: me.clone(),
@@ -292,7 +292,7 @@ impl<E: Env> Shard<E> {
             hints: RefCell::new(hints),
             hint_fetches: Cell::new(0),
             debts: Cell::new(0),
-            debts_held: Held::new(debts::DEBT_BYTES_MAX),
+            debts_held: Held::new(settings.debt_bytes_max),
             owed: RefCell::default(),
             wrote_ns: Cell::new(None),
             busy_ns: Cell::new(Some(now_ns)),

@@ -68,6 +68,12 @@ pub struct ShardSettings {
     pub operation_bytes_max: usize,
     /// Most bytes of answers to other cores that wait for room in their queues; over that, reads are answered "overloaded".
     pub hop_backlog_bytes_max: usize,
+    /// Most bytes of keys and records that writes keep in mind for what they may owe. Beyond it a write owes nothing, which is counted where it
+    /// would have: it is not refused for that.
+    pub debt_bytes_max: usize,
+    /// Most bytes of sets of siblings that are kept in mind as they were written apart from their replicas, with their keys; over that, such writes
+    /// are answered "overloaded", unless nobody is owed a hint.
+    pub apart_bytes_max: usize,
     /// Most reads waiting for the disk on this core.
     pub disk_reads_max: usize,
     /// How much is kept for nodes that are away, and how fast it is delivered.
@@ -120,6 +126,8 @@ impl ShardSettings {
             waiting_bytes_max: 32 << 20,
             operation_bytes_max: 32 << 20,
             hop_backlog_bytes_max: 16 << 20,
+            debt_bytes_max: 16 << 20,
+            apart_bytes_max: 16 << 20,
             disk_reads_max: 4_096,
             hints: HintOptions::default(),
             forget_hints_for: Vec::new(),

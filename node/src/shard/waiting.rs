@@ -2,7 +2,7 @@
 //!
 //! A burst of large values outgrows the buffer of one group long before the disk is the limit; refusing it would turn a
 //! pause of a millisecond into an error. So records wait here, in the order they came: while one waits, none overtakes it.
-//! What waits is bounded in bytes; beyond that the answer is `Overloaded`, and it is an honest one. What nobody waits for any more
+//! What waits is bounded in bytes, but one alone may be longer; beyond that the answer is `Overloaded`, and it is an honest one. What nobody waits for any more
 //! leaves without having been written ([`super::expiry`]).
 
 use std::collections::VecDeque;
@@ -81,7 +81,7 @@ impl WaitingRoom {
         ack: Ack,
     ) -> bool {
         let bytes = Waiting::bytes_of(key, record.value);
-        if self.bytes + bytes > self.bytes_max {
+        if self.bytes > 0 && self.bytes + bytes > self.bytes_max {
             return false;
         }
         self.bytes += bytes;
@@ -132,5 +132,8 @@ mod tests {
             std::iter::from_fn(|| room.leave()).map(|waiting| waiting.record().order).collect();
         assert_eq!(orders, [0, 1, 2, 3]);
         assert_eq!((room.bytes(), room.is_empty()), (0, true));
+        let long = Record { value: &[7; 10_000], ..record(4) };
+        assert!(room.enter(1, key, long, 0, Ack::Nobody), "one alone");
+        assert!(!room.enter(1, key, record(5), 0, Ack::Nobody), "and nothing beside it");
     }
 }
