@@ -431,8 +431,11 @@ fn a_multi_get_is_split_by_owner_and_merged_in_order() {
     assert_eq!(answers.len(), 40);
     for (name, answer) in (0u8..).zip(answers) {
         let answered = answer.as_ref().map(|found| found.answered).map_err(|_| ());
-        let value = answer.map(|found| found.single().unwrap().map(|value| value.bytes));
-        match (name, value, answered) {
+        let value = answer.map(|found| found.single().unwrap().map(|value| (value.bytes, value.answered)));
+        if let (Ok(Some((_, of_value))), Ok(of_key)) = (&value, answered) {
+            assert_eq!(*of_value, of_key, "a value says it, too");
+        }
+        match (name, value.map(|value| value.map(|(bytes, _)| bytes)), answered) {
             (7, Ok(Some(value)), Ok(1)) => assert_eq!(value, b"large"),
             (8, Err(ReadError::Refused(fault)), _) => assert_eq!(fault.code, ErrorCode::Damaged),
             (name, Ok(None), Ok(2)) => assert_eq!(name % 3, 0),

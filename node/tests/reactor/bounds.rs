@@ -182,7 +182,7 @@ fn long_frames_share_room_and_wait_for_one_another() {
 #[test]
 fn long_frames_wait_for_nobody_who_rests() {
     let options =
-        ReactorOptions { receive_bytes: 4096, in_all_bytes_max: 100_000, ..ReactorOptions::default() };
+        ReactorOptions { receive_bytes: 4096, in_all_bytes_max: 70_000, ..ReactorOptions::default() };
     let node = Node::start(1, options);
     let long = vec![b'e'; 60_000];
     let mut resting: Vec<TcpStream> = (0..20).map(|_| node.connect()).collect();
