@@ -48,6 +48,15 @@ impl Input {
         self.wanted = receive_bytes;
     }
 
+    /// Keeps no more room than for what is unread: nothing is received for a while.
+    pub(super) fn keep_unread(&mut self, receive_bytes: usize) {
+        let unread = self.unread().len();
+        if self.bytes.capacity() > receive_bytes.max(2 * unread) {
+            self.bytes = self.unread().to_vec();
+            self.consumed = 0;
+        }
+    }
+
     /// Takes the buffer for a receive behind the unread bytes, with room for a frame of `need` bytes in all.
     pub(super) fn lend(&mut self, receive_bytes: usize, need: usize) -> Vec<u8> {
         let unread = self.bytes.len() - self.consumed;

@@ -347,10 +347,12 @@ impl<H: Handler, E> Driver<H, E> {
         let waits_for_room = link.had_no_room && !link.output.is_clear();
         if !link.outgoing && (waits_for_room || link.output.queued_bytes() >= options.pause_bytes) {
             link.paused = true;
+            link.input.keep_unread(options.receive_bytes);
             if let Some(large) = &mut link.large {
                 // What has not come yet needs no room meanwhile.
                 let unread = link.input.unread().len();
                 large.resize(if unread > options.receive_bytes { unread } else { 0 }, 0);
+                large.resize_spare(0, 0);
             }
             self.shared.count(|counters| counters.pauses += 1);
             return;
@@ -457,7 +459,7 @@ impl<H: Handler, E> Driver<H, E> {
         {
             handler.on_timer(now);
         }
-        if self.shared.is_crowded() && now >= self.readers_ns {
+        if (self.shared.is_crowded() || self.deferred.is_awaited()) && now >= self.readers_ns {
             self.readers_ns = now + READERS_INTERVAL_NS;
             self.close_slow_readers(now);
         }
@@ -475,17 +477,17 @@ impl<H: Handler, E> Driver<H, E> {
         }
     }
 
-    /// Closes the connections that have not taken what is being sent to them for long: others want the room.
+    /// Closes the connections that have not taken what is being sent to them for long and are in the way of others: of their answers, or, with a long
+    /// frame of which they have sent a part, of their long frames.
     fn close_slow_readers(&mut self, now: u64) {
+        let is_crowded = self.shared.is_crowded();
         let since_ns = now.saturating_sub(self.shared.options.slow_reader_ms * MILLISECOND_NS);
         let names = self.shared.table.borrow().names();
         for name in names {
-            let is_slow = self
-                .shared
-                .table
-                .borrow_mut()
-                .get(name)
-                .is_some_and(|link| !link.outgoing && link.output.is_sending_since(since_ns));
+            let is_slow = self.shared.table.borrow_mut().get(name).is_some_and(|link| {
+                let is_in_the_way = !link.outgoing && (is_crowded || link.has_large());
+                is_in_the_way && link.output.is_sending_since(since_ns)
+            });
             if is_slow {
                 self.shared.count(|counters| counters.slow_readers += 1);
                 self.on_broken(name);

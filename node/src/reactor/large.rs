@@ -40,6 +40,11 @@ impl Large {
         Large { all, bytes: 0, spare: 0 }
     }
 
+    /// What it has for a frame.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Has so many bytes for a frame from now on. False = there is no room, and it has as many as before.
     pub(super) fn resize(&mut self, bytes: usize, bytes_max: usize) -> bool {
         resize(&self.all.frames, &mut self.bytes, bytes, bytes_max)

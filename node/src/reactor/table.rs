@@ -92,13 +92,20 @@ impl Link {
 }
 
 impl Link {
-    /// Something it sent was delivered, and so much of that used and answered at once: whether the next waits for its share.
+    /// Something it sent was delivered, and so much of that used and answered at once: whether the next waits for its share. What other nodes send, and
+    /// answer, does not: it is for many.
     pub(super) fn delivered(&mut self, used: usize, answered_bytes: usize) {
         self.new_for = match self.caller {
             Some(Caller::Peer) => 0,
             _ => self.new_for.saturating_sub(1),
         };
-        self.waits_for_share = self.new_for > 0 || used == 0 || is_heavy(answered_bytes);
+        let is_of_a_node = self.outgoing || self.caller == Some(Caller::Peer);
+        self.waits_for_share = !is_of_a_node && (self.new_for > 0 || used == 0 || is_heavy(answered_bytes));
+    }
+
+    /// Whether it has room for a long frame that others want.
+    pub(super) fn has_large(&self) -> bool {
+        self.large.as_ref().is_some_and(|large| large.bytes() > 0)
     }
 
     /// Takes the room that the next receive asks for; `others_wait`: for what is more than it has. False = there is none.
@@ -275,7 +282,14 @@ mod tests {
         peer.caller = Some(Caller::Peer);
         peer.delivered(40, 60);
         assert!(!peer.waits_for_share, "other nodes are known");
-        assert!(!Link::new(None, 4096).waits_for_share, "so is whom we have asked");
+        peer.delivered(0, 1 << 20);
+        assert!(
+            !peer.waits_for_share,
+            "and wait neither with parts of long frames nor for what many ask through them"
+        );
+        let mut out = Link::new(None, 4096);
+        out.delivered(0, 0);
+        assert!(!out.waits_for_share, "so is whom we have asked");
     }
 
     #[test]

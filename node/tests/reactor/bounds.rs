@@ -193,6 +193,37 @@ fn long_frames_wait_for_nobody_who_rests() {
     node.stop();
 }
 
+/// Its answers piled up while it had sent most of a long frame: it kept the room, was not read from, and so ran out of no time. All that sent long
+/// frames waited for it for ever.
+#[test]
+fn a_client_that_does_not_read_does_not_keep_the_room_for_long_frames() {
+    let options = ReactorOptions {
+        receive_bytes: 4096,
+        pause_bytes: 2 << 20,
+        in_all_bytes_max: 50_000,
+        slow_reader_ms: 20,
+        ..ReactorOptions::default()
+    };
+    let node = Node::start(1, options);
+    let (mut sleeper, mut other, mut victim) = (node.connect(), node.connect(), node.connect());
+    let mut long = Vec::new();
+    frame(&mut long, &vec![b'e'; 60_000]);
+    let mut settle = || (0..200).for_each(|_| assert_eq!(ask(&mut other, b"e"), b"e"));
+    assert_eq!(ask(&mut sleeper, b"l"), b"welcome");
+    // The first answer stays on its way, the frame is not whole, and then more than a socket takes is to be answered.
+    sleeper.write_all(&[1, 0, b'm', 1, 0, b'k']).unwrap();
+    settle();
+    sleeper.write_all(&long[..50_000]).unwrap();
+    settle();
+    assert_eq!(ask(&mut victim, b"K"), b"K");
+    sleeper.write_all(&long[50_000..50_001]).unwrap();
+    settle();
+    victim.write_all(&long).unwrap();
+    assert_eq!(answer(&mut victim).len(), 60_000);
+    assert!(node.seen.large_waits.load(Ordering::SeqCst) > 0, "it had to wait");
+    node.stop();
+}
+
 #[test]
 fn a_full_table_turns_connections_away() {
     let options = ReactorOptions { connections_max: 2, peer_connections: 0, ..ReactorOptions::default() };

@@ -42,6 +42,7 @@ struct Echo {
     stopping: Rc<Cell<bool>>,
     timers: RefCell<Vec<(u64, Connection)>>,
     upstream: Cell<Option<(Connection, Connection)>>,
+    remembered: Cell<Option<Connection>>,
 }
 
 impl Echo {
@@ -106,6 +107,13 @@ impl Echo {
             Some(b'u') => {
                 let (upstream, _) = self.upstream.get().expect("connected before");
                 self.env.send(upstream, |out| out.resize(out.len() + (24 << 20), b'u'));
+                self.reply(connection, body);
+            }
+            // Remembers who says so, and sends them much once another says when.
+            Some(b'k') => self.remembered.set(Some(connection)),
+            Some(b'K') => {
+                let remembered = self.remembered.get().expect("somebody has said so");
+                self.env.send(remembered, |out| out.resize(out.len() + (3 << 20), b'k'));
                 self.reply(connection, body);
             }
             Some(b'm') => {
@@ -284,6 +292,7 @@ impl Node {
                         stopping: Rc::default(),
                         timers: RefCell::default(),
                         upstream: Cell::new(None),
+                        remembered: Cell::new(None),
                     })
                 })
             })
