@@ -115,6 +115,10 @@ impl<E: Env> Shard<E> {
             len += 1;
             used += frame_bytes;
         }
+        if len == 0 {
+            // The first of them takes the long way, which says nothing about room.
+            return 0;
+        }
         let (keys, asked) = (&keys[..len], &asked[..len]);
         // One bit for each get whose answer is not in memory; and the first get for whose answer there was no room.
         let (mut missed, mut no_room_from) = (0u32, len);
