@@ -24,6 +24,8 @@ pub(super) type Told = Result<Option<Vec<u8>>, ErrorCode>;
 pub(super) struct Asked {
     pub(super) connection: Connection,
     number: u64,
+    /// The time it was given, in microseconds.
+    pub(super) deadline_us: u32,
     pub(super) what: What,
 }
 
@@ -98,7 +100,8 @@ impl Coordinator {
                     }
                     _ => continue,
                 };
-                asked.push(Asked { connection, number: header.request.0, what });
+                let (number, deadline_us) = (header.request.0, header.deadline_us);
+                asked.push(Asked { connection, number, deadline_us, what });
             }
         }
         asked

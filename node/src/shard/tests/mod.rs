@@ -6,6 +6,7 @@ mod admission;
 mod clocks;
 mod cluster;
 mod coordinator;
+mod deadlines;
 mod drain;
 mod durability;
 mod expiry;

@@ -1,0 +1,107 @@
+//! What a core passes on bears the time that is left, so that it is dropped wherever nobody waits for it any more (`expiry.rs`).
+
+use ferrite_wire::{OVERWRITE, ReadWant, ReplicaAnswer, Version, WriteAnswer};
+
+use super::coordinator::{Coordinator, What, carts};
+use super::*;
+
+/// The time that requests of these tests have, and how late the first answers come, in microseconds.
+const GIVEN_US: u32 = 40_000;
+const LATE_US: u32 = 15_000;
+
+fn timed(request: &Request<'_>) -> Vec<u8> {
+    frame_of(request.kind(), 1, GIVEN_US, |out| request.encode(out))
+}
+
+/// Replaces whatever the key has.
+fn to_carts(name: &[u8]) -> Request<'_> {
+    Request::Put {
+        epoch: Epoch(0),
+        level: Level::Quorum,
+        options: OVERWRITE,
+        key: Key { table: carts().id, ..Key::plain(name) },
+        ttl_ms: 0,
+        context: b"",
+        value: b"v",
+    }
+}
+
+fn late(bench: &Bench) {
+    bench.0.now_ns.set(bench.now_ns() + u64::from(LATE_US) * 1_000);
+}
+
+#[test]
+fn replicas_are_asked_and_repaired_within_the_time_of_the_read() {
+    let node = Coordinator::new(3, 3);
+    let name = node.key(true);
+    node.store(Key::plain(&name), Version { order: Order(8), ..Version::default() }, b"new");
+    receive(&node.shard, node.client, &timed(&get(&name, Level::Quorum)));
+    let read = node.only_asked();
+    assert_eq!((&read.what, read.deadline_us), (&What::Read(ReadWant::Digest), GIVEN_US));
+    late(&node.bench);
+    node.answer_read(&read, ReplicaAnswer::Absent);
+    let repair = node.only_asked();
+    assert!(matches!(repair.what, What::Write(..)));
+    assert_eq!(repair.deadline_us, GIVEN_US - LATE_US);
+    node.answer_write(&repair, WriteAnswer::Applied);
+    assert_eq!(node.told(), [Ok(Some(b"new".to_vec()))]);
+}
+
+#[test]
+fn replicas_are_written_to_within_the_time_of_the_write() {
+    let node = Coordinator::new(3, 3);
+    let name = node.key(true);
+    receive(&node.shard, node.client, &timed(&put(&name, b"v", Level::Quorum)));
+    let writes = node.asked();
+    assert_eq!(writes.len(), 2);
+    assert!(writes.iter().all(|write| matches!(write.what, What::Write(..))));
+    assert!(writes.iter().all(|write| write.deadline_us == GIVEN_US), "{writes:?}");
+}
+
+/// The coordinator of the set reads its own copy first, and what it ships leaves later.
+#[test]
+fn a_write_of_siblings_that_reads_first_passes_on_what_is_left() {
+    let node = Coordinator::new(3, 3);
+    let name = node.key(true);
+    receive(&node.shard, node.client, &timed(&to_carts(&name)));
+    let read = node.only_asked();
+    assert_eq!(read.deadline_us, GIVEN_US);
+    late(&node.bench);
+    node.answer_read(&read, ReplicaAnswer::Absent);
+    node.settle();
+    let writes = node.asked();
+    assert!(!writes.is_empty());
+    assert!(writes.iter().all(|write| write.deadline_us == GIVEN_US - LATE_US), "{writes:?}");
+}
+
+#[test]
+fn a_write_that_is_handed_on_has_the_time_that_is_left() {
+    let node = Coordinator::new(5, 3);
+    let name = node.key(false);
+    receive(&node.shard, node.client, &timed(&to_carts(&name)));
+    let links: Vec<Connection> =
+        node.shard.links.borrow().iter().filter_map(|link| link.connection()).collect();
+    let handed: Vec<(FrameKind, u32)> = links
+        .into_iter()
+        .flat_map(|link| node.bench.frames(link))
+        .map(|(header, _)| (header.kind, header.deadline_us))
+        .collect();
+    assert_eq!(handed, [(FrameKind::Put, GIVEN_US)]);
+}
+
+#[test]
+fn a_request_that_goes_to_another_core_takes_its_deadline_along() {
+    let bench = Bench::new(MemDisk::new());
+    let shard = open(&bench, settings(1, 2, 2)).expect("an empty disk opens");
+    let client = client(&bench, &shard);
+    let theirs = |key: &[u8; 4]| shard.route(&Key::plain(key)).expect("a table").hop.is_some();
+    let key = (0u32..).map(u32::to_le_bytes).find(theirs).expect("some key");
+    let until_ns = bench.now_ns() + u64::from(GIVEN_US) * 1_000;
+    receive(&shard, client, &timed(&put(&key, b"v", Level::One)));
+    shard.on_batch_end();
+    let hops = bench.0.hops.borrow();
+    let [(CoreId(1), Hop::Request { deadline_ns, from_peer: false, .. })] = &hops[..] else {
+        panic!("it goes to the other core: {hops:?}")
+    };
+    assert_eq!(*deadline_ns, until_ns);
+}
