@@ -144,7 +144,8 @@ fn what_is_above_the_bounds_is_refused_and_what_was_taken_on_is_done() {
     let grown = |name: &str| grown(&before, &after, name);
     assert_eq!(grown("errors.Overloaded"), overloaded);
     assert_eq!(grown("errors.Expired"), expired);
-    let reasons = ["in_queue", "at_replica", "waiting_for_log", "waiting_for_latch", "waiting_for_disk"];
+    let reasons =
+        ["in_socket", "in_queue", "at_replica", "waiting_for_log", "waiting_for_latch", "waiting_for_disk"];
     let waited: BTreeMap<&str, u64> =
         reasons.into_iter().map(|reason| (reason, grown(&format!("expired.{reason}")))).collect();
     assert_eq!(waited["waiting_for_log"], expired, "{waited:?}");

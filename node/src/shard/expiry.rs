@@ -5,6 +5,7 @@
 //!
 //! | waits | checked | counted as |
 //! |---|---|---|
+//! | in its socket, while this core stood still ([`super::standstill`]) | when it is read | `in_socket` |
 //! | for another core's turn, from a client | when that core takes it | `in_queue` |
 //! | the same, from a peer | when that core takes it | `at_replica` |
 //! | for room in the log | when there is room, and every 20 ms | `waiting_for_log` |
@@ -30,6 +31,8 @@ pub(super) const NEVER_NS: u64 = u64::MAX;
 /// What expired work had waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Waited {
+    /// A client's request, in its socket, while this core stood still.
+    InSocket,
     /// A client's request, for another core.
     InQueue,
     /// A peer's, for another core of the replica.
@@ -43,11 +46,18 @@ pub(super) enum Waited {
 }
 
 impl Waited {
-    const ALL: [Waited; 5] =
-        [Waited::InQueue, Waited::AtReplica, Waited::ForLog, Waited::ForLatch, Waited::ForDisk];
+    const ALL: [Waited; 6] = [
+        Waited::InSocket,
+        Waited::InQueue,
+        Waited::AtReplica,
+        Waited::ForLog,
+        Waited::ForLatch,
+        Waited::ForDisk,
+    ];
 
     fn name(self) -> &'static str {
         match self {
+            Waited::InSocket => "in_socket",
             Waited::InQueue => "in_queue",
             Waited::AtReplica => "at_replica",
             Waited::ForLog => "waiting_for_log",

@@ -50,6 +50,7 @@ mod sets;
 mod settings;
 mod slab;
 mod stand_ins;
+mod standstill;
 mod status;
 mod tables;
 mod time;
@@ -96,6 +97,7 @@ use repairs::RepairOperation;
 use requester::Requester;
 use session::{Next, SessionKind, Sessions};
 use slab::{OperationId, Slab};
+use standstill::Standstill;
 use status::Counters;
 use waiting::WaitingRoom;
 use wheel::Wheel;
@@ -203,6 +205,7 @@ pub struct Shard<E: Env> {
     busy_ns: Cell<Option<u64>>,
     /// When links and sessions are looked after next.
     tend_ns: Cell<u64>,
+    standstill: Standstill,
     synced_ns: Cell<u64>,
     lease_staged: Cell<bool>,
     stopping: Cell<bool>,
@@ -297,6 +300,7 @@ impl<E: Env> Shard<E> {
             wrote_ns: Cell::new(None),
             busy_ns: Cell::new(Some(now_ns)),
             tend_ns: Cell::new(now_ns),
+            standstill: Standstill::default(),
             synced_ns: Cell::new(now_ns),
             lease_staged: Cell::new(false),
             stopping: Cell::new(false),
@@ -401,13 +405,14 @@ impl<E: Env> Shard<E> {
         }
     }
 
-    /// How long a request may take whose header says so many microseconds.
+    /// How long a request that is read now may take whose header says so many microseconds.
     fn timeout_ns(&self, deadline_us: u32) -> u64 {
         let by_default_ns = self.settings.request_timeout_ns;
-        match deadline_us {
+        let given_ns = match deadline_us {
             0 => by_default_ns,
             us => (u64::from(us) * 1_000).min(self.settings.deadline_max_ns.max(by_default_ns)),
-        }
+        };
+        given_ns.saturating_sub(self.standstill.waited_ns(self.env.now_ns(), self.tend_ns.get()))
     }
 
     /// Closes a connection from this side.

@@ -8,6 +8,7 @@ use ferrite_wire::{
 };
 
 use super::afar::OwnedKey;
+use super::expiry::Waited;
 use super::log_pump::Ack;
 use super::multi_put::Terms;
 use super::record::{engine_key, record_of, version_of};
@@ -75,6 +76,9 @@ impl<E: Env> Shard<E> {
             self.refuse(connection, id, ErrorCode::Overloaded, "too many requests in flight");
             return;
         };
+        if self.is_expired(deadline_ns, Waited::InSocket) {
+            return self.answer_error(requester, ErrorCode::Expired);
+        }
         let route = single_key(request).map(|key| self.route(key));
         let elsewhere = match route {
             Some(Ok(route)) => self.elsewhere(request, route),

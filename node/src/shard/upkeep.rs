@@ -21,7 +21,7 @@ pub(super) const DEADLINES_LEFT_MAX: usize = 1 << 18;
 impl<E: Env> Shard<E> {
     /// Looks after all of it.
     pub(super) fn tend(self: &Rc<Self>, now_ns: u64) {
-        self.tend_ns.set(now_ns + TEND_INTERVAL_NS);
+        self.standstill.kept_up(now_ns, self.tend_ns.replace(now_ns + TEND_INTERVAL_NS));
         self.tend_links(now_ns);
         self.tend_progress(now_ns);
         self.tend_gossip(now_ns);

@@ -77,6 +77,33 @@ fn a_request_that_waited_too_long_for_its_core_is_dropped_there() {
     }
 }
 
+/// A process was stopped for some seconds. What had come in was then carried out as if it were new: minted after what its client had written
+/// through another node since, and so it won.
+#[test]
+fn a_write_that_came_while_the_core_stood_still_is_not_minted_when_it_goes_on() {
+    let (bench, shard) = alone();
+    let connection = client(&bench, &shard);
+    pass(&bench, &shard, 1);
+    let short =
+        |key: &[u8]| frame_of(FrameKind::Put, 1, 1_000_000, |out| put(key, b"v", Level::One).encode(out));
+    sleep(&bench, 3_000);
+    receive(&shard, connection, &short(b"k"));
+    assert!(is_refused(&bench.frames(connection)));
+    // Not all is read in the first turn.
+    shard.on_timer(bench.now_ns());
+    receive(&shard, connection, &short(b"k"));
+    assert!(is_refused(&bench.frames(connection)));
+    assert_eq!(dropped(&shard), ["in_socket 2"]);
+    receive(&shard, connection, &request_frame(2, &get(b"k", Level::One)));
+    assert_eq!(bench.frames(connection)[0].0.kind, FrameKind::Absent, "it was not done");
+    for _ in 0..20 {
+        pass(&bench, &shard, 20);
+    }
+    receive(&shard, connection, &short(b"k"));
+    pass(&bench, &shard, 1);
+    assert!(!is_refused(&bench.frames(connection)), "what comes now is new");
+}
+
 /// What no coordinator waits for any more took the place in the log of what somebody does.
 #[test]
 fn a_record_that_waited_too_long_for_room_in_the_log_is_not_written() {

@@ -1,0 +1,58 @@
+//! How long what comes in may have waited in sockets, because this core stood still: its process was stopped, or its processor taken away.
+//!
+//! A request says how much time it has left, and that is counted from when it is read. A core that was stopped for a minute would carry out what
+//! came in the meantime as if it were new: a write whose client has long been told that its outcome is unknown, and has written something else
+//! since, through another node. That would be minted last and win. So the time that a core stood still is taken off.
+//!
+//! It is known by the rhythm of the core's own upkeep: what should have been done every 20 ms is late by as long as the core stood still.
+
+use std::cell::Cell;
+
+/// Upkeep that is late by less is a long turn, in nanoseconds.
+const STILL_NS_MIN: u64 = 250_000_000;
+/// For so long after that what is read may have waited, in nanoseconds: it is not all read in one turn.
+const AFTER_NS: u64 = 200_000_000;
+
+/// The last time that the core stood still.
+#[derive(Debug, Default)]
+pub(super) struct Standstill {
+    lasted_ns: Cell<u64>,
+    until_ns: Cell<u64>,
+}
+
+impl Standstill {
+    /// The upkeep that was due is done.
+    pub(super) fn kept_up(&self, now_ns: u64, due_ns: u64) {
+        let lasted_ns = now_ns.saturating_sub(due_ns);
+        if lasted_ns >= STILL_NS_MIN {
+            self.lasted_ns.set(lasted_ns);
+            self.until_ns.set(now_ns + AFTER_NS);
+        }
+    }
+
+    /// By how much what is read now may be older than it seems, in nanoseconds; `due_ns`: when the next upkeep is, or was to be.
+    pub(super) fn waited_ns(&self, now_ns: u64, due_ns: u64) -> u64 {
+        let late_ns = now_ns.saturating_sub(due_ns);
+        let before_ns = if now_ns < self.until_ns.get() { self.lasted_ns.get() } else { 0 };
+        before_ns.max(if late_ns >= STILL_NS_MIN { late_ns } else { 0 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_after_a_standstill_is_as_much_older_and_later_nothing_is() {
+        let (still, due_ns) = (Standstill::default(), 1_000_000_000);
+        assert_eq!(still.waited_ns(due_ns + STILL_NS_MIN - 1, due_ns), 0, "a long turn");
+        let now_ns = due_ns + 3_000_000_000;
+        assert_eq!(still.waited_ns(now_ns, due_ns), 3_000_000_000, "before the upkeep is made up for");
+        still.kept_up(now_ns, due_ns);
+        let next_ns = now_ns + 20_000_000;
+        assert_eq!(still.waited_ns(now_ns + 1, next_ns), 3_000_000_000, "what the next turn reads");
+        still.kept_up(next_ns, next_ns);
+        assert_eq!(still.waited_ns(next_ns + 1, next_ns + 20_000_000), 3_000_000_000);
+        assert_eq!(still.waited_ns(now_ns + AFTER_NS, now_ns + AFTER_NS + 20_000_000), 0);
+    }
+}
