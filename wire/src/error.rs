@@ -110,7 +110,7 @@ pub enum ErrorCode {
     Damaged = 11,
     /// No such table.
     NoTable = 12,
-    /// A clock is further ahead than `max_clock_drift` allows. Not applied.
+    /// Clocks are further apart than `max_clock_drift` allows: a node's and most others', or a node's and what it was told. Not applied.
     ClockDrift = 13,
     /// The server is shutting down. Not applied.
     Stopping = 14,
