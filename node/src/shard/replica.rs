@@ -249,7 +249,7 @@ impl<E: Env> Shard<E> {
         if planted::active(planted::Bug::ExpiredShown) {
             return !version.flags.is_tombstone();
         }
-        !version.flags.is_tombstone() && (version.expiry_ms == 0 || version.expiry_ms > self.env.wall_ms())
+        !version.flags.is_tombstone() && (version.expiry_ms == 0 || version.expiry_ms > self.expiry_wall_ms())
     }
 
     /// The reply for a record as a client sees it.

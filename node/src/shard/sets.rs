@@ -144,7 +144,7 @@ impl<E: Env> Shard<E> {
         };
         let mut context = Vec::new();
         Context { key_hash, clock: set.clock().clone() }.encode(&mut context);
-        let now_ms = self.env.wall_ms();
+        let now_ms = self.expiry_wall_ms();
         let visible = set.siblings().iter().filter(|sibling| !sibling.is_expired(now_ms));
         let values: Vec<SiblingValue<'_>> = visible
             .map(|sibling| SiblingValue {

@@ -8,6 +8,7 @@
 //! | it mints nothing: a write that it coordinates is refused (`clock drift`), and goes to another node | nobody could write the keys after it |
 //! | the clock's bound goes by the others' wall clocks | the next life would wait for it |
 //! | so does what merges may do away with as expired | it has not expired |
+//! | what readers are shown as expired goes by the others' wall clocks, also while it is behind | it would be back, or be gone too soon |
 //! | it applies what others write, reads, and delivers hints | these mint nothing |
 //!
 //! A node that is behind most by more than the drift mints nothing either: others would take what it mints, and keep what they have.
@@ -95,6 +96,13 @@ impl<E: Env> Shard<E> {
     pub(super) fn believed_wall_ms(&self) -> u64 {
         let ahead_ms = if self.is_wall_ahead() { self.wall_ahead_ms() } else { 0 };
         self.env.wall_ms().saturating_sub(ahead_ms)
+    }
+
+    /// The time by which records expire for readers: this node's wall clock, or most others' while it is out of step with those.
+    pub(super) fn expiry_wall_ms(&self) -> u64 {
+        let behind_ms = self.wall_behind_ms();
+        let is_behind = behind_ms > self.settings.clock_drift_max_ms;
+        self.believed_wall_ms().saturating_add(if is_behind { behind_ms } else { 0 })
     }
 
     /// Tells in the log when the verdict has changed.

@@ -441,3 +441,33 @@ fn where_it_is_not_known_what_was_minted_before_others_are_asked_and_the_clock_b
         assert!(shard.is_bound_known, "its own record is there now");
     }
 }
+
+/// Minted by nobody's wrong clock, an expiry was judged by one: a node that was set back showed again for an hour what had expired everywhere, and one
+/// that was set ahead had lost what lives.
+#[test]
+fn a_node_whose_clock_is_wrong_shows_nothing_again_that_has_expired_and_hides_nothing_that_lives() {
+    let mut cluster = Cluster::formed(3, 1);
+    let place = cluster.place(0, 0);
+    let connection = client(&place.bench, &place.shard);
+    for (number, key, ttl_ms) in [(1, &b"short"[..], 1_000), (2, b"long", 10 * 60_000)] {
+        let (epoch, level, options) = (Epoch(0), Level::All, 0);
+        let put =
+            Request::Put { epoch, level, options, key: Key::plain(key), ttl_ms, context: b"", value: b"v" };
+        receive(&cluster.place(0, 0).shard, connection, &request_frame(number, &put));
+        cluster.run_for(50);
+    }
+    cluster.run_for(2_000);
+    let kinds = |cluster: &Cluster| {
+        let place = cluster.place(2, 0);
+        let connection = client(&place.bench, &place.shard);
+        [&b"short"[..], b"long"].map(|key| {
+            receive(&place.shard, connection, &request_frame(9, &get(key, Level::One)));
+            place.bench.frames(connection)[0].0.kind
+        })
+    };
+    assert_eq!(kinds(&cluster), [FrameKind::Absent, FrameKind::Value]);
+    set_ahead(&cluster, 2, -(HOUR_MS as i64));
+    assert_eq!(kinds(&cluster), [FrameKind::Absent, FrameKind::Value], "an hour behind");
+    set_ahead(&cluster, 2, 2 * HOUR_MS as i64);
+    assert_eq!(kinds(&cluster), [FrameKind::Absent, FrameKind::Value], "an hour ahead");
+}
