@@ -11,7 +11,7 @@ use ferrite_cluster::{
 use ferrite_lsm::cover;
 use ferrite_wire::{
     ErrorCode, Key, Level, PeerMessage, ReadWant, ReplicaAnswer, Reply, TableId, Version, WriteAnswer,
-    limits::{REPLICAS_MAX, SET_BYTES_MAX},
+    limits::REPLICAS_MAX,
 };
 
 use super::hedges::Timed;
@@ -37,6 +37,8 @@ pub(super) struct ReadOperation {
     quorum: ReadQuorum,
     /// The newest full record that has come; of sets, what all that have come are together.
     kept: Vec<u8>,
+    /// What is longer, in bytes, is no record that a replica could take: it is answered as it is found.
+    repaired_bytes_max: usize,
     /// The bytes of key and `kept`.
     holding: Holding,
     /// What is to be written on top of what is found, in place of an answer.
@@ -91,7 +93,7 @@ impl ReadOperation {
     /// All sets have come: tells what they are together.
     fn settle(&mut self) -> ReadStep {
         let set = SiblingSet::decode(&self.kept).expect("a set is checked when it arrives");
-        if self.kept.len() > SET_BYTES_MAX {
+        if self.kept.len() > self.repaired_bytes_max {
             self.quorum.never_repairs();
         }
         self.quorum.on_settled(set.version())
@@ -155,6 +157,7 @@ impl<E: Env> Shard<E> {
             deadline_ns,
             quorum,
             kept: Vec::new(),
+            repaired_bytes_max: self.settings.set_bytes_max(&key),
             holding,
             then,
             timed: self.timed(elsewhere, nodes),
@@ -229,8 +232,8 @@ impl<E: Env> Shard<E> {
             if !matches!(short, ReadAnswer::Failed(_)) {
                 self.on_timed(&mut read.timed, replica);
             }
-            if bytes.len() > SET_BYTES_MAX {
-                // This node's own set, longer than one that travels.
+            if bytes.len() > read.repaired_bytes_max {
+                // This node's own set, longer than one that travels, or than its log would take again.
                 read.quorum.never_repairs();
             }
             let step = read.quorum.on_answer(replica, short);

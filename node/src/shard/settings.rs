@@ -2,7 +2,7 @@
 
 use ferrite_cluster::gossip::GossipOptions;
 use ferrite_cluster::hints::HintOptions;
-use ferrite_wire::{CoreId, NodeId, Topology};
+use ferrite_wire::{CoreId, Key, NodeId, Topology, limits};
 
 use super::sets::joining_sets;
 use crate::{Place, Placement};
@@ -11,6 +11,9 @@ const MS: u64 = 1_000_000;
 
 /// Longest time that a request may take, whatever its header says, in nanoseconds: what is admitted is kept in mind for as long.
 pub const DEADLINE_MAX_NS: u64 = 60_000 * MS;
+
+/// More than what surrounds the key and the value of a record in the log, in bytes.
+const AROUND_RECORD_BYTES: usize = 1024;
 
 /// Identity, topology and bounds of one shard. All times in nanoseconds unless the name says otherwise.
 #[derive(Clone, Debug)]
@@ -87,6 +90,12 @@ pub struct ShardSettings {
 }
 
 impl ShardSettings {
+    /// The longest set of siblings of a key that travels between nodes and is taken by their logs, in bytes. What replicas have together may be longer.
+    pub(super) fn set_bytes_max(&self, key: &Key<'_>) -> usize {
+        let around_bytes = key.partition.len() + key.sort.len() + AROUND_RECORD_BYTES;
+        self.engine.log.group_bytes.saturating_sub(around_bytes).min(limits::SET_BYTES_MAX)
+    }
+
     /// Defaults for everything that has one.
     pub fn new(
         node: NodeId,
@@ -108,7 +117,7 @@ impl ShardSettings {
             topology,
             placement,
             engine: joining_sets(engine),
-            value_bytes_max: ferrite_wire::limits::VALUE_BYTES_MAX,
+            value_bytes_max: limits::VALUE_BYTES_MAX,
             request_timeout_ns: 2_000 * MS,
             deadline_max_ns: DEADLINE_MAX_NS,
             clock_drift_max_ms: 500,

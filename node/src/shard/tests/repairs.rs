@@ -154,7 +154,7 @@ fn below_a_majority_the_answer_comes_first_and_repairs_are_bounded() {
     assert_eq!(node.shard.operations.borrow().len(), 0, "as it does with its connection");
 }
 
-fn set_of(dots: &[(u64, u64, &'static [u8])]) -> SiblingSet<'static> {
+fn set_of<'v>(dots: &[(u64, u64, &'v [u8])]) -> SiblingSet<'v> {
     let mut set = SiblingSet::default();
     for (actor, number, value) in dots {
         let dot = Dot { actor: Actor(*actor), number: *number };
@@ -216,4 +216,28 @@ fn a_read_before_an_overwrite_repairs_nothing() {
     let writes = node.asked();
     assert_eq!(writes.len(), 2, "the write itself, to both: {writes:?}");
     assert_eq!(node.status("read_repairs.records"), 0);
+}
+
+/// What two replicas had was more together than a group of the log takes: each refused the repair, and every read at QUORUM failed with it, for good.
+#[test]
+fn sets_that_are_longer_together_than_a_log_takes_are_told_and_not_repaired() {
+    let mut node = Coordinator::new(3, 3);
+    let name = node.key(true);
+    let key = Key { table: carts().id, partition: &name, sort: b"" };
+    let encoded = |set: &SiblingSet<'_>| {
+        let mut bytes = Vec::new();
+        set.encode(&mut bytes);
+        bytes
+    };
+    let (apples, pears): (&[u8], &[u8]) = (&[b'a'; 40_000], &[b'p'; 40_000]);
+    let (apple, pear) = (set_of(&[(1, 5, apples)]), set_of(&[(2, 6, pears)]));
+    node.store(key, apple.version(), &encoded(&apple));
+    node.get(key, Level::Quorum);
+    let other = node.only_asked();
+    node.answer_read(&other, ReplicaAnswer::Digest { version: pear.version() });
+    let other = node.only_asked();
+    node.answer_read(&other, ReplicaAnswer::Full { version: pear.version(), value: &encoded(&pear) });
+    node.settle();
+    assert_eq!(node.told(), value(&[apples, pears].concat()));
+    assert!(node.asked().is_empty(), "no replica could take it");
 }
