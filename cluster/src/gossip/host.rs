@@ -16,8 +16,10 @@ pub struct Start {
     pub me: Identity,
     /// Which cluster it belongs to.
     pub scope: Scope,
-    /// Version of its software, at most [`super::VERSION_BYTES_MAX`] bytes.
+    /// Version of its software: printable ASCII, at most [`super::VERSION_BYTES_MAX`] bytes.
     pub version: String,
+    /// What it is called: printable ASCII, at most [`ferrite_wire::limits::NAME_BYTES_MAX`] bytes.
+    pub name: String,
     /// Where other members may be, at most [`SEEDS_MAX`]; this node's own address among them does no harm.
     pub seeds: Vec<SocketAddr>,
     /// Random, another one for each start.

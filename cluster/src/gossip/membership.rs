@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use ferrite_wire::{CoreId, Epoch, NodeId, Reader, limits};
 use foca::{Member, Message, State, Timer};
 
+use super::digest::is_text;
 use super::options::SEED_EVERY_JOINS;
 use super::packet::{self, Body, Head, Scope};
 use super::protocol::{Effects, Protocol, protocol};
@@ -60,13 +61,14 @@ impl Membership {
     /// A member that knows nobody yet. It asks its seeds at its first [`Membership::tick`], which is due at once.
     ///
     /// # Panics
-    /// If the options break a rule ([`GossipOptions::check`]), or there are too many seeds, or the version is too long: the host
+    /// If the options break a rule ([`GossipOptions::check`]), or there are too many seeds, or a text is too long or odd: the host
     /// has checked them.
     pub fn new(now_ms: u64, start: Start) -> Membership {
-        let Start { me, scope, version, seeds, random_seed, options } = start;
+        let Start { me, scope, version, name, seeds, random_seed, options } = start;
         assert_eq!(options.check(), Ok(()), "the options of gossip are checked where they are read");
         assert!(seeds.len() <= SEEDS_MAX, "at most {SEEDS_MAX} seeds");
-        assert!(version.len() <= VERSION_BYTES_MAX, "a version is at most {VERSION_BYTES_MAX} bytes long");
+        assert!(is_text(&version, VERSION_BYTES_MAX), "a version is at most {VERSION_BYTES_MAX} bytes long");
+        assert!(is_text(&name, limits::NAME_BYTES_MAX), "a name is configured");
         let mut random = Random::new(random_seed);
         let mut timers = Timers::new(options.late_ms);
         timers.after(now_ms, 0, Due::Join);
@@ -81,7 +83,7 @@ impl Membership {
             random,
             timers,
             view: View::new(options.stall_ms),
-            own: OwnReport::new(version),
+            own: OwnReport::new(version, name),
             spread: Spread::default(),
             heard_ms,
             raised_ms: None,
@@ -432,6 +434,7 @@ impl Membership {
             epoch: Epoch(0),
             load_permille: 0,
             version: String::new(),
+            name: String::new(),
             cores: Vec::new(),
         };
         let digest = self.own.say(local_ms, self.options.stall_ms, blank);
@@ -565,6 +568,7 @@ mod tests {
             me: identity(node, 5),
             scope: SCOPE,
             version: String::new(),
+            name: String::new(),
             seeds: Vec::new(),
             random_seed: 1,
             options: GossipOptions::default(),

@@ -34,6 +34,7 @@ struct Watched {
 #[derive(Debug)]
 pub(super) struct OwnReport {
     version: String,
+    name: String,
     load_permille: u16,
     epoch: Epoch,
     cores: Vec<Watched>,
@@ -44,9 +45,10 @@ pub(super) struct OwnReport {
 }
 
 impl OwnReport {
-    pub(super) fn new(version: String) -> OwnReport {
+    pub(super) fn new(version: String, name: String) -> OwnReport {
         OwnReport {
             version,
+            name,
             load_permille: 0,
             epoch: Epoch(0),
             cores: Vec::new(),
@@ -110,6 +112,7 @@ impl OwnReport {
             load_permille: self.load_permille,
             epoch: self.epoch,
             version: self.version.clone(),
+            name: self.name.clone(),
             cores: self.cores.iter().map(|watched| watched.digest(now_ms)).collect(),
             ..blank
         };

@@ -59,6 +59,7 @@ fn conversation() -> Vec<Vec<u8>> {
             me: Identity::new(NodeId(node.into()), Generation(5), address(node)),
             scope: crate::exercise::SCOPE,
             version: "0.1.0".to_owned(),
+            name: format!("n{node}"),
             seeds: vec![address(1)],
             random_seed: node.into(),
             options: GossipOptions::default(),

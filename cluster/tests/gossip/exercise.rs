@@ -17,6 +17,7 @@ pub(crate) fn member() -> Membership {
         me: Identity::new(NodeId(1), Generation(5), SocketAddr::from(([10, 0, 0, 1], 7_000))),
         scope: SCOPE,
         version: String::new(),
+        name: String::new(),
         seeds: Vec::new(),
         random_seed: 1,
         options: GossipOptions::default(),

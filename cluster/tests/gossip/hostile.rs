@@ -14,6 +14,7 @@ fn member(node: usize, scope: Scope) -> Membership {
         me: Identity::new(node_id(node), Generation(100), address(node)),
         scope,
         version: "1.2.3".to_owned(),
+        name: format!("n{node}"),
         seeds: (0..3).map(address).collect(),
         random_seed: node as u64,
         options: GossipOptions::default(),
@@ -155,6 +156,7 @@ fn a_second_process_of_this_node_is_noticed() {
             me: Identity::new(node_id(1), Generation(200), address(9)),
             scope: SCOPE,
             version: String::new(),
+            name: String::new(),
             seeds: vec![address(1)],
             random_seed: 3,
             options: GossipOptions::default(),
@@ -238,10 +240,11 @@ fn core() -> impl Strategy<Value = CoreDigest> {
 
 fn digest() -> impl Strategy<Value = Digest> {
     let head = (any::<u16>(), any::<u64>(), any::<u64>(), any::<u64>(), any::<u16>());
-    let version = prop::collection::vec(prop::char::range(' ', '~'), 0..=VERSION_BYTES_MAX);
+    let text = |bytes_max| prop::collection::vec(prop::char::range(' ', '~'), 0..=bytes_max);
+    let texts = (text(VERSION_BYTES_MAX), text(limits::NAME_BYTES_MAX));
     let cores = prop::collection::vec(core(), 0..70);
-    (head, version, cores).prop_map(
-        |((node, generation, sequence, tables, load_permille), version, cores)| Digest {
+    (head, texts, cores).prop_map(
+        |((node, generation, sequence, tables, load_permille), (version, name), cores)| Digest {
             node: NodeId(node),
             generation: Generation(generation),
             sequence,
@@ -249,6 +252,7 @@ fn digest() -> impl Strategy<Value = Digest> {
             epoch: Epoch(sequence ^ tables),
             load_permille,
             version: version.into_iter().collect(),
+            name: name.into_iter().collect(),
             cores,
         },
     )
@@ -303,6 +307,7 @@ fn a_digest_with_more_than_a_node_may_have_is_refused() {
         epoch: Epoch(1),
         load_permille: 0,
         version: "v".to_owned(),
+        name: "n".to_owned(),
         cores: Vec::new(),
     };
     let mut bytes = Vec::new();
@@ -314,4 +319,12 @@ fn a_digest_with_more_than_a_node_may_have_is_refused() {
     bytes[36] = VERSION_BYTES_MAX as u8 + 1;
     let fault = Digest::decode(&mut Reader::new(&bytes));
     assert!(matches!(fault, Err(DecodeError::TooLong { field: "version", .. })), "{fault:?}");
+    // What is shown in lines must not end one.
+    for (at, field) in [(37, "version"), (39, "name of a node")] {
+        let mut bytes = Vec::new();
+        digest.encode(&mut bytes);
+        bytes[at] = b'\n';
+        let fault = Digest::decode(&mut Reader::new(&bytes));
+        assert_eq!(fault, Err(DecodeError::Unknown { field, value: 10 }));
+    }
 }

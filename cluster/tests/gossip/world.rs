@@ -154,6 +154,7 @@ impl World {
             me: Identity::new(node_id(node), Generation(generation), address(node)),
             scope: SCOPE,
             version: "1.2.3".to_owned(),
+            name: format!("node-{node}"),
             seeds: (0..3).map(address).collect(),
             random_seed: self.random.bits(),
             options: self.options.clone(),

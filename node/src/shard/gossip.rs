@@ -105,6 +105,7 @@ impl Gossip {
             me: Identity::new(node, generation, address_of(me)),
             scope: Scope { cluster: topology.cluster, tables: TablesHash::of(&topology.tables) },
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            name: me.name.clone(),
             seeds: seeds.keys().copied().collect(),
             random_seed: shard.env.random(),
             options: settings.gossip.clone(),
