@@ -70,7 +70,9 @@ fn remedy(code: ErrorCode) -> Option<&'static str> {
         | ErrorCode::Stopping
         | ErrorCode::Unsupported
         | ErrorCode::Expired
-        | ErrorCode::TablesDiffer => None,
+        | ErrorCode::TablesDiffer
+        // Its text says whom to ask.
+        | ErrorCode::NotJoined => None,
     }
 }
 

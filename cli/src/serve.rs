@@ -41,7 +41,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         stop_with_stdin()?;
     }
     server::serve(&config, node, |started| {
-        let cores = started.topology.node(node.id).map_or(0, |entry| entry.endpoints.len());
+        let cores = started.cores;
         // Whoever started the node may wait for this line, or may not listen at all.
         let _ = writeln!(
             io::stdout(),

@@ -3,7 +3,7 @@
 //! | code | a read | a write |
 //! |---|---|---|
 //! | unavailable, clock drift, fenced, disk full | ask another replica | the same: it was not applied |
-//! | stopping | ask another replica | the same |
+//! | stopping, not joined | ask another replica | the same |
 //! | overloaded | pause, ask another replica | the same |
 //! | timed out, unknown, damaged | ask another replica | **unknown**, never sent again |
 //! | malformed, version, foreign cluster, too large, no table, unsupported, expired, tables differ, bad context, too many siblings | answer with it | not applied |
@@ -39,7 +39,8 @@ pub(crate) fn after(code: ErrorCode, is_write: bool) -> Next {
         | ErrorCode::DiskFull
         | ErrorCode::Damaged
         | ErrorCode::ClockDrift
-        | ErrorCode::Stopping => Next::OtherReplica,
+        | ErrorCode::Stopping
+        | ErrorCode::NotJoined => Next::OtherReplica,
         ErrorCode::Overloaded => Next::AfterPause,
         ErrorCode::Malformed
         | ErrorCode::Version

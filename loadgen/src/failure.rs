@@ -84,6 +84,7 @@ impl Failure {
                 ErrorCode::TablesDiffer => "tables_differ",
                 ErrorCode::BadContext => "bad_context",
                 ErrorCode::TooManySiblings => "too_many_siblings",
+                ErrorCode::NotJoined => "not_joined",
             },
             Failure::RespRefused => "resp_refused",
             Failure::RespOther => "resp_error",

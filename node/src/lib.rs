@@ -21,4 +21,4 @@ pub use env::{Caller, Connection, Env, Handler, Hop, Received, Sent};
 pub use layout::lay_out;
 pub use place::Place;
 pub use placement::Placement;
-pub use shard::{HintCounts, Shard, ShardSettings};
+pub use shard::{HintCounts, Joining, Shard, ShardSettings};

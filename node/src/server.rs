@@ -5,12 +5,12 @@
 
 use std::fmt;
 use std::io;
-use std::net::{TcpListener, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::rc::Rc;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use ferrite_cluster::Member;
-use ferrite_cluster::gossip::GossipOptions;
+use ferrite_cluster::gossip::SEEDS_MAX;
 use ferrite_lsm::OpenError;
 use ferrite_lsm::layout::Layout;
 use ferrite_wire::{CoreId, DecodeError, Topology};
@@ -18,13 +18,13 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::Placement;
-use crate::config::{ByteSize, CommitlogSync, Compaction, Config, Hints, Node, Spin};
+use crate::config::{ByteSize, CommitlogSync, Compaction, Config, Gossip, Hints, Node, Spin};
 use crate::identity::DataDirectory;
 use crate::layout;
 use crate::memory::{self, CoreMemory};
 use crate::place::Place;
 use crate::reactor::{CoreError, CoreSetup, PEER_CONNECTIONS, ReactorOptions, mailboxes, run_core};
-use crate::shard::{Shard, ShardSettings};
+use crate::shard::{Joining, Shard, ShardSettings, UNLISTED_MAX};
 use crate::startup::{self, StartupError};
 use crate::table_modes;
 
@@ -156,7 +156,8 @@ pub fn serve(config: &Config, node: &Node, ready: impl FnOnce(&Started)) -> Resu
         let name = format!("core-{at}");
         threads.push(std::thread::Builder::new().name(name).spawn(move || run(setup, settings, &events))?);
     }
-    let outcome = supervise(&happened, cores, &Started { topology: plan.plan.topology, directory }, ready);
+    let outcome =
+        supervise(&happened, cores, &Started { topology: plan.plan.topology, cores, directory }, ready);
     posts.iter().for_each(|post| post.stop());
     let mut ended = outcome;
     for (at, thread) in threads.into_iter().enumerate() {
@@ -177,6 +178,8 @@ pub fn serve(config: &Config, node: &Node, ready: impl FnOnce(&Started)) -> Resu
 pub struct Started {
     /// Members and placement, with this node's endpoints.
     pub topology: Topology,
+    /// How many cores it has.
+    pub cores: u16,
     /// The data directory, locked.
     pub directory: DataDirectory,
 }
@@ -260,7 +263,9 @@ pub(crate) struct Plan {
     pub(crate) stores: u16,
     node: ferrite_wire::NodeId,
     server: crate::config::Server,
-    gossip: GossipOptions,
+    gossip: Gossip,
+    joining: Vec<Joining>,
+    resolved: Option<SocketAddr>,
     hints: Hints,
 }
 
@@ -287,7 +292,9 @@ impl Plan {
         let defaults = ReactorOptions::default();
         // Each core of each other node connects to each core here, and may do so anew before the old connection has gone; gossip does so once a node.
         let others = config.nodes.len().saturating_sub(1);
-        let peer_connections = PEER_CONNECTIONS.max(2 * others * (usize::from(cores) + 1));
+        // And so does the gossip of nodes that are not listed, and of seeds.
+        let unlisted = 2 * UNLISTED_MAX + SEEDS_MAX;
+        let peer_connections = PEER_CONNECTIONS.max(2 * others * (usize::from(cores) + 1)) + unlisted;
         let connections_max = defaults.connections_max - defaults.peer_connections + peer_connections;
         let reactor = ReactorOptions {
             spin_us,
@@ -299,7 +306,27 @@ impl Plan {
             ..defaults
         };
         let (server, gossip, hints) = (config.server.clone(), config.gossip.clone(), config.hints.clone());
-        Plan { topology, reactor, memory, cores, stores, node: node.id, server, gossip, hints }
+        let joining = config.nodes.iter().filter(|node| node.joining).map(|node| Joining {
+            node: node.id,
+            name: node.name.clone(),
+            contact: node.address.to_string(),
+        });
+        let joining = joining.collect();
+        // Whoever lists this node goes by what is written there; whoever does not, by what this node says.
+        let resolved = node.address.to_string().to_socket_addrs().ok().and_then(|mut found| found.next());
+        Plan {
+            topology,
+            reactor,
+            memory,
+            cores,
+            stores,
+            node: node.id,
+            server,
+            gossip,
+            joining,
+            resolved,
+            hints,
+        }
     }
 
     /// Gives every vnode of this node its store and core.
@@ -358,7 +385,10 @@ impl Placed {
         settings.debt_bytes_max = settings.debt_bytes_max.min(reserve.debts);
         settings.apart_bytes_max = settings.apart_bytes_max.min(reserve.apart);
         settings.reserve_bytes = reserve.bytes;
-        settings.gossip = self.plan.gossip.clone();
+        settings.gossip = self.plan.gossip.options.clone();
+        settings.seeds = self.plan.gossip.seeds.iter().map(ToString::to_string).collect();
+        settings.joining = self.plan.joining.clone();
+        settings.resolved = self.plan.resolved;
         settings.hints = self.plan.hints.options.clone();
         settings.forget_hints_for = self.plan.hints.forget.clone();
         settings.forget_held_back_for = self.plan.hints.forget_held_back.clone();
@@ -376,11 +406,12 @@ impl Placed {
     }
 }
 
-/// Members and replica lists as the configuration determines them: the same on every node.
+/// Members and replica lists as the configuration determines them: the same on every node, whether it lists who is joining or not.
 pub fn initial_topology(config: &Config) -> Topology {
     let members: Vec<Member> = config
         .nodes
         .iter()
+        .filter(|node| !node.joining)
         .map(|node| Member {
             id: node.id,
             name: node.name.clone(),
@@ -421,4 +452,31 @@ fn random_u64() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     // Each hasher's keys come from the system's random source.
     std::hash::RandomState::new().build_hasher().finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "[cluster]\nname = \"c\"\nid = \"8c1f7d2a54e94f0b9a3c6b1de2f40718\"\nhash_seed = \"1f3a90c2d4e5b687\"\n\
+                        vnodes = 64\nreplication = 2\n";
+
+    fn config(nodes: &[(u16, bool)]) -> Config {
+        let node = |(id, joining): &(u16, bool)| {
+            format!(
+                "\n[[nodes]]\nname = \"n{id}\"\nid = {id}\naddress = \"127.0.0.1:{}\"\ndata = \"n{id}\"\ncores = 2\njoining = {joining}\n",
+                7000 + 10 * id
+            )
+        };
+        let text = TEXT.to_owned() + &nodes.iter().map(node).collect::<String>();
+        Config::parse(&text, std::path::Path::new("ferrite.toml")).expect("a correct file")
+    }
+
+    #[test]
+    fn placement_is_the_same_whether_a_node_that_is_joining_is_listed_or_not() {
+        let without = initial_topology(&config(&[(2, false), (7, false)]));
+        assert_eq!(initial_topology(&config(&[(2, false), (5, true), (7, false)])), without);
+        assert!(without.replicas.iter().all(|list| list.len() == 2));
+        assert_ne!(initial_topology(&config(&[(2, false), (5, false), (7, false)])), without);
+    }
 }

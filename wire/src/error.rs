@@ -125,11 +125,13 @@ pub enum ErrorCode {
     /// A key of a table with siblings has as many as it may, or as many actors: read it, merge, and write with the context of that read.
     /// Not applied.
     TooManySiblings = 19,
+    /// The node has not joined the cluster: it owns nothing, and coordinates nothing. Not applied; ask another node.
+    NotJoined = 20,
 }
 
 impl ErrorCode {
     /// Every code, for tables and tests.
-    pub const ALL: [ErrorCode; 19] = [
+    pub const ALL: [ErrorCode; 20] = [
         ErrorCode::Malformed,
         ErrorCode::Version,
         ErrorCode::ForeignCluster,
@@ -149,6 +151,7 @@ impl ErrorCode {
         ErrorCode::TablesDiffer,
         ErrorCode::BadContext,
         ErrorCode::TooManySiblings,
+        ErrorCode::NotJoined,
     ];
 
     /// The code that travels as `value`.
@@ -178,7 +181,8 @@ impl ErrorCode {
             | ErrorCode::Expired
             | ErrorCode::TablesDiffer
             | ErrorCode::BadContext
-            | ErrorCode::TooManySiblings => true,
+            | ErrorCode::TooManySiblings
+            | ErrorCode::NotJoined => true,
             ErrorCode::Timeout | ErrorCode::Unknown | ErrorCode::Damaged => false,
         }
     }
@@ -205,6 +209,7 @@ impl ErrorCode {
             ErrorCode::TablesDiffer => "tables differ",
             ErrorCode::BadContext => "bad context",
             ErrorCode::TooManySiblings => "too many siblings",
+            ErrorCode::NotJoined => "not joined",
         }
     }
 }

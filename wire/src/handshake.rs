@@ -51,6 +51,15 @@ pub enum Role<'a> {
     },
 }
 
+/// What of another node a hello is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerPart {
+    /// One of its cores.
+    Core,
+    /// Its gossip.
+    Gossip,
+}
+
 /// Opens a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello<'a> {
@@ -124,15 +133,18 @@ impl<'a> Hello<'a> {
         Ok(Hello { min, max, features, cluster, role })
     }
 
-    /// Whose hello this is, if it is another node's, by the beginning of its body. Nothing of it has been checked: that
-    /// comes with the whole of it.
-    pub fn peer_of(begun: &[u8; HELLO_HEAD_BYTES]) -> Option<(ClusterId, NodeId)> {
+    /// Whose hello this is, if it is another node's, by the beginning of its body, and whether of its gossip. Nothing of it has been
+    /// checked: that comes with the whole of it.
+    pub fn peer_of(begun: &[u8; HELLO_HEAD_BYTES]) -> Option<(ClusterId, NodeId, PeerPart)> {
         const CLUSTER_AT: usize = 20;
         let mut reader = Reader::new(&begun[CLUSTER_AT..]);
         let cluster = ClusterId(reader.bytes16().ok()?);
-        let is_peer = matches!(reader.u8().ok()?, 1 | 2);
-        let node = NodeId(reader.u16().ok()?);
-        is_peer.then_some((cluster, node))
+        let part = match reader.u8().ok()? {
+            1 => PeerPart::Core,
+            2 => PeerPart::Gossip,
+            _ => return None,
+        };
+        Some((cluster, NodeId(reader.u16().ok()?), part))
     }
 
     /// The newest version both sides speak.

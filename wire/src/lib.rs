@@ -29,7 +29,7 @@ pub use frame::{
     FRAME_HEADER_BYTES, FrameFlags, FrameHeader, FrameKind, FrameView, Parsed, finish_frame, parse_frame,
     start_frame,
 };
-pub use handshake::{Features, Hello, HelloReply, PROTOCOL_MAX, PROTOCOL_MIN, Role};
+pub use handshake::{Features, Hello, HelloReply, PROTOCOL_MAX, PROTOCOL_MIN, PeerPart, Role};
 pub use ids::{Actor, ClusterId, CoreId, Epoch, NodeId, Order, RequestId, TableId, Token, VnodeId};
 pub use key::{HashSeed, Key};
 pub use level::{Level, NoLevel};

@@ -104,8 +104,9 @@ impl Birth {
              # spin = \"auto\"  # or \"off\", or a time like \"50us\"\n\
              {allowed}\
              \n\
-             # How soon a node that is gone is held to be down. The same on every node.\n\
+             # Whom a node asks first for the others, and how soon one that is gone is held to be down. Timings are the same on every node.\n\
              # [gossip]\n\
+             # seeds = []  # contact addresses, like [\"10.0.0.1:7100\"]; without any, those of all nodes below\n\
              # probe_interval = \"1s\"  # how often each node asks one other whether it lives\n\
              # probe_timeout = \"400ms\"  # how long an answer may take; at most half of the interval\n\
              # suspicion = \"4s\"  # how long a node stays suspect before it is down\n\
@@ -129,7 +130,9 @@ impl Birth {
              # mode = \"siblings\"  # concurrent writes are kept until one that has seen them replaces them; without it \"lww\"; for life\n\
              # max_siblings = 32  # most of them for a key; only of a table with siblings\n\
              # replication = {replication}  # the cluster's, where a table does not say\n\
-             # ttl = \"30d\"  # of writes that name none; without it records live for ever\n",
+             # ttl = \"30d\"  # of writes that name none; without it records live for ever\n\
+             \n\
+             # The nodes. One with `joining = true` owns nothing yet: it asks its seeds for the others, which need not list it.\n",
             name = self.name,
             id = self.id,
             seed = self.hash_seed.0,

@@ -50,9 +50,10 @@ pub(super) fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
         None => Cores::All,
     };
     let nodes = nodes(&raw.nodes, &server_cores, &server, &place)?;
-    let cluster = cluster(raw.cluster, nodes.len(), &place)?;
-    let tables = tables(&raw.table, &cluster, nodes.len(), &place)?;
-    let gossip = super::gossip::options(&raw.gossip, &place)?;
+    let owners = nodes.iter().filter(|node| !node.joining).count();
+    let cluster = cluster(raw.cluster, owners, &place)?;
+    let tables = tables(&raw.table, &cluster, owners, &place)?;
+    let gossip = super::gossip::gossip(&raw.gossip, &place)?;
     let hints = super::hints::hints(&raw.hints, &nodes, &place)?;
     let testing = testing(&raw.testing, &place)?;
     Ok(Config { cluster, nodes, tables, server, gossip, hints, testing })
@@ -266,6 +267,7 @@ fn node(raw: &RawNode, server_cores: &Cores, place: &Place<'_>) -> Result<Node, 
         rack: name_or("rack", &raw.rack, "rack1")?,
         datacenter: name_or("datacenter", &raw.datacenter, "dc1")?,
         data: base.join(raw.data.get_ref()),
+        joining: raw.joining,
         address,
     })
 }

@@ -56,11 +56,11 @@ pub enum Problem {
         /// The most allowed.
         max: usize,
     },
-    /// More replicas than nodes.
+    /// More replicas than nodes that own data.
     Replication {
         /// Replicas asked for.
         replication: u32,
-        /// Nodes there are.
+        /// Nodes there are, without those that are joining.
         nodes: usize,
     },
     /// A table's name is empty, too long or has odd characters.
@@ -132,6 +132,18 @@ pub enum Problem {
         /// `memory`, as text.
         memory: String,
     },
+    /// A seed is listed twice.
+    SeedTwice {
+        /// Its address.
+        address: String,
+    },
+    /// There are more seeds than a node asks.
+    TooManySeeds {
+        /// How many there are.
+        seeds: usize,
+        /// The most allowed.
+        max: usize,
+    },
     /// Timings of gossip that contradict each other.
     Gossip {
         /// What they break.
@@ -193,7 +205,7 @@ impl fmt::Display for Problem {
             Problem::TooManyNodes { nodes, max } => write!(f, "{nodes} nodes are more than {max}"),
             Problem::Replication { replication, nodes } => write!(
                 f,
-                "replication = {replication} needs as many nodes, and there are {nodes}: lower it or add [[nodes]]"
+                "replication = {replication} needs as many nodes, and there are {nodes}, joining ones left out: lower it or add [[nodes]]"
             ),
             Problem::BadTableName { name } => {
                 write!(f, "table name = \"{name}\": use 1 to 64 of a-z, 0-9, '-' and '_'")
@@ -238,6 +250,10 @@ impl fmt::Display for Problem {
                 "memtable and block_cache take {parts} together, more than memory = {memory}: raise memory or lower \
                  them"
             ),
+            Problem::SeedTwice { address } => write!(f, "seed {address} is listed twice: list each once"),
+            Problem::TooManySeeds { seeds, max } => {
+                write!(f, "{seeds} seeds are more than {max}: a few that are seldom away together will do")
+            }
             Problem::Gossip { rule } => {
                 write!(f, "[gossip]: {rule}: change one of the two, or leave both out")
             }

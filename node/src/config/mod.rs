@@ -23,6 +23,16 @@
 //! address = "127.0.0.1:7100"      # cores listen on 7101, 7102, ...
 //! data = "data/n1"                # relative to this file
 //!
+//! [[nodes]]
+//! name = "n2"
+//! id = 2
+//! address = "127.0.0.1:7110"
+//! data = "data/n2"
+//! joining = true                  # owns nothing yet: other nodes find it by gossip and need not list it
+//!
+//! [gossip]
+//! seeds = ["127.0.0.1:7100"]      # where a node that knows nobody asks; without any, all nodes that are listed
+//!
 //! [[table]]                       # beside "default", which always exists
 //! name = "carts"
 //! ttl = "30d"
@@ -43,13 +53,13 @@ mod units;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ferrite_cluster::gossip::GossipOptions;
 use ferrite_wire::{ClusterId, CoreId, HashSeed, NodeId, Tables};
 
 pub use address::Address;
 pub use birth::{Birth, VNODES_DEFAULT};
 pub use choice::{CommitlogSync, Compaction, Cores, SPIN_MAX, Spin};
 pub use error::{ConfigError, Problem};
+pub use gossip::Gossip;
 pub use hints::Hints;
 pub use testing::Testing;
 pub use units::{ByteSize, Interval, UnitError};
@@ -65,8 +75,8 @@ pub struct Config {
     pub tables: Tables,
     /// How a server uses its machine; the same for all nodes but where a node says otherwise.
     pub server: Server,
-    /// How soon a node that is gone is held to be down.
-    pub gossip: GossipOptions,
+    /// Whom a node asks first for the others, and how soon one that is gone is held to be down.
+    pub gossip: Gossip,
     /// What is kept for nodes that are away.
     pub hints: Hints,
     /// What only tests set.
@@ -84,7 +94,7 @@ pub struct Cluster {
     pub hash_seed: HashSeed,
     /// How many vnodes: a power of two.
     pub vnodes: u32,
-    /// How many replicas of each record of a table that does not say; at most the number of nodes.
+    /// How many replicas of each record of a table that does not say; at most the number of nodes that are not joining.
     pub replication: usize,
 }
 
@@ -107,6 +117,8 @@ pub struct Node {
     pub datacenter: String,
     /// Its data directory; relative paths have been resolved against the configuration's own directory.
     pub data: PathBuf,
+    /// Whether it is yet to become an owner: placement is the same whether it is listed or not.
+    pub joining: bool,
 }
 
 /// How a server uses its machine. Sizes are for the whole node, all cores together.

@@ -54,6 +54,8 @@ pub(super) struct RawNode {
     pub(super) rack: Option<Spanned<String>>,
     pub(super) datacenter: Option<Spanned<String>>,
     pub(super) data: Spanned<String>,
+    #[serde(default)]
+    pub(super) joining: bool,
 }
 
 #[derive(Default, Deserialize)]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use ferrite_cluster::gossip::{GossipOptions, SEEDS_MAX};
 use ferrite_cluster::hints::HintOptions;
 use ferrite_wire::{ClusterId, CoreId, HashSeed, Mode, NodeId, Table, TableId, limits};
 
@@ -267,7 +268,7 @@ fn there_are_as_many_tables_as_are_allowed_and_no_more() {
 
 #[test]
 fn gossip_has_defaults_and_its_mistakes_are_one_line_with_their_place_and_a_remedy() {
-    assert_eq!(parse(GOOD).expect("a correct file").gossip, GossipOptions::default());
+    assert_eq!(parse(GOOD).expect("a correct file").gossip, Gossip::default());
     let with = |lines: &str| parse(&format!("{GOOD}\n[gossip]\n{lines}\n"));
     let set =
         with("probe_interval = \"300ms\"\nprobe_timeout = \"100ms\"\nsuspicion = \"1s\"\nstall = \"3s\"");
@@ -278,11 +279,24 @@ fn gossip_has_defaults_and_its_mistakes_are_one_line_with_their_place_and_a_reme
         stall_ms: 3_000,
         ..GossipOptions::default()
     };
-    assert_eq!(set.expect("sound timings").gossip, expected);
+    assert_eq!(set.expect("sound timings").gossip, Gossip { seeds: Vec::new(), options: expected });
+    let seeds = with("seeds = [\"10.0.0.1:7100\", \"db-2:7100\"]").expect("sound seeds").gossip.seeds;
+    assert_eq!(seeds.iter().map(Address::to_string).collect::<Vec<_>>(), ["10.0.0.1:7100", "db-2:7100"]);
+    let many = |count: usize| {
+        let seeds: Vec<String> = (1..=count).map(|port| format!("\"10.0.0.1:{port}\"")).collect();
+        with(&format!("seeds = [{}]", seeds.join(", ")))
+    };
+    assert_eq!(many(SEEDS_MAX).expect("as many as may be").gossip.seeds.len(), SEEDS_MAX);
+    let text = many(SEEDS_MAX + 1).expect_err("one more").to_string();
+    assert!(text.contains(":25: 65 seeds are more than 64: a few"), "{text}");
     for (lines, line, words) in [
         ("probe_interval = \"5ms\"", 25, "probe_interval = 5ms: write something from 10ms to 1h"),
         ("suspicion = \"2h\"", 25, "suspicion = 2h: write something from 10ms to 1h"),
         ("fanout = 3\nstall = \"500ms\"", 26, "stall = 500ms: write something from 1s to 1h"),
+        ("seeds = [\"10.0.0.1\"]", 25, "\"10.0.0.1\" has no port: write \"host:port\""),
+        ("seeds = [\"10.0.0.1:7100\",\n\"0.0.0.0:7100\"]", 26, "write the address they reach"),
+        ("seeds = [\"a:1\",\n\"b:1\",\n\"a:1\"]", 27, "seed a:1 is listed twice: list each once"),
+        ("seeds = \"a:1\"", 25, "expected a sequence"),
         ("fanout = 0", 25, "fanout = 0: write something from 1 to 64"),
         ("suspicion = \"4500500us\"", 25, "suspicion = 4500500us: write whole milliseconds"),
         ("probe_timeout = \"600ms\"", 24, "the probe timeout is more than half of the probe period"),
@@ -292,6 +306,26 @@ fn gossip_has_defaults_and_its_mistakes_are_one_line_with_their_place_and_a_reme
         assert!(text.starts_with(&format!("/etc/ferrite/ferrite.toml:{line}: ")), "{lines}: {text}");
         assert!(text.contains(words) && !text.contains('\n'), "{lines}: {text}");
     }
+}
+
+#[test]
+fn a_node_that_is_joining_is_listed_and_does_not_count_for_replication() {
+    assert!(parse(GOOD).expect("a correct file").nodes.iter().all(|node| !node.joining));
+    let third = "\n[[nodes]]\nname = \"n3\"\nid = 3\naddress = \"127.0.0.1:7120\"\ndata = \"data/n3\"\njoining = true\n";
+    let config = parse(&format!("{GOOD}{third}")).expect("a correct file");
+    assert_eq!(config.nodes.iter().map(|node| node.joining).collect::<Vec<_>>(), [false, false, true]);
+    let text = format!("{GOOD}{third}").replace("replication = 2", "replication = 3");
+    let text = parse(&text).expect_err("two nodes that own data").to_string();
+    assert!(
+        text.contains(":6: replication = 3 needs as many nodes, and there are 2, joining ones left out"),
+        "{text}"
+    );
+    let carts = "\n[[table]]\nname = \"carts\"\nreplication = 3\n";
+    let text = parse(&format!("{GOOD}{third}{carts}")).expect_err("of a table, too").to_string();
+    assert!(text.contains("replication = 3 needs as many nodes"), "{text}");
+    let text =
+        parse(&format!("{GOOD}{}", third.replace("= true", "= \"yes\""))).expect_err("a text").to_string();
+    assert!(text.contains(":29: ") && text.contains("expected a boolean"), "{text}");
 }
 
 #[test]
@@ -418,7 +452,7 @@ fn what_init_shows_as_comments_can_be_taken_at_its_word() {
         assert_eq!((config.gossip, config.hints), (written.gossip, written.hints));
         assert_eq!((config.cluster, config.nodes), (written.cluster, written.nodes));
         let of_gossip =
-            ["probe_interval", "probe_timeout", "suspicion", "gossip_interval", "stall", "fanout"];
+            ["seeds", "probe_interval", "probe_timeout", "suspicion", "gossip_interval", "stall", "fanout"];
         let left_out: Vec<&str> =
             of_gossip.into_iter().filter(|key| !all.iter().any(|line| line.starts_with(key))).collect();
         assert_eq!(left_out, [""; 0], "keys of [gossip] that are not shown");

@@ -60,6 +60,7 @@ fn may_do_elsewhere(code: ErrorCode) -> bool {
         code,
         ErrorCode::DiskFull
             | ErrorCode::Fenced
+            | ErrorCode::NotJoined
             | ErrorCode::Overloaded
             | ErrorCode::Stopping
             | ErrorCode::Unavailable

@@ -6,9 +6,11 @@
 //!   cores ─┘                           └─ a new life → the local space
 //! ```
 //!
-//! Packets find a node by its number, over the link to its configured contact address: what a node says of its own address is
-//! nothing that this one must be able to reach, for instance behind a translating router. Members that the configuration does not name are therefore heard of, and
-//! not spoken to.
+//! Who is a member of the gossip is said by the gossip: a node of the same cluster, with the same tables, is found through its seeds by all, is spoken to and
+//! shown, whether the configuration of the others lists it or not. Who owns what is said by the topology alone, and a node that is not in it owns
+//! nothing: it has no connections for data, and refuses what clients ask of it.
+//!
+//! Packets find a node by its number, over the link to it ([`super::gossip_links`]).
 //!
 //! Invariant: the membership is never borrowed while its outputs are carried out.
 
@@ -22,21 +24,23 @@ use ferrite_cluster::gossip::{
 };
 use ferrite_lsm::cover;
 use ferrite_wire::{
-    CoreId, FrameHeader, FrameKind, FrameView, HelloReply, NodeEntry, NodeId, Order, Reply, Request,
-    RequestId, finish_frame, start_frame,
+    CoreId, FrameHeader, FrameKind, FrameView, HelloReply, NodeId, Order, Reply, Request, RequestId,
+    finish_frame, start_frame,
 };
 
-use super::Shard;
-use super::gossip_links::{GossipLinks, Way};
+use super::gossip_links::{GossipLinks, Target, Way};
 use super::link::LinkState;
 use super::liveness::{PROGRESS_INTERVAL_NS, Progress};
 use super::peers::OWN_REQUEST;
 use super::session::SessionKind;
+use super::{Shard, ShardSettings};
 use crate::env::{Connection, Env};
 
 const MS: u64 = 1_000_000;
 /// A link that is asked and says nothing for so many probe periods is cut.
 const SILENT_PERIODS: u64 = 2;
+/// Where the stand-ins for addresses of seeds begin that are names: above those of nodes.
+const SEED_NAMES: u128 = 1 << 16;
 /// Least time between two lines in the log about packets that were refused, in nanoseconds.
 const FAULT_PAUSE_NS: u64 = 10_000_000_000;
 
@@ -80,8 +84,6 @@ pub(super) struct Gossip {
     pub(super) counts: GossipCounts,
     /// Verdicts as they were last told in the log.
     told: BTreeMap<NodeId, Told>,
-    /// Which node is looked for at which address, until it is known.
-    seeds: BTreeMap<SocketAddr, NodeId>,
     reported_ns: Option<u64>,
     fault_told_ns: Option<u64>,
     faults_untold: u64,
@@ -94,30 +96,32 @@ impl Gossip {
     fn new<E: Env>(shard: &Shard<E>, generation: Generation) -> Gossip {
         let settings = &shard.settings;
         let (topology, node, now_ns) = (&settings.topology, settings.node, shard.env.now_ns());
-        let me = topology.node(node).expect("a node is a member of its own cluster");
-        // From the next one on, so that of many nodes not all look for the same ones.
-        let (before, after): (Vec<&NodeEntry>, Vec<&NodeEntry>) =
-            topology.nodes.iter().filter(|entry| entry.id != node).partition(|entry| entry.id < node);
-        let others = || after.iter().chain(&before).copied();
-        let seeds: BTreeMap<SocketAddr, NodeId> =
-            others().take(SEEDS_MAX).map(|entry| (address_of(entry), entry.id)).collect();
+        let contacts = settings.contacts();
+        let (name, contact) = settings.listed(node).expect("a node's own configuration lists it");
+        let said = if settings.is_joining() { settings.resolved } else { None };
+        let mut links = GossipLinks::default();
+        for (other, contact) in contacts.iter().filter(|(other, _)| *other != node) {
+            links.add_listed(*other, contact, now_ns);
+        }
+        for (name, address) in seeds(settings, &contacts) {
+            links.add_seed(name, address, now_ns);
+        }
         let start = Start {
-            me: Identity::new(node, generation, address_of(me)),
+            me: Identity::new(node, generation, said.unwrap_or_else(|| address_of(node, contact))),
             scope: Scope { cluster: topology.cluster, tables: TablesHash::of(&topology.tables) },
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            name: me.name.clone(),
-            seeds: seeds.keys().copied().collect(),
+            name: name.to_owned(),
+            seeds: links.seeds().collect(),
             random_seed: shard.env.random(),
             options: settings.gossip.clone(),
         };
         let core = OwnCore { progress: Progress::default(), moved_ns: now_ns, since_ns: now_ns };
         Gossip {
             membership: Membership::new(now_ns / MS, start),
-            links: GossipLinks::new(others().map(|entry| (entry.id, entry.contact.as_str())), now_ns),
+            links,
             cores: vec![core; usize::from(settings.cores)],
             counts: GossipCounts::default(),
             told: BTreeMap::new(),
-            seeds,
             reported_ns: None,
             fault_told_ns: None,
             faults_untold: 0,
@@ -141,10 +145,30 @@ impl Gossip {
     }
 }
 
-/// Where a member says it is. A name stands for itself as an address that is nobody's: packets travel by node.
-fn address_of(entry: &NodeEntry) -> SocketAddr {
-    let stand_in = || SocketAddr::from((Ipv6Addr::from(u128::from(entry.id.0)), 0));
-    entry.contact.parse().unwrap_or_else(|_| stand_in())
+/// Where to ask first, and by which name the membership knows each: the seeds that are configured, or all other nodes that are listed, from the next one on,
+/// so that of many nodes not all look for the same ones. This node itself is none of them.
+fn seeds<'s>(settings: &'s ShardSettings, contacts: &[(NodeId, &'s str)]) -> Vec<(SocketAddr, &'s str)> {
+    let others = contacts.iter().copied().filter(|(node, _)| *node != settings.node);
+    if settings.seeds.is_empty() {
+        let (before, after): (Vec<_>, Vec<_>) = others.partition(|(node, _)| *node < settings.node);
+        let turned = after.into_iter().chain(before).take(SEEDS_MAX);
+        return turned.map(|(node, contact)| (address_of(node, contact), contact)).collect();
+    }
+    let named = |(at, seed): (usize, &'s String)| match contacts.iter().find(|(_, contact)| contact == seed) {
+        Some((node, _)) if *node == settings.node => None,
+        Some((node, contact)) => Some((address_of(*node, contact), *contact)),
+        None => Some((seed.parse().unwrap_or_else(|_| stand_in(SEED_NAMES + at as u128)), seed.as_str())),
+    };
+    settings.seeds.iter().take(SEEDS_MAX).enumerate().filter_map(named).collect()
+}
+
+/// Where a listed node says it is. A name stands for itself as an address that is nobody's: packets travel by node.
+fn address_of(node: NodeId, contact: &str) -> SocketAddr {
+    contact.parse().unwrap_or_else(|_| stand_in(node.0.into()))
+}
+
+fn stand_in(number: u128) -> SocketAddr {
+    SocketAddr::from((Ipv6Addr::from(number), 0))
 }
 
 impl<E: Env> Shard<E> {
@@ -170,7 +194,7 @@ impl<E: Env> Shard<E> {
 
     /// The membership's regular needs: reports of the cores, and links that have fallen silent.
     pub(super) fn tend_gossip(self: &Rc<Self>, now_ns: u64) {
-        let silent = {
+        let (silent, forgotten) = {
             let mut gossip = self.gossip.borrow_mut();
             let Some(gossip) = gossip.as_mut().filter(|gossip| !gossip.has_left) else { return };
             gossip.take_progress(now_ns, self.settings.core, self.progress());
@@ -187,12 +211,15 @@ impl<E: Env> Shard<E> {
             }
             let silence_ns = SILENT_PERIODS * self.settings.gossip.probe_period_ms * MS;
             let silent = gossip.links.iter().filter(|link| link.is_silent(now_ns, silence_ns));
-            silent.filter_map(|link| link.link.connection()).collect::<Vec<_>>()
+            let silent: Vec<Connection> = silent.filter_map(|link| link.link.connection()).collect();
+            let membership = &gossip.membership;
+            (silent, gossip.links.forget(now_ns, |node| membership.member(node).is_some()))
         };
         for connection in silent {
             cover::mark("silent gossip link cut");
             self.drop_connection(connection);
         }
+        forgotten.into_iter().for_each(|connection| self.drop_connection(connection));
     }
 
     /// A core of this node has said how it is.
@@ -256,7 +283,7 @@ impl<E: Env> Shard<E> {
             let mut gossip = self.gossip.borrow_mut();
             let Some(gossip) = gossip.as_mut() else { return };
             let Some(number) = gossip.links.to(node) else { return };
-            let link = gossip.links.get_mut(number);
+            let Some(link) = gossip.links.get_mut(number) else { return };
             match link.link.state {
                 LinkState::Resting(_) => {
                     link.link.state = LinkState::Resting(now_ns);
@@ -281,14 +308,21 @@ impl<E: Env> Shard<E> {
         let now_ns = self.env.now_ns();
         let mut gossip = self.gossip.borrow_mut();
         let Some(gossip) = gossip.as_mut() else { return false };
-        let link = gossip.links.get_mut(number);
+        let Some(link) = gossip.links.get_mut(number) else { return false };
         let is_up = link.link.up() == Some(connection);
         match frame.header.kind {
             FrameKind::HelloReply if !is_up => {
                 let Ok(reply) = HelloReply::decode(frame.body) else { return false };
-                if !self.is_expected(&link.link, &reply) {
+                let is_right = match link.target {
+                    Target::Seed => {
+                        reply.cluster == self.settings.topology.cluster && reply.core == CoreId(0)
+                    }
+                    Target::Listed | Target::Learned(_) => self.is_expected(&link.link, &reply),
+                };
+                if !is_right {
                     return false;
                 }
+                link.link.node = reply.node;
                 link.greeted(connection, reply.incarnation, now_ns);
                 for packet in std::mem::take(&mut link.waiting) {
                     let sent = match link.take(now_ns, packet.len()) {
@@ -303,7 +337,13 @@ impl<E: Env> Shard<E> {
                 link.ponged(now_ns);
                 true
             }
-            // The links for data are refused for the same reason, and tell of it.
+            FrameKind::Error => {
+                // Where there is a link for data, that is refused for the same reason, and tells of it.
+                if self.is_joining || link.target != Target::Listed {
+                    self.take_refusal(&mut link.link, frame);
+                }
+                false
+            }
             _ => false,
         }
     }
@@ -313,7 +353,7 @@ impl<E: Env> Shard<E> {
         let (now_ns, random) = (self.env.now_ns(), self.env.random());
         let mut gossip = self.gossip.borrow_mut();
         let Some(gossip) = gossip.as_mut() else { return };
-        let link = gossip.links.get_mut(number);
+        let Some(link) = gossip.links.get_mut(number) else { return };
         if link.link.connection() == Some(connection) {
             link.link.cut(now_ns, self.settings.reconnect_pause_max_ns, random);
             gossip.counts.dropped += link.waiting.len() as u64;
@@ -362,14 +402,13 @@ impl<E: Env> Shard<E> {
     /// Sends a packet, or lets it wait for its connection, or drops it.
     fn send_gossip(&self, to: SocketAddr, node: Option<NodeId>, bytes: Vec<u8>) {
         let now_ns = self.env.now_ns();
+        let number = self.way_of_gossip(now_ns, to, node);
         let mut gossip = self.gossip.borrow_mut();
         let Some(gossip) = gossip.as_mut() else { return };
-        let number = node.or_else(|| gossip.seeds.get(&to).copied()).and_then(|node| gossip.links.to(node));
-        let Some(number) = number else {
+        let Some(link) = number.and_then(|number| gossip.links.get_mut(number)) else {
             gossip.counts.dropped += 1;
             return;
         };
-        let link = gossip.links.get_mut(number);
         let is_sent = match link.take(now_ns, bytes.len()) {
             Way::Drop => false,
             Way::Send(connection, pings) => self.send_packet(connection, &bytes, pings),
@@ -377,6 +416,7 @@ impl<E: Env> Shard<E> {
                 if way == Way::Connect {
                     let connection = self.env.connect(&link.link.address);
                     (link.link.state, link.link.heard_ns) = (LinkState::Greeting(connection), now_ns);
+                    let number = number.expect("the link was found by it");
                     self.sessions.borrow_mut().open(connection, SessionKind::GossipLink(number), now_ns);
                 }
                 link.waiting.push_back(bytes);
@@ -384,6 +424,22 @@ impl<E: Env> Shard<E> {
             }
         };
         *if is_sent { &mut gossip.counts.sent } else { &mut gossip.counts.dropped } += 1;
+    }
+
+    /// The number of the link to a node that says it is there, or to a seed.
+    fn way_of_gossip(&self, now_ns: u64, to: SocketAddr, node: Option<NodeId>) -> Option<u32> {
+        let way = {
+            let mut gossip = self.gossip.borrow_mut();
+            let links = &mut gossip.as_mut()?.links;
+            match node {
+                Some(node) => links.way_to(node, to, now_ns)?,
+                None => return links.to_seed(to),
+            }
+        };
+        if let Some(connection) = way.stale {
+            self.drop_connection(connection);
+        }
+        Some(way.number)
     }
 
     /// Puts a packet on its connection, and a ping behind it. False = it has no room, or is gone.
@@ -417,6 +473,7 @@ impl<E: Env> Shard<E> {
 
     fn tell_verdict(&self, identity: Identity, verdict: Verdict) {
         let (node, generation, at_ns) = (identity.node(), identity.generation(), self.env.now_ns());
+        let name = self.name_of(node);
         let mut gossip = self.gossip.borrow_mut();
         let Some(gossip) = gossip.as_mut() else { return };
         match verdict {
@@ -425,26 +482,56 @@ impl<E: Env> Shard<E> {
             Verdict::Down => gossip.counts.downs += 1,
         }
         let before = gossip.told.insert(node, Told { verdict, generation, at_ns });
-        let name = self.settings.topology.node(node).map_or("?", |entry| entry.name.as_str());
         let from = before.map_or("unknown", |before| verdict_word(before.verdict));
         let after_ms = before.map_or(0, |before| at_ns.saturating_sub(before.at_ns) / MS);
         // A process that was started anew is up as its former self may have been.
         let is_new_life = before.is_some_and(|before| before.generation != generation);
         let (node, to, generation) = (node.0, verdict_word(verdict), generation.0);
         if verdict == Verdict::Up {
-            tracing::info!(node, name, from, to, after_ms, generation, is_new_life, "verdict on a node");
+            tracing::info!(
+                node,
+                name = name.as_str(),
+                from,
+                to,
+                after_ms,
+                generation,
+                is_new_life,
+                "verdict on a node"
+            );
         } else {
-            tracing::warn!(node, name, from, to, after_ms, generation, is_new_life, "verdict on a node");
+            tracing::warn!(
+                node,
+                name = name.as_str(),
+                from,
+                to,
+                after_ms,
+                generation,
+                is_new_life,
+                "verdict on a node"
+            );
         }
     }
 
     fn tell_core_verdict(&self, node: NodeId, core: CoreId, verdict: CoreVerdict) {
-        let name = self.settings.topology.node(node).map_or("?", |entry| entry.name.as_str());
+        let name = self.name_of(node);
         let (node, core, to) = (node.0, core.0, core_verdict_word(verdict));
         if verdict == CoreVerdict::Live {
-            tracing::info!(node, name, core, to, "verdict on a core of another node");
+            tracing::info!(node, name = name.as_str(), core, to, "verdict on a core of another node");
         } else {
-            tracing::warn!(node, name, core, to, "verdict on a core of another node");
+            tracing::warn!(node, name = name.as_str(), core, to, "verdict on a core of another node");
+        }
+    }
+
+    /// What a node is called: by the configuration, or by itself where that does not list it.
+    pub(super) fn name_of(&self, node: NodeId) -> String {
+        if let Some((name, _)) = self.settings.listed(node) {
+            return name.to_owned();
+        }
+        let gossip = self.gossip.borrow();
+        let said = gossip.as_ref().and_then(|gossip| gossip.membership.digest(node));
+        match said.map(|digest| digest.name.as_str()) {
+            None | Some("") => format!("node-{}", node.0),
+            Some(name) => name.to_owned(),
         }
     }
 

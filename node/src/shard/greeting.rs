@@ -1,14 +1,21 @@
 //! Accepting connections: the handshake, and what a connection may send after it.
+//!
+//! | hello of | is accepted from |
+//! |---|---|
+//! | a client | anybody who does not name another cluster |
+//! | a core of another node | members: nodes of the topology, with the same tables |
+//! | the gossip of another node | any node of the cluster, with the same tables; of nodes that the configuration does not list one connection each, of [`UNLISTED_MAX`] at most |
 
 use std::rc::Rc;
 
 use ferrite_wire::{
     ClusterId, CoreId, DecodeError, ErrorCode, FRAME_HEADER_BYTES, Features, FrameFlags, FrameHeader,
-    FrameKind, FrameView, Hello, HelloReply, Order, Parsed, Reply, RequestId, Role, finish_frame, limits,
-    parse_frame, start_frame,
+    FrameKind, FrameView, Hello, HelloReply, NodeId, Order, Parsed, PeerPart, Reply, RequestId, Role,
+    finish_frame, limits, parse_frame, start_frame,
 };
 
 use super::Shard;
+use super::gossip_links::UNLISTED_MAX;
 use super::requester::frame;
 use super::session::SessionKind;
 use crate::env::{Caller, Connection, Env};
@@ -20,7 +27,7 @@ const PEER_GREETING_BODY_BYTES_MAX: usize = Hello::HEAD_BYTES + limits::TABLES_B
 
 impl<E: Env> Shard<E> {
     /// Looks for the first frame of an accepted connection. More than [`GREETING_BODY_BYTES_MAX`] is waited for only once its
-    /// beginning names a member of this cluster.
+    /// beginning names this cluster, and a member of it or, where gossip goes, the gossip of some node.
     pub(super) fn parse_greeting<'b>(&self, bytes: &'b [u8]) -> Result<Parsed<'b>, DecodeError> {
         let mut body_bytes_max = GREETING_BODY_BYTES_MAX;
         let may_be_longer = bytes.first_chunk::<FRAME_HEADER_BYTES>().is_some_and(|head| {
@@ -33,11 +40,14 @@ impl<E: Env> Shard<E> {
                 return Ok(Parsed::Need { bytes: FRAME_HEADER_BYTES + Hello::HEAD_BYTES });
             };
             let topology = &self.settings.topology;
-            if let Some((cluster, node)) = Hello::peer_of(begun)
-                && cluster == topology.cluster
-                && topology.node(node).is_some()
-            {
-                body_bytes_max = PEER_GREETING_BODY_BYTES_MAX;
+            if let Some((cluster, node, part)) = Hello::peer_of(begun) {
+                let may_be = match part {
+                    PeerPart::Core => topology.node(node).is_some(),
+                    PeerPart::Gossip => topology.node(node).is_some() || self.settings.core == CoreId(0),
+                };
+                if may_be && cluster == topology.cluster {
+                    body_bytes_max = PEER_GREETING_BODY_BYTES_MAX;
+                }
             }
         }
         parse_frame(bytes, body_bytes_max)
@@ -70,17 +80,20 @@ impl<E: Env> Shard<E> {
                 return self.refuse(connection, frame.header.request, ErrorCode::Unsupported, text);
             }
             Role::Peer { node, tables, .. } | Role::Gossip { node, tables, .. } => {
-                let Some(entry) = self.settings.topology.node(node) else {
+                let is_gossip = matches!(hello.role, Role::Gossip { .. });
+                // There is no node 0.
+                if node == NodeId(0) || !is_gossip && self.settings.topology.node(node).is_none() {
                     let text = format!("node {} is not a member of this cluster", node.0);
                     return self.refuse(connection, frame.header.request, ErrorCode::ForeignCluster, &text);
-                };
-                if let Some(text) = self.tables_difference(entry, tables) {
+                }
+                if let Some(text) = self.tables_difference(node, tables) {
                     return self.refuse(connection, frame.header.request, ErrorCode::TablesDiffer, &text);
                 }
-                match hello.role {
-                    Role::Gossip { .. } => SessionKind::Gossip(node),
-                    Role::Peer { .. } | Role::Client => SessionKind::Peer,
+                if is_gossip && self.settings.listed(node).is_none() && !self.make_room_for_gossip_of(node) {
+                    let text = "this node has connections for gossip from as many nodes that it does not list as it takes";
+                    return self.refuse(connection, frame.header.request, ErrorCode::Overloaded, text);
                 }
+                if is_gossip { SessionKind::Gossip(node) } else { SessionKind::Peer }
             }
         };
         let caller = if kind == SessionKind::Client { Caller::Client } else { Caller::Peer };
@@ -122,6 +135,20 @@ impl<E: Env> Shard<E> {
             };
             finish_frame(out, start, &header);
         });
+        true
+    }
+
+    /// Sees to it that a node that is not listed has one connection for gossip to this one, the newest. False = there are too many of such nodes.
+    fn make_room_for_gossip_of(&self, node: NodeId) -> bool {
+        let unlisted: Vec<(Connection, NodeId)> = {
+            let sessions = self.sessions.borrow();
+            sessions.gossip().filter(|(_, from)| self.settings.listed(*from).is_none()).collect()
+        };
+        let (former, others): (Vec<_>, Vec<_>) = unlisted.into_iter().partition(|(_, from)| *from == node);
+        if others.len() >= UNLISTED_MAX {
+            return false;
+        }
+        former.into_iter().for_each(|(connection, _)| self.drop_connection(connection));
         true
     }
 

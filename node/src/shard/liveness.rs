@@ -12,7 +12,7 @@
 //! always whole, so that one that was lost for want of room in a queue is made good by the next.
 //!
 //! Absent is who is down, and of those that are up a core that stands still or is fenced. Who is suspected, or was never heard of,
-//! counts as present: a request will tell.
+//! counts as present: a request will tell. Nodes that are joining are nobody's replicas, and not listed.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -60,10 +60,10 @@ pub struct Absences {
 }
 
 impl Absences {
-    /// What a membership holds, as a newer list than the one before.
-    fn of(membership: &Membership, before: &Absences) -> Absences {
+    /// What a membership holds of those that own something, as a newer list than the one before.
+    fn of(membership: &Membership, owns: impl Fn(NodeId) -> bool, before: &Absences) -> Absences {
         let is_down = |node| membership.member(node).is_some_and(|member| member.verdict == Verdict::Down);
-        let nodes = membership.members().map(|member| member.identity.node());
+        let nodes = membership.members().map(|member| member.identity.node()).filter(|node| owns(*node));
         let (down, others): (Vec<NodeId>, Vec<NodeId>) = nodes.partition(|node| is_down(*node));
         let cores = others.into_iter().filter_map(|node| membership.member(node)).flat_map(|member| {
             let cores = member.cores.iter().enumerate();
@@ -177,7 +177,8 @@ impl<E: Env> Shard<E> {
 
     /// On the first core: a verdict has changed. All cores are told.
     pub(super) fn spread_absences(&self, membership: &Membership) {
-        let absences = Arc::new(Absences::of(membership, &self.liveness.absences.borrow()));
+        let owns = |node| self.settings.topology.node(node).is_some();
+        let absences = Arc::new(Absences::of(membership, owns, &self.liveness.absences.borrow()));
         *self.liveness.absences.borrow_mut() = absences;
         (1..self.settings.cores).for_each(|core| self.tell_absences(CoreId(core)));
     }

@@ -2,19 +2,30 @@
 //!
 //! ```text
 //! member.2 up 12s generation 1700000000000
+//! member.2.name n2
+//! member.2.address 10.0.0.2:7100
 //! member.2.cores 0:running:12s,1:stalled:3s
 //! member.2.version 0.1.0
 //! member.2.load_permille 12
 //! member.3 unknown                                  never heard of since this node started
+//! member.3.refused tables differ: …                 why it takes no gossip of this one; where no link for data says so
+//! member.4.joining true                             it is no member of the topology: it owns nothing
+//! members.left_out 0                                such nodes that are known and have no lines, for want of room
 //! ```
 //!
+//! There are the members of the topology, nodes that the configuration lists as joining, and up to [`UNLISTED_MAX`] that gossip alone knows of.
+//! The address of the last is where they say they are.
+//!
 //! The first core has them, this node among them; another core only the count of who is absent.
+
+use std::collections::BTreeSet;
 
 use ferrite_cluster::gossip::{CoreVerdict, MemberView};
 use ferrite_wire::NodeId;
 
 use super::Shard;
 use super::gossip::{Gossip, OwnCore, core_verdict_word, verdict_word};
+use super::gossip_links::UNLISTED_MAX;
 use crate::env::Env;
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -26,8 +37,12 @@ impl<E: Env> Shard<E> {
         line("absent", &self.liveness.absences().count());
         let gossip = self.gossip.borrow();
         let Some(gossip) = gossip.as_ref() else { return };
-        for entry in &self.settings.topology.nodes {
-            let node = entry.id;
+        let listed = self.settings.contacts().into_iter().map(|(node, _)| node);
+        let unlisted = gossip.membership.members().map(|member| member.identity.node());
+        let unlisted: Vec<NodeId> = unlisted.filter(|node| self.settings.listed(*node).is_none()).collect();
+        line("members.left_out", &unlisted.len().saturating_sub(UNLISTED_MAX));
+        let shown: BTreeSet<NodeId> = listed.chain(unlisted.into_iter().take(UNLISTED_MAX)).collect();
+        for node in shown {
             let name = format!("member.{}", node.0);
             if node == self.settings.node {
                 let (age_s, life) = (self.age_s(now_ns), gossip.membership.me().generation());
@@ -42,6 +57,21 @@ impl<E: Env> Shard<E> {
                 }
             } else {
                 line(&name, &"unknown");
+            }
+            line(&format!("{name}.name"), &self.name_of(node));
+            match self.settings.listed(node) {
+                Some((_, contact)) => line(&format!("{name}.address"), &contact),
+                None => {
+                    let member = gossip.membership.member(node).expect("it was found among them");
+                    line(&format!("{name}.address"), &member.identity.address());
+                }
+            }
+            if self.settings.topology.node(node).is_none() {
+                line(&format!("{name}.joining"), &true);
+            }
+            let mut links = gossip.links.iter().filter(|link| link.link.node == node);
+            if let Some(refusal) = links.find_map(|link| link.link.refusal.as_ref()) {
+                line(&format!("{name}.refused"), refusal);
             }
             said(gossip, node, |field, value| line(&format!("{name}.{field}"), value));
         }

@@ -71,10 +71,11 @@ use ferrite_wire::{
     Actor, CoreId, Epoch, FrameKind, FrameView, NodeId, Order, PeerMessage, Request, Token, VnodeId,
 };
 
+pub use gossip_links::UNLISTED_MAX;
 pub use hint_counts::HintCounts;
 pub use liveness::{Absence, Absences, Progress};
 pub(crate) use sets::joining_sets;
-pub use settings::{DEADLINE_MAX_NS, ShardSettings};
+pub use settings::{DEADLINE_MAX_NS, Joining, ShardSettings};
 
 use crate::env::{Connection, Env, Hop};
 use crate::recovered;
@@ -215,6 +216,8 @@ pub struct Shard<E: Env> {
     fence_told: Cell<bool>,
     /// Whether members are in several datacenters.
     has_datacenters: bool,
+    /// Whether this node is yet to become an owner: then it takes part in the gossip, and in nothing else.
+    is_joining: bool,
     /// How many quarantines have been told of.
     quarantines_told: Cell<u64>,
     /// When scrubbing was last allowed some bytes.
@@ -259,6 +262,7 @@ impl<E: Env> Shard<E> {
             apart: RefCell::new(Apart::new(APART_KEYS_MAX, settings.apart_bytes_max)),
             engine,
             has_datacenters: datacenters.len() > 1,
+            is_joining: settings.is_joining(),
             me: me.clone(),
             clock: RefCell::new(clock),
             bound_number: Cell::new(bound_number),

@@ -18,8 +18,11 @@ use crate::env::{Connection, Env, Sent};
 pub(super) const OWN_REQUEST: RequestId = RequestId(u64::MAX);
 
 impl<E: Env> Shard<E> {
-    /// Adds a link to core 0 of every other member; they connect at the next tick.
+    /// Adds a link to core 0 of every other member; they connect at the next tick. A node that is joining has no business with them.
     pub(super) fn add_contact_links(&self) {
+        if self.is_joining {
+            return;
+        }
         let now_ns = self.env.now_ns();
         let mut links = self.links.borrow_mut();
         for node in self.settings.topology.nodes.iter().filter(|node| node.id != self.settings.node) {
@@ -212,9 +215,10 @@ impl<E: Env> Shard<E> {
     }
 
     /// The other side says why it refuses this node.
-    fn take_refusal(&self, link: &mut Link, frame: &FrameView<'_>) {
+    pub(super) fn take_refusal(&self, link: &mut Link, frame: &FrameView<'_>) {
         let Ok(Reply::Error { code, text }) = Reply::decode(frame.header.kind, frame.body) else { return };
-        let refusal = Fault { code, text: text.to_owned() };
+        // It is shown in lines, and nothing in it is to end one.
+        let refusal = Fault { code, text: text.replace(char::is_control, " ") };
         // Tried again and again, it is told once.
         if link.refusal.as_ref() != Some(&refusal) {
             let (core, node, address) = (self.settings.core.0, link.node.0, &link.address);

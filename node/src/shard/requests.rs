@@ -43,11 +43,19 @@ impl<E: Env> Shard<E> {
                 return Next::Close;
             }
         };
-        if level_of(&request).is_some_and(Level::is_of_datacenters) && self.has_datacenters {
-            let text =
-                "levels of datacenters are not there yet where there are several: say ONE, QUORUM or ALL";
-            self.refuse(connection, id, ErrorCode::Unsupported, text);
-            return Next::Frame;
+        if let Some(level) = level_of(&request) {
+            if self.is_joining {
+                let text =
+                    "this node has not joined the cluster and owns nothing: ask a node that is not joining";
+                self.refuse(connection, id, ErrorCode::NotJoined, text);
+                return Next::Frame;
+            }
+            if level.is_of_datacenters() && self.has_datacenters {
+                let text =
+                    "levels of datacenters are not there yet where there are several: say ONE, QUORUM or ALL";
+                self.refuse(connection, id, ErrorCode::Unsupported, text);
+                return Next::Frame;
+            }
         }
         if let Request::Get { epoch, level, key, .. } = &request
             && let Some(next) = self.get_here(connection, id, *epoch, *level, key)

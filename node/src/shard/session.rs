@@ -133,6 +133,15 @@ impl Sessions {
         (of(SessionKind::Client), of(SessionKind::Peer))
     }
 
+    /// Connections of the gossip of other nodes that connected to us, and whose they are.
+    pub(super) fn gossip(&self) -> impl Iterator<Item = (Connection, NodeId)> {
+        self.slots.iter().enumerate().filter_map(|(slot, session)| {
+            let session = session.as_ref()?;
+            let SessionKind::Gossip(node) = session.kind else { return None };
+            Some((Connection { slot: slot as u32, generation: session.generation }, node))
+        })
+    }
+
     /// Connections whose handshake or frame is not whole.
     pub(super) fn half_sent(&self) -> Vec<(Connection, HalfSent)> {
         let named = |(slot, session): (usize, &Option<Session>)| {

@@ -1,5 +1,7 @@
 //! What a shard is told when it opens.
 
+use std::net::SocketAddr;
+
 use ferrite_cluster::gossip::GossipOptions;
 use ferrite_cluster::hints::HintOptions;
 use ferrite_wire::{CoreId, Key, NodeId, Topology, limits};
@@ -15,6 +17,17 @@ pub const DEADLINE_MAX_NS: u64 = 60_000 * MS;
 /// More than what surrounds the key and the value of a record in the log, in bytes.
 const AROUND_RECORD_BYTES: usize = 1024;
 
+/// A node that is joining, as the configuration lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Joining {
+    /// Its number.
+    pub node: NodeId,
+    /// Its name, for people.
+    pub name: String,
+    /// Its contact address, `host:port`.
+    pub contact: String,
+}
+
 /// Identity, topology and bounds of one shard. All times in nanoseconds unless the name says otherwise.
 #[derive(Clone, Debug)]
 pub struct ShardSettings {
@@ -28,8 +41,14 @@ pub struct ShardSettings {
     pub incarnation: u64,
     /// What tells the data directory from a copy of it.
     pub place: Place,
-    /// Members and replica lists, with this node's own endpoints and core map filled in.
+    /// Members and replica lists, with this node's own endpoints and core map filled in; one that is joining is not in it.
     pub topology: Topology,
+    /// Nodes that the configuration lists and that own nothing yet. This node is among them, or in the topology.
+    pub joining: Vec<Joining>,
+    /// Where this node asks first for the others, as `host:port`; empty = at every node that the configuration lists.
+    pub seeds: Vec<String>,
+    /// Where others reach this node, if its contact address is a name.
+    pub resolved: Option<SocketAddr>,
     /// The node's vnodes, stores and cores.
     pub placement: Placement,
     /// The engine's options.
@@ -115,6 +134,9 @@ impl ShardSettings {
             incarnation,
             place: Place::FIXED,
             topology,
+            joining: Vec::new(),
+            seeds: Vec::new(),
+            resolved: None,
             placement,
             engine: joining_sets(engine),
             value_bytes_max: limits::VALUE_BYTES_MAX,
@@ -143,5 +165,33 @@ impl ShardSettings {
             forget_held_back_for: Vec::new(),
             reserve_bytes: 0,
         }
+    }
+
+    /// Whether this node is yet to become an owner.
+    pub(super) fn is_joining(&self) -> bool {
+        self.topology.node(self.node).is_none()
+    }
+
+    /// What this node is called.
+    pub(super) fn own_name(&self) -> &str {
+        self.listed(self.node).map_or("this node", |(name, _)| name)
+    }
+
+    /// Name and contact address of a node that the configuration lists.
+    pub(super) fn listed(&self, node: NodeId) -> Option<(&str, &str)> {
+        let owner = self.topology.node(node).map(|entry| (entry.name.as_str(), entry.contact.as_str()));
+        owner.or_else(|| {
+            let entry = self.joining.iter().find(|entry| entry.node == node)?;
+            Some((entry.name.as_str(), entry.contact.as_str()))
+        })
+    }
+
+    /// Every node that the configuration lists, with its contact address; ascending.
+    pub(super) fn contacts(&self) -> Vec<(NodeId, &str)> {
+        let owners = self.topology.nodes.iter().map(|entry| (entry.id, entry.contact.as_str()));
+        let joining = self.joining.iter().map(|entry| (entry.node, entry.contact.as_str()));
+        let mut all: Vec<(NodeId, &str)> = owners.chain(joining).collect();
+        all.sort_unstable_by_key(|(node, _)| *node);
+        all
     }
 }

@@ -1,11 +1,14 @@
 //! Which tables there are, and what a key's table says of it.
 
 use ferrite_cluster::Ring;
-use ferrite_wire::{ErrorCode, NodeEntry, Reply, TTL_NEVER, Table, TableId, TableList};
+use ferrite_wire::{ErrorCode, NodeId, Reply, TTL_NEVER, Table, TableId, TableList};
 
 use super::Shard;
 use super::requester::Requester;
 use crate::env::Env;
+
+/// So many peers with other tables are told of in the log, beside those that the configuration lists.
+const DIFFERING_TOLD_MAX: usize = 64;
 
 /// Why a key cannot be read or written, whichever it is, in its table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,26 +42,28 @@ pub(super) fn usable(ring: &Ring, id: TableId) -> Result<&Table, TableRefusal> {
 impl<E: Env> Shard<E> {
     /// How a peer's tables differ from this node's, in words that are right on both. The log is told when it is news, however often the
     /// peer tries again.
-    pub(super) fn tables_difference(&self, peer: &NodeEntry, theirs: TableList<'_>) -> Option<String> {
-        let mut differing = self.differing.borrow_mut();
+    pub(super) fn tables_difference(&self, peer: NodeId, theirs: TableList<'_>) -> Option<String> {
         if theirs.as_bytes() == self.tables {
-            differing.remove(&peer.id);
+            self.differing.borrow_mut().remove(&peer);
             return None;
         }
-        let here =
-            self.settings.topology.node(self.settings.node).map_or("this node", |entry| entry.name.as_str());
+        let (here, there) = (self.settings.own_name(), self.name_of(peer));
         let ring = self.ring.borrow();
-        let difference = ring.tables().difference(here, &theirs.tables(), &peer.name);
+        let difference = ring.tables().difference(here, &theirs.tables(), &there);
         let text = difference.expect("lists of other bytes are other lists");
-        if differing.get(&peer.id) != Some(&text) {
-            let (core, peer_node) = (self.settings.core.0, peer.id.0);
+        let mut differing = self.differing.borrow_mut();
+        let is_news = differing.get(&peer) != Some(&text);
+        // Anybody may claim to be a node that is not listed, with any tables.
+        let is_told = self.settings.listed(peer).is_some() || differing.len() < DIFFERING_TOLD_MAX;
+        if is_news && is_told {
+            let (core, peer_node) = (self.settings.core.0, peer.0);
             tracing::error!(
                 core,
                 peer_node,
                 difference = text,
                 "a peer with other tables is refused: all nodes must declare the same"
             );
-            differing.insert(peer.id, text.clone());
+            differing.insert(peer, text.clone());
         }
         Some(text)
     }

@@ -23,6 +23,9 @@ pub(super) struct Place {
 
 /// Nodes from 0, whose ids are one higher; each has the same number of cores.
 pub(super) struct Cluster {
+    /// So many nodes are members; those after them are joining, with these seeds, and are in nobody's configuration but their own.
+    members: usize,
+    seeds: Vec<Vec<String>>,
     pub(super) places: Vec<Place>,
     pub(super) cores: usize,
     /// From one node to another: nothing gets through.
@@ -83,12 +86,49 @@ impl Cluster {
         }
         let (other_end, wires) = (BTreeMap::new(), BTreeMap::new());
         let (cut, gossip_cut) = (BTreeSet::new(), BTreeSet::new());
-        Cluster { places, cores, cut, gossip_cut, other_end, wires, hops: Vec::new() }
+        let (members, seeds) = (nodes, Vec::new());
+        Cluster { members, seeds, places, cores, cut, gossip_cut, other_end, wires, hops: Vec::new() }
+    }
+
+    /// Starts a node that nobody knows, and that asks these. Its number, from 0.
+    pub(super) fn join(&mut self, seeds: &[&str]) -> usize {
+        let node = self.places.len() / self.cores;
+        self.seeds.push(seeds.iter().map(|seed| (*seed).to_owned()).collect());
+        let before = self.places[0].bench.clone();
+        for core in 0..self.cores {
+            let bench = Bench::new(MemDisk::new());
+            bench.0.now_ns.set(before.now_ns());
+            bench.0.wall_ms.set(before.wall_ms());
+            bench.0.random.set((1000 * node + core) as u64);
+            let shard = open(&bench, self.settings(node, core)).expect("an empty disk opens");
+            self.places.push(Place { node, bench, shard, is_stalled: false, closed_seen: 0 });
+        }
+        node
+    }
+
+    fn settings(&self, node: usize, core: usize) -> ShardSettings {
+        if node < self.members {
+            return settings_at(self.members, self.cores, node, core);
+        }
+        let at_first = settings_at(self.members, self.cores, 0, 0);
+        let id = NodeId(node as u16 + 1);
+        let mut topology = at_first.topology;
+        topology.nodes[0].endpoints.clear();
+        topology.nodes[0].core_of_vnode.clear();
+        let placement = Placement::deal(&topology, id, 2, self.cores as u16);
+        let mut engine = Options::new(core as u16, placement.stores_of(CoreId(core as u16)), 11);
+        engine.log = at_first.engine.log;
+        let core = CoreId(core as u16);
+        let mut settings = ShardSettings::new(id, core, self.cores as u16, 5, topology, placement, engine);
+        settings.gossip = fast();
+        settings.seeds = self.seeds[node - self.members].clone();
+        let (name, contact) = (format!("n{}", id.0), format!("10.0.0.{}:7000", id.0));
+        settings.joining = vec![Joining { node: id, name, contact }];
+        settings
     }
 
     /// A node starts anew with nothing on its disks. Nobody has a connection to it any more.
     pub(super) fn wipe(&mut self, node: usize) {
-        let nodes = self.places.len() / self.cores;
         for core in 0..self.cores {
             let at = node * self.cores + core;
             let before = &self.places[at].bench;
@@ -100,7 +140,7 @@ impl Cluster {
             bench.0.connections.set(before.0.connections.get());
             self.other_end.retain(|end, other| end.0 != at && other.0 != at);
             self.wires.retain(|end, _| end.0 != at);
-            let mut settings = settings_at(nodes, self.cores, node, core);
+            let mut settings = self.settings(node, core);
             settings.incarnation += 1;
             let shard = open(&bench, settings).expect("an empty disk opens");
             self.places[at] = Place { node, bench, shard, is_stalled: false, closed_seen: 0 };

@@ -17,6 +17,7 @@ mod held_back;
 mod hint_records;
 mod hint_targets;
 mod hints;
+mod joining;
 mod lifetimes;
 mod memory;
 mod multi_get;
@@ -47,7 +48,7 @@ use ferrite_wire::{
     Tables, finish_frame, limits, parse_frame, start_frame,
 };
 
-use super::{Shard, ShardSettings};
+use super::{Joining, Shard, ShardSettings};
 use crate::Placement;
 use crate::env::{Caller, Connection, Env, Handler, Hop, Received, Sent};
 

@@ -316,9 +316,20 @@ fn only_a_member_is_listened_to_for_longer_than_a_strangers_hello() {
     too_long[4..8].copy_from_slice(&body.to_le_bytes());
     let mut no_hello = whole.clone();
     no_hello[8] = FrameKind::Put as u8;
+    // Gossip of any node of the cluster is listened to.
+    let tables = TableList::new(&list).expect("a sound list");
+    let gossip = hello_frame(Role::Gossip { node: NodeId(7), incarnation: 1, tables });
+    let connection = bench.new_connection();
+    shard.on_accepted(connection);
+    receive(&shard, connection, &gossip);
+    assert_eq!(bench.frames(connection)[0].0.kind, FrameKind::HelloReply);
+    let mut foreign_gossip = gossip.clone();
+    foreign_gossip[ferrite_wire::FRAME_HEADER_BYTES + 20] ^= 1;
+
     let no_member = hello_frame(peer_with(&list, 7));
     for (what, bytes) in [
         ("a foreign cluster", foreign),
+        ("a foreign cluster's gossip", foreign_gossip),
         ("a client", of_a_client),
         ("more than all tables", too_long),
         ("a put", no_hello),
