@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 
 use ferrite_client::{BlockingClient, ReadOptions};
-use ferrite_wire::{NodeEntry, NodeId};
+use ferrite_wire::{NodeEntry, NodeId, Topology};
 
 use crate::connection::ClusterArgs;
 use crate::outcome::Failure;
 
-/// Show the nodes of a cluster and how they are; exit code 1 if one does not answer
+/// Show the nodes of a cluster and how they are; exit code 1 if one that owns data does not answer
 ///
 /// Whether a node is up (UN), suspect (SN), down (DN) or was never heard of (?N), for how long, how its cores are and which version it
-/// runs is what the first node that answers holds of it; the other columns are its own answer.
+/// runs is what the first node that answers holds of it; the other columns are its own answer. A node that is joining (UJ, SJ, DJ, ?J) was
+/// found by gossip, or is listed as joining, and owns nothing yet.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Print every `name value` line of each node instead of a table
@@ -38,15 +39,23 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let topology = client.topology().map_err(Failure::failed)?;
     let down_after = args.cluster.timeout().div_f32(topology.nodes.len().clamp(1, 3) as f32);
     let options = ReadOptions { level: None, timeout: Some(down_after) };
-    let answers: Vec<(&NodeEntry, Result<String, String>)> =
-        topology.nodes.iter().map(|node| (node, ask(&mut client, node, options))).collect();
-    let witness = answers.iter().find_map(|(node, answer)| Some((*node, lines(answer.as_ref().ok()?))));
+    let members: Vec<Shown> = topology.nodes.iter().map(Shown::member).collect();
+    let mut answers: Vec<(&Shown, Result<String, String>)> =
+        members.iter().map(|node| (node, ask(&mut client, &node.address, options))).collect();
+    let first = answers.iter().find_map(|(node, answer)| Some((*node, answer.as_ref().ok()?.clone())));
+    let witness = first.as_ref().map(|(node, text)| (*node, lines(text)));
+    let joining = witness.as_ref().map_or(Vec::new(), |(_, lines)| joining(lines, &topology));
+    answers.extend(joining.iter().map(|node| match node.is_up(witness.as_ref().map(|(_, lines)| lines)) {
+        true => (node, ask(&mut client, &node.address, options)),
+        // Nobody waits for one that is known to be gone.
+        false => (node, Err("it is not up".to_owned())),
+    }));
     if args.all {
         for (node, answer) in &answers {
             match (answer, &witness) {
-                (Ok(text), _) => println!("# {} {}\n{}", node.name, node.contact, text.trim_end()),
+                (Ok(text), _) => println!("# {} {}\n{}", node.name, node.address, text.trim_end()),
                 (Err(_), Some((by, lines))) => {
-                    println!("# {} {} does not answer; {} says of it", node.name, node.contact, by.name);
+                    println!("# {} {} does not answer; {} says of it", node.name, node.address, by.name);
                     let own = format!("member.{}", node.id.0);
                     let of_it = |name: &str| name == own || name.starts_with(&format!("{own}."));
                     lines
@@ -54,23 +63,24 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
                         .filter(|(name, _)| of_it(name))
                         .for_each(|(name, value)| println!("{name} {value}"));
                 }
-                (Err(_), None) => println!("# {} {} does not answer", node.name, node.contact),
+                (Err(_), None) => println!("# {} {} does not answer", node.name, node.address),
             }
         }
     } else {
         println!(
-            "cluster {}: {} nodes, {} vnodes, topology epoch {}",
+            "cluster {}: {} nodes{}, {} vnodes, topology epoch {}",
             topology.cluster,
             topology.nodes.len(),
+            if joining.is_empty() { String::new() } else { format!(" and {} joining", joining.len()) },
             topology.vnodes(),
             topology.epoch.0
         );
         let titles = HELD.into_iter().chain(COLUMNS.map(|(title, _)| title)).map(str::to_owned);
         let mut rows = vec![row("NODE", "ADDRESS", titles)];
         for (node, answer) in &answers {
-            let held = held(witness.as_ref().map(|(_, lines)| lines), node.id);
+            let held = held(witness.as_ref().map(|(_, lines)| lines), node);
             let own = answer.as_ref().map_or(COLUMNS.map(|_| "-".to_owned()), |text| columns(text));
-            rows.push(row(&node.name, &node.contact, held.into_iter().chain(own)));
+            rows.push(row(&node.name, &node.address, held.into_iter().chain(own)));
         }
         print_table(&rows);
         if let Some((by, _)) = &witness {
@@ -78,11 +88,15 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
                 "UN up, SN suspect, DN down, ?N never heard of, and for how long: as {} holds it.",
                 by.name
             );
+            if !joining.is_empty() {
+                println!("J for N: joining, which owns nothing yet.");
+            }
         }
         println!("Requests, files and memory are those of each node's first core; --all shows more.");
     }
     let silent: Vec<String> = answers
         .iter()
+        .filter(|(node, _)| !node.is_joining)
         .filter_map(|(node, answer)| Some(format!("{} ({})", node.name, answer.as_ref().err()?)))
         .collect();
     if silent.is_empty() {
@@ -92,8 +106,42 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
 }
 
-fn ask(client: &mut BlockingClient, node: &NodeEntry, options: ReadOptions) -> Result<String, String> {
-    client.status_at(&node.contact, options).map_err(|error| error.to_string())
+/// A node in the table.
+#[derive(Debug, PartialEq, Eq)]
+struct Shown {
+    id: NodeId,
+    name: String,
+    address: String,
+    is_joining: bool,
+}
+
+impl Shown {
+    fn member(entry: &NodeEntry) -> Shown {
+        let (name, address) = (entry.name.clone(), entry.contact.clone());
+        Shown { id: entry.id, name, address, is_joining: false }
+    }
+
+    fn is_up(&self, lines: Option<&Lines<'_>>) -> bool {
+        held(lines, self)[0].starts_with('U')
+    }
+}
+
+/// The nodes that a node's lines say are joining, and that are no members of the topology at hand.
+fn joining(lines: &Lines<'_>, topology: &Topology) -> Vec<Shown> {
+    let id = |line: &str| line.strip_prefix("member.")?.strip_suffix(".joining")?.parse().ok().map(NodeId);
+    let mut ids: Vec<NodeId> = lines.keys().filter_map(|line| id(line)).collect();
+    ids.retain(|id| topology.node(*id).is_none());
+    ids.sort_unstable();
+    let shown = |id: NodeId| {
+        let line = |field: &str| lines.get(format!("member.{}.{field}", id.0).as_str());
+        let text = |field: &str| line(field).map_or("-", |value| value).to_owned();
+        Shown { id, name: text("name"), address: text("address"), is_joining: true }
+    };
+    ids.into_iter().map(shown).collect()
+}
+
+fn ask(client: &mut BlockingClient, address: &str, options: ReadOptions) -> Result<String, String> {
+    client.status_at(address, options).map_err(|error| error.to_string())
 }
 
 fn row(name: &str, address: &str, rest: impl Iterator<Item = String>) -> Vec<String> {
@@ -112,20 +160,21 @@ fn columns(text: &str) -> [String; COLUMNS.len()] {
 }
 
 /// What a node's lines say of another: state, age, cores, version.
-fn held(lines: Option<&Lines<'_>>, node: NodeId) -> [String; HELD.len()] {
-    let own = format!("member.{}", node.0);
+fn held(lines: Option<&Lines<'_>>, node: &Shown) -> [String; HELD.len()] {
+    let own = format!("member.{}", node.id.0);
     let line = |name: &str| lines.and_then(|lines| lines.get(name)).copied();
     let mut words = line(&own).unwrap_or("unknown").split(' ');
     let state = match words.next() {
-        Some("up") => "UN",
-        Some("suspect") => "SN",
-        Some("down") => "DN",
-        _ => "?N",
+        Some("up") => "U",
+        Some("suspect") => "S",
+        Some("down") => "D",
+        _ => "?",
     };
+    let state = format!("{state}{}", if node.is_joining { "J" } else { "N" });
     let age = words.next().unwrap_or("-");
     let cores = line(&format!("{own}.cores")).map_or_else(|| "-".to_owned(), cores);
     let version = line(&format!("{own}.version")).unwrap_or("-");
-    [state.to_owned(), age.to_owned(), cores, version.to_owned()]
+    [state, age.to_owned(), cores, version.to_owned()]
 }
 
 /// The cores of a node in few words: their number, and which do not run.
@@ -156,6 +205,7 @@ pub(crate) fn print_table(rows: &[Vec<String>]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ferrite_wire::{ClusterId, Epoch, HashSeed, Tables};
 
     #[test]
     fn columns_are_found_by_name() {
@@ -169,11 +219,51 @@ mod tests {
                     member.2 suspect 1s generation 18\nmember.2.cores 0:running:9s,1:stalled:3s,2:fenced:8s\n\
                     member.3 down 12s generation 4\nmember.4 unknown\n";
         let lines = lines(text);
-        let of = |node| held(Some(&lines), NodeId(node));
+        let of = |node| held(Some(&lines), &shown(node, false));
         assert_eq!(of(1), ["UN", "90s", "1", "0.1.0"]);
         assert_eq!(of(2), ["SN", "1s", "3 (1 stalled 3s, 2 fenced 8s)", "-"]);
         assert_eq!(of(3), ["DN", "12s", "-", "-"]);
         assert_eq!([of(4), of(5)], [["?N", "-", "-", "-"]; 2]);
-        assert_eq!(held(None, NodeId(1)), ["?N", "-", "-", "-"]);
+        assert_eq!(held(None, &shown(1, false)), ["?N", "-", "-", "-"]);
+        assert_eq!(
+            [1, 2, 3, 4].map(|node| held(Some(&lines), &shown(node, true))[0].clone()),
+            ["UJ", "SJ", "DJ", "?J"]
+        );
+    }
+
+    fn shown(node: u16, is_joining: bool) -> Shown {
+        let (name, address) = (format!("n{node}"), format!("10.0.0.{node}:7100"));
+        Shown { id: NodeId(node), name, address, is_joining }
+    }
+
+    #[test]
+    fn nodes_that_are_joining_are_found_in_what_a_member_says() {
+        let member = |id: u16| NodeEntry {
+            id: NodeId(id),
+            incarnation: 0,
+            name: format!("n{id}"),
+            rack: String::new(),
+            datacenter: String::new(),
+            contact: format!("10.0.0.{id}:7100"),
+            endpoints: Vec::new(),
+            core_of_vnode: Vec::new(),
+        };
+        let topology = Topology {
+            epoch: Epoch(1),
+            cluster: ClusterId([1; 16]),
+            hash_seed: HashSeed(7),
+            nodes: [1, 12].map(member).into(),
+            tables: Tables::only_default(2),
+            replicas: Vec::new(),
+            vnode_epochs: Vec::new(),
+        };
+        let text = "member.1 up 9s\nmember.9 up 9s\nmember.9.name n9\nmember.9.address 10.0.0.9:7100\n\
+                    member.9.joining true\nmember.12.joining true\nmember.30.joining true\nmember.x.joining true\n";
+        let lines = lines(text);
+        let found = joining(&lines, &topology);
+        let nameless =
+            Shown { id: NodeId(30), name: "-".to_owned(), address: "-".to_owned(), is_joining: true };
+        assert_eq!(found, [shown(9, true), nameless], "the witness may know an older topology");
+        assert!(found[0].is_up(Some(&lines)) && !found[1].is_up(Some(&lines)));
     }
 }

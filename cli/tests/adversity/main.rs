@@ -13,6 +13,7 @@ mod havoc;
 mod hostile;
 mod idle;
 mod image;
+mod joining;
 mod ledger;
 mod lifecycle;
 mod liveness;
