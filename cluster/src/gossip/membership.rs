@@ -6,18 +6,19 @@ use ferrite_wire::{CoreId, Epoch, NodeId, Reader, limits};
 use foca::{Member, Message, State, Timer};
 
 use super::digest::is_text;
-use super::options::SEED_EVERY_JOINS;
 use super::packet::{self, Body, Head, Scope};
+use super::plausible;
 use super::protocol::{Effects, Protocol, protocol};
 use super::random::Random;
 use super::report::OwnReport;
+use super::seeds::Seeds;
 use super::spread::Spread;
 use super::swim::Swim;
 use super::timers::{Due, Timers};
 use super::view::View;
 use super::{
     CoreReport, CoreVerdict, CoreView, Digest, Fault, Generation, GossipOptions, Identity, MemberView,
-    Output, SEEDS_MAX, Start, VERSION_BYTES_MAX, Verdict,
+    Output, Start, VERSION_BYTES_MAX, Verdict,
 };
 
 /// Most nodes that anything is held of.
@@ -33,7 +34,7 @@ pub struct Membership {
     me: Identity,
     scope: Scope,
     options: GossipOptions,
-    seeds: Vec<SocketAddr>,
+    seeds: Seeds,
     random: Random,
     timers: Timers,
     view: View,
@@ -45,7 +46,6 @@ pub struct Membership {
     raised_ms: Option<u64>,
     /// How many members foca's settings are for.
     sized_for: usize,
-    joins: u64,
     has_left: bool,
 }
 
@@ -66,7 +66,6 @@ impl Membership {
     pub fn new(now_ms: u64, start: Start) -> Membership {
         let Start { me, scope, version, name, seeds, random_seed, options } = start;
         assert_eq!(options.check(), Ok(()), "the options of gossip are checked where they are read");
-        assert!(seeds.len() <= SEEDS_MAX, "at most {SEEDS_MAX} seeds");
         assert!(is_text(&version, VERSION_BYTES_MAX), "a version is at most {VERSION_BYTES_MAX} bytes long");
         assert!(is_text(&name, limits::NAME_BYTES_MAX), "a name is configured");
         let mut random = Random::new(random_seed);
@@ -79,7 +78,7 @@ impl Membership {
             foca,
             me,
             scope,
-            seeds,
+            seeds: Seeds::new(seeds),
             random,
             timers,
             view: View::new(options.stall_ms),
@@ -88,7 +87,6 @@ impl Membership {
             heard_ms,
             raised_ms: None,
             sized_for: 1,
-            joins: 0,
             has_left: false,
             options,
         }
@@ -159,7 +157,7 @@ impl Membership {
             // This node's own address was among its seeds.
             Body::Who(identity) | Body::Here(identity) if identity == self.me => Ok(()),
             Body::Who(identity) | Body::Here(identity) if identity.node() == self.me.node() => {
-                Err(twin(identity))
+                Err(plausible::twin(identity))
             }
             Body::Who(identity) => {
                 out.push(send(&identity, packet::here(self.head(), &self.me)));
@@ -170,37 +168,11 @@ impl Membership {
                 Ok(())
             }
             Body::Swim { about, bytes, swim, digests } => {
-                self.check(&about, &swim, &digests)?;
+                plausible::check(self.me.node(), &self.view, about.as_ref(), &swim, &digests)?;
                 self.take(now_ms, about, bytes, &swim, digests, out);
                 Ok(())
             }
         }
-    }
-
-    /// What a sound packet may still not say.
-    fn check(&self, about: &Option<Member<Identity>>, swim: &Swim, digests: &[Digest]) -> Result<(), Fault> {
-        let src = swim.header.src;
-        if src.node() == self.me.node() {
-            return Err(twin(src));
-        }
-        if about.as_ref().is_some_and(|about| about.id().node() != self.me.node())
-            || swim.third().is_some_and(|third| third.node() == self.me.node())
-        {
-            return Err(Fault::Misdirected);
-        }
-        let named = swim.news.iter().map(|member| member.id().node());
-        let mut unknown: Vec<NodeId> = named
-            .chain(digests.iter().map(|digest| digest.node))
-            .chain([src.node()])
-            .filter(|node| *node != self.me.node() && !self.view.knows(*node))
-            .collect();
-        if unknown.is_empty() {
-            return Ok(());
-        }
-        unknown.sort_unstable();
-        unknown.dedup();
-        let is_room = self.view.nodes() + unknown.len() <= MEMBERS_MAX;
-        if is_room { Ok(()) } else { Err(Fault::TooManyMembers { max: MEMBERS_MAX }) }
     }
 
     fn take(
@@ -345,33 +317,19 @@ impl Membership {
         old.into_iter().for_each(|node| self.forget(node));
     }
 
-    /// Asks all seeds who they are while this node is alone, and now and then one that is no member: two halves of a cluster that
-    /// were begun apart find each other so.
+    /// Asks seeds who they are, if it is time to.
     fn look_for_seeds(&mut self, out: &mut Vec<Output>) {
-        self.joins += 1;
         if self.has_left {
             return;
         }
         let is_alone = self.foca.num_members() == 0;
-        if !is_alone && !self.joins.is_multiple_of(SEED_EVERY_JOINS) {
-            return;
-        }
-        let is_member = |seed: &SocketAddr| {
+        let is_member = |seed: SocketAddr| {
             let mut members = self.view.members();
-            members.any(|member| member.identity.address() == *seed && member.verdict != Verdict::Down)
+            members.any(|member| member.identity.address() == seed && member.verdict != Verdict::Down)
         };
-        let mut others: Vec<SocketAddr> = self
-            .seeds
-            .iter()
-            .copied()
-            .filter(|seed| *seed != self.me.address() && !is_member(seed))
-            .collect();
-        if !is_alone && others.len() > 1 {
-            let chosen = self.random.below(others.len() as u64) as usize;
-            others = vec![others[chosen]];
-        }
+        let asked = self.seeds.due(is_alone, self.me.address(), is_member, &mut self.random);
         let head = self.head();
-        out.extend(others.into_iter().map(|to| Output::Send {
+        out.extend(asked.into_iter().map(|to| Output::Send {
             to,
             node: None,
             bytes: packet::who(head, &self.me),
@@ -542,82 +500,4 @@ impl Membership {
 
 fn send(to: &Identity, bytes: Vec<u8>) -> Output {
     Output::Send { to: to.address(), node: Some(to.node()), bytes }
-}
-
-fn twin(identity: Identity) -> Fault {
-    Fault::Twin { generation: identity.generation(), address: identity.address() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::gossip::TablesHash;
-    use crate::gossip::swim::SwimCodec;
-    use bytes::BufMut;
-    use ferrite_wire::ClusterId;
-    use foca::{Codec, Header};
-
-    const SCOPE: Scope = Scope { cluster: ClusterId([7; 16]), tables: TablesHash(1) };
-
-    fn identity(node: u16, generation: u64) -> Identity {
-        Identity::new(NodeId(node), Generation(generation), SocketAddr::from(([10, 0, 0, node as u8], 7_000)))
-    }
-
-    fn member(node: u16) -> Membership {
-        let start = Start {
-            me: identity(node, 5),
-            scope: SCOPE,
-            version: String::new(),
-            name: String::new(),
-            seeds: Vec::new(),
-            random_seed: 1,
-            options: GossipOptions::default(),
-        };
-        Membership::new(0, start)
-    }
-
-    fn packet(
-        from: Identity,
-        to: Identity,
-        message: Message<Identity>,
-        news: &[Member<Identity>],
-    ) -> Vec<u8> {
-        let header = Header { src: from, src_incarnation: 0, dst: to, message };
-        let (mut codec, mut swim) = (SwimCodec, Vec::new());
-        codec.encode_header(&header, &mut swim).expect("room");
-        swim.put_u16(news.len() as u16);
-        news.iter().for_each(|member| codec.encode_member(member, &mut swim).expect("room"));
-        let mut bytes = packet::start(Head { scope: SCOPE, from: from.node() }, None, &swim);
-        bytes.extend_from_slice(&[0, 0]);
-        bytes
-    }
-
-    /// Foca would find only after it had begun a new life that the ping is for itself, and object.
-    #[test]
-    fn a_peer_cannot_have_this_node_ping_itself_in_its_next_life() {
-        let (mut membership, mut out) = (member(1), Vec::new());
-        let (me, other) = (membership.me(), identity(2, 5));
-        let message = Message::PingReq { target: identity(1, 6), probe_number: 1 };
-        let bytes = packet(other, me, message, &[Member::down(me)]);
-        assert_eq!(membership.on_message(0, &bytes, &mut out), Err(Fault::Misdirected));
-        assert_eq!((membership.me(), membership.members().count(), out.len()), (me, 0, 0));
-    }
-
-    #[test]
-    fn news_of_more_nodes_than_a_cluster_may_have_is_refused() {
-        let (mut membership, mut out) = (member(1), Vec::new());
-        let (me, other) = (membership.me(), identity(2, 5));
-        for first in [10u16, 1_000, 2_000, 3_000] {
-            let news: Vec<_> = (first..first + 900).map(|node| Member::alive(identity(node, 1))).collect();
-            let bytes = packet(other, me, Message::Gossip, &news);
-            assert_eq!(membership.on_message(0, &bytes, &mut out), Ok(()));
-        }
-        assert_eq!(membership.members().count(), 3_601);
-        out.clear();
-        let news: Vec<_> = (5_000..5_500).map(|node| Member::alive(identity(node, 1))).collect();
-        let bytes = packet(other, me, Message::Gossip, &news);
-        let fault = membership.on_message(0, &bytes, &mut out);
-        assert_eq!(fault, Err(Fault::TooManyMembers { max: MEMBERS_MAX }));
-        assert_eq!((membership.members().count(), out.len()), (3_601, 0));
-    }
 }

@@ -16,6 +16,8 @@
 //! | `timers` | what is due when, in the time in which this process ran |
 //! | `identity` | node, life, address |
 //! | `packet`, `swim` | bytes |
+//! | `plausible` | what a sound packet may still not say |
+//! | `seeds` | where others may be, and when they are asked |
 //! | `digest`, `report`, `spread` | what a node says of itself: its form, when it says it, how it is passed on |
 //! | `view` | verdicts, and since when each is held |
 //!
@@ -42,9 +44,11 @@ mod identity;
 mod membership;
 mod options;
 mod packet;
+mod plausible;
 mod protocol;
 mod random;
 mod report;
+mod seeds;
 mod spread;
 mod swim;
 mod timers;

@@ -63,8 +63,6 @@ impl Default for GossipOptions {
 pub(super) const LOAD_STEP_PERMILLE: u16 = 100;
 /// Up to how many members a digest goes out every `digest_period_ms`.
 const DIGEST_MEMBERS: u64 = 100;
-/// A seed that is no member is asked once in so many periods for joining.
-pub(super) const SEED_EVERY_JOINS: u64 = 10;
 
 impl GossipOptions {
     /// The first rule that a setting breaks, in words.
