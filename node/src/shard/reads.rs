@@ -157,7 +157,7 @@ impl<E: Env> Shard<E> {
             deadline_ns,
             quorum,
             kept: Vec::new(),
-            repaired_bytes_max: self.settings.set_bytes_max(&key),
+            repaired_bytes_max: self.settings.set_bytes_max(key),
             holding,
             then,
             timed: self.timed(elsewhere, nodes),
