@@ -15,7 +15,7 @@ use ferrite_havoc::home::Home;
 /// Do everything to five real nodes that the world does to nodes, with checked writers through all of it
 ///
 /// Partitions, one-way ones too, stops, kills, wrong clocks, wiped directories and full disks, until time is up. Exit codes: 0 = nothing
-/// was lost; 1 = something was, and the nodes' logs are kept; 2 = it could not be done.
+/// was lost; 1 = something was, and the nodes' logs are kept, or a figure is not what it must be; 2 = it could not be done.
 #[derive(Parser)]
 #[command(name = "ferrite-havoc", version, max_term_width = 100)]
 struct Havoc {
@@ -106,7 +106,9 @@ fn run(havoc: &Havoc) -> Result<bool, Obstacle> {
     if let Some(figure) = &havoc.figure {
         let (program, home) = (havoc.where_.program()?, havoc.where_.home()?);
         match figure {
-            Figure::Down(options) => figures::down::run(&program, home.path(), *options)?,
+            Figure::Down(options) => {
+                return Ok(is_well(figures::down::run(&program, home.path(), *options)?.wrong()));
+            }
             Figure::Slow(options) => figures::slow::run(&program, home.path(), *options)?,
             Figure::Flood(options) => figures::flood::run(&program, home.path(), options)?,
             Figure::Crowd(_) => unreachable!("it needs no nodes"),
@@ -130,6 +132,14 @@ fn run(havoc: &Havoc) -> Result<bool, Obstacle> {
         println!("  {}", log.display());
     }
     Ok(false)
+}
+
+/// Says what is wrong with a figure.
+fn is_well(wrong: Option<String>) -> bool {
+    if let Some(wrong) = &wrong {
+        eprintln!("ferrite-havoc: {wrong}");
+    }
+    wrong.is_none()
 }
 
 /// Enters namespaces where that can be done, and says so.

@@ -8,6 +8,7 @@ mod cluster;
 mod crashes;
 mod crowds;
 mod damaged;
+mod down;
 mod full_disk;
 mod havoc;
 mod hostile;

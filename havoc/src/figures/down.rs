@@ -1,7 +1,10 @@
 //! A node that was down under load: how soon reads at ONE on it are right again, second by second, and how soon hints are delivered.
 //!
 //! Writers write at QUORUM all the time. A reader asks the node itself, and nobody else, at ONE; a read is right if it finds what had
-//! been acknowledged of the record before it was sent, or something later.
+//! been acknowledged of the record before it was sent, or something later. What is acknowledged by the two others may come to the node a
+//! moment later, so that single reads may be wrong at any time; but in the end each record is read until what had been acknowledged of it
+//! is there, a bounded number of times. Where it is not, where hints are left, or where the node missed nothing, the figure
+//! [is wrong](Outcome::wrong).
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,6 +27,9 @@ pub struct Options {
     /// How long reads on it are watched afterwards
     #[arg(long, default_value = "5s", value_parser = ferrite_loadgen::cli::duration)]
     pub watch: Duration,
+    /// Watch no longer than until hints are drained
+    #[arg(long)]
+    pub until_drained: bool,
     /// Nodes, at least three
     #[arg(long, default_value_t = 3)]
     pub nodes: usize,
@@ -42,6 +48,46 @@ const VALUE_BYTES: usize = 100;
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How long all is well before the node goes down: what a second looks like then.
 const BEFORE: Duration = Duration::from_secs(2);
+
+/// How often a record is read until what had been acknowledged of it is there, and the rest between two times.
+const POLLS_MAX: u32 = 200;
+const POLL_PAUSE: Duration = Duration::from_millis(50);
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Outcome {
+    /// Writes that were acknowledged while the node was down.
+    pub missed: u64,
+    /// Hints that the others kept for it when it came back; `None` = they did not tell.
+    pub owed: Option<u64>,
+    /// When none was left, from its return on; `None` = it was not seen.
+    pub drained: Option<Duration>,
+    /// Records that were read on it in the end.
+    pub records: u64,
+    /// Those of them that it did not have as they had been acknowledged.
+    pub stale: u64,
+}
+
+impl Outcome {
+    /// What should not be, in one line.
+    pub fn wrong(&self) -> Option<String> {
+        if self.missed == 0 {
+            return Some("no write was acknowledged while the node was down".to_owned());
+        }
+        if self.owed == Some(0) {
+            return Some(format!("the node missed {} writes, and nobody kept a hint for it", self.missed));
+        }
+        if self.drained.is_none() {
+            return Some("hints for the node were not drained while it was watched".to_owned());
+        }
+        let Outcome { records, stale, .. } = self;
+        (*stale > 0).then(|| {
+            format!(
+                "{stale} of {records} records were not right at ONE on the node after {POLLS_MAX} reads each"
+            )
+        })
+    }
+}
 
 /// Reads of one second.
 #[derive(Clone, Copy, Debug, Default)]
@@ -67,7 +113,7 @@ impl Second {
 }
 
 /// Measures, and prints a table.
-pub fn run(program: &Path, home: &Path, options: Options) -> Result<(), Obstacle> {
+pub fn run(program: &Path, home: &Path, options: Options) -> Result<Outcome, Obstacle> {
     let mut nodes = super::start(program, home, Kind::Plain, options.nodes.max(VICTIM + 1))?;
     let mut fillers: Vec<BlockingClient> = (0..8).map(|_| nodes.client(0)).collect();
     fill(&mut fillers, options.records, &value(0))?;
@@ -92,7 +138,7 @@ fn watch(
     options: Options,
     floors: &[AtomicU64],
     writes: &AtomicU64,
-) -> Result<(), Obstacle> {
+) -> Result<Outcome, Obstacle> {
     let mut lines = Vec::new();
     let mut reader = nodes.client_of(VICTIM, &[VICTIM]);
     let before = read_for(&mut reader, BEFORE, floors);
@@ -109,7 +155,7 @@ fn watch(
     let mut second = 0;
     // A client of its own: one that saw the node down would wait before it tries again.
     let mut reader = nodes.client_of(VICTIM, &[VICTIM]);
-    while back.elapsed() < options.watch {
+    while back.elapsed() < options.watch && !(options.until_drained && drained.is_some()) {
         second += 1;
         let mut reads = Second::default();
         let mut left = None;
@@ -123,6 +169,7 @@ fn watch(
         }
         lines.push(reads.line(&format!("{second}"), left));
     }
+    let stale = stale(&mut reader, floors);
     println!(
         "one of {} nodes down for {:.0} s under {} writes a second at QUORUM: {missed} writes missed; hints owed at its return: {}",
         nodes.len(),
@@ -138,7 +185,32 @@ fn watch(
         Some(time) => println!("\nhints were drained {:.1} s after its return", time.as_secs_f64()),
         None => println!("\nhints were not seen drained"),
     }
-    Ok(())
+    let records = floors.len() as u64;
+    println!("at ONE on it in the end: {} of {records} records right", records - stale);
+    Ok(Outcome { missed, owed, drained, records, stale })
+}
+
+/// How many records the node does not come to have as they are acknowledged now.
+fn stale(reader: &mut BlockingClient, floors: &[AtomicU64]) -> u64 {
+    let floors = floors.iter().map(|floor| floor.load(Ordering::Acquire));
+    let mut left: Vec<(u64, u64)> = (0..).zip(floors).collect();
+    for poll in 0..POLLS_MAX {
+        if poll > 0 {
+            std::thread::sleep(POLL_PAUSE);
+        }
+        left.retain(|(record, floor)| is_right(reader, *record, *floor) != Some(true));
+        if left.is_empty() {
+            break;
+        }
+    }
+    left.len() as u64
+}
+
+/// Whether a read at ONE finds that or something later; `None` = it is not answered.
+fn is_right(client: &mut BlockingClient, record: u64, floor: u64) -> Option<bool> {
+    let read = ReadOptions { level: Some(Level::One), timeout: Some(Duration::from_secs(1)) };
+    let found = client.get(Key::plain(&key(record)), read).ok()?;
+    Some(found.map_or(0, |found| counter(&found.bytes)) >= floor)
 }
 
 /// Hints that the others still owe the node; `None` = they do not tell.
@@ -191,19 +263,35 @@ fn write(
 fn read_for(client: &mut BlockingClient, time: Duration, floors: &[AtomicU64]) -> Second {
     let mut rng = Rng::new(77);
     let began = Instant::now();
-    let read = ReadOptions { level: Some(Level::One), timeout: Some(Duration::from_secs(1)) };
     let mut second = Second::default();
     while began.elapsed() < time {
         let record = rng.below(floors.len() as u64);
         let floor = floors[record as usize].load(Ordering::Acquire);
-        let count = match client.get(Key::plain(&key(record)), read) {
-            Ok(found) if found.as_ref().map_or(0, |found| counter(&found.bytes)) >= floor => {
-                &mut second.right
-            }
-            Ok(_) => &mut second.wrong,
-            Err(_) => &mut second.failed,
+        let count = match is_right(client, record, floor) {
+            Some(true) => &mut second.right,
+            Some(false) => &mut second.wrong,
+            None => &mut second.failed,
         };
         *count += 1;
     }
     second
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_missed_kept_drained_or_right_is_wrong() {
+        let well = Outcome { missed: 9, owed: Some(9), drained: Some(Duration::ZERO), records: 5, stale: 0 };
+        assert_eq!(well.wrong(), None);
+        for (outcome, word) in [
+            (Outcome { missed: 0, ..well }, "no write"),
+            (Outcome { owed: Some(0), ..well }, "nobody kept"),
+            (Outcome { drained: None, ..well }, "not drained"),
+            (Outcome { stale: 1, ..well }, "1 of 5 records"),
+        ] {
+            assert!(outcome.wrong().is_some_and(|said| said.contains(word)), "{outcome:?}");
+        }
+    }
 }
