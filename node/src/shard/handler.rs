@@ -184,7 +184,7 @@ impl<E: Env> Handler for Shard<E> {
             && self.multi_gets.borrow().len() == 0
             && self.multi_puts.borrow().len() == 0
             && self.latches.borrow().is_empty()
-            && self.hop_backlog.borrow().is_empty()
+            && self.backlog.borrow().is_empty()
             && self.disk_reads.get() == 0
             && !self.pump_runs.get()
             && !self.sync_runs.get()

@@ -10,6 +10,7 @@
 
 mod afar;
 mod apart;
+mod backlog;
 mod batches;
 mod clock_bounds;
 mod debts;
@@ -80,6 +81,7 @@ pub use settings::{DEADLINE_MAX_NS, Joining, ShardSettings};
 use crate::env::{Connection, Env, Hop};
 use crate::recovered;
 use apart::{APART_KEYS_MAX, Apart};
+use backlog::Backlog;
 use debts::Owed;
 use forward::ForwardOperation;
 use gossip::Gossip;
@@ -180,9 +182,7 @@ pub struct Shard<E: Env> {
     parts: Cell<usize>,
     deadlines: RefCell<Wheel<OperationId>>,
     hedges: RefCell<Hedges>,
-    hop_backlog: RefCell<VecDeque<(CoreId, Hop)>>,
-    /// Bytes of the frames in it.
-    hop_backlog_bytes: Cell<usize>,
+    backlog: RefCell<Backlog>,
     counters: Counters,
     /// When the shard was opened.
     opened_ns: u64,
@@ -288,8 +288,7 @@ impl<E: Env> Shard<E> {
             parts: Cell::new(0),
             deadlines: RefCell::new(Wheel::new(now_ns, DEADLINE_GRAIN_NS)),
             hedges: RefCell::default(),
-            hop_backlog: RefCell::default(),
-            hop_backlog_bytes: Cell::new(0),
+            backlog: RefCell::default(),
             counters: Counters::new(&recovery),
             opened_ns: now_ns,
             pump_runs: Cell::new(false),

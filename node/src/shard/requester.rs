@@ -150,7 +150,7 @@ impl<E: Env> Shard<E> {
             }
             Requester::Core { core, connection, request } => {
                 let mut out = Vec::new();
-                let has_room = self.hop_backlog_bytes.get() < self.settings.hop_backlog_bytes_max;
+                let has_room = self.backlog.borrow().bytes() < self.settings.hop_backlog_bytes_max;
                 if has_room || !overloaded(answer.kind(), request, &mut out) {
                     frame(answer, request, true, time, &mut out);
                 }
@@ -180,29 +180,12 @@ impl<E: Env> Shard<E> {
     /// the requests in flight, for every message here is the one answer of one of them; and in bytes, for over the bound answers
     /// are short.
     pub(super) fn send_hop(&self, core: CoreId, message: Hop) {
-        let mut backlog = self.hop_backlog.borrow_mut();
-        let message = match backlog.is_empty() {
-            true => match self.env.hop(core, message) {
-                Ok(()) => return,
-                Err(message) => message,
-            },
-            false => message,
-        };
-        self.hop_backlog_bytes.set(self.hop_backlog_bytes.get() + message.frame_bytes());
-        backlog.push_back((core, message));
+        self.backlog.borrow_mut().send(core, message, |core, message| self.env.hop(core, message));
     }
 
     /// Tries again to send what found a full queue.
     pub(super) fn flush_hops(&self) {
-        let mut backlog = self.hop_backlog.borrow_mut();
-        while let Some((core, message)) = backlog.pop_front() {
-            let bytes = message.frame_bytes();
-            if let Err(message) = self.env.hop(core, message) {
-                backlog.push_front((core, message));
-                break;
-            }
-            self.hop_backlog_bytes.set(self.hop_backlog_bytes.get() - bytes);
-        }
+        self.backlog.borrow_mut().flush(|core, message| self.env.hop(core, message));
     }
 }
 

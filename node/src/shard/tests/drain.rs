@@ -52,7 +52,7 @@ fn a_peers_question_that_finds_the_other_core_busy_is_refused() {
     let key = [elsewhere.expect("the other core owns some keys")];
     receive(&shard, connection, &write_frame(1, 1_000_000, &key));
     assert_eq!(write_answers(&bench, connection), [WriteAnswer::Refused(ErrorCode::Overloaded)]);
-    assert!(shard.hop_backlog.borrow().is_empty());
+    assert!(shard.backlog.borrow().is_empty());
 }
 
 /// What has waited for this core beyond its deadline is not carried out: nobody waits for it any more.

@@ -154,10 +154,10 @@ fn answers_that_wait_for_another_core_are_bounded_in_bytes() {
     for number in 21..=120 {
         ask(number, &get(&key, Level::One));
     }
-    assert!(shard.hop_backlog_bytes.get() < 15_000, "{}", shard.hop_backlog_bytes.get());
+    assert!(shard.backlog.borrow().bytes() < 15_000, "{}", shard.backlog.borrow().bytes());
     bench.0.hops_full.set(false);
     shard.flush_hops();
-    assert_eq!(shard.hop_backlog_bytes.get(), 0);
+    assert_eq!(shard.backlog.borrow().bytes(), 0);
     let mut kinds = BTreeMap::new();
     for (core, hop) in bench.0.hops.borrow().iter() {
         let Hop::Reply { frame, .. } = hop else { panic!("only answers: {hop:?}") };
