@@ -12,10 +12,10 @@ use crate::cluster::{Cluster, Status, Wanted, wait_for};
 use crate::ledger::StopAtEnd;
 use crate::wire::{self, Raw, request_of};
 
-/// A node whose log has room for little: 4 MiB of records may wait for it.
+/// A node with little memory, a part of whose reserve of 8 MiB is for records that wait for the log.
 const ONE_CORE: Wanted<'static> = Wanted { nodes: 1, cores: 1, server: "memtable = \"4MiB\"" };
 const CONNECTIONS: u64 = 32;
-/// Puts that each connection has in flight: together they are 64 MiB, sixteen times what may wait.
+/// Puts that each connection has in flight: together they are 64 MiB, many times what may wait.
 const DEPTH: u64 = 64;
 const VALUE_BYTES: usize = 32 << 10;
 /// The time that most puts have, and every so many one that has hardly any.

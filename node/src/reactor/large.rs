@@ -10,7 +10,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-/// Part of the room for frames that may be spare beside it, as a divisor.
+/// Part of the room that is for what is spare, as a divisor; all else is for frames.
 const SPARE_PART: usize = 4;
 
 /// What all connections of a core have of the room, in bytes.
@@ -45,12 +45,12 @@ impl Large {
         self.bytes
     }
 
-    /// Has so many bytes for a frame from now on. False = there is no room, and it has as many as before.
+    /// Has so many bytes for a frame from now on, where all together may have as many as the bound. False = there is no room, and it has as many as before.
     pub(super) fn resize(&mut self, bytes: usize, bytes_max: usize) -> bool {
-        resize(&self.all.frames, &mut self.bytes, bytes, bytes_max)
+        resize(&self.all.frames, &mut self.bytes, bytes, bytes_max - bytes_max / SPARE_PART)
     }
 
-    /// The same of bytes to spare, of a part of the bound of frames.
+    /// The same of bytes to spare.
     pub(super) fn resize_spare(&mut self, bytes: usize, bytes_max: usize) -> bool {
         resize(&self.all.spare, &mut self.spare, bytes, bytes_max / SPARE_PART)
     }
@@ -83,11 +83,11 @@ mod tests {
         let [mut first, mut second] = [Large::new(all.clone()), Large::new(all.clone())];
         assert!(first.resize(1_000, 100), "alone");
         assert!(!second.resize(1, 100), "beside it");
-        assert!(first.resize(60, 100), "less is always to be had");
-        assert!(second.resize(40, 100) && !second.resize(41, 100));
-        assert_eq!(all.get(), 100);
+        assert!(first.resize(45, 100), "less is always to be had");
+        assert!(second.resize(30, 100) && !second.resize(31, 100));
+        assert_eq!(all.get(), 75, "a quarter is for what is spare");
         drop(first);
-        assert_eq!(all.get(), 40);
+        assert_eq!(all.get(), 30);
         assert!(second.resize(500, 100));
     }
 

@@ -25,7 +25,7 @@ pub struct ReactorOptions {
     /// are left the fewer each may have.
     pub out_all_bytes_max: usize,
     /// Most bytes of room for frames longer than a receive, of all clients of the core together; one alone may be longer. A quarter
-    /// as much is beside it for those that receive much at a time and have nothing long under way.
+    /// of it is for those that receive much at a time and have nothing long under way.
     pub in_all_bytes_max: usize,
     /// So much the kernel takes for a client beyond what is on its way, in bytes (`TCP_NOTSENT_LOWAT`). What it takes it copies, and keeps for as long as
     /// nobody reads, outside of every bound here; without this, up to the 4 MiB of `tcp_wmem` each.
