@@ -1,22 +1,30 @@
 //! What can be done to a cluster, and how it is done.
+//!
+//! A fault that nobody felt is no fault: each lasts until it shows in what nodes say or answer, and is a violation where it does not within
+//! a bound. A kill and a wiped directory show themselves.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
+use ferrite_client::{ErrorCode, Key, Level, WriteOptions, WriteOutcome};
 use ferrite_loadgen::chooser::Rng;
 
 use crate::nodes::Nodes;
 use crate::{Obstacle, wait_for};
 
-/// Clocks are set off by so much, in milliseconds: within the drift that nodes allow each other, and beyond.
-const CLOCK_OFFSETS_MS: [i64; 4] = [-3_000, -300, 300, 3_000];
+/// Clocks are set off by so much, ahead or behind, in milliseconds: within the drift that nodes allow each other, and then beyond.
+const CLOCK_OFFSETS_MS: [i64; 2] = [300, 3_000];
 /// What nodes allow each other's clocks to differ by, unless their configuration says otherwise.
 const DRIFT_MAX: Duration = Duration::from_millis(500);
-/// Longest wait until a full disk is felt.
-const FULL_WITHIN: Duration = Duration::from_secs(8);
-/// Longest wait until a node that stands still is held to be down: many times what the nodes' timings of gossip make of it.
+/// Longest wait until a full disk is felt: writers first use up what was laid out before.
+const FULL_WITHIN: Duration = Duration::from_secs(60);
+/// Longest wait until a node that stands still, or is not heard, is held to be down: many times what the nodes' timings of gossip make of it.
 const DOWN_WITHIN: Duration = Duration::from_secs(30);
+/// Longest wait until a clock that is off is noticed, or a node whose clock is not takes writes.
+const CLOCK_WITHIN: Duration = Duration::from_secs(30);
+/// What writes are tried with while a clock is off. No writer has it.
+const PROBE: &[u8] = b"clock probe";
 
 /// A fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,7 +59,7 @@ impl Fault {
 
     /// By how much clocks of nodes differ at most while it lasts: all of them are one machine's, up to where they are set off.
     pub fn drift(self) -> Duration {
-        let off_ms = CLOCK_OFFSETS_MS.iter().map(|off| off.unsigned_abs()).max().unwrap_or(0);
+        let off_ms = CLOCK_OFFSETS_MS.into_iter().max().unwrap_or(0).unsigned_abs();
         DRIFT_MAX + Duration::from_millis(if self == Fault::Clock { off_ms } else { 0 })
     }
 }
@@ -115,16 +123,20 @@ pub(crate) fn strike(
                 nodes.ground.cut(left, right).and_then(|()| nodes.ground.cut(right, left))
             })?;
             std::thread::sleep(hold);
+            let unnoticed = unheard(nodes, left);
             across(&|left, right| {
                 nodes.ground.mend(left, right).and_then(|()| nodes.ground.mend(right, left))
             })?;
-            Ok(format!("partition, {} from the others, {seconds:.1} s", names(left)).into())
+            let words = format!("partition, {} from the others, {seconds:.1} s", names(left));
+            Ok(Done { words, unnoticed })
         }
         Fault::OneWay => {
             across(&|left, right| nodes.ground.cut(left, right))?;
             std::thread::sleep(hold);
+            let unnoticed = unheard(nodes, left);
             across(&|left, right| nodes.ground.mend(left, right))?;
-            Ok(format!("one-way partition, {} are not heard, {seconds:.1} s", names(left)).into())
+            let words = format!("one-way partition, {} are not heard, {seconds:.1} s", names(left));
+            Ok(Done { words, unnoticed })
         }
         Fault::Pause => {
             let stopped = Instant::now();
@@ -151,14 +163,23 @@ pub(crate) fn strike(
             Ok(format!("kill, {}", names(&[victim])).into())
         }
         Fault::Clock => {
-            let offset_ms = CLOCK_OFFSETS_MS[rng.below(CLOCK_OFFSETS_MS.len() as u64) as usize];
-            for offset_ms in [offset_ms, 0] {
-                nodes.kill(victim)?;
-                nodes.set_clock_offset(victim, offset_ms)?;
-                nodes.start(victim)?;
-                std::thread::sleep(hold / 2);
+            let sign = if rng.below(2) == 0 { -1 } else { 1 };
+            let mut unnoticed = None;
+            for offset_ms in CLOCK_OFFSETS_MS {
+                start_off(nodes, victim, sign * offset_ms)?;
+                std::thread::sleep(hold / 3);
+                let is_beyond = Duration::from_millis(offset_ms.unsigned_abs()) > DRIFT_MAX;
+                let wrong = if is_beyond { unrefused(nodes, victim) } else { refused(nodes, victim) };
+                let told =
+                    |wrong| format!("n{}'s clock is {} ms off, and {wrong}", victim + 1, sign * offset_ms);
+                unnoticed = unnoticed.or(wrong.map(told));
             }
-            Ok(format!("clock offset, {} {offset_ms} ms, {seconds:.1} s", names(&[victim])).into())
+            start_off(nodes, victim, 0)?;
+            std::thread::sleep(hold / 3);
+            let offsets = CLOCK_OFFSETS_MS.map(|offset_ms| format!("{} ms", sign * offset_ms)).join(", ");
+            let words =
+                format!("clock offset, {}, {offsets}: the last refused, {seconds:.1} s", names(&[victim]));
+            Ok(Done { words, unnoticed })
         }
         Fault::Wipe => {
             nodes.kill(victim)?;
@@ -174,11 +195,65 @@ pub(crate) fn strike(
             // There is room left in files that were made before.
             let felt =
                 wait_for(FULL_WITHIN, || disk.is_some_and(|node| nodes.feels_full_disk(node)).then_some(()));
-            let felt = if felt.is_some() { "refuses writes" } else { "not yet felt" };
             std::thread::sleep(hold);
             nodes.free_disk()?;
-            Ok(format!("full disk, {}, {seconds:.1} s, {felt}", names(disk.as_slice())).into())
+            let unnoticed = format!(
+                "{} did not say that its disk is full within {} s",
+                names(disk.as_slice()),
+                FULL_WITHIN.as_secs()
+            );
+            Ok(Done {
+                words: format!("full disk, {}, {seconds:.1} s, refuses writes", names(disk.as_slice())),
+                unnoticed: felt.is_none().then_some(unnoticed),
+            })
         }
+    }
+}
+
+/// The others hold the first of those that they do not hear to be down; else it is told in words.
+fn unheard(nodes: &Nodes, left: &[usize]) -> Option<String> {
+    let of = *left.first()?;
+    let other = (0..nodes.len()).find(|node| !left.contains(node))?;
+    let held = wait_for(DOWN_WITHIN, || nodes.holds_down(other, of).then_some(()));
+    held.is_none()
+        .then(|| format!("n{} was not heard, and n{} did not hold it to be down", of + 1, other + 1))
+}
+
+/// Kills a node and starts it with its clock off by that.
+fn start_off(nodes: &mut Nodes, node: usize, offset_ms: i64) -> Result<(), Obstacle> {
+    nodes.kill(node)?;
+    nodes.set_clock_offset(node, offset_ms)?;
+    nodes.start(node)
+}
+
+/// Writes through one node and no other, until it ends as wanted.
+fn writes_until(nodes: &Nodes, through: usize, is_wanted: impl Fn(&WriteOutcome) -> bool) -> bool {
+    let mut client = nodes.client_of(through, &[through]);
+    let options = WriteOptions { level: Some(Level::Quorum), ..WriteOptions::default() };
+    let written = wait_for(CLOCK_WITHIN, || {
+        let outcome = client.put(Key::plain(PROBE), b"", options);
+        is_wanted(&outcome).then_some(())
+    });
+    written.is_some()
+}
+
+/// A node whose clock is off, but within the drift, takes writes; else it is told in words.
+fn refused(nodes: &Nodes, node: usize) -> Option<String> {
+    (!writes_until(nodes, node, WriteOutcome::is_done)).then(|| "it takes no writes".to_owned())
+}
+
+/// A node whose clock is off beyond the drift says so and refuses writes for it, and others go on; else it is told in words.
+fn unrefused(nodes: &Nodes, node: usize) -> Option<String> {
+    let is_refused = |outcome: &WriteOutcome| matches!(outcome, WriteOutcome::NotApplied(fault) if fault.code == ErrorCode::ClockDrift);
+    let other = (node + 1) % nodes.len();
+    if wait_for(CLOCK_WITHIN, || nodes.knows_its_clock_is_off(node).then_some(())).is_none() {
+        Some("it does not say so".to_owned())
+    } else if !writes_until(nodes, node, is_refused) {
+        Some("it refuses no write for it".to_owned())
+    } else if !writes_until(nodes, other, WriteOutcome::is_done) {
+        Some(format!("n{} takes no writes either", other + 1))
+    } else {
+        None
     }
 }
 

@@ -383,6 +383,14 @@ impl Nodes {
         self.statuses(node).iter().any(|text| text.contains("engine.disk_full true"))
     }
 
+    /// Whether any core of a node says that its wall clock is out of step with most others'.
+    pub fn knows_its_clock_is_off(&self, node: usize) -> bool {
+        let is_off = |line: &str| {
+            ["wall_clock ahead of ", "wall_clock behind "].iter().any(|off| line.starts_with(off))
+        };
+        self.statuses(node).iter().any(|text| text.lines().any(is_off))
+    }
+
     /// The sum of a number over all cores of a node; `None` = not all of them say it.
     pub fn number(&self, node: usize, name: &str) -> Option<u64> {
         let statuses = self.statuses(node);
