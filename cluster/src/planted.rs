@@ -50,6 +50,10 @@ pub enum Bug {
     AckedBeforeReplicaSync,
     /// A replica whose connection broke counts as one that has acknowledged.
     LostCountsAsAck,
+    /// An acknowledgement that comes a second time counts as another replica's.
+    RepeatedAckCounts,
+    /// An answer to an operation that has ended is taken for one to the operation that has its place.
+    RecycledAnswerTaken,
     /// A write whose time is up is reported as not applied, also where replicas may have it.
     TimeoutSaysNotApplied,
 }

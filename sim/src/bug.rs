@@ -11,7 +11,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every bug with its name on the command line.
-    pub const ALL: [(&'static str, Bug); 27] = [
+    pub const ALL: [(&'static str, Bug); 29] = [
         ("ack-before-sync", Bug::Engine(ferrite_lsm::planted::Bug::AckBeforeSync)),
         ("stale-segment-replayed", Bug::Engine(ferrite_lsm::planted::Bug::StaleSegmentReplayed)),
         ("skipped-directory-sync", Bug::Engine(ferrite_lsm::planted::Bug::SkippedDirectorySync)),
@@ -38,6 +38,8 @@ impl Bug {
         ("expired-shown", Bug::Cluster(ferrite_cluster::planted::Bug::ExpiredShown)),
         ("acked-before-replica-sync", Bug::Cluster(ferrite_cluster::planted::Bug::AckedBeforeReplicaSync)),
         ("lost-counts-as-ack", Bug::Cluster(ferrite_cluster::planted::Bug::LostCountsAsAck)),
+        ("repeated-ack-counts", Bug::Cluster(ferrite_cluster::planted::Bug::RepeatedAckCounts)),
+        ("recycled-answer-taken", Bug::Cluster(ferrite_cluster::planted::Bug::RecycledAnswerTaken)),
         ("timeout-says-not-applied", Bug::Cluster(ferrite_cluster::planted::Bug::TimeoutSaysNotApplied)),
     ];
 

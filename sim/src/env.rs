@@ -48,7 +48,7 @@ impl Env for SimEnv {
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        self.world.spawn(self.process, task);
+        self.world.spawn(self.process, self.core, task);
     }
 
     fn sleep_ns(&self, nanoseconds: u64) -> impl Future<Output = ()> + 'static {

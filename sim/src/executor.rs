@@ -1,6 +1,6 @@
 //! Tasks on virtual time: run when woken, on one thread, in the order of waking or any other that is asked for.
 //!
-//! A task belongs to a process. When the process dies its tasks are dropped where they stand, as a machine's would be.
+//! A task belongs to a core of a process. When the process dies its tasks are dropped where they stand, as a machine's would be.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -33,6 +33,7 @@ impl Wake for TaskWaker {
 
 struct Task {
     process: ProcessId,
+    core: u16,
     future: Pin<Box<dyn Future<Output = ()>>>,
 }
 
@@ -53,11 +54,21 @@ pub(crate) struct Running {
 
 impl Executor {
     /// Adds a task; it runs at the next turn.
-    pub(crate) fn spawn(&mut self, process: ProcessId, future: impl Future<Output = ()> + 'static) {
+    pub(crate) fn spawn(
+        &mut self,
+        process: ProcessId,
+        core: u16,
+        future: impl Future<Output = ()> + 'static,
+    ) {
         let id = self.next;
         self.next += 1;
-        self.tasks.insert(id, Some(Task { process, future: Box::pin(future) }));
+        self.tasks.insert(id, Some(Task { process, core, future: Box::pin(future) }));
         self.woken.lock().expect("no holder panics").push(id);
+    }
+
+    /// Wakes a task once more.
+    pub(crate) fn wake(&mut self, task: u64) {
+        self.woken.lock().expect("no holder panics").push(task);
     }
 
     /// How many wakings wait.
@@ -106,6 +117,16 @@ impl Executor {
 }
 
 impl Running {
+    /// Which it is.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Whose it is.
+    pub(crate) fn core(&self) -> (ProcessId, u16) {
+        (self.task.process, self.task.core)
+    }
+
     /// Polls it; true = it has ended.
     pub(crate) fn poll(&mut self) -> bool {
         self.task.future.as_mut().poll(&mut Context::from_waker(&self.waker)).is_ready()

@@ -2,7 +2,7 @@
 //!
 //! A write that was acknowledged at a level of W is on W of its N replicas at least; a read at a level of R asks R of them. They meet, so that
 //! the read must know of the write, if R + W > N. Each replica whose disk has since forgotten what it had is one less of the W. That is the
-//! whole fault budget: no other fault may cost anything.
+//! whole fault budget: no other fault may cost anything. Where an answer says that more have answered than its level asks for, R or W is as many.
 //!
 //! Of a write that was acknowledged sloppily, some of those W only stood in for replicas. Until they have delivered it no read must know of it. From
 //! then on it counts like any other, but that each node whose disk has forgotten something in between, replica or not, is one less: it may have
@@ -40,13 +40,22 @@ impl Holders {
     }
 }
 
-/// When a read was sent, and how many replicas it asks.
+/// When a read was sent, how many replicas it asks, and how many have answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Reading {
     /// When it was sent, in virtual nanoseconds.
     pub(crate) begun_ns: u64,
     /// How many replicas must answer it.
     pub(crate) needed: usize,
+    /// How many have, by its answer; 0 = it has not come.
+    pub(crate) answered: usize,
+}
+
+impl Reading {
+    /// A read that was sent.
+    pub(crate) fn new(begun_ns: u64, needed: usize) -> Reading {
+        Reading { begun_ns, needed, answered: 0 }
+    }
 }
 
 /// When a write was sent and acknowledged, by how many replicas, and who they may have been.
@@ -74,7 +83,7 @@ impl Holdings {
         if reading.needed <= holders.count() / 2 {
             return;
         }
-        let Reading { begun_ns, needed } = reading;
+        let Reading { begun_ns, needed, .. } = reading;
         let shown = Written { sent_ns: begun_ns, told_ns, needed, holders, apart_until_ns: 0 };
         // One is enough, until a disk has forgotten something or a read asks more.
         let is_known = |held: &Written| held.needed >= needed && held.sent_ns >= facts.last_loss_of_any_ns();
@@ -150,7 +159,7 @@ impl Facts {
             |loss: &&Loss| write.holders.contains(loss.node) || loss.at_ns <= write.apart_until_ns;
         let lost = self.losses.iter().filter(forgot).filter(may_have_had_it);
         let lost = Holders::of(lost.map(|loss| loss.node)).count();
-        reading.needed + write.needed > write.holders.count() + lost
+        reading.needed.max(reading.answered) + write.needed > write.holders.count() + lost
     }
 }
 
@@ -164,7 +173,7 @@ mod tests {
     }
 
     fn reading(needed: usize) -> Reading {
-        Reading { begun_ns: 30, needed }
+        Reading::new(30, needed)
     }
 
     #[test]
@@ -173,7 +182,15 @@ mod tests {
         for (read, write, meet) in [(2, 2, true), (1, 2, false), (1, 3, true), (3, 1, true), (2, 1, false)] {
             assert_eq!(facts.meet(reading(read), &written(write)), meet, "{read} {write}");
         }
-        assert!(!facts.meet(Reading { begun_ns: 19, needed: 3 }, &written(3)), "it was not acknowledged yet");
+        assert!(!facts.meet(Reading::new(19, 3), &written(3)), "it was not acknowledged yet");
+    }
+
+    #[test]
+    fn an_answer_of_more_than_were_asked_for_knows_what_they_know() {
+        let facts = Facts::default();
+        assert!(!facts.meet(reading(1), &written(2)));
+        assert!(facts.meet(Reading { answered: 2, ..reading(1) }, &written(2)));
+        assert!(facts.meet(Reading { answered: 1, ..reading(2) }, &written(2)), "it is its level's at least");
     }
 
     #[test]
@@ -210,14 +227,14 @@ mod tests {
     fn what_a_read_of_a_majority_has_shown_is_held_by_so_many() {
         let (mut held, mut facts) = (Holdings::default(), Facts::default());
         let holders = Holders::of(0..3);
-        held.shown(Reading { begun_ns: 10, needed: 1 }, holders, 12, &facts);
+        held.shown(Reading::new(10, 1), holders, 12, &facts);
         assert!(!held.meet(reading(3), &facts), "a read of one repairs nothing");
-        held.shown(Reading { begun_ns: 10, needed: 2 }, holders, 12, &facts);
+        held.shown(Reading::new(10, 2), holders, 12, &facts);
         assert!(held.meet(reading(2), &facts) && !held.meet(reading(1), &facts));
-        assert!(!held.meet(Reading { begun_ns: 11, needed: 2 }, &facts), "it had not been answered");
+        assert!(!held.meet(Reading::new(11, 2), &facts), "it had not been answered");
         facts.lost(1, 0, 20);
         assert!(!held.meet(reading(2), &facts), "one of them may have forgotten it");
-        held.shown(Reading { begun_ns: 21, needed: 2 }, holders, 22, &facts);
+        held.shown(Reading::new(21, 2), holders, 22, &facts);
         assert!(held.meet(reading(2), &facts));
     }
 }

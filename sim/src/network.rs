@@ -1,7 +1,7 @@
 //! Connections: ordered byte streams that are late, arrive in pieces, stall in partitions, and break.
 //!
-//! As with TCP nothing is lost or reordered within a live connection; what a partition holds up arrives when it heals, or
-//! never if an end closes first. Sockets belong to a core of a process or to a simulated client.
+//! As with TCP no byte is lost or reordered within a live connection (whole messages between nodes may be: `world/messages.rs`);
+//! what a partition holds up arrives when it heals, or never if an end closes first. Sockets belong to a core of a process or to a simulated client.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

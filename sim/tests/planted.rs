@@ -62,6 +62,17 @@ fn a_replica_that_broke_off_and_was_counted_is_caught() {
     caught("lost-counts-as-ack", 20, true);
 }
 
+/// One replica has it, and two are told.
+#[test]
+fn an_acknowledgement_that_comes_twice_and_counts_twice_is_caught() {
+    caught("repeated-ack-counts", 60, true);
+}
+
+#[test]
+fn a_late_answer_that_is_taken_for_one_to_another_operation_is_caught() {
+    caught("recycled-answer-taken", 20, true);
+}
+
 #[test]
 fn a_timeout_that_is_reported_as_not_applied_is_caught() {
     assert_caught("timeout-says-not-applied", 10, "as not applied");

@@ -9,17 +9,21 @@ const SEEDS: std::ops::Range<u64> = 1..241;
 const THREADS: usize = 2;
 
 /// What the range must have met, faults and paths of the server.
-const FAULTS: [&str; 21] = [
+const FAULTS: [&str; 25] = [
     "bit flipped",
     "clock jump",
     "connection lost",
     "connection refused",
     "connection reset",
     "copy restored",
+    "core stalled",
     "directory wiped",
     "disk stalled",
     "full disk",
     "kill",
+    "message late",
+    "message lost",
+    "message repeated",
     "one-way partition",
     "orderly stop",
     "partition",

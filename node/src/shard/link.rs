@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use ferrite_wire::{CoreId, Fault, NodeId};
+use ferrite_wire::{CoreId, Fault, NodeId, RequestId};
 
 use crate::env::Connection;
 
@@ -36,8 +36,11 @@ pub(super) struct Link {
     pub(super) heard_ns: u64,
     /// When it was last pinged, in nanoseconds.
     pub(super) pinged_ns: u64,
-    /// When each question left, in nanoseconds, that is answered with the other's wall clock and has not been: the hello, then pings.
-    pub(super) asked_ns: VecDeque<u64>,
+    /// The questions that are answered with the other's wall clock and have not been, the hello, then pings: their numbers, and when they left, in
+    /// nanoseconds.
+    asked: VecDeque<(RequestId, u64)>,
+    /// How many pings it has had.
+    pings: u64,
     /// The next pause, in nanoseconds; doubles with each failure.
     pub(super) pause_ns: u64,
     /// Since when the link has been up or down, in nanoseconds.
@@ -47,8 +50,12 @@ pub(super) struct Link {
 }
 
 const PAUSE_FIRST_NS: u64 = 20_000_000;
-/// Most pings of a link that have not been answered.
-pub(super) const PINGS_OPEN_MAX: usize = 16;
+/// Number of a link's own questions but pings.
+pub(super) const OWN_REQUEST: RequestId = RequestId(u64::MAX);
+/// Pings have numbers of their own, from here on. The highest byte of an operation's is a replica's place, which never is as much.
+const PING_REQUESTS: u64 = 0xFE << 56;
+/// Most questions of a link that have not been answered.
+const PINGS_OPEN_MAX: usize = 16;
 
 impl Link {
     pub(super) fn new(node: NodeId, core: CoreId, address: String, now_ns: u64) -> Link {
@@ -59,7 +66,8 @@ impl Link {
             state: LinkState::Resting(now_ns),
             heard_ns: now_ns,
             pinged_ns: now_ns,
-            asked_ns: VecDeque::new(),
+            asked: VecDeque::new(),
+            pings: 0,
             pause_ns: PAUSE_FIRST_NS,
             since_ns: now_ns,
             refusal: None,
@@ -89,12 +97,40 @@ impl Link {
         self.refusal = None;
     }
 
+    /// Whether a number is that of a question of a link's own, or of none, and not an operation's.
+    pub(super) fn is_own(request: RequestId) -> bool {
+        request == RequestId(0) || request.0 >= PING_REQUESTS
+    }
+
+    /// A greeting leaves.
+    pub(super) fn greets(&mut self, now_ns: u64) {
+        self.asked = [(OWN_REQUEST, now_ns)].into();
+    }
+
+    /// A ping leaves, with this number. `None` = too many are unanswered.
+    pub(super) fn pings(&mut self, now_ns: u64) -> Option<RequestId> {
+        if self.asked.len() >= PINGS_OPEN_MAX {
+            return None;
+        }
+        self.pings += 1;
+        let request = RequestId(PING_REQUESTS | self.pings);
+        self.asked.push_back((request, now_ns));
+        self.pinged_ns = now_ns;
+        Some(request)
+    }
+
+    /// When the question of this number left, unless it was answered before. What left before it is not waited for any more.
+    pub(super) fn answered(&mut self, request: RequestId) -> Option<u64> {
+        let at = self.asked.iter().position(|(asked, _)| *asked == request)?;
+        self.asked.drain(..=at).next_back().map(|(_, left_ns)| left_ns)
+    }
+
     /// The connection is gone: rest, longer each time. `jitter` is random and keeps nodes from retrying in step.
     pub(super) fn cut(&mut self, now_ns: u64, pause_max_ns: u64, jitter: u64) {
         if self.up().is_some() {
             self.since_ns = now_ns;
         }
-        self.asked_ns.clear();
+        self.asked.clear();
         self.state = LinkState::Resting(now_ns + self.pause_ns / 2 + jitter % (self.pause_ns / 2 + 1));
         self.pause_ns = (self.pause_ns * 2).min(pause_max_ns);
     }
@@ -225,6 +261,23 @@ mod tests {
             "a core that is not the first"
         );
         assert_eq!(links.route(NodeId(7), None), None);
+    }
+
+    /// Answers were taken in the order of the questions. One that came twice was taken for that to the next, which had left later: the other's
+    /// wall clock looked as much behind, and this node's own ahead.
+    #[test]
+    fn an_answer_that_comes_twice_or_late_answers_no_other_question() {
+        let mut link = Link::new(NodeId(2), CoreId(0), "a:1".to_owned(), 0);
+        link.greets(5);
+        assert_eq!([link.answered(OWN_REQUEST), link.answered(OWN_REQUEST)], [Some(5), None]);
+        let asked = [10, 20, 30].map(|now_ns| link.pings(now_ns).expect("few are open"));
+        assert_eq!(link.answered(asked[0]), Some(10));
+        assert_eq!(link.answered(asked[0]), None, "twice");
+        assert_eq!(link.answered(asked[2]), Some(30), "the one before is lost");
+        assert_eq!(link.answered(asked[1]), None, "or late");
+        assert_eq!((0..20).filter_map(|now_ns| link.pings(now_ns)).count(), PINGS_OPEN_MAX);
+        assert!(asked.iter().all(|request| Link::is_own(*request)));
+        assert!(Link::is_own(OWN_REQUEST) && Link::is_own(RequestId(0)) && !Link::is_own(RequestId(1)));
     }
 
     #[test]

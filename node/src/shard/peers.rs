@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use ferrite_cluster::planted;
 use ferrite_wire::{
     CoreId, Epoch, Fault, Features, FrameFlags, FrameHeader, FrameKind, FrameView, Hello, HelloReply,
     PROTOCOL_MAX, PROTOCOL_MIN, PeerMessage, Reply, Request, RequestId, Role, TableList, Topology,
@@ -9,13 +10,12 @@ use ferrite_wire::{
 };
 
 use super::Shard;
-use super::link::{Link, LinkState, PINGS_OPEN_MAX};
+use super::link::{Link, LinkState};
 use super::session::SessionKind;
 use super::slab::OperationId;
 use crate::env::{Connection, Env, Sent};
 
-/// Request ids of a link's own questions; operations' ids never have all bits of their replica set.
-pub(super) const OWN_REQUEST: RequestId = RequestId(u64::MAX);
+pub(super) use super::link::OWN_REQUEST;
 
 impl<E: Env> Shard<E> {
     /// Adds a link to core 0 of every other member; they connect at the next tick. A node that is joining has no business with them.
@@ -41,7 +41,7 @@ impl<E: Env> Shard<E> {
                     LinkState::Resting(until) if now_ns >= until => {
                         let connection = self.env.connect(&link.address);
                         (link.state, link.heard_ns) = (LinkState::Greeting(connection), now_ns);
-                        link.asked_ns = [now_ns].into();
+                        link.greets(now_ns);
                         self.sessions.borrow_mut().open(connection, SessionKind::Link(number), now_ns);
                     }
                     LinkState::Resting(_) => {}
@@ -50,18 +50,16 @@ impl<E: Env> Shard<E> {
                             cut.push(connection);
                         } else if link.up().is_some()
                             && now_ns.saturating_sub(link.pinged_ns) >= self.settings.ping_interval_ns
-                            && link.asked_ns.len() < PINGS_OPEN_MAX
+                            && let Some(number) = link.pings(now_ns)
                         {
-                            link.pinged_ns = now_ns;
-                            link.asked_ns.push_back(now_ns);
-                            pings.push(connection);
+                            pings.push((connection, number));
                         }
                     }
                 }
             }
         }
-        for connection in pings {
-            self.ask(connection, &Request::Ping);
+        for (connection, number) in pings {
+            self.ask(connection, number, &Request::Ping);
         }
         for connection in cut {
             ferrite_lsm::cover::mark("silent peer cut");
@@ -92,11 +90,11 @@ impl<E: Env> Shard<E> {
         });
     }
 
-    fn ask(&self, connection: Connection, request: &Request<'_>) {
+    fn ask(&self, connection: Connection, number: RequestId, request: &Request<'_>) {
         self.env.send(connection, |out| {
             let start = start_frame(out);
             request.encode(out);
-            finish_frame(out, start, &self.question(request.kind(), OWN_REQUEST, 0));
+            finish_frame(out, start, &self.question(request.kind(), number, 0));
         });
     }
 
@@ -144,18 +142,18 @@ impl<E: Env> Shard<E> {
                 }
                 link.greeted(connection, now_ns);
                 let target = link.node;
-                self.compare_wall(target, link.asked_ns.pop_front(), frame.header.time);
+                self.compare_wall(target, link.answered(frame.header.request), frame.header.time);
                 let (node, core) = (link.node.0, link.core.0);
                 drop(links);
                 self.hints.borrow_mut().is_back(target);
                 tracing::info!(core = self.settings.core.0, peer_node = node, peer_core = core, "peer is up");
                 if core == 0 {
-                    self.ask(connection, &Request::Topology { have: Epoch(0) });
+                    self.ask(connection, OWN_REQUEST, &Request::Topology { have: Epoch(0) });
                 }
                 true
             }
             FrameKind::Pong => {
-                self.compare_wall(link.node, link.asked_ns.pop_front(), frame.header.time);
+                self.compare_wall(link.node, link.answered(frame.header.request), frame.header.time);
                 up
             }
             FrameKind::TopologyReply if up => {
@@ -170,7 +168,10 @@ impl<E: Env> Shard<E> {
             FrameKind::ReplicaWriteAnswer | FrameKind::ReplicaReadAnswer if up => {
                 drop(links);
                 self.observe(frame.header.time);
-                let (operation, replica) = OperationId::from_request(frame.header.request.0);
+                let (mut operation, replica) = OperationId::from_request(frame.header.request.0);
+                if planted::active(planted::Bug::RecycledAnswerTaken) {
+                    operation = self.operations.borrow().in_place_of(operation);
+                }
                 if usize::from(replica) >= limits::REPLICAS_MAX {
                     // A number that this node never gave.
                     return false;
@@ -195,9 +196,7 @@ impl<E: Env> Shard<E> {
             }
             // The answer to a write that was handed on. One that comes late answers nothing; and a peer that found fault with this
             // node's bytes says so under their number, too, and closes.
-            FrameKind::Done | FrameKind::Error
-                if up && ![OWN_REQUEST, RequestId(0)].contains(&frame.header.request) =>
-            {
+            FrameKind::Done | FrameKind::Error if up && !Link::is_own(frame.header.request) => {
                 drop(links);
                 self.observe(frame.header.time);
                 match Reply::decode(frame.header.kind, frame.body) {

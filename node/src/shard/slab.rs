@@ -60,6 +60,12 @@ impl<T> Slab<T> {
         OperationId { slot, generation: entry.0 }
     }
 
+    /// What is where an operation was, or is.
+    pub(super) fn in_place_of(&self, id: OperationId) -> OperationId {
+        let now = self.entries.get(id.slot as usize).map_or(id.generation, |(generation, _)| *generation);
+        OperationId { generation: now, ..id }
+    }
+
     /// The entry, if it has not ended.
     pub(super) fn get_mut(&mut self, id: OperationId) -> Option<&mut T> {
         let (generation, value) = self.entries.get_mut(id.slot as usize)?;

@@ -22,6 +22,8 @@ pub(crate) enum Told {
 pub(crate) struct Answer {
     /// What its client was told.
     pub(crate) told: Told,
+    /// By how many it was acknowledged, if it was.
+    pub(crate) acknowledged: usize,
     /// The highest order that the client was told of along with it.
     pub(crate) time: Order,
     /// When, in virtual nanoseconds.
@@ -75,10 +77,10 @@ pub(crate) struct Intent {
 }
 
 impl Intent {
-    /// The write, acknowledged at a moment.
-    pub(crate) fn acknowledged(&self, told_ns: u64) -> Written {
+    /// The write, acknowledged at a moment by so many replicas, and by as many as it needs at least.
+    pub(crate) fn acknowledged(&self, told_ns: u64, by: usize) -> Written {
         let Intent { needed, holders, now_ns, .. } = *self;
-        Written { sent_ns: now_ns, told_ns, needed, holders, apart_until_ns: 0 }
+        Written { sent_ns: now_ns, told_ns, needed: needed.max(by), holders, apart_until_ns: 0 }
     }
 
     /// What is known of where it is once nobody owes anything any more; `reached_all` = whoever coordinated it has seen to that. Of those that need not have
@@ -88,7 +90,7 @@ impl Intent {
         let stood_in = is_sloppy || (reached_all && self.may_be_sloppy);
         let needed = if reached_all { self.holders.count() } else { self.needed };
         let apart_until_ns = if stood_in { at_ns } else { 0 };
-        let written = Written { needed, apart_until_ns, ..self.acknowledged(at_ns) };
+        let written = Written { needed, apart_until_ns, ..self.acknowledged(at_ns, 0) };
         (told.version().is_some() && (reached_all || is_sloppy)).then_some(written)
     }
 

@@ -99,14 +99,14 @@ impl History {
     /// A write's client was told something.
     pub(crate) fn told(&mut self, key: u64, id: u64, answer: Answer) -> Result<(), Violation> {
         let violation = |what: String| Err(Violation { key, what });
-        let Answer { told, time, at_ns } = answer;
+        let Answer { told, acknowledged, time, at_ns } = answer;
         if let Some(version) = told.version() {
             self.compare_orders(key, id, version)?;
         }
         let write = self.find(key, id).expect("told of a write that was begun");
         (write.told, write.told_ns, write.time) = (told, at_ns, Some(time));
         if matches!(told, Told::Acknowledged(_)) {
-            write.held.acknowledged(write.sent.acknowledged(at_ns));
+            write.held.acknowledged(write.sent.acknowledged(at_ns, acknowledged));
         }
         let node = write.sent.node + 1;
         let seen = write.seen;

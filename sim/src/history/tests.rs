@@ -31,7 +31,7 @@ fn intent(now_ns: u64) -> Intent {
 }
 
 fn answer(told: Told, at_ns: u64) -> Answer {
-    Answer { told, time: Order(u64::MAX), at_ns }
+    Answer { told, acknowledged: 0, time: Order(u64::MAX), at_ns }
 }
 
 fn begin(history: &mut History, sent: Intent) -> u64 {
@@ -39,7 +39,7 @@ fn begin(history: &mut History, sent: Intent) -> u64 {
 }
 
 /// A read of two replicas, long after.
-const READING: Reading = Reading { begun_ns: 1_000, needed: 2 };
+const READING: Reading = Reading { begun_ns: 1_000, needed: 2, answered: 0 };
 const NOW: (Reading, u64) = (READING, 2_000);
 
 #[test]
@@ -202,4 +202,20 @@ fn a_sloppy_write_must_be_seen_once_it_was_delivered() {
     let mut facts = Facts::default();
     facts.lost(9, 0, 400);
     assert!(history.saw_nothing(1, at_one, &facts).is_ok(), "whoever stood in has forgotten it");
+}
+
+/// Two had to acknowledge it, and three did, or so its client was told.
+#[test]
+fn as_many_have_a_write_as_its_answer_says() {
+    let (mut history, facts) = (History::default(), Facts::default());
+    let at_one = Reading { needed: 1, ..READING };
+    let told = answer(Told::Acknowledged(version(10)), 1);
+    let write = begin(&mut history, intent(0));
+    history.told(1, write, told).expect("as it should be");
+    assert!(history.saw_nothing(1, at_one, &facts).is_ok(), "the third may lack it");
+    assert!(history.saw_nothing(1, Reading { answered: 2, ..at_one }, &facts).is_err(), "two of three");
+    let mut history = History::default();
+    let write = begin(&mut history, intent(0));
+    history.told(1, write, Answer { acknowledged: 3, ..told }).expect("as it should be");
+    assert!(history.saw_nothing(1, at_one, &facts).is_err());
 }

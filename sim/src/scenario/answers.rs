@@ -7,6 +7,7 @@ use super::clients::Pending;
 use super::reads::Read;
 use super::value::id_of;
 use super::writes::Write;
+use crate::facts::Reading;
 use crate::history::{Answer, Told, Violation};
 use crate::world::World;
 
@@ -57,32 +58,37 @@ impl Scenario {
                 writes.iter().for_each(refused);
             }
             (Pending::Read { read, task }, Reply::Value { version, answered, value }) => {
-                self.judge_answered(read.key, *answered, read.reading.needed);
+                let read = self.answered_by(read, *answered);
                 self.on_value(world, client, &read, time, *version, value);
                 self.done(task.is_some());
             }
             (Pending::Read { read, task }, Reply::Siblings { answered, siblings }) => {
-                self.judge_answered(read.key, *answered, read.reading.needed);
+                let read = self.answered_by(read, *answered);
                 self.on_siblings(world, client, &read, time, siblings);
                 self.done(task.is_some());
             }
             (Pending::Read { read, task }, Reply::Absent { answered }) => {
-                self.judge_answered(read.key, *answered, read.reading.needed);
+                let read = self.answered_by(read, *answered);
                 self.on_absent(world, &read);
                 self.done(task.is_some());
             }
             (Pending::Read { .. } | Pending::ReadMany(_), Reply::Error { .. }) => {}
             (Pending::ReadMany(reads), Reply::Values(items)) if items.len() == reads.len() => {
                 self.count("multi-gets answered");
-                for (read, item) in reads.iter().zip(items.iter()) {
+                for (read, item) in reads.into_iter().zip(items.iter()) {
                     match item {
-                        Item::Value { version, value, .. } => {
-                            self.on_value(world, client, read, time, version, value);
+                        Item::Value { version, answered, value } => {
+                            let read = self.answered_by(read, answered);
+                            self.on_value(world, client, &read, time, version, value);
                         }
-                        Item::Siblings { siblings, .. } => {
-                            self.on_siblings(world, client, read, time, &siblings);
+                        Item::Siblings { answered, siblings } => {
+                            let read = self.answered_by(read, answered);
+                            self.on_siblings(world, client, &read, time, &siblings);
                         }
-                        Item::Absent { .. } => self.on_absent(world, read),
+                        Item::Absent { answered } => {
+                            let read = self.answered_by(read, answered);
+                            self.on_absent(world, &read);
+                        }
                         Item::Error(code) => self.count_error(code),
                     }
                 }
@@ -96,16 +102,21 @@ impl Scenario {
 
     /// A write is done, or is not.
     fn on_outcome(&self, world: &World, client: usize, write: &Write, time: Order, outcome: Outcome) {
-        let told = match outcome {
+        let (told, acknowledged) = match outcome {
             Outcome::Done { version, answered, sloppy } => {
                 self.judge_answered(write.key, answered, write.needed);
                 self.judge_expiry(world, client, write, &version);
-                if sloppy { Told::Sloppy(version) } else { Told::Acknowledged(version) }
+                let told = if sloppy { Told::Sloppy(version) } else { Told::Acknowledged(version) };
+                (told, usize::from(answered))
             }
-            Outcome::Error(code) if code.says_not_applied() => Told::NotApplied,
-            Outcome::Error(_) => Told::InDoubt,
+            Outcome::Error(code) if code.says_not_applied() => (Told::NotApplied, 0),
+            Outcome::Error(_) => (Told::InDoubt, 0),
         };
-        let answer = Answer { told, time, at_ns: world.now_ns() };
+        if told == Told::NotApplied && self.plan.messages.repeated_percent > 0 {
+            // Whoever has refused it may be sent it once more, and take it: as if no answer had come.
+            return;
+        }
+        let answer = Answer { told, acknowledged, time, at_ns: world.now_ns() };
         let facts = self.facts.borrow();
         let verdict = match self.has_siblings(write.key) {
             true => self.sets.borrow_mut().told(write.key, write.id, answer, &facts),
@@ -162,12 +173,19 @@ impl Scenario {
         self.answered(verdict);
     }
 
-    /// No level is met by fewer than it asks for.
+    /// No level is met by fewer than it asks for, and no more answer than there are.
     fn judge_answered(&self, key: u64, answered: u8, needed: usize) {
-        if usize::from(answered) < needed {
-            let what = format!("{answered} answered, and {needed} had to");
+        let (answered, replicas) = (usize::from(answered), self.replicas_of(key));
+        if answered < needed || answered > replicas {
+            let what = format!("{answered} answered of {replicas}, and {needed} had to");
             self.judge(Err(Violation { key, what }));
         }
+    }
+
+    /// A read that so many replicas have answered must know of what any of them knew.
+    fn answered_by(&self, read: Read, answered: u8) -> Read {
+        self.judge_answered(read.key, answered, read.reading.needed);
+        Read { reading: Reading { answered: usize::from(answered), ..read.reading }, ..read }
     }
 
     /// No node shows what had expired by its own clock when it was asked, nor anything without telling its client of its order.

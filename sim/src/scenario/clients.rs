@@ -82,8 +82,8 @@ pub(super) struct Client {
     /// The node it is connected to.
     pub(super) node: usize,
     /// The node that it connects to next, if it matters.
-    wanted: Option<usize>,
-    greeted: bool,
+    pub(super) wanted: Option<usize>,
+    pub(super) greeted: bool,
     pub(super) pending: Option<(u64, Pending, u64)>,
     requests: u64,
     /// The highest order it has seen, sent along with each request.
@@ -137,7 +137,11 @@ impl Scenario {
 
     fn connect(&self, world: &World, client: usize) {
         let wanted = self.clients.borrow_mut()[client].wanted.take();
-        let node = wanted.unwrap_or_else(|| self.draw(self.shape.nodes as u64) as usize);
+        let drawn = || match self.draw(self.shape.nodes as u64) as usize {
+            node if self.plan.avoided == Some(node) => (node + 1) % self.shape.nodes,
+            node => node,
+        };
+        let node = wanted.unwrap_or_else(drawn);
         let place = self.draw(u64::from(self.shape.cores_of(node)) + 1) as usize;
         let socket = world.client_connect(client, &address(node, place));
         let state = &mut self.clients.borrow_mut()[client];

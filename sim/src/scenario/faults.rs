@@ -14,6 +14,8 @@ use crate::world::{Death, World};
 const CLOCK_JUMP_MS_MAX: u64 = 5_000;
 /// Longest pause of a process, in milliseconds; longer than peers wait for one another.
 const PAUSE_MS_MAX: u64 = 3_000;
+/// Shortest and longest time for which a core stands still, in milliseconds; longer than its node lets it before it is counted as absent.
+const CORE_STALL_MS: (u64, u64) = (1_200, 4_000);
 /// A node that was asked to stop and has not drained after so long is killed.
 const STOP_PATIENCE_NS: u64 = 5 * SECOND;
 
@@ -64,6 +66,13 @@ impl Scenario {
             FaultKind::Pause => {
                 world.count("pause");
                 world.pause(node, (10 + self.draw(PAUSE_MS_MAX)) * MS);
+            }
+            FaultKind::StalledCore => {
+                let core = self.draw(u64::from(self.shape.cores_of(node))) as u16;
+                let (shortest, longest) = CORE_STALL_MS;
+                if world.stall_core(node, core, (shortest + self.draw(longest - shortest)) * MS) {
+                    world.count("core stalled");
+                }
             }
             FaultKind::Partition if nodes > 1 => {
                 world.count("partition");

@@ -13,7 +13,7 @@
 //! their replicas is left.
 //!
 //! A run ends early at the first broken promise. What may fail within the promise: any number of power cuts, kills, orderly stops, pauses,
-//! partitions, lost connections, clock jumps and full disks; reads that fail or come back damaged; syncs that fail. Data directories that
+//! cores that stand still, partitions, lost connections, messages between nodes that are lost, late or repeated, clock jumps and full disks; reads that fail or come back damaged; syncs that fail. Data directories that
 //! are emptied, or put back from an old copy, cost what [`Facts`] says.
 
 mod adding;
@@ -48,7 +48,7 @@ use crate::network::SocketId;
 use crate::random::Random;
 use crate::report::Report;
 use crate::set_history::SetHistory;
-use crate::world::{ConnectionFaults, Death, Director, DiskFaults, Event, World};
+use crate::world::{ConnectionFaults, Death, Director, DiskFaults, Event, MessageFaults, World};
 
 const MS: u64 = 1_000_000;
 const SECOND: u64 = 1_000 * MS;
@@ -199,6 +199,7 @@ impl Scenario {
         self.form(world);
         world.set_disk_faults(self.plan.disk);
         world.set_connection_faults(self.plan.connections);
+        world.set_message_faults(self.plan.messages);
         world.after(self.plan.fault_pause_ns, Event::Fault);
         self.run_until(world, world.now_ns() + self.plan.work_ns, || false);
         self.heal(world);
@@ -233,6 +234,7 @@ impl Scenario {
         self.phase.set(Phase::Settling);
         world.set_disk_faults(DiskFaults::default());
         world.set_connection_faults(ConnectionFaults::default());
+        world.set_message_faults(MessageFaults::default());
         world.heal();
         if let Some(stalled) = self.stalled.take() {
             world.stop(stalled, Death::Kill);

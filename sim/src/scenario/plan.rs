@@ -3,7 +3,7 @@
 use super::shape::Shape;
 use super::{MS, SECOND, one_of};
 use crate::random::Random;
-use crate::world::{ConnectionFaults, DiskFaults};
+use crate::world::{ConnectionFaults, DiskFaults, MessageFaults};
 
 /// A kind of fault that the schedule can choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub(super) enum FaultKind {
     Stop,
     /// A process that does nothing for a while, as under SIGSTOP.
     Pause,
+    /// One core of a node does nothing for a while, and the others go on.
+    StalledCore,
     /// Two nodes do not hear each other.
     Partition,
     /// One node does not hear another.
@@ -38,12 +40,13 @@ pub(super) enum FaultKind {
 
 impl FaultKind {
     /// Those that any run may draw, and whether a node's power must fail for them.
-    const ALL: [(FaultKind, bool); 12] = [
+    const ALL: [(FaultKind, bool); 13] = [
         (FaultKind::PowerCut, true),
         (FaultKind::PowerCutOfAll, true),
         (FaultKind::Kill, false),
         (FaultKind::Stop, false),
         (FaultKind::Pause, false),
+        (FaultKind::StalledCore, false),
         (FaultKind::Partition, false),
         (FaultKind::OneWayPartition, false),
         (FaultKind::Reset, false),
@@ -90,10 +93,14 @@ pub(super) struct Plan {
     pub(super) disk: DiskFaults,
     /// How connections fail.
     pub(super) connections: ConnectionFaults,
+    /// How messages between nodes fail.
+    pub(super) messages: MessageFaults,
     /// The kinds of faults that happen in this run.
     pub(super) kinds: Vec<FaultKind>,
     /// How often a disk may forget what it had.
     pub(super) losses_max: u64,
+    /// A node that clients keep away from.
+    pub(super) avoided: Option<usize>,
 }
 
 impl Plan {
@@ -127,6 +134,11 @@ impl Plan {
             refused_percent: one_of(random, &[0, 0, 10, 30]),
             doomed_percent: one_of(random, &[0, 0, 5, 30]),
         };
+        let messages = MessageFaults {
+            lost_percent: one_of(random, &[0, 0, 0, 3, 30]),
+            repeated_percent: one_of(random, &[0, 0, 10, 50]),
+            late_percent: one_of(random, &[0, 0, 5, 30]),
+        };
         Plan {
             clients: random.between(3, 10) as usize,
             keys,
@@ -141,8 +153,10 @@ impl Plan {
             changes_cores: random.one_in(3),
             disk,
             connections,
+            messages,
             kinds,
             losses_max: one_of(random, &[1, 1, 2]),
+            avoided: None,
         }
     }
 }

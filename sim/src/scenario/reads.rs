@@ -26,7 +26,7 @@ pub(super) struct Read {
 impl Scenario {
     fn read_of(&self, world: &World, client: usize, key: u64, level: Level) -> Read {
         let needed = level.needed(self.replicas_of(key));
-        Read { key, reading: Reading { begun_ns: world.now_ns(), needed }, wall: self.wall(world, client) }
+        Read { key, reading: Reading::new(world.now_ns(), needed), wall: self.wall(world, client) }
     }
 
     /// Reads a key; with a `task`, that is done when it is answered.

@@ -10,13 +10,16 @@ use super::{SECOND, Scenario};
 use crate::bug::{Bug, Planted};
 use crate::history::Violation;
 use crate::random::Random;
-use crate::world::{ConnectionFaults, Death, DiskFaults, World};
+use crate::world::{ConnectionFaults, Death, DiskFaults, MessageFaults, World};
 
 /// A formed cluster in which clients work and nothing fails by itself.
 fn calm(seed: u64) -> (Scenario, Rc<World>) {
-    calm_with(seed, vec![Table::default_of(3)], 64)
+    let (scenario, world) = calm_with(seed, vec![Table::default_of(3)], 64);
+    scenario.form(&world);
+    (scenario, world)
 }
 
+/// One that has not formed yet.
 fn calm_with(seed: u64, tables: Vec<Table>, keys: u64) -> (Scenario, Rc<World>) {
     let mut random = Random::new(seed);
     let shape = Shape::plain(tables);
@@ -34,13 +37,13 @@ fn calm_with(seed: u64, tables: Vec<Table>, keys: u64) -> (Scenario, Rc<World>) 
         changes_cores: false,
         disk: DiskFaults::default(),
         connections: ConnectionFaults::default(),
+        messages: MessageFaults::default(),
         kinds: Vec::new(),
         losses_max: 0,
+        avoided: None,
     };
     let world = World::new(random.bits(), shape.addresses());
-    let scenario = Scenario::new(shape, plan, random);
-    scenario.form(&world);
-    (scenario, world)
+    (Scenario::new(shape, plan, random), world)
 }
 
 /// A node with a full disk cannot raise its clock's persisted bound, so after a second it mints no version any more. It said
@@ -65,6 +68,7 @@ fn amnesia(seed: u64, from_copy: bool, bug: Option<Bug>) -> Option<Violation> {
     let _planted = Planted::new(bug);
     let carts = Table { mode: Mode::Siblings, max_siblings: 32, ..named(CARTS, 3) };
     let (scenario, world) = calm_with(seed, vec![Table::default_of(3), carts], 256);
+    scenario.form(&world);
     scenario.run_until(&world, world.now_ns() + SECOND / 2, || false);
     let (copy, taken_ns) = (from_copy.then(|| world.copy_disk(0)), world.now_ns());
     scenario.run_until(&world, world.now_ns() + SECOND / 2, || false);
@@ -105,4 +109,77 @@ fn a_node_that_comes_back_with_an_empty_directory_takes_no_sibling_from_the_othe
 #[test]
 fn a_node_that_comes_back_with_an_old_copy_takes_no_sibling_from_the_others() {
     assert_only_the_same_actor_does_harm(true);
+}
+
+/// One core of a node stands still, and the node answers all the while, for its other cores do. Writes waited for it until they were late, each of
+/// them, as long as nobody but that core's own silence told of it.
+#[test]
+fn a_core_that_stands_still_counts_as_absent_and_holds_up_nobody() {
+    for core in [0, 1] {
+        let _planted = Planted::new(None);
+        let (mut scenario, world) = calm_with(2, vec![Table::default_of(3)], 64);
+        scenario.plan.avoided = Some(0);
+        scenario.form(&world);
+        scenario.run_until(&world, world.now_ns() + SECOND, || false);
+        assert!(world.stall_core(0, core, 8 * SECOND), "core {core} runs");
+        // Time for gossip to find it out.
+        scenario.run_until(&world, world.now_ns() + 3 * SECOND, || false);
+        ferrite_lsm::cover::take();
+        let before = (scenario.history.borrow().counts(), scenario.errors.borrow().clone());
+        scenario.run_until(&world, world.now_ns() + 3 * SECOND, || false);
+        let (done, _, doubtful) = scenario.history.borrow().counts();
+        let ((done_before, _, doubtful_before), errors) = before;
+        assert!(done > done_before + 500, "{done_before} writes, then {done}");
+        // Writes at ALL cannot be done; none of the others is held up.
+        let unavailable = |errors: &std::collections::BTreeMap<&str, u64>| {
+            errors.iter().filter(|(name, _)| **name != "unavailable").map(|(_, count)| count).sum::<u64>()
+        };
+        assert_eq!(unavailable(&errors), unavailable(&scenario.errors.borrow()), "core {core}");
+        // One request of each client may be in flight.
+        assert!(doubtful <= doubtful_before + 6, "{doubtful_before} in doubt, then {doubtful}");
+        let absences = ferrite_lsm::cover::take().get("replica absent by gossip").copied();
+        assert!(absences.is_some_and(|count| count > 100), "core {core}: {absences:?}");
+        scenario.heal(&world);
+        scenario.run_until(&world, world.now_ns() + 2 * SECOND, || false);
+        scenario.drain(&world);
+        scenario.settle(&world);
+        assert_eq!(*scenario.violation.borrow(), None, "core {core}");
+        world.end();
+    }
+}
+
+/// Two clients write the same keys at the same instant through two nodes whose clocks agree to the tick, so that now and then both mint the
+/// same order. The actor decides, and must on every replica, in whatever order the two arrived there.
+#[test]
+fn two_writes_of_the_same_tick_through_two_nodes_end_alike_on_all_replicas() {
+    let mut ties = 0;
+    for seed in 1..5 {
+        let _planted = Planted::new(None);
+        let (mut scenario, world) = calm_with(seed, vec![Table::default_of(3)], 64);
+        scenario.plan.clients = 2;
+        scenario.clients.borrow_mut().truncate(2);
+        scenario.form(&world);
+        // They do nothing by themselves, but connect.
+        scenario.phase.set(super::Phase::Settling);
+        for key in 0..64 {
+            for client in 0..2 {
+                scenario.clients.borrow_mut()[client].wanted = Some(client);
+            }
+            let ready = || {
+                let clients = scenario.clients.borrow();
+                clients.iter().all(|client| client.greeted && client.pending.is_none())
+            };
+            scenario.run_until(&world, world.now_ns() + SECOND, ready);
+            for client in 0..2 {
+                scenario.write(&world, client, key);
+            }
+        }
+        scenario.run_until(&world, world.now_ns() + SECOND, || false);
+        ties += scenario.history.borrow().ties();
+        scenario.drain(&world);
+        scenario.settle(&world);
+        assert_eq!(*scenario.violation.borrow(), None, "seed {seed}");
+        world.end();
+    }
+    assert!(ties >= 10, "only {ties} pairs of writes had the same order");
 }

@@ -104,7 +104,7 @@ impl SetHistory {
 
     /// A write's client was told something.
     pub(crate) fn told(&mut self, key: u64, id: u64, answer: Answer, facts: &Facts) -> Result<(), Violation> {
-        let Answer { told, time, at_ns } = answer;
+        let Answer { told, acknowledged, time, at_ns } = answer;
         let writes = self.keys.get_mut(&key).expect("told of a key that was written");
         let place = place_of(writes, id).expect("told of a write that was begun");
         if told.version().is_some() {
@@ -113,7 +113,7 @@ impl SetHistory {
         let write = &mut writes[place];
         (write.told, write.told_ns) = (told, at_ns);
         if matches!(told, Told::Acknowledged(_)) {
-            write.held.acknowledged(write.sent.acknowledged(at_ns));
+            write.held.acknowledged(write.sent.acknowledged(at_ns, acknowledged));
         }
         let violation = |what: String| Err(Violation { key, what });
         if told == Told::NotApplied
@@ -259,7 +259,7 @@ fn became_known(writes: &mut [Write], place: usize, facts: &Facts) {
     if !write.overwrites || write.version().is_some() {
         return;
     }
-    let reading = Reading { begun_ns: write.sent.now_ns, needed: write.sent.needed };
+    let reading = Reading::new(write.sent.now_ns, write.sent.needed);
     let mut must = Places::default();
     for (other, earlier) in writes.iter().enumerate() {
         if earlier.held.meet(reading, facts) {

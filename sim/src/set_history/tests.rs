@@ -9,7 +9,7 @@ fn at(begun_ns: u64) -> (Reading, u64) {
 
 /// A read of so many, answered at once.
 fn of(begun_ns: u64, needed: usize) -> (Reading, u64) {
-    (Reading { begun_ns, needed }, begun_ns + 1)
+    (Reading::new(begun_ns, needed), begun_ns + 1)
 }
 
 /// Nothing befell any node.
@@ -43,7 +43,7 @@ fn intent(is_delete: bool, now_ns: u64) -> Intent {
 }
 
 fn answer(told: Told, at_ns: u64) -> Answer {
-    Answer { told, time: Order(u64::MAX), at_ns }
+    Answer { told, acknowledged: 0, time: Order(u64::MAX), at_ns }
 }
 
 /// A put that is acknowledged at once, under a version like the time.

@@ -9,8 +9,8 @@ use super::{Director, Event, World};
 use crate::executor::ProcessId;
 use crate::network::{Network, Owner, QUEUED_BYTES_MAX, Socket, SocketId};
 
-/// How connections fail by themselves, in percent. What is sent over one is never lost, repeated or reordered while it stands, as with TCP:
-/// so what is lost is a connection, with all that was on its way.
+/// How connections fail by themselves, in percent, with all that was on its way. What becomes of single messages is said in
+/// [`super::messages`].
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ConnectionFaults {
     /// So many attempts are refused.
@@ -63,15 +63,25 @@ impl World {
         dirty.into_iter().for_each(|id| self.flush_socket(id));
     }
 
-    /// Sends what a socket has queued, in pieces, each later than the last.
+    /// Sends what a socket has queued.
     fn flush_socket(&self, id: SocketId) {
+        let (bytes, is_between_nodes) = {
+            let mut network = self.network.borrow_mut();
+            let Some(socket) = network.sockets.get_mut(&id) else { return };
+            let is_between_nodes = socket.remote.is_some() && Network::node_of(socket.owner).is_some();
+            (std::mem::take(&mut socket.outbox), is_between_nodes)
+        };
+        if !bytes.is_empty() {
+            self.trace.borrow_mut().note_bytes(&bytes);
+            let bytes = if is_between_nodes { self.pass(id, bytes) } else { bytes };
+            self.carry(id, bytes);
+        }
+    }
+
+    /// Carries bytes to the other end, in pieces, each later than the last.
+    pub(super) fn carry(&self, id: SocketId, mut bytes: Vec<u8>) {
         let mut network = self.network.borrow_mut();
         let Some(socket) = network.sockets.get_mut(&id) else { return };
-        let mut bytes = std::mem::take(&mut socket.outbox);
-        if bytes.is_empty() {
-            return;
-        }
-        self.trace.borrow_mut().note_bytes(&bytes);
         let Some(peer) = socket.peer else {
             let lost = socket.remote.filter(|_| socket.closing.is_none());
             let known_ns = self.now_ns() + self.between(50_000, 500_000);
@@ -141,7 +151,7 @@ impl World {
             return self.after(1_000, Event::Connected(id, false));
         };
         if let Some(process) = process
-            && self.postpone(process, || Event::Connect(id, address.to_owned()))
+            && self.postpone(process, Some(core), || Event::Connect(id, address.to_owned()))
         {
             return;
         }
@@ -177,6 +187,11 @@ impl World {
 
     pub(super) fn connected(self: &Rc<World>, id: SocketId, stands: bool, director: &dyn Director) {
         let Some(owner) = self.network.borrow().sockets.get(&id).map(|socket| socket.owner) else { return };
+        if let Owner::Core(process, core, _) = owner
+            && self.postpone(process, Some(core), || Event::Connected(id, stands))
+        {
+            return;
+        }
         self.note(2, [id, u64::from(stands), 0]);
         if !stands {
             self.network.borrow_mut().close(id, None);
@@ -193,8 +208,8 @@ impl World {
 
     pub(super) fn arrive(self: &Rc<World>, id: SocketId, director: &dyn Director) {
         let Some(owner) = self.network.borrow().sockets.get(&id).map(|socket| socket.owner) else { return };
-        if let Owner::Core(process, ..) = owner
-            && self.postpone(process, || Event::Arrival(id))
+        if let Owner::Core(process, core, _) = owner
+            && self.postpone(process, Some(core), || Event::Arrival(id))
         {
             return;
         }

@@ -72,7 +72,7 @@ impl World {
                 Some(_) | None => return,
             }
         };
-        if self.postpone(process, || Event::Disk(process, operation)) {
+        if self.postpone(process, None, || Event::Disk(process, operation)) {
             return;
         }
         let before = operation.0.checked_sub(1).map(OpId);

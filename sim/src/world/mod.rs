@@ -6,6 +6,7 @@
 
 mod connections;
 mod disks;
+mod messages;
 mod processes;
 
 use std::cell::{Cell, RefCell};
@@ -27,6 +28,7 @@ use crate::trace::Trace;
 
 pub(crate) use connections::ConnectionFaults;
 pub(crate) use disks::DiskFaults;
+pub(crate) use messages::MessageFaults;
 pub(crate) use processes::{Death, Launch};
 
 /// Where the wall clocks start: some day in 2023, in milliseconds.
@@ -49,12 +51,16 @@ pub(crate) enum Event {
     Disk(ProcessId, OpId),
     /// A sleeping task of a process wakes.
     Wake(ProcessId, u64),
+    /// A task may run whose core stood still.
+    Resume(u64),
     /// A client acts.
     Client(usize),
     /// The fault schedule acts.
     Fault,
     /// A connection breaks that was doomed when it was made.
     Break(SocketId),
+    /// A message leaves a socket that was late, or is repeated.
+    Message(SocketId, Vec<u8>),
 }
 
 /// One core of a running process.
@@ -62,6 +68,8 @@ struct Core {
     shard: Option<Rc<Shard<SimEnv>>>,
     timer_ns: Option<u64>,
     hops_waiting: usize,
+    /// Until when it does nothing at all, while the others of its process go on.
+    stalled_until_ns: u64,
 }
 
 /// A running process.
@@ -122,6 +130,7 @@ pub(crate) struct World {
     dirty: RefCell<Vec<SocketId>>,
     disk_faults: Cell<DiskFaults>,
     connections: Cell<ConnectionFaults>,
+    messages: Cell<MessageFaults>,
     faults_seen: RefCell<BTreeMap<&'static str, u64>>,
     failed_opens: RefCell<Vec<(usize, String)>>,
     /// What cores that have ended did with hints.
@@ -157,6 +166,7 @@ impl World {
             dirty: RefCell::default(),
             disk_faults: Cell::default(),
             connections: Cell::default(),
+            messages: Cell::default(),
             faults_seen: RefCell::default(),
             failed_opens: RefCell::default(),
             hints: RefCell::default(),
@@ -214,9 +224,9 @@ impl World {
         self.at(self.now_ns.get() + nanoseconds, event);
     }
 
-    /// Adds a task.
-    pub(crate) fn spawn(&self, process: ProcessId, task: impl Future<Output = ()> + 'static) {
-        self.executor.borrow_mut().spawn(process, task);
+    /// Adds a task of a core.
+    pub(crate) fn spawn(&self, process: ProcessId, core: u16, task: impl Future<Output = ()> + 'static) {
+        self.executor.borrow_mut().spawn(process, core, task);
     }
 
     /// A future that is ready after some virtual time.
@@ -265,7 +275,7 @@ impl World {
             Event::Connected(socket, stands) => self.connected(socket, stands, director),
             Event::Hop(process, core, from, message) => {
                 self.note(4, [process.node as u64, u64::from(core), u64::from(from.0)]);
-                if self.postpone(process, || Event::Hop(process, core, from, message.clone())) {
+                if self.postpone(process, Some(core), || Event::Hop(process, core, from, message.clone())) {
                     return;
                 }
                 if let Some(running) = self.nodes.borrow_mut()[process.node].process.as_mut()
@@ -278,7 +288,7 @@ impl World {
                 }
             }
             Event::Timer(process, core) => {
-                if self.postpone(process, || Event::Timer(process, core)) {
+                if self.postpone(process, Some(core), || Event::Timer(process, core)) {
                     return;
                 }
                 let set_ns = self.core_mut(process, core, |core| core.timer_ns).flatten();
@@ -293,7 +303,7 @@ impl World {
             }
             Event::Disk(process, operation) => self.complete(process, operation),
             Event::Wake(process, id) => {
-                if self.postpone(process, || Event::Wake(process, id)) {
+                if self.postpone(process, None, || Event::Wake(process, id)) {
                     return;
                 }
                 let waker = self.sleepers.borrow_mut().remove(&id);
@@ -301,9 +311,11 @@ impl World {
                     waker.wake();
                 }
             }
+            Event::Resume(task) => self.executor.borrow_mut().wake(task),
             Event::Client(client) => director.on_client(self, client),
             Event::Fault => director.on_fault(self),
             Event::Break(socket) => self.break_connection(socket),
+            Event::Message(socket, message) => self.on_message(socket, message),
         }
     }
 
@@ -321,12 +333,20 @@ impl World {
         self.core_mut(process, core, |core| core.shard.clone()).flatten()
     }
 
-    /// A paused process sees its events when it goes on.
-    fn postpone(&self, process: ProcessId, event: impl FnOnce() -> Event) -> bool {
-        let until_ns = match &self.nodes.borrow()[process.node].process {
-            Some(running) if running.id == process => running.paused_until_ns,
+    /// Until when a process, or this core of it, does nothing.
+    fn still_until_ns(&self, process: ProcessId, core: Option<u16>) -> u64 {
+        match &self.nodes.borrow()[process.node].process {
+            Some(running) if running.id == process => {
+                let core = core.and_then(|core| running.cores.get(usize::from(core)));
+                running.paused_until_ns.max(core.map_or(0, |core| core.stalled_until_ns))
+            }
             Some(_) | None => 0,
-        };
+        }
+    }
+
+    /// A paused process sees its events when it goes on, and so does a core that stands still.
+    fn postpone(&self, process: ProcessId, core: Option<u16>, event: impl FnOnce() -> Event) -> bool {
+        let until_ns = self.still_until_ns(process, core);
         if until_ns > self.now_ns() {
             self.at(until_ns, event());
             return true;
@@ -349,6 +369,13 @@ impl World {
             let turn = if self.shuffles && waiting > 1 { self.between(0, waiting as u64 - 1) } else { 0 };
             let running = self.executor.borrow_mut().take_woken(turn as usize);
             let Some(mut running) = running else { break };
+            let (process, core) = running.core();
+            let until_ns = self.still_until_ns(process, Some(core));
+            if until_ns > self.now_ns() {
+                self.at(until_ns, Event::Resume(running.id()));
+                self.executor.borrow_mut().put_back(running, false);
+                continue;
+            }
             let ended = running.poll();
             self.executor.borrow_mut().put_back(running, ended);
             self.schedule_disk();
@@ -361,7 +388,8 @@ impl World {
             let nodes = self.nodes.borrow();
             let of = |process: &Process| {
                 let id = process.id;
-                let open = process.cores.iter().enumerate();
+                let runs = |core: &Core| core.stalled_until_ns <= self.now_ns();
+                let open = process.cores.iter().enumerate().filter(move |(_, core)| runs(core));
                 open.filter_map(move |(at, core)| Some((id, at as u16, core.shard.clone()?)))
                     .collect::<Vec<_>>()
             };

@@ -83,7 +83,7 @@ impl World {
             let id = ProcessId { node, life: at.lives };
             at.disk.defer();
             at.is_stalled = false;
-            let core = || Core { shard: None, timer_ns: None, hops_waiting: 0 };
+            let core = || Core { shard: None, timer_ns: None, hops_waiting: 0, stalled_until_ns: 0 };
             at.process = Some(Process {
                 id,
                 cores: (0..cores).map(|_| core()).collect(),
@@ -103,7 +103,7 @@ impl World {
         let world = self.clone();
         let first = env(0);
         let envs: Vec<SimEnv> = (0..cores).map(env).collect();
-        self.spawn(process, async move {
+        self.spawn(process, 0, async move {
             let options = |core, stores| launch.engine(core, stores);
             let layout = match ferrite_node::lay_out(&first, cores, launch.stores(), options).await {
                 Ok(layout) => layout,
@@ -115,7 +115,7 @@ impl World {
             for (core, env) in envs.into_iter().enumerate() {
                 let settings = ShardSettings { place, ..launch.settings(&layout, core as u16, incarnation) };
                 let opened = world.clone();
-                world.spawn(process, async move {
+                world.spawn(process, core as u16, async move {
                     match Shard::open(env, settings).await {
                         Ok(shard) => {
                             opened.core_mut(process, core as u16, |core| core.shard = Some(shard));
@@ -204,7 +204,8 @@ impl World {
             let mut left = 0;
             for (core, shard) in shards.into_iter().enumerate() {
                 let Some(shard) = shard else { continue };
-                if shard.is_drained() {
+                let is_still = self.still_until_ns(process, Some(core as u16)) > now_ns;
+                if !is_still && shard.is_drained() {
                     self.hints.borrow_mut().add(&shard.hint_counts());
                     self.core_mut(process, core as u16, |core| core.shard = None);
                 } else {
@@ -265,5 +266,16 @@ impl World {
         if let Some(process) = self.nodes.borrow_mut()[node].process.as_mut() {
             process.paused_until_ns = until_ns;
         }
+    }
+
+    /// Stops the clock of one core of a node's process for a while. False if that core does not run.
+    pub(crate) fn stall_core(&self, node: usize, core: u16, nanoseconds: u64) -> bool {
+        let until_ns = self.now_ns() + nanoseconds;
+        let mut nodes = self.nodes.borrow_mut();
+        let cores = nodes[node].process.as_mut().map(|process| &mut process.cores);
+        let core = cores.and_then(|cores| cores.get_mut(usize::from(core)));
+        let Some(core) = core.filter(|core| core.shard.is_some()) else { return false };
+        core.stalled_until_ns = until_ns;
+        true
     }
 }
