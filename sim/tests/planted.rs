@@ -92,7 +92,7 @@ fn an_actor_that_is_used_again_after_amnesia_is_caught() {
 
 #[test]
 fn a_join_that_keeps_one_of_two_sets_is_caught() {
-    caught("join-keeps-one", 10, true);
+    caught("join-keeps-one", 20, true);
 }
 
 #[test]

@@ -6,8 +6,12 @@
 //! | working | clients work while faults happen | every read, against [`History`] and [`SetHistory`] |
 //! | draining | everything is healed and restarted | that within a bound nobody owes anything any more |
 //! | settling | every key is read at ONE through each of its replicas, then at QUORUM, then at ALL | that it is answered within a bound, and sees what was acknowledged, sloppily or not |
+//! | converging | every key is read at ONE through each of its replicas | that each shows what the read at ALL has shown, though nobody has written |
 //! | agreeing | every key is written at ALL, then read at ONE through some nodes | that it succeeds within a bound, and each node shows that write |
 //! | degraded | one node is cut off its power for good, then every key is read at QUORUM | the same: two of three replicas suffice |
+//!
+//! What hints bring to a replica it shows as soon as they have drained, without a read that would repair it; for all else it takes a read that asks
+//! it: of the replicas that a read at QUORUM does not ask, nothing is promised until there is anti-entropy.
 //!
 //! Of keys with too few replicas for that a node takes with it what is nowhere else: in the degraded phase they are read at ONE where one of
 //! their replicas is left.
@@ -289,6 +293,8 @@ impl Scenario {
         self.do_all(world, at_each, of_what);
         self.do_all(world, |key| vec![Task::Read(key, Level::Quorum)], of_what);
         self.do_all(world, |key| vec![Task::Read(key, Level::All)], of_what);
+        // A read at ALL repairs before it answers: nothing needs to be written for replicas to be equal.
+        self.do_all(world, at_each, of_what);
     }
 
     /// Writes every key at ALL; from then on each node must show that write, or what came after it.
