@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ferrite_sim::{Run, run_all};
 
-const SEEDS: std::ops::Range<u64> = 1..241;
+const SEEDS: std::ops::Range<u64> = 1..261;
 /// Enough for the cores that there are on small machines; the other tests have theirs.
 const THREADS: usize = 2;
 
