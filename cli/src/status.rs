@@ -40,21 +40,32 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let down_after = args.cluster.timeout().div_f32(topology.nodes.len().clamp(1, 3) as f32);
     let options = ReadOptions { level: None, timeout: Some(down_after) };
     let members: Vec<Shown> = topology.nodes.iter().map(Shown::member).collect();
-    let mut answers: Vec<(&Shown, Result<String, String>)> =
-        members.iter().map(|node| (node, ask(&mut client, &node.address, options))).collect();
-    let first = answers.iter().find_map(|(node, answer)| Some((*node, answer.as_ref().ok()?.clone())));
+    let mut answers: Vec<(&Shown, Answer)> =
+        members.iter().map(|node| (node, ask(&mut client, node, options))).collect();
+    let first = answers.iter().find_map(|(node, answer)| Some((*node, answer.first()?.to_owned())));
     let witness = first.as_ref().map(|(node, text)| (*node, lines(text)));
     let joining = witness.as_ref().map_or(Vec::new(), |(_, lines)| joining(lines, &topology));
     answers.extend(joining.iter().map(|node| match node.is_up(witness.as_ref().map(|(_, lines)| lines)) {
-        true => (node, ask(&mut client, &node.address, options)),
+        true => (node, ask(&mut client, node, options)),
         // Nobody waits for one that is known to be gone.
-        false => (node, Err("it is not up".to_owned())),
+        false => (node, Answer(vec![Err("it is not up".to_owned())])),
     }));
     if args.all {
         for (node, answer) in &answers {
-            match (answer, &witness) {
-                (Ok(text), _) => println!("# {} {}\n{}", node.name, node.address, text.trim_end()),
-                (Err(_), Some((by, lines))) => {
+            match (answer.first(), &witness) {
+                (Some(_), _) => {
+                    for (core, (address, said)) in node.cores.iter().zip(&answer.0).enumerate() {
+                        match said {
+                            Ok(text) => {
+                                println!("# {} core {core} {address}\n{}", node.name, text.trim_end())
+                            }
+                            Err(why) => {
+                                println!("# {} core {core} {address} does not answer: {why}", node.name)
+                            }
+                        }
+                    }
+                }
+                (None, Some((by, lines))) => {
                     println!("# {} {} does not answer; {} says of it", node.name, node.address, by.name);
                     let own = format!("member.{}", node.id.0);
                     let of_it = |name: &str| name == own || name.starts_with(&format!("{own}."));
@@ -63,7 +74,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
                         .filter(|(name, _)| of_it(name))
                         .for_each(|(name, value)| println!("{name} {value}"));
                 }
-                (Err(_), None) => println!("# {} {} does not answer", node.name, node.address),
+                (None, None) => println!("# {} {} does not answer", node.name, node.address),
             }
         }
     } else {
@@ -79,8 +90,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         let mut rows = vec![row("NODE", "ADDRESS", titles)];
         for (node, answer) in &answers {
             let held = held(witness.as_ref().map(|(_, lines)| lines), node);
-            let own = answer.as_ref().map_or(COLUMNS.map(|_| "-".to_owned()), |text| columns(text));
-            rows.push(row(&node.name, &node.address, held.into_iter().chain(own)));
+            rows.push(row(&node.name, &node.address, held.into_iter().chain(answer.columns())));
         }
         print_table(&rows);
         if let Some((by, _)) = &witness {
@@ -92,12 +102,14 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
                 println!("J for N: joining, which owns nothing yet.");
             }
         }
-        println!("Requests, files and memory are those of each node's first core; --all shows more.");
+        println!(
+            "Requests, files and memory are those of all cores of a node together; --all shows each core's, and more."
+        );
     }
     let silent: Vec<String> = answers
         .iter()
         .filter(|(node, _)| !node.is_joining)
-        .filter_map(|(node, answer)| Some(format!("{} ({})", node.name, answer.as_ref().err()?)))
+        .filter_map(|(node, answer)| Some(format!("{} ({})", node.name, answer.silence()?)))
         .collect();
     if silent.is_empty() {
         Ok(())
@@ -112,13 +124,45 @@ struct Shown {
     id: NodeId,
     name: String,
     address: String,
+    /// Where each core answers by itself.
+    cores: Vec<String>,
     is_joining: bool,
+}
+
+/// What the cores of a node say, or why one says nothing.
+struct Answer(Vec<Result<String, String>>);
+
+impl Answer {
+    /// What its first core says, which speaks for the node.
+    fn first(&self) -> Option<&str> {
+        self.0.first()?.as_deref().ok()
+    }
+
+    /// Its own columns: what the cores that answer say together.
+    fn columns(&self) -> [String; COLUMNS.len()] {
+        let mut sums = [None; COLUMNS.len()];
+        for lines in self.0.iter().filter_map(|said| Some(lines(said.as_ref().ok()?))) {
+            for (sum, (_, name)) in sums.iter_mut().zip(COLUMNS) {
+                let value: Option<u64> = lines.get(name).and_then(|value| value.parse().ok());
+                *sum = value.map_or(*sum, |value| Some(sum.unwrap_or(0) + value));
+            }
+        }
+        sums.map(|sum| sum.map_or_else(|| "-".to_owned(), |sum| sum.to_string()))
+    }
+
+    /// Why a core does not answer, if one does not.
+    fn silence(&self) -> Option<String> {
+        let (core, why) =
+            self.0.iter().enumerate().find_map(|(core, said)| Some((core, said.as_ref().err()?)))?;
+        Some(if self.first().is_some() { format!("core {core}: {why}") } else { why.clone() })
+    }
 }
 
 impl Shown {
     fn member(entry: &NodeEntry) -> Shown {
         let (name, address) = (entry.name.clone(), entry.contact.clone());
-        Shown { id: entry.id, name, address, is_joining: false }
+        let cores = if entry.endpoints.is_empty() { vec![address.clone()] } else { entry.endpoints.clone() };
+        Shown { id: entry.id, name, address, cores, is_joining: false }
     }
 
     fn is_up(&self, lines: Option<&Lines<'_>>) -> bool {
@@ -135,13 +179,22 @@ fn joining(lines: &Lines<'_>, topology: &Topology) -> Vec<Shown> {
     let shown = |id: NodeId| {
         let line = |field: &str| lines.get(format!("member.{}.{field}", id.0).as_str());
         let text = |field: &str| line(field).map_or("-", |value| value).to_owned();
-        Shown { id, name: text("name"), address: text("address"), is_joining: true }
+        let address = text("address");
+        Shown { id, name: text("name"), cores: vec![address.clone()], address, is_joining: true }
     };
     ids.into_iter().map(shown).collect()
 }
 
-fn ask(client: &mut BlockingClient, address: &str, options: ReadOptions) -> Result<String, String> {
-    client.status_at(address, options).map_err(|error| error.to_string())
+/// Asks every core of a node; the others only if the first answers.
+fn ask(client: &mut BlockingClient, node: &Shown, options: ReadOptions) -> Answer {
+    let mut said = Vec::new();
+    for address in &node.cores {
+        said.push(client.status_at(address, options).map_err(|error| error.to_string()));
+        if said[0].is_err() {
+            break;
+        }
+    }
+    Answer(said)
 }
 
 fn row(name: &str, address: &str, rest: impl Iterator<Item = String>) -> Vec<String> {
@@ -152,11 +205,6 @@ type Lines<'t> = BTreeMap<&'t str, &'t str>;
 
 fn lines(text: &str) -> Lines<'_> {
     text.lines().filter_map(|line| line.split_once(' ')).collect()
-}
-
-fn columns(text: &str) -> [String; COLUMNS.len()] {
-    let lines = lines(text);
-    COLUMNS.map(|(_, name)| lines.get(name).map_or("-", |value| value).to_owned())
 }
 
 /// What a node's lines say of another: state, age, cores, version.
@@ -208,9 +256,15 @@ mod tests {
     use ferrite_wire::{ClusterId, Epoch, HashSeed, Tables};
 
     #[test]
-    fn columns_are_found_by_name() {
-        let found = columns("node 1\ncores 2\nputs 4\nengine.tables 7\nodd\nmemory.used_bytes 8\n");
-        assert_eq!(found, ["-", "-", "4", "7", "-", "8"]);
+    fn columns_are_found_by_name_and_added_up_over_the_cores_that_answer() {
+        let text = "node 1\ncores 2\nputs 4\nengine.tables 7\nodd\nmemory.used_bytes 8\n".to_owned();
+        let other = "core 1\nputs 5\ngets 1\n".to_owned();
+        let answer = Answer(vec![Ok(text), Ok(other), Err("timeout".to_owned())]);
+        assert_eq!(answer.columns(), ["-", "1", "9", "7", "-", "8"]);
+        assert_eq!(answer.silence().as_deref(), Some("core 2: timeout"));
+        let silent = Answer(vec![Err("timeout".to_owned())]);
+        assert_eq!(silent.columns(), COLUMNS.map(|_| "-"));
+        assert_eq!((silent.first(), silent.silence().as_deref()), (None, Some("timeout")));
     }
 
     #[test]
@@ -233,7 +287,7 @@ mod tests {
 
     fn shown(node: u16, is_joining: bool) -> Shown {
         let (name, address) = (format!("n{node}"), format!("10.0.0.{node}:7100"));
-        Shown { id: NodeId(node), name, address, is_joining }
+        Shown { id: NodeId(node), name, cores: vec![address.clone()], address, is_joining }
     }
 
     #[test]
@@ -261,8 +315,9 @@ mod tests {
                     member.9.joining true\nmember.12.joining true\nmember.30.joining true\nmember.x.joining true\n";
         let lines = lines(text);
         let found = joining(&lines, &topology);
+        let (name, address) = ("-".to_owned(), "-".to_owned());
         let nameless =
-            Shown { id: NodeId(30), name: "-".to_owned(), address: "-".to_owned(), is_joining: true };
+            Shown { id: NodeId(30), name, cores: vec![address.clone()], address, is_joining: true };
         assert_eq!(found, [shown(9, true), nameless], "the witness may know an older topology");
         assert!(found[0].is_up(Some(&lines)) && !found[1].is_up(Some(&lines)));
     }

@@ -3,12 +3,17 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use ferrite_cli::local::{LocalCluster, Shape};
+use ferrite_client::{Key, WriteOptions};
 use ferrite_node::config::ByteSize;
 
 use crate::kills::{Ledger, round};
-use crate::{client, directory, program};
+use crate::{client, directory, ferrite, program};
+
+/// Longest that nodes may take to hear of each other's cores.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Makes the configuration say `cores`, wherever it said another number.
 fn set_cores(cluster: &LocalCluster, cores: u16) {
@@ -63,5 +68,53 @@ fn one_core_two_and_one_again_keep_what_was_acknowledged() {
         }
         cluster.start(0).expect("it starts with another number of cores");
         ledger.check(&mut client(&cluster), &format!("after change {at} to {cores} cores"));
+    }
+}
+
+/// Only what each node's first core held and did was shown.
+#[test]
+fn the_status_counts_all_cores_and_shows_each() {
+    let home = directory();
+    let shape =
+        Shape { name: "test".into(), nodes: 2, cores: 2, memory: ByteSize::mib(64), first_port: None };
+    let mut cluster = LocalCluster::create(program(), home.path(), &shape).expect("a configuration");
+    cluster.start_all().expect("it starts");
+    let mut client = client(&cluster);
+    for key in 0..64u32 {
+        assert!(client.put(Key::plain(&key.to_le_bytes()), b"v", WriteOptions::default()).is_done());
+    }
+    let status = |more: &[&str]| {
+        let config = cluster.config_file().to_str().expect("a path of this test").to_owned();
+        let output = ferrite(home.path(), &[&["status", "--config", &config], more].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let deadline = Instant::now() + PATIENCE;
+    // Until they have heard of each other, and of each other's cores.
+    let rows = loop {
+        let table = status(&[]);
+        let rows: Vec<Vec<String>> = table
+            .lines()
+            .filter(|line| line.starts_with("n1 ") || line.starts_with("n2 "))
+            .map(|line| line.split_whitespace().map(str::to_owned).collect())
+            .collect();
+        assert_eq!(rows.len(), 2, "{table}");
+        if rows.iter().all(|row| row[2] == "UN" && row[4] == "2" && row[5] == env!("CARGO_PKG_VERSION")) {
+            break rows;
+        }
+        assert!(Instant::now() < deadline, "{table}");
+    };
+    assert!(rows.iter().all(|row| row[3].ends_with('s')), "the age of a verdict: {rows:?}");
+    let puts: u64 = rows.iter().map(|row| row[8].parse::<u64>().expect("a number")).sum();
+    assert_eq!(puts, 64, "through whichever core: {rows:?}");
+    let all = status(&["--all"]);
+    for node in ["n1", "n2"] {
+        for core in 0..2 {
+            let head = format!("# {node} core {core} ");
+            let part = all.split(&head).nth(1).unwrap_or_else(|| panic!("no {head}in {all}"));
+            let own = part.split("\n# ").next().expect("split gives one");
+            assert!(own.lines().any(|line| line == format!("core {core}")), "{own}");
+            assert!(own.contains("expired.in_queue ") && own.contains("engine.quarantined_areas "), "{own}");
+        }
     }
 }
