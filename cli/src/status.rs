@@ -57,10 +57,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
                     for (core, (address, said)) in node.cores.iter().zip(&answer.0).enumerate() {
                         match said {
                             Ok(text) => {
-                                println!("# {} core {core} {address}\n{}", node.name, text.trim_end())
+                                println!("# {} core {core} {address}\n{}", node.name, text.trim_end());
                             }
                             Err(why) => {
-                                println!("# {} core {core} {address} does not answer: {why}", node.name)
+                                println!("# {} core {core} {address} does not answer: {why}", node.name);
                             }
                         }
                     }
