@@ -129,10 +129,16 @@ impl Cluster {
 
     /// A node starts anew with nothing on its disks. Nobody has a connection to it any more.
     pub(super) fn wipe(&mut self, node: usize) {
-        for core in 0..self.cores {
+        self.restart_on(node, (0..self.cores).map(|_| MemDisk::new()).collect());
+    }
+
+    /// A node starts anew with these disks, one for each core.
+    pub(super) fn restart_on(&mut self, node: usize, disks: Vec<MemDisk>) {
+        assert_eq!(disks.len(), self.cores, "each core has a disk");
+        for (core, disk) in disks.into_iter().enumerate() {
             let at = node * self.cores + core;
             let before = &self.places[at].bench;
-            let bench = Bench::new(MemDisk::new());
+            let bench = Bench::new(disk);
             bench.0.now_ns.set(before.now_ns());
             bench.0.wall_ms.set(before.wall_ms());
             bench.0.random.set(before.random() + 7_000);
@@ -142,7 +148,9 @@ impl Cluster {
             self.wires.retain(|end, _| end.0 != at);
             let mut settings = self.settings(node, core);
             settings.incarnation += 1;
-            let shard = open(&bench, settings).expect("an empty disk opens");
+            let shard = open(&bench, settings).expect("a sound disk opens");
+            // Opening takes no time here.
+            bench.0.wall_ms.set(self.places[at].bench.wall_ms());
             self.places[at] = Place { node, bench, shard, is_stalled: false, closed_seen: 0 };
         }
     }

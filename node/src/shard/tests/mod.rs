@@ -5,6 +5,7 @@
 mod admission;
 mod clocks;
 mod cluster;
+mod comebacks;
 mod coordinator;
 mod deadlines;
 mod drain;

@@ -187,8 +187,8 @@ fn sets_of_others_are_joined_across_memtables_tables_and_merges() {
 }
 
 /// Settings of a core of data that is laid out for so many cores, by somebody who knows nothing of sets.
-fn laid_out_for(bench: &Bench, cores: u16, core: u16) -> ShardSettings {
-    let mut settings = settings_of(3, cores, 3);
+pub(super) fn laid_out_for(bench: &Bench, nodes: u16, cores: u16, core: u16) -> ShardSettings {
+    let mut settings = settings_of(nodes, cores, 3);
     let known = settings.engine.clone();
     let options =
         |core, stores| Options { core, stores, join: ferrite_lsm::JoinByFlag::default(), ..known.clone() };
@@ -204,7 +204,7 @@ fn laid_out_for(bench: &Bench, cores: u16, core: u16) -> ShardSettings {
 fn sets_that_only_the_log_holds_are_joined_when_the_number_of_cores_changes() {
     let bench = Bench::new(MemDisk::new());
     let [shard, _other] =
-        [0, 1].map(|core| open(&bench, laid_out_for(&bench, 2, core)).expect("laid out for it"));
+        [0, 1].map(|core| open(&bench, laid_out_for(&bench, 3, 2, core)).expect("laid out for it"));
     let is_here = |name: &[u8; 1]| shard.route(&key(name)).is_ok_and(|route| route.hop.is_none());
     let name = (0..u8::MAX).map(|letter| [letter]).find(is_here).expect("this core has some key");
     let from = peer(&bench, &shard);
@@ -217,7 +217,7 @@ fn sets_that_only_the_log_holds_are_joined_when_the_number_of_cores_changes() {
     let wall_ms = bench.wall_ms();
     let bench = Bench::new(image);
     bench.0.wall_ms.set(wall_ms);
-    let settings = laid_out_for(&bench, 1, 0);
+    let settings = laid_out_for(&bench, 3, 1, 0);
     let shard = open(&bench, settings).expect("laid out for it");
     let from = client(&bench, &shard);
     receive(&shard, from, &request_frame(1, &get_of(&name, Level::One)));
