@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use ferrite_client::{BlockingClient, ErrorCode, Key, ReadError, ReadOptions, WriteOptions};
+use ferrite_client::{BlockingClient, ErrorCode, Key, ReadError, ReadOptions, WriteOptions, WriteOutcome};
 
 use crate::cluster::{Cluster, Wanted, wait_for};
 
@@ -89,6 +89,14 @@ fn damaged_tables_cost_their_own_keys_until_these_are_written_again() {
     cluster.local.start(0).expect("nor is a mark");
     let mut client = cluster.client();
     assert!(check(&mut client, 1, "started again") >= damaged);
+    // If the damage took the record of how far its clock had come, it begins above all that it can have minted, and waits until that is not ahead.
+    wait_for("it mints again", || {
+        let outcome = client.put(Key::plain(&key(0)), &value(0, 2), WriteOptions::default());
+        let waits =
+            matches!(&outcome, WriteOutcome::NotApplied(fault) if fault.code == ErrorCode::ClockDrift);
+        assert!(outcome.is_done() || waits, "{outcome}");
+        outcome.is_done().then_some(())
+    });
     write(&mut client, 2);
     assert_eq!(check(&mut client, 2, "written again"), 0);
     assert_eq!(cluster.local.stop(0).expect("it stops").code(), Some(0));

@@ -138,7 +138,7 @@ impl<E: Env> Shard<E> {
         } else if self.is_unjudged() {
             "this node has just started, and its wall clock was not compared with most others' yet: it coordinates no writes for a moment; ask another node"
         } else {
-            "the client has seen, or the key holds, a time too far ahead of this node's wall clock"
+            "the client has seen, the key holds, or an earlier life of this node may have minted, a time too far ahead of this node's wall clock"
         }
     }
 
