@@ -188,13 +188,13 @@ impl Scenario {
         Read { reading: Reading { answered: usize::from(answered), ..read.reading }, ..read }
     }
 
-    /// No node shows what had expired by its own clock when it was asked, nor anything without telling its client of its order.
+    /// No node shows what had expired by its own clock, or by most others' if that is wrong, when it was asked, nor anything without telling its client of its order.
     fn judge_shown(&self, world: &World, client: usize, read: &Read, time: Order, version: &Version) {
         let was_set = self.wall(world, client).jumps != read.wall.jumps;
-        if version.expiry_ms != 0 && version.expiry_ms <= read.wall.ms && !was_set {
+        if version.expiry_ms != 0 && version.expiry_ms <= read.wall.earliest_ms && !was_set {
             let what = format!(
                 "{version:?} was shown, which had expired when it was asked for, at {} ms",
-                read.wall.ms
+                read.wall.earliest_ms
             );
             self.judge(Err(Violation { key: read.key, what }));
         }

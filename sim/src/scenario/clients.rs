@@ -27,6 +27,8 @@ const MULTI_PUT_ONE_IN: u64 = 12;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wall {
     pub(super) ms: u64,
+    /// No node judges by an earlier time what has expired.
+    pub(super) earliest_ms: u64,
     /// How often it had been set.
     pub(super) jumps: u64,
 }
@@ -215,7 +217,19 @@ impl Scenario {
 
     pub(super) fn wall(&self, world: &World, client: usize) -> Wall {
         let node = self.clients.borrow()[client].node;
-        Wall { ms: world.wall_ms(node), jumps: self.jumps.borrow()[node] }
+        let ms = world.wall_ms(node);
+        Wall { ms, earliest_ms: self.earliest_ms(world, ms), jumps: self.jumps.borrow()[node] }
+    }
+
+    /// The earliest time that a node whose clock shows this may go by: of three nodes, one that is out of step with most others goes by what they
+    /// have told of their clocks lately, which may have been set since.
+    fn earliest_ms(&self, world: &World, ms: u64) -> u64 {
+        let (lowest_ms, highest_ms) = self.offsets_ms.get();
+        let were_in_step = (highest_ms - lowest_ms) as u64 <= self.shape.options.drift_max_ms();
+        match were_in_step || self.shape.nodes < 3 {
+            true => ms,
+            false => ms.min(world.true_wall_ms().saturating_add_signed(lowest_ms)),
+        }
     }
 
     /// A client's connection stands, or could not be made.

@@ -181,6 +181,8 @@ impl Scenario {
     pub(super) fn set_clock(&self, world: &World, node: usize, offset_ms: i64) {
         self.facts.borrow_mut().saw_wall(world.wall_ms(node));
         world.set_wall_offset_ms(node, offset_ms);
+        let (lowest_ms, highest_ms) = self.offsets_ms.get();
+        self.offsets_ms.set((lowest_ms.min(offset_ms), highest_ms.max(offset_ms)));
         self.jumps.borrow_mut()[node] += 1;
     }
 

@@ -169,6 +169,8 @@ struct Scenario {
     losses: Cell<u64>,
     /// By node: how often its wall clock was set.
     jumps: RefCell<Vec<u64>>,
+    /// The lowest and the highest by which any wall clock was ever off, in milliseconds.
+    offsets_ms: Cell<(i64, i64)>,
     /// Kinds of faults that are still to come in this round.
     deck: RefCell<Vec<FaultKind>>,
 }
@@ -178,6 +180,7 @@ impl Scenario {
         Scenario {
             clients: RefCell::new((0..plan.clients).map(|_| Client::default()).collect()),
             jumps: RefCell::new(vec![0; shape.nodes]),
+            offsets_ms: Cell::default(),
             shape,
             plan,
             random: RefCell::new(random),

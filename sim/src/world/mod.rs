@@ -180,10 +180,15 @@ impl World {
         self.now_ns.get()
     }
 
+    /// What a wall clock shows that is right, in milliseconds.
+    pub(crate) fn true_wall_ms(&self) -> u64 {
+        self.wall_start_ms + self.now_ns.get() / 1_000_000
+    }
+
     /// A node's wall clock, in milliseconds.
     pub(crate) fn wall_ms(&self, node: usize) -> u64 {
         let offset = self.nodes.borrow()[node].wall_offset_ms;
-        (self.wall_start_ms + self.now_ns.get() / 1_000_000).saturating_add_signed(offset)
+        self.true_wall_ms().saturating_add_signed(offset)
     }
 
     /// Random bits.
