@@ -110,7 +110,9 @@ fn run(havoc: &Havoc) -> Result<bool, Obstacle> {
                 return Ok(is_well(figures::down::run(&program, home.path(), *options)?.wrong()));
             }
             Figure::Slow(options) => figures::slow::run(&program, home.path(), *options)?,
-            Figure::Flood(options) => figures::flood::run(&program, home.path(), options)?,
+            Figure::Flood(options) => {
+                return Ok(is_well(figures::flood::run(&program, home.path(), options)?));
+            }
             Figure::Crowd(_) => unreachable!("it needs no nodes"),
             Figure::Cost(options) => figures::cost::run(&program, home.path(), *options)?,
             Figure::Together(options) => figures::together::run(&program, home.path(), *options)?,

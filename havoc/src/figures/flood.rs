@@ -1,7 +1,8 @@
 //! Memory, and how long established clients wait, while thousands of connections do nothing good.
 //!
 //! The node has one CPU for itself, if there are two. Established clients share another with the others, which are a process of their own that
-//! runs when nobody else wants to (`chrt --idle`, where there is one): it is the node that is measured.
+//! runs when nobody else wants to (`chrt --idle`, where there is one): it is the node that is measured. Where its memory was ever more
+//! than it was given and a tenth, the figure is wrong.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -85,8 +86,20 @@ struct Row {
     open: u64,
 }
 
-/// Measures, and prints a table.
-pub fn run(program: &Path, home: &Path, options: &Options) -> Result<(), Obstacle> {
+/// What is wrong with a node that took that much memory at most, in one line.
+fn wrong(most_bytes: u64) -> Option<String> {
+    let bound = super::MEMORY_BYTES / 10 * 11;
+    (most_bytes == 0 || most_bytes > bound).then(|| {
+        format!(
+            "the node took {} MiB of memory at most; {} MiB are what it was given and a tenth",
+            most_bytes >> 20,
+            bound >> 20
+        )
+    })
+}
+
+/// Measures, and prints a table; what is wrong with it, in one line.
+pub fn run(program: &Path, home: &Path, options: &Options) -> Result<Option<String>, Obstacle> {
     raise_descriptors();
     let nodes = super::start_beside(program, home, 1)?;
     let mut clients: Vec<BlockingClient> = (0..options.clients.max(1)).map(|_| nodes.client(0)).collect();
@@ -133,7 +146,8 @@ pub fn run(program: &Path, home: &Path, options: &Options) -> Result<(), Obstacl
             row.resident_bytes >> 20
         );
     }
-    Ok(())
+    let most_bytes = nodes.pid(0).map_or(0, |pid| memory_line(pid, "VmHWM:"));
+    Ok(wrong(most_bytes))
 }
 
 fn is_wanted(options: &Options, behaviour: Behaviour) -> bool {
@@ -157,7 +171,7 @@ fn turn(
     let measured = std::thread::scope(|scope| {
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
-                resident.fetch_max(resident_bytes(pid), Ordering::Relaxed);
+                resident.fetch_max(memory_line(pid, "VmRSS:"), Ordering::Relaxed);
                 std::thread::sleep(SAMPLE_EVERY);
             }
         });
@@ -327,10 +341,10 @@ fn gets() -> Vec<u8> {
     out
 }
 
-/// Memory of a process that is really there, in bytes.
-fn resident_bytes(pid: u32) -> u64 {
+/// Memory of a process that is really there, or the most there was, in bytes; 0 = the process is gone.
+fn memory_line(pid: u32, name: &str) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
     let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
     kib.unwrap_or(0) << 10
 }
@@ -340,4 +354,16 @@ fn raise_descriptors() {
     let limit = getrlimit(Resource::Nofile);
     // Where it is refused there are fewer connections, and the table says how many.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_than_the_memory_and_a_tenth_is_wrong_and_so_is_a_node_that_is_gone() {
+        assert_eq!(wrong(281 << 20), None);
+        assert!(wrong(282 << 20).is_some_and(|said| said.contains("282 MiB")));
+        assert!(wrong(0).is_some());
+    }
 }

@@ -19,6 +19,8 @@ use crate::{Obstacle, failed};
 
 /// Memory and habits of the nodes of figures.
 const SERVER: &str = "memory = \"256MiB\"\nspin = \"off\"";
+/// The memory that these lines give a node.
+const MEMORY_BYTES: u64 = 256 << 20;
 
 /// A cluster that runs, all of its nodes replicas of everything up to three.
 fn start(program: &Path, home: &Path, kind: Kind, nodes: usize) -> Result<Nodes, Obstacle> {
