@@ -4,6 +4,8 @@
 //! such records wherever two meet: in a memtable, in a merge, in a read. A set is checked where it arrives, so one that does not
 //! decode later is a bug or damage that checksums did not see: reads of it fail as damaged, and a join keeps the other one.
 
+use std::cell::Cell;
+
 use ferrite_cluster::{CausalClock, Context, SiblingSet};
 use ferrite_lsm::{Joined, Key, Record, RecordBuf, RecordFlags, cover};
 use ferrite_wire::{
@@ -16,8 +18,28 @@ use crate::env::Env;
 
 /// Longest set that a join makes, in bytes: what the engine takes as a record, less its key. What writes leave stays far below it
 /// however it is joined ([`ferrite_cluster::SetLimits`]); of two sets that would be longer together, or could not be encoded, the newer
-/// stays as it is, and the other is told of in the log.
+/// stays as it is, and the other is told of in the log and [counted](left_out).
 const JOINED_BYTES_MAX: usize = ferrite_lsm::RECORD_BYTES_MAX / 2;
+
+thread_local! {
+    /// A core is a thread, and what the engine calls to join two records has nothing else of the core's.
+    static LEFT_OUT: Cell<u64> = const { Cell::new(0) };
+}
+
+/// How often this core left out a set because it could not be joined with another. One that lies in several places may be met more than once.
+pub(super) fn left_out() -> u64 {
+    LEFT_OUT.get()
+}
+
+/// Counts a set that is left out, and tells of it.
+#[cold]
+fn leave_out(joined: &SiblingSet<'_>) {
+    LEFT_OUT.set(LEFT_OUT.get() + 1);
+    tracing::error!(
+        bytes = joined.encoded_bytes(),
+        "siblings of a key are too long together: the older ones are left out"
+    );
+}
 
 /// Options of an engine that joins sets wherever two of them meet, also where nothing but its log is read.
 pub(crate) fn joining_sets(engine: ferrite_lsm::Options) -> ferrite_lsm::Options {
@@ -40,7 +62,7 @@ fn join_records(_: &Key<'_>, left: &Record<'_>, right: &Record<'_>, out: &mut Re
         return Joined::Right;
     }
     if !is_bounded(&joined) {
-        tracing::error!(bytes = joined.encoded_bytes(), "siblings of a key are too long to be kept together");
+        leave_out(&joined);
         return if right.beats(left) { Joined::Right } else { Joined::Left };
     }
     cover::mark("sets of siblings joined");
@@ -76,7 +98,7 @@ pub(super) fn join_into(kept: &mut Vec<u8>, arrived: &[u8]) {
         (_, Err(_)) => unreachable!("a set is checked when it arrives"),
     };
     if !is_bounded(&joined) {
-        tracing::error!(bytes = joined.encoded_bytes(), "siblings of a key are too long to be read together");
+        leave_out(&joined);
         return;
     }
     let mut out = Vec::with_capacity(joined.encoded_bytes());
@@ -161,5 +183,56 @@ impl<E: Env> Shard<E> {
         Siblings::encode_parts(&context, values.into_iter(), &mut out);
         let siblings = Siblings::decode(&mut Reader::new(&out)).expect("just encoded");
         then(&Reply::Siblings { answered, siblings })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ferrite_cluster::{Dot, SetLimits, Sibling};
+    use ferrite_lsm::Prefix;
+    use ferrite_wire::{Actor, Order};
+
+    use super::*;
+
+    /// As long as a write may leave them; so many writers that saw nothing of each other.
+    fn set_of_writers(writers: std::ops::Range<u64>, value: &[u8]) -> SiblingSet<'_> {
+        writers.fold(SiblingSet::default(), |set, writer| {
+            let dot = Dot { actor: Actor(writer), number: writer };
+            let sibling = Sibling { dot, order: Order(writer), expiry_ms: 0, value };
+            let mut its = SiblingSet::default();
+            its.put(&CausalClock::default(), sibling, &SetLimits::default()).expect("there is room");
+            set.join(&its)
+        })
+    }
+
+    fn encoded(set: &SiblingSet<'_>) -> Vec<u8> {
+        let mut out = Vec::new();
+        set.encode(&mut out);
+        out
+    }
+
+    fn record<'b>(set: &SiblingSet<'_>, value: &'b [u8]) -> Record<'b> {
+        let Version { order, actor, flags, .. } = set.version();
+        Record { order: order.0, actor: actor.0, flags: RecordFlags(flags.0), expiry_ms: 0, value }
+    }
+
+    /// Siblings that were acknowledged while no replica was there may be longer together than a record: only the log told of those left out.
+    #[test]
+    fn sets_that_are_left_out_because_they_are_too_long_together_are_counted() {
+        let value = vec![b'v'; 900 * 1024];
+        let [older, newer, small] = [1..6, 6..11, 11..12].map(|writers| set_of_writers(writers, &value));
+        let join = |one: &SiblingSet<'_>, other: &SiblingSet<'_>| {
+            let [left, right] = [one, other].map(encoded);
+            let key = Key { prefix: Prefix::from_u128(0), partition: b"k", sort: b"" };
+            join_records(&key, &record(one, &left), &record(other, &right), &mut RecordBuf::default())
+        };
+        let before = left_out();
+        assert!(matches!(join(&small, &newer), Joined::Both));
+        assert_eq!(left_out(), before);
+        assert!(matches!(join(&older, &newer), Joined::Right), "the newer stays as it is");
+        assert_eq!(left_out(), before + 1);
+        let mut kept = encoded(&older);
+        join_into(&mut kept, &encoded(&newer));
+        assert_eq!((left_out(), kept), (before + 2, encoded(&older)));
     }
 }

@@ -145,6 +145,7 @@ impl<E: Env> Shard<E> {
         line("waiting_bytes", &self.waiting.borrow().bytes());
         line("operation_bytes", &self.held.bytes());
         self.wall_lines(&mut line);
+        line("siblings.left_out", &super::sets::left_out());
         self.member_lines(now_ns, &mut line);
         self.hint_lines(&mut line);
         let (clients, peers) = self.sessions.borrow().counts();
