@@ -10,7 +10,12 @@
 //!     acknowledged    those for core 1 are owed; all others are sent here  nothing is sent
 //! ```
 //!
-//! The watermark is as far as all tracks have come. So each core takes a track's few bytes, however much it has missed, and its hints are read
+//! The watermark is as far as all tracks have come, and what lies behind it is kept, delivered or not. So that a core that is behind for hours does not keep all that
+//! others were sent meanwhile on the disk, its hints are *written again* at the end of the lane once enough was delivered behind them: then the watermark
+//! goes on. What is kept is bounded by half as much again as is owed, and [`HintOptions::pinned_bytes_max`]; for each byte that is written again half a
+//! byte was delivered.
+//!
+//! So each core takes a track's few bytes, however much it has missed, and its hints are read
 //! twice. Rejected: a lane for each core of the target. That many would read all of it always, or stored hints would have to name a core, which
 //! changes with the target's number of cores.
 
@@ -30,6 +35,8 @@ const BEHIND_MAX: usize = 256;
 pub struct Fetch {
     /// The core that it is for alone; `None` = all but those that are behind.
     pub of: Option<CoreId>,
+    /// That core is absent: what is found is not sent, but written again at the end of the lane.
+    pub rewrites: bool,
     /// The last time that is not wanted.
     pub after: u64,
     /// The last time that is.
@@ -79,6 +86,12 @@ pub struct Lane {
     behind: BTreeMap<CoreId, Track>,
     /// How far those came that have caught up, while hints before that are owed: should they be sent again, they were counted off before.
     ended: BTreeMap<CoreId, u64>,
+    /// Bytes that were delivered and are kept, for something before them was not.
+    pinned: u64,
+    /// From so many on, and half of what is owed, that is written again.
+    pinned_max: u64,
+    /// Up to here what is for absent cores is written again.
+    rewritten_until: u64,
     /// The last fetch was for a core that is behind.
     is_mains_turn: bool,
     attempts: u32,
@@ -106,6 +119,9 @@ impl Lane {
             main: Track::new(Throttle::new(options), mark, 1),
             behind: BTreeMap::new(),
             ended: BTreeMap::new(),
+            pinned: 0,
+            pinned_max: options.pinned_bytes_max,
+            rewritten_until: 0,
             is_mains_turn: false,
             attempts: 1,
             recounted: 0,
@@ -166,7 +182,8 @@ impl Lane {
         let bytes_max = (bytes_max / (1 + self.behind.len() as u64)).max(1);
         let first = self.is_mains_turn.then(|| self.fetch_main(bytes_max, cores, now_ns)).flatten();
         let of_behind = || self.fetch_behind(bytes_max, is_absent, now_ns);
-        let fetch = first.or_else(of_behind).or_else(|| self.fetch_main(bytes_max, cores, now_ns))?;
+        let fetch = first.or_else(of_behind).or_else(|| self.fetch_main(bytes_max, cores, now_ns));
+        let fetch = fetch.or_else(|| self.fetch_rewritten(bytes_max, is_absent, now_ns))?;
         self.is_mains_turn = fetch.of.is_some();
         self.fetching = true;
         Some(fetch)
@@ -181,7 +198,7 @@ impl Lane {
         }
         let (records, bytes) = track.room(self.settled(), bytes_max, now_ns)?;
         let (after, through, attempt) = (track.fetched, self.settled(), track.attempt);
-        Some(Fetch { of: None, after, through, records, bytes, attempt })
+        Some(Fetch { of: None, rewrites: false, after, through, records, bytes, attempt })
     }
 
     fn fetch_behind(&self, bytes_max: u64, is_absent: &dyn Fn(CoreId) -> bool, now_ns: u64) -> Option<Fetch> {
@@ -190,7 +207,26 @@ impl Lane {
         there.find_map(|(&core, track)| {
             let (records, bytes) = track.room(through, bytes_max, now_ns)?;
             let (after, attempt) = (track.fetched, track.attempt);
-            Some(Fetch { of: Some(core), after, through, records, bytes, attempt })
+            Some(Fetch { of: Some(core), rewrites: false, after, through, records, bytes, attempt })
+        })
+    }
+
+    /// What is to be written again, where nothing can be sent.
+    fn fetch_rewritten(
+        &mut self,
+        bytes_max: u64,
+        is_absent: &dyn Fn(CoreId) -> bool,
+        now_ns: u64,
+    ) -> Option<Fetch> {
+        if self.pinned > self.pinned_max.saturating_add(self.bytes / 2) && self.until == u64::MAX {
+            (self.pinned, self.rewritten_until) = (0, self.main.fetched);
+        }
+        let through = self.main.fetched.min(self.rewritten_until);
+        let mut away = self.behind.iter().filter(|(core, _)| is_absent(**core));
+        away.find_map(|(&core, track)| {
+            let (records, bytes) = track.room(through, bytes_max, now_ns)?;
+            let (after, attempt) = (track.fetched, track.attempt);
+            Some(Fetch { of: Some(core), rewrites: true, after, through, records, bytes, attempt })
         })
     }
 
@@ -331,6 +367,7 @@ impl Lane {
         }
         self.behind.clear();
         self.ended.clear();
+        (self.pinned, self.rewritten_until) = (0, 0);
         self.attempts += 1;
         self.main.rewind(self.watermark, self.attempts);
     }
@@ -445,15 +482,18 @@ impl Lane {
     /// Moves the watermark over what is settled, in order, on all tracks. Ends those that have caught up; but while a fetch is under way, which passes
     /// over what was theirs when it began, none has.
     fn advance(&mut self) {
-        let Lane { main, behind, ended, count, bytes, recounted, .. } = self;
+        let Lane { main, behind, ended, count, bytes, recounted, pinned, .. } = self;
+        let mut is_main = true;
         for track in std::iter::once(&mut *main).chain(behind.values_mut()) {
             while let Some(hint) = track.pop_settled() {
+                *pinned += if is_main { hint.bytes } else { 0 };
                 let before = hint.core.and_then(|core| ended.get(&core).copied()).unwrap_or(0);
                 if hint.at > before.max(*recounted) {
                     *count = count.saturating_sub(1);
                     *bytes = bytes.saturating_sub(hint.bytes);
                 }
             }
+            is_main = false;
         }
         if !self.fetching {
             behind.retain(|core, track| {
@@ -467,6 +507,9 @@ impl Lane {
         }
         let clear = self.tracks().map(Track::clear).min().expect("there is always one");
         self.watermark = self.watermark.max(clear);
+        if clear == self.main.clear() {
+            self.pinned = 0;
+        }
         let watermark = self.watermark;
         self.ended.retain(|_, fetched| *fetched > watermark);
         if self.staged.is_empty() && self.watermark >= self.durable {

@@ -217,17 +217,20 @@ impl Ledger {
         Ok((id, lane.admit(wall_ms << TIME_BITS, bytes)))
     }
 
-    /// Takes in again a hint that its target will never take, and that is not to be dropped, into a lane of such. It has been counted before, and is
-    /// taken whatever is full. Gives its time. [`Ledger::held_back`] or [`Ledger::put_off`] must follow.
-    pub fn hold_back(&mut self, into: LaneId, bytes: u64, wall_ms: u64) -> u64 {
-        assert!(into.is_held_back(), "a lane of its own");
+    /// Takes in again a hint that stands in the way where it is: one that its target will never take, and that is not to be dropped, into a lane of such; or one
+    /// for a core that is behind, into a lane as it is in. It has been counted before, and is taken whatever is full. Gives its time.
+    /// [`Ledger::written_again`] or [`Ledger::put_off`] must follow.
+    pub fn write_again(&mut self, into: LaneId, bytes: u64, wall_ms: u64) -> u64 {
         let options = &self.options;
-        let lane = self.lanes.entry(into).or_insert_with(|| Lane::held_back(options, Found::default()));
+        let lane = self.lanes.entry(into).or_insert_with(|| match into.is_held_back() {
+            true => Lane::held_back(options, Found::default()),
+            false => Lane::new(options, Found::default()),
+        });
         lane.admit(wall_ms << TIME_BITS, bytes)
     }
 
     /// It is durable there: where it was it is done with.
-    pub fn held_back(&mut self, into: LaneId, at: u64, from: LaneId, attempt: u32, from_at: u64) {
+    pub fn written_again(&mut self, into: LaneId, at: u64, from: LaneId, attempt: u32, from_at: u64) {
         if let Some(lane) = self.lanes.get_mut(&into) {
             lane.written(at);
         }

@@ -21,7 +21,7 @@
 //!
 //! Delivery is bounded by a window that grows by one for each window that was acknowledged fast, and is halved when acknowledgements are slow or
 //! refused ([`Throttle`]): a target that has just come back has other work, too. All lanes of a core share what they may have in flight, in bytes.
-//! A core of the target that does not take its hints holds up no other's ([`Lane`]).
+//! A core of the target that does not take its hints holds up no other's, and keeps little of what these were sent on the disk ([`Lane`]).
 //!
 //! A hint that its target will never take (its table went, or it is longer than what is taken there now) is dropped if it is strict, and counted. A sloppy one is
 //! *held back*: written again into a lane of its own, so that the queue goes on, and done with where it was once that is durable. What is held back is

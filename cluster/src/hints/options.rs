@@ -15,6 +15,9 @@ pub struct HintOptions {
     pub window_bytes_max: u64,
     /// Most bytes of hints for all targets in flight, shared by those that are owed any; each may have one that is longer. Default 16 MiB.
     pub delivery_bytes_max: u64,
+    /// Bytes for one target that were delivered, and are kept on the disk since one of its cores is behind. With more, beside half of what is owed, what is owed
+    /// to that core is written again behind them. Default 4 MiB.
+    pub pinned_bytes_max: u64,
     /// No acknowledgement that takes less, in nanoseconds, says that the target is busy, however fast it was before. Default 25 ms.
     pub latency_floor_ns: u64,
     /// First pause after a refusal or a loss, in nanoseconds; it doubles with each one in a row. Default 50 ms.
@@ -35,6 +38,7 @@ impl Default for HintOptions {
             window_max: 256,
             window_bytes_max: 4 << 20,
             delivery_bytes_max: 16 << 20,
+            pinned_bytes_max: 4 << 20,
             latency_floor_ns: 25 * MS,
             pause_min_ns: 50 * MS,
             pause_max_ns: 2_000 * MS,

@@ -140,7 +140,9 @@ impl<E: Env> Shard<E> {
         for ((hint, core), _) in sent {
             // One that did not leave may have taken others of its core along.
             let is_due = self.hints.borrow_mut().waits_for(id, fetch.attempt, hint.at);
-            if is_due && !self.send_hint(id, fetch.attempt, hint, *core) {
+            if is_due && fetch.rewrites {
+                self.write_behind(id, fetch.attempt, hint);
+            } else if is_due && !self.send_hint(id, fetch.attempt, hint, *core) {
                 let of_one_core = self.has_room_to_coordinate() && self.is_for_one_core(id.target);
                 self.hints.borrow_mut().failed(id, fetch.attempt, hint.at, of_one_core, now_ns);
             }
@@ -242,7 +244,15 @@ impl<E: Env> Shard<E> {
         self.hint_fetches.set(self.hint_fetches.get() + 1);
         let shard = self.clone();
         self.env.spawn(async move {
-            let fetch = Fetch { of: None, after: at - 1, through: at, records: 1, bytes: 1, attempt };
+            let fetch = Fetch {
+                of: None,
+                rewrites: false,
+                after: at - 1,
+                through: at,
+                records: 1,
+                bytes: 1,
+                attempt,
+            };
             let mut hint = None;
             let visit = |key: Key<'_>, record: Record<'_>| {
                 hint = decode_hint(&key, record.value);

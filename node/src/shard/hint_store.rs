@@ -327,7 +327,8 @@ mod tests {
     fn a_fetch_reads_what_is_behind_and_through_and_never_the_mark() {
         let id = LaneId { target: NodeId(7), stream: 3 };
         let key = ferrite_wire::Key { table: TableId(5), partition: b"\xff\xff", sort: b"s" };
-        let fetch = Fetch { of: None, after: 0, through: 9, records: 1, bytes: 1, attempt: 1 };
+        let fetch =
+            Fetch { of: None, rewrites: false, after: 0, through: 9, records: 1, bytes: 1, attempt: 1 };
         let is_in = |fetch: &Fetch, at| range_of(id, fetch).contains(&hint_key(id, at, &key));
         assert_eq!([0, 1, 9, 10].map(|at| is_in(&fetch, at)), [false, true, true, false]);
         assert!(!range_of(id, &fetch).contains(&mark_key(id)));

@@ -37,11 +37,11 @@ pub(super) enum HintThen {
         /// The place in the key's preference list.
         replica: u8,
     },
-    /// It is one that is held back: where it was it is done with.
-    HeldBack {
+    /// It was written again: where it was it is done with.
+    Again {
         /// Where that was.
         lane: LaneId,
-        /// In which attempt it was refused.
+        /// In which attempt it was read there.
         attempt: u32,
         /// Its time there.
         at: u64,
@@ -119,14 +119,25 @@ impl<E: Env> Shard<E> {
         staged
     }
 
-    /// Writes a hint that its target will never take, and that counted, again among those that are held back. It is done with where it was once that is
-    /// durable; refused, it is tried again.
+    /// Writes a hint that its target will never take, and that counted, again among those that are held back.
     pub(super) fn hold_back(self: &Rc<Self>, from: LaneId, attempt: u32, hint: &Hint) {
         let lane = LaneId::held_back(from.target, self.settings.core, self.settings.cores);
-        let at = self.hints.borrow_mut().hold_back(lane, hint.bytes, self.env.wall_ms());
+        self.write_again(lane, from, attempt, hint);
+    }
+
+    /// Writes a hint for a core that is absent again, behind all others.
+    pub(super) fn write_behind(self: &Rc<Self>, from: LaneId, attempt: u32, hint: &Hint) {
+        cover::mark("hint written again behind others");
+        let lane = LaneId { target: from.target, stream: self.settings.core.0 };
+        self.write_again(lane, from, attempt, hint);
+    }
+
+    /// Writes a hint again into a lane. It is done with where it was once that is durable; refused, it is tried again.
+    fn write_again(self: &Rc<Self>, lane: LaneId, from: LaneId, attempt: u32, hint: &Hint) {
+        let at = self.hints.borrow_mut().write_again(lane, hint.bytes, self.env.wall_ms());
         let mut value = Vec::with_capacity(hint.payload.len() + Version::BYTES + 5);
         encode_hint(hint.kind, hint.table, &hint.version, &hint.payload, &mut value);
-        let then = HintThen::HeldBack { lane: from, attempt, at: hint.at };
+        let then = HintThen::Again { lane: from, attempt, at: hint.at };
         let ack = HintAck { lane, at, bytes: hint.bytes, then };
         let staged =
             self.stage_now(hint_key(lane, at, &hint.key()), local_record(at, &value), 0, Ack::Hint(ack));
@@ -137,11 +148,13 @@ impl<E: Env> Shard<E> {
 
     /// A hint is durable, or the log has refused it.
     pub(super) fn hint_written(self: &Rc<Self>, ack: HintAck, refused: Option<ErrorCode>) {
-        if let HintThen::HeldBack { lane, attempt, at } = ack.then {
+        if let HintThen::Again { lane, attempt, at } = ack.then {
             match refused {
                 None => {
-                    cover::mark("sloppy hint held back");
-                    self.hints.borrow_mut().held_back(ack.lane, ack.at, lane, attempt, at);
+                    if ack.lane.is_held_back() {
+                        cover::mark("sloppy hint held back");
+                    }
+                    self.hints.borrow_mut().written_again(ack.lane, ack.at, lane, attempt, at);
                     self.pump_lane(lane);
                 }
                 Some(_) => {
@@ -171,7 +184,7 @@ impl<E: Env> Shard<E> {
 
     fn tell_hint(self: &Rc<Self>, then: HintThen, answer: WriteAnswer) {
         match then {
-            HintThen::Nothing | HintThen::HeldBack { .. } => {}
+            HintThen::Nothing | HintThen::Again { .. } => {}
             HintThen::Peer(requester) => {
                 self.answer_peer(requester, &PeerMessage::ReplicaWriteAnswer(answer));
             }
