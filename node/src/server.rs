@@ -28,6 +28,11 @@ use crate::shard::{Joining, Shard, ShardSettings, UNLISTED_MAX};
 use crate::startup::{self, StartupError};
 use crate::table_modes;
 
+/// A read that waits for the disk is allowed for so many bytes of a core's reserve: a task of some kilobytes, beside its block, which is counted elsewhere.
+const DISK_READ_BYTES: usize = 16 * 1024;
+/// Fewest of them that a core may have under way.
+const DISK_READS_MIN: usize = 64;
+
 /// Most connections that wait to be accepted, per port.
 const ACCEPT_BACKLOG: u16 = 1024;
 
@@ -384,6 +389,8 @@ impl Placed {
         settings.hop_backlog_bytes_max = settings.hop_backlog_bytes_max.min(reserve.backlog);
         settings.debt_bytes_max = settings.debt_bytes_max.min(reserve.debts);
         settings.apart_bytes_max = settings.apart_bytes_max.min(reserve.apart);
+        settings.disk_reads_max =
+            settings.disk_reads_max.min((reserve.bytes / DISK_READ_BYTES).max(DISK_READS_MIN));
         settings.reserve_bytes = reserve.bytes;
         settings.gossip = self.plan.gossip.options.clone();
         settings.seeds = self.plan.gossip.seeds.iter().map(ToString::to_string).collect();
