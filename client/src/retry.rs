@@ -40,6 +40,8 @@ pub(crate) fn after(code: ErrorCode, is_write: bool) -> Next {
         | ErrorCode::Damaged
         | ErrorCode::ClockDrift
         | ErrorCode::Stopping
+        // It was too late for that one, which may have stood still; the request's own deadline is the client's to judge.
+        | ErrorCode::Expired
         | ErrorCode::NotJoined => Next::OtherReplica,
         ErrorCode::Overloaded => Next::AfterPause,
         ErrorCode::Malformed
@@ -48,7 +50,6 @@ pub(crate) fn after(code: ErrorCode, is_write: bool) -> Next {
         | ErrorCode::TooLarge
         | ErrorCode::NoTable
         | ErrorCode::Unsupported
-        | ErrorCode::Expired
         | ErrorCode::TablesDiffer
         | ErrorCode::BadContext
         | ErrorCode::TooManySiblings => Next::Answer,

@@ -58,7 +58,9 @@ fn bytes_of(request: &Request<'_>) -> usize {
 fn may_do_elsewhere(code: ErrorCode) -> bool {
     matches!(
         code,
-        ErrorCode::DiskFull
+        ErrorCode::ClockDrift
+            | ErrorCode::DiskFull
+            | ErrorCode::Expired
             | ErrorCode::Fenced
             | ErrorCode::NotJoined
             | ErrorCode::Overloaded
