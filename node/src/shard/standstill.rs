@@ -10,8 +10,8 @@ use std::cell::Cell;
 
 /// Upkeep that is late by less is a long turn, in nanoseconds.
 const STILL_NS_MIN: u64 = 250_000_000;
-/// For so long after that what is read may have waited, in nanoseconds: it is not all read in one turn.
-const AFTER_NS: u64 = 200_000_000;
+/// For so long after that what is read may have waited, in nanoseconds: it is not all read in one turn, and the turns after it are long.
+const AFTER_NS: u64 = 2_000_000_000;
 
 /// The last time that the core stood still.
 #[derive(Debug, Default)]
@@ -23,9 +23,11 @@ pub(super) struct Standstill {
 impl Standstill {
     /// The upkeep that was due is done.
     pub(super) fn kept_up(&self, now_ns: u64, due_ns: u64) {
-        let lasted_ns = now_ns.saturating_sub(due_ns);
-        if lasted_ns >= STILL_NS_MIN {
-            self.lasted_ns.set(lasted_ns);
+        let late_ns = now_ns.saturating_sub(due_ns);
+        if late_ns >= STILL_NS_MIN {
+            // What was left from the time before has waited for both.
+            let before_ns = if due_ns < self.until_ns.get() { self.lasted_ns.get() } else { 0 };
+            self.lasted_ns.set(before_ns + late_ns);
             self.until_ns.set(now_ns + AFTER_NS);
         }
     }
@@ -33,8 +35,8 @@ impl Standstill {
     /// By how much what is read now may be older than it seems, in nanoseconds; `due_ns`: when the next upkeep is, or was to be.
     pub(super) fn waited_ns(&self, now_ns: u64, due_ns: u64) -> u64 {
         let late_ns = now_ns.saturating_sub(due_ns);
-        let before_ns = if now_ns < self.until_ns.get() { self.lasted_ns.get() } else { 0 };
-        before_ns.max(if late_ns >= STILL_NS_MIN { late_ns } else { 0 })
+        let before_ns = if due_ns.min(now_ns) < self.until_ns.get() { self.lasted_ns.get() } else { 0 };
+        before_ns + if late_ns >= STILL_NS_MIN { late_ns } else { 0 }
     }
 }
 
@@ -54,5 +56,17 @@ mod tests {
         still.kept_up(next_ns, next_ns);
         assert_eq!(still.waited_ns(next_ns + 1, next_ns + 20_000_000), 3_000_000_000);
         assert_eq!(still.waited_ns(now_ns + AFTER_NS, now_ns + AFTER_NS + 20_000_000), 0);
+    }
+
+    /// The second time was taken for all that the core had stood still, and what had waited through both was new.
+    #[test]
+    fn one_standstill_soon_after_another_adds_to_it() {
+        let (still, due_ns) = (Standstill::default(), 1_000_000_000);
+        let first_ns = due_ns + 10_000_000_000;
+        still.kept_up(first_ns, due_ns);
+        let (due_ns, second_ns) = (first_ns + 20_000_000, first_ns + 420_000_000);
+        assert_eq!(still.waited_ns(second_ns, due_ns), 10_400_000_000);
+        still.kept_up(second_ns, due_ns);
+        assert_eq!(still.waited_ns(second_ns + 1, second_ns + 20_000_000), 10_400_000_000);
     }
 }

@@ -96,7 +96,7 @@ fn a_write_that_came_while_the_core_stood_still_is_not_minted_when_it_goes_on() 
     assert_eq!(dropped(&shard), ["in_socket 2"]);
     receive(&shard, connection, &request_frame(2, &get(b"k", Level::One)));
     assert_eq!(bench.frames(connection)[0].0.kind, FrameKind::Absent, "it was not done");
-    for _ in 0..20 {
+    for _ in 0..110 {
         pass(&bench, &shard, 20);
     }
     receive(&shard, connection, &short(b"k"));
