@@ -246,7 +246,9 @@ impl Ledger {
 
     fn refusal(&self, target: NodeId, kind: HintKind, bytes: u64, wall_ms: u64) -> Option<DropReason> {
         let all: u64 = self.lanes.values().map(Lane::bytes).sum();
-        let of_target = || self.of(target).map(|(_, lane)| lane.bytes()).sum::<u64>();
+        // What is held back never drains: it must not stand in the way of what does.
+        let drains = |(id, _): &(LaneId, &Lane)| !id.is_held_back();
+        let of_target = || self.of(target).filter(drains).map(|(_, lane)| lane.bytes()).sum::<u64>();
         match kind {
             HintKind::Sloppy => (all + bytes > self.options.bytes_max).then_some(DropReason::Full),
             HintKind::Strict => {
