@@ -95,7 +95,7 @@ pub(super) struct Output {
     spare: Vec<u8>,
     sending: bool,
     sending_bytes: usize,
-    /// When what is being sent was handed to the kernel.
+    /// When what is being sent was handed to the kernel, or a part of it last taken.
     since_ns: u64,
     /// What all clients of the core leave unread, if this is a client's.
     all: Option<Rc<Cell<usize>>>,
@@ -131,7 +131,7 @@ impl Output {
         self.bytes_of_all().map_or(usize::MAX, left)
     }
 
-    /// Whether something has been on its way since then or before.
+    /// Whether something is on its way of which nothing was taken since then.
     pub(super) fn is_sending_since(&self, since_ns: u64) -> bool {
         self.sending && self.since_ns <= since_ns
     }
@@ -175,6 +175,11 @@ impl Output {
         }
         (self.sending, self.sending_bytes, self.since_ns) = (true, self.queued.len(), now_ns);
         Some(std::mem::replace(&mut self.queued, std::mem::take(&mut self.spare)))
+    }
+
+    /// A part of what is being sent was taken.
+    pub(super) fn went_on(&mut self, now_ns: u64) {
+        self.since_ns = now_ns;
     }
 
     /// A send has ended and its buffer is back.

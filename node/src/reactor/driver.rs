@@ -401,6 +401,9 @@ impl<H: Handler, E> Driver<H, E> {
         };
         self.shared.count(|counters| counters.sent_bytes += sent as u64);
         if from + sent < buffer.len() {
+            if sent > 0 {
+                link.output.went_on(self.shared.now_ns.get());
+            }
             self.shared.ring.send(stream, buffer, from + sent, token(name));
             return;
         }

@@ -66,9 +66,8 @@ impl Operation {
             Operation::Send { stream, buffer, from } => {
                 let rest = &buffer[*from..];
                 let bytes = u32::try_from(rest.len()).unwrap_or(u32::MAX);
-                // With MSG_WAITALL the kernel goes on after a short send by itself.
-                let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
-                opcode::Send::new(fd(&**stream), rest.as_ptr(), bytes).flags(flags).build()
+                // Not MSG_WAITALL: each part that is taken shows that the other side reads.
+                opcode::Send::new(fd(&**stream), rest.as_ptr(), bytes).flags(libc::MSG_NOSIGNAL).build()
             }
             Operation::Doorbell { event, word } => {
                 opcode::Read::new(fd(&**event), word.as_mut_ptr().cast(), 8).build()
