@@ -53,6 +53,11 @@ fn a_directory_that_is_not_synced_is_caught() {
 }
 
 #[test]
+fn a_block_that_is_taken_for_what_it_should_be_is_caught() {
+    caught("block-not-verified", 20, true);
+}
+
+#[test]
 fn a_quorum_of_one_too_few_is_caught() {
     caught("quorum-off-by-one", 5, true);
 }

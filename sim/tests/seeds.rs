@@ -9,14 +9,17 @@ const SEEDS: std::ops::Range<u64> = 1..261;
 const THREADS: usize = 2;
 
 /// What the range must have met, faults and paths of the server.
-const FAULTS: [&str; 25] = [
+const FAULTS: [&str; 31] = [
     "bit flipped",
+    "bit flipped in a log or manifest",
     "clock jump",
+    "clock runs fast or slow",
     "connection lost",
     "connection refused",
     "connection reset",
     "copy restored",
     "core stalled",
+    "damaged disk replaced",
     "directory wiped",
     "disk stalled",
     "full disk",
@@ -31,10 +34,13 @@ const FAULTS: [&str; 25] = [
     "power cut",
     "power cut of all",
     "read failed",
+    "read misplaced",
+    "read of a log or manifest misplaced",
     "restart with another clock",
     "restart with other cores",
     "short read",
     "sync failed",
+    "write misplaced",
 ];
 const MARKS: [&str; 42] = [
     "actor kept",

@@ -20,6 +20,12 @@ pub enum Fault {
     Io,
     /// A write moves only the first half of its blocks. Other operations fail as with [`Fault::Io`].
     Short,
+    /// A write is done, but elsewhere in its file, and says that all is well: what was there is destroyed, and where it should be is what was there
+    /// before. Where there is no other place it is done right. Other operations are done.
+    Misplaced {
+        /// Chooses the place.
+        choice: u64,
+    },
 }
 
 /// What goes wrong with a read (or an open of an existing file).
@@ -33,6 +39,11 @@ pub enum ReadFault {
     Flip {
         /// The bit.
         bit: u64,
+    },
+    /// What is read stands elsewhere, in this file or in another one. Where there is no other place it is read right.
+    Misplaced {
+        /// Chooses the place.
+        choice: u64,
     },
 }
 

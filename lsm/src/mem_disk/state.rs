@@ -100,7 +100,7 @@ impl State {
     ) -> Result<MemFile, DiskError> {
         let name = place.1;
         let failed = |kind| DiskError { kind, operation: "open", name: Some(name) };
-        if let Some(fault) = fault {
+        if let Some(fault) = fault.filter(fails) {
             return Err(failed(kind_of(fault)));
         }
         match mode {
@@ -145,7 +145,7 @@ impl State {
         let mut len = buf.len();
         match fault {
             Some(AnyFault::Read(ReadFault::Short)) => len = half(len),
-            Some(AnyFault::Read(ReadFault::Flip { .. })) | None => {}
+            Some(AnyFault::Read(ReadFault::Flip { .. } | ReadFault::Misplaced { .. })) | None => {}
             Some(AnyFault::Read(ReadFault::Io) | AnyFault::Step(_)) => {
                 return Outcome::Transfer(buf, Err(failed(DiskErrorKind::Io)));
             }
@@ -160,15 +160,32 @@ impl State {
             let bit = bit % (bytes as u64 * 8);
             buf[(bit / 8) as usize] ^= 1 << (bit % 8);
         }
+        if let Some(AnyFault::Read(ReadFault::Misplaced { choice })) = fault {
+            self.read_elsewhere(file, at, &mut buf[..bytes], choice);
+        }
         self.counts.reads += 1;
         self.counts.read_bytes += bytes as u64;
         Outcome::Transfer(buf, Ok(bytes))
     }
 
+    /// Reads what stands elsewhere: in half of all cases in the same file.
+    fn read_elsewhere(&self, file: &MemFile, at: u64, into: &mut [u8], choice: u64) {
+        let files: Vec<&Rc<Inode>> = self.names.seen.values().collect();
+        let inode = match choice % 2 {
+            0 => &file.inode,
+            _ => files.get((choice / 2) as usize % files.len().max(1)).copied().unwrap_or(&file.inode),
+        };
+        let content = inode.content.borrow();
+        let Some(place) = another_place(content.seen.len, into.len(), choice / 2) else { return };
+        if inode.id != file.inode.id || place != at {
+            content.seen.read(place, into);
+        }
+    }
+
     fn write(
         &mut self,
         file: &MemFile,
-        at: u64,
+        mut at: u64,
         buf: MemBuf,
         sync: Sync,
         fault: Option<AnyFault>,
@@ -180,8 +197,11 @@ impl State {
             drop(content);
             return Outcome::Transfer(buf, Err(failed(DiskErrorKind::NoSpace)));
         }
+        if let Some(AnyFault::Step(Fault::Misplaced { choice })) = fault {
+            at = another_place(content.seen.len, buf.len(), choice).unwrap_or(at);
+        }
         let result = match fault {
-            None => Ok(buf.len()),
+            None | Some(AnyFault::Step(Fault::Misplaced { .. })) => Ok(buf.len()),
             Some(AnyFault::Step(Fault::Short)) => Ok(half(buf.len())),
             Some(fault @ AnyFault::Step(Fault::NoSpace)) => Err(failed(kind_of(fault))),
             Some(fault @ AnyFault::Step(Fault::NoSpaceAfter { blocks })) => {
@@ -209,7 +229,7 @@ impl State {
 
     fn sync(&mut self, file: &MemFile, fault: Option<AnyFault>, called: u64) -> Result<(), DiskError> {
         let mut content = file.inode.content.borrow_mut();
-        if let Some(fault) = fault {
+        if let Some(fault) = fault.filter(fails) {
             content.doom();
             return Err(DiskError { kind: kind_of(fault), operation: "sync", name: Some(file.name) });
         }
@@ -228,7 +248,7 @@ impl State {
     ) -> Result<NameReply, DiskError> {
         let operation = operation_name(op);
         let failed = |kind, name| DiskError { kind, operation, name };
-        if let Some(fault) = fault {
+        if let Some(fault) = fault.filter(fails) {
             // As with data; but where there was no room, nothing was done, and it may be done later.
             if let (NameOp::SyncDirectory(directory), DiskErrorKind::Io) = (op, kind_of(fault)) {
                 self.names.doom((root, directory));
@@ -411,6 +431,17 @@ fn begun(flight: &InFlight, rng: &mut dyn FnMut() -> u64) -> Option<Begun> {
     Some(begun)
 }
 
+/// Whether an operation that moves no data fails by it.
+fn fails(fault: &AnyFault) -> bool {
+    !matches!(fault, AnyFault::Step(Fault::Misplaced { .. }) | AnyFault::Read(ReadFault::Misplaced { .. }))
+}
+
+/// A place in a file of this length at which so many bytes stand.
+fn another_place(file_bytes: u64, bytes: usize, choice: u64) -> Option<u64> {
+    let places = file_bytes.checked_sub(bytes as u64)? / BLOCK_BYTES as u64 + 1;
+    Some(choice % places * BLOCK_BYTES as u64)
+}
+
 fn half(bytes: usize) -> usize {
     bytes / BLOCK_BYTES / 2 * BLOCK_BYTES
 }
@@ -418,7 +449,9 @@ fn half(bytes: usize) -> usize {
 fn kind_of(fault: AnyFault) -> DiskErrorKind {
     match fault {
         AnyFault::Step(Fault::NoSpace | Fault::NoSpaceAfter { .. }) => DiskErrorKind::NoSpace,
-        AnyFault::Step(Fault::Io | Fault::Short) | AnyFault::Read(_) => DiskErrorKind::Io,
+        AnyFault::Step(Fault::Io | Fault::Short | Fault::Misplaced { .. }) | AnyFault::Read(_) => {
+            DiskErrorKind::Io
+        }
     }
 }
 

@@ -241,3 +241,27 @@ fn unaligned_offsets_are_bugs() {
     let (disk, file) = one_file();
     let _refused = write(&disk, &file, 512, 1, 1, Sync::No);
 }
+
+#[test]
+fn what_is_misplaced_is_read_from_elsewhere_and_destroys_two_places() {
+    let (disk, file) = one_file();
+    for at in 0..4 {
+        write(&disk, &file, at * 4096, 1 + at as u8, 1, Sync::Data).unwrap();
+    }
+    let other = block_on(disk.open(table(2), Open::Create)).unwrap();
+    write(&disk, &other, 0, 9, 1, Sync::Data).unwrap();
+    let mut came = std::collections::BTreeSet::new();
+    for choice in 0..64 {
+        disk.fail_read_at(0, ReadFault::Misplaced { choice });
+        let (buf, read) = block_on(disk.read(&file, 0, block(&disk, 0, 1), Class::Read));
+        assert_eq!(read.unwrap(), BLOCK_BYTES, "it says that all is well");
+        came.insert(buf[0]);
+    }
+    assert_eq!(came.into_iter().collect::<Vec<_>>(), [1, 2, 3, 4, 9]);
+    disk.fail_at(0, Fault::Misplaced { choice: 2 });
+    assert_eq!(write(&disk, &file, 0, 7, 1, Sync::Data), Ok(BLOCK_BYTES));
+    disk.fail_at(0, Fault::Misplaced { choice: 2 });
+    block_on(disk.sync(&file)).expect("nothing to misplace");
+    let left = disk.crash(CrashMode::None, &mut random(1)).read_all(table(1)).unwrap();
+    assert_eq!([0, 1, 2, 3].map(|at| left[at * 4096]), [1, 2, 7, 4]);
+}

@@ -224,6 +224,7 @@ impl Scenario {
     /// The earliest time that a node whose clock shows this may go by: of three nodes, one that is out of step with most others goes by what they
     /// have told of their clocks lately, which may have been set since.
     fn earliest_ms(&self, world: &World, ms: u64) -> u64 {
+        (0..self.shape.nodes).for_each(|node| self.note_clock(world, node));
         let (lowest_ms, highest_ms) = self.offsets_ms.get();
         let were_in_step = (highest_ms - lowest_ms) as u64 <= self.shape.options.drift_max_ms();
         match were_in_step || self.shape.nodes < 3 {

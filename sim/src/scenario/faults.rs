@@ -14,8 +14,8 @@ use crate::world::{Death, World};
 const CLOCK_JUMP_MS_MAX: u64 = 5_000;
 /// Longest pause of a process, in milliseconds; longer than peers wait for one another.
 const PAUSE_MS_MAX: u64 = 3_000;
-/// Shortest and longest time for which a core stands still, in milliseconds; longer than its node lets it before it is counted as absent.
-const CORE_STALL_MS: (u64, u64) = (1_200, 4_000);
+/// How much longer a core stands still, at least and at most, than it may before it counts as absent, in milliseconds.
+const CORE_STALL_MS: (u64, u64) = (200, 3_000);
 /// A node that was asked to stop and has not drained after so long is killed.
 const STOP_PATIENCE_NS: u64 = 5 * SECOND;
 
@@ -70,7 +70,8 @@ impl Scenario {
             FaultKind::StalledCore => {
                 let core = self.draw(u64::from(self.shape.cores_of(node))) as u16;
                 let (shortest, longest) = CORE_STALL_MS;
-                if world.stall_core(node, core, (shortest + self.draw(longest - shortest)) * MS) {
+                let stall_ms = self.shape.options.stall_ms() + shortest + self.draw(longest - shortest);
+                if world.stall_core(node, core, stall_ms * MS) {
                     world.count("core stalled");
                 }
             }
@@ -92,6 +93,13 @@ impl Scenario {
             FaultKind::ClockJump => {
                 world.count("clock jump");
                 self.set_clock_off(world, node);
+            }
+            FaultKind::ClockRate => {
+                world.count("clock runs fast or slow");
+                // A tenth fast or slow: a hundred times what a quartz may be off by.
+                let rate_permille = 900 + self.draw(201);
+                self.note_clock(world, node);
+                world.set_wall_rate_permille(node, rate_permille);
             }
             FaultKind::FullDisk => {
                 world.count("full disk");
@@ -127,12 +135,37 @@ impl Scenario {
             }
             Some(Copy { node, disk, taken_ns }) if self.may_forget() => {
                 world.count("copy restored");
+                // It may hold damage, too.
+                let is_untrusted = self.plan.untrusted.is_some_and(|disk| disk.node == node);
+                self.is_damaged.set(self.is_damaged.get() || is_untrusted);
                 world.stop(node, Death::Kill);
                 world.replace_disk(node, Some(disk));
                 self.forgot(world, node, taken_ns);
             }
             Some(_) => {}
         }
+    }
+
+    /// What the disk that cannot be trusted has damaged may be anything that its node had.
+    pub(super) fn note_damage(&self, world: &World) {
+        let Some(disk) = self.plan.untrusted else { return };
+        if world.take_damage() {
+            self.is_damaged.set(true);
+            self.facts.borrow_mut().lost(disk.node, 0, world.now_ns());
+        }
+    }
+
+    /// Whether a node's disk holds damage.
+    pub(super) fn is_damaged(&self, node: usize) -> bool {
+        self.is_damaged.get() && self.plan.untrusted.is_some_and(|disk| disk.node == node)
+    }
+
+    /// A node gets an empty disk in place of one that is damaged.
+    pub(super) fn replace_disk(&self, world: &Rc<World>, node: usize) {
+        world.stop(node, Death::Kill);
+        world.replace_disk(node, None);
+        self.is_damaged.set(false);
+        self.facts.borrow_mut().lost(node, 0, world.now_ns());
     }
 
     fn may_forget(&self) -> bool {
@@ -179,11 +212,18 @@ impl Scenario {
 
     /// Sets a wall clock, and takes note of how far it and it alone has been.
     pub(super) fn set_clock(&self, world: &World, node: usize, offset_ms: i64) {
-        self.facts.borrow_mut().saw_wall(world.wall_ms(node));
+        self.note_clock(world, node);
         world.set_wall_offset_ms(node, offset_ms);
-        let (lowest_ms, highest_ms) = self.offsets_ms.get();
-        self.offsets_ms.set((lowest_ms.min(offset_ms), highest_ms.max(offset_ms)));
+        self.note_clock(world, node);
         self.jumps.borrow_mut()[node] += 1;
+    }
+
+    /// Takes note of how far a clock is off by now, and of what it shows.
+    pub(super) fn note_clock(&self, world: &World, node: usize) {
+        self.facts.borrow_mut().saw_wall(world.wall_ms(node));
+        let (low_ms, high_ms) = world.wall_offsets_ms(node);
+        let (lowest_ms, highest_ms) = self.offsets_ms.get();
+        self.offsets_ms.set((lowest_ms.min(low_ms), highest_ms.max(high_ms)));
     }
 
     /// A node that comes back may have another number of cores, whatever had stopped it.
@@ -225,6 +265,10 @@ impl Scenario {
                     self.set_clock_off(world, node);
                 }
                 self.deal_cores(world, node);
+                if self.is_damaged(node) {
+                    // Whatever it finds damaged when it opens may be anything.
+                    self.facts.borrow_mut().lost(node, 0, world.now_ns());
+                }
                 self.shape.start(world, node);
             }
         }

@@ -17,8 +17,8 @@
 //! their replicas is left.
 //!
 //! A run ends early at the first broken promise. What may fail within the promise: any number of power cuts, kills, orderly stops, pauses,
-//! cores that stand still, partitions, lost connections, messages between nodes that are lost, late or repeated, clock jumps and full disks; reads that fail or come back damaged; syncs that fail. Data directories that
-//! are emptied, or put back from an old copy, cost what [`Facts`] says.
+//! cores that stand still, partitions, lost connections, messages between nodes that are lost, late or repeated, clocks that jump, run fast or slow, and full disks; reads that fail, come back damaged or are of what stands elsewhere; syncs that fail. Data directories that
+//! are emptied, put back from an old copy, or on a disk that cannot be trusted, cost what [`Facts`] says.
 
 mod adding;
 mod answers;
@@ -96,8 +96,12 @@ impl Run {
         // Left by a run that panicked, if any.
         let _earlier = ferrite_lsm::cover::take();
         let mut random = Random::new(self.seed);
-        let shape = Shape::draw(&mut random);
-        let plan = Plan::draw(&mut random, &shape);
+        let mut shape = Shape::draw(&mut random);
+        let mut plan = Plan::draw(&mut random, &shape);
+        // From numbers of their own: what is drawn here changes nothing in runs that do not draw it.
+        let mut odd = Random::new(!self.seed);
+        shape.draw_odd(&mut odd);
+        plan.draw_odd(&mut odd, &shape);
         let world = World::new(random.bits(), shape.addresses());
         let scenario = Scenario::new(shape, plan, random);
         if self.checks_placement {
@@ -167,6 +171,8 @@ struct Scenario {
     copy: RefCell<Option<Copy>>,
     /// How many disks have forgotten something.
     losses: Cell<u64>,
+    /// The disk that cannot be trusted has damaged something.
+    is_damaged: Cell<bool>,
     /// By node: how often its wall clock was set.
     jumps: RefCell<Vec<u64>>,
     /// The lowest and the highest by which any wall clock was ever off, in milliseconds.
@@ -177,6 +183,8 @@ struct Scenario {
 
 impl Scenario {
     fn new(shape: Shape, plan: Plan, random: Random) -> Scenario {
+        // A disk that cannot be trusted is reserved one.
+        let losses = u64::from(plan.untrusted.is_some());
         Scenario {
             clients: RefCell::new((0..plan.clients).map(|_| Client::default()).collect()),
             jumps: RefCell::new(vec![0; shape.nodes]),
@@ -197,7 +205,8 @@ impl Scenario {
             stalled: Cell::new(None),
             stopping: RefCell::default(),
             copy: RefCell::default(),
-            losses: Cell::new(0),
+            losses: Cell::new(losses),
+            is_damaged: Cell::new(false),
             deck: RefCell::default(),
         }
     }
@@ -205,6 +214,7 @@ impl Scenario {
     fn play(&self, world: &Rc<World>) {
         self.form(world);
         world.set_disk_faults(self.plan.disk);
+        world.set_untrusted(self.plan.untrusted);
         world.set_connection_faults(self.plan.connections);
         world.set_message_faults(self.plan.messages);
         world.after(self.plan.fault_pause_ns, Event::Fault);
@@ -233,13 +243,16 @@ impl Scenario {
     }
 
     fn run_until(&self, world: &Rc<World>, until_ns: u64, done: impl Fn() -> bool) {
-        while self.violation.borrow().is_none() && !done() && world.step(until_ns, self) {}
+        while self.violation.borrow().is_none() && !done() && world.step(until_ns, self) {
+            self.note_damage(world);
+        }
     }
 
     /// Heals and restarts everything.
     fn heal(&self, world: &Rc<World>) {
         self.phase.set(Phase::Settling);
         world.set_disk_faults(DiskFaults::default());
+        world.set_untrusted(None);
         world.set_connection_faults(ConnectionFaults::default());
         world.set_message_faults(MessageFaults::default());
         world.heal();
@@ -249,6 +262,9 @@ impl Scenario {
         for node in 0..self.shape.nodes {
             world.disk(node).set_full(false);
             self.set_clock(world, node, 0);
+            if self.is_damaged(node) {
+                self.replace_disk(world, node);
+            }
             if world.is_fenced(node) || world.is_stopping(node) {
                 world.stop(node, Death::Kill);
             }
@@ -437,13 +453,25 @@ impl Director for Scenario {
     }
 
     fn on_open_failed(&self, world: &Rc<World>, node: usize, error: String) {
+        self.note_damage(world);
+        if !world.is_running(node) {
+            // Another of its cores has said so before.
+            return;
+        }
         let may_fail = self.phase.get() == Phase::Working
-            && (!self.plan.disk.are_sound() || self.plan.kinds.contains(&FaultKind::FullDisk));
+            && (!self.plan.disk.are_sound()
+                || self.plan.kinds.contains(&FaultKind::FullDisk)
+                || self.is_damaged(node));
         if !may_fail {
             let what = format!("node {} does not open its data on a sound disk: {error}", node + 1);
             self.judge(Err(Violation { key: 0, what }));
         }
         world.count("open failed");
         world.stop(node, Death::Kill);
+        if self.is_damaged(node) && self.draw(2) == 0 {
+            // As an operator would who was told what is damaged.
+            world.count("damaged disk replaced");
+            self.replace_disk(world, node);
+        }
     }
 }

@@ -3,7 +3,7 @@
 use super::shape::Shape;
 use super::{MS, SECOND, one_of};
 use crate::random::Random;
-use crate::world::{ConnectionFaults, DiskFaults, MessageFaults};
+use crate::world::{ConnectionFaults, DiskFaults, MessageFaults, Untrusted};
 
 /// A kind of fault that the schedule can choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub(super) enum FaultKind {
     Reset,
     /// A wall clock jumps.
     ClockJump,
+    /// A wall clock runs fast or slow from now on.
+    ClockRate,
     /// A disk has no room.
     FullDisk,
     /// A disk stands still, and some time later its node is reset. What others have of that node's writes it has not.
@@ -91,6 +93,8 @@ pub(super) struct Plan {
     pub(super) changes_cores: bool,
     /// How disks misbehave.
     pub(super) disk: DiskFaults,
+    /// The node whose disk cannot be trusted.
+    pub(super) untrusted: Option<Untrusted>,
     /// How connections fail.
     pub(super) connections: ConnectionFaults,
     /// How messages between nodes fail.
@@ -113,6 +117,7 @@ impl Plan {
             read_one_in: one_in(&[0, 200, 1_000]),
             short_read_one_in: one_in(&[0, 50]),
             flip_one_in: one_in(&[0, 300]),
+            misplaced_one_in: 0,
             sync_one_in: one_in(&[0, 2_000, 10_000]),
             slow_one_in: 0,
         };
@@ -152,11 +157,31 @@ impl Plan {
             is_skewed: random.one_in(3),
             changes_cores: random.one_in(3),
             disk,
+            untrusted: None,
             connections,
             messages,
             kinds,
             losses_max: one_of(random, &[1, 1, 2]),
             avoided: None,
+        }
+    }
+
+    /// Draws what befalls few runs.
+    pub(super) fn draw_odd(&mut self, random: &mut Random, shape: &Shape) {
+        if random.one_in(8) {
+            // Not more often: a table that is misread each time that its opening is tried is taken for damaged for good, and
+            // where most replicas have done that nobody can answer.
+            self.disk.misplaced_one_in = one_of(random, &[100, 300]);
+        }
+        if shape.nodes > 1 && random.one_in(8) {
+            self.untrusted = Some(Untrusted {
+                node: random.below(shape.nodes as u64) as usize,
+                read_one_in: one_of(random, &[10, 30, 100]),
+                write_one_in: one_of(random, &[0, 10, 30, 100, 300]),
+            });
+        }
+        if random.one_in(8) {
+            self.kinds.push(FaultKind::ClockRate);
         }
     }
 }

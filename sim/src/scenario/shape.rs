@@ -27,6 +27,10 @@ const NARROW: &str = "narrow";
 pub(super) const CARTS: &str = "carts";
 /// Most cores of a node; there are at least as many stores.
 pub(super) const CORES_MAX: u16 = 3;
+/// Each option that servers rarely change is odd in one run of so many.
+const ODD_ONE_IN: u64 = 32;
+/// Gossip is in one run of so many.
+const ODD_GOSSIP_ONE_IN: u64 = 10;
 /// Longest value in runs with large ones.
 const LARGE_BYTES: u64 = 48 * 1024;
 
@@ -52,13 +56,25 @@ pub(super) struct Options {
     waiting_bytes_max: usize,
     disk_reads_max: usize,
     scrub_bytes_per_s: u64,
+    ping_interval_ns: u64,
+    reconnect_pause_max_ns: u64,
+    half_sent_timeout_ns: u64,
+    mark_after_ns: u64,
+    operation_bytes_max: usize,
+    hop_backlog_bytes_max: usize,
     hints: HintOptions,
+    gossip: GossipOptions,
 }
 
 impl Options {
     /// How far a wall clock may be ahead of another without anything being refused.
     pub(super) fn drift_max_ms(&self) -> u64 {
         self.drift_max_ms
+    }
+
+    /// How long a core may stand still before it counts as absent.
+    pub(super) fn stall_ms(&self) -> u64 {
+        self.gossip.stall_ms
     }
 
     /// Whether acknowledgements wait for their sync.
@@ -88,7 +104,41 @@ impl Options {
             waiting_bytes_max: one_of(random, &[128 << 10, 32 << 20]) as usize,
             disk_reads_max: one_of(random, &[4, 4_096, 4_096]) as usize,
             scrub_bytes_per_s: one_of(random, &[0, 0, 256 << 10]),
+            ping_interval_ns: peer_timeout_ns / 4,
+            reconnect_pause_max_ns: SECOND,
+            half_sent_timeout_ns: 5 * SECOND,
+            mark_after_ns: 100 * MS,
+            operation_bytes_max: 32 << 20,
+            hop_backlog_bytes_max: 16 << 20,
             hints: draw_hints(random),
+            gossip: gossip_options(),
+        }
+    }
+
+    /// Draws what is as servers have it by default in most runs, each for itself.
+    fn draw_odd(&mut self, random: &mut Random, value_bytes_max: u64) {
+        let is_large = value_bytes_max > 4096;
+        let mut odd = |usual: u64, choices: &[u64]| match random.one_in(ODD_ONE_IN) {
+            true => one_of(random, choices),
+            false => usual,
+        };
+        self.ping_interval_ns = self.peer_timeout_ns / odd(4, &[3, 8]);
+        self.reconnect_pause_max_ns = odd(self.reconnect_pause_max_ns, &[100 * MS]);
+        self.half_sent_timeout_ns = odd(self.half_sent_timeout_ns, &[SECOND]);
+        self.mark_after_ns = odd(self.mark_after_ns, &[10 * MS]);
+        if !is_large {
+            // A set of siblings, and what its writes owe, must find room when nothing else is under way.
+            self.operation_bytes_max = odd(self.operation_bytes_max as u64, &[4 << 20]) as usize;
+        }
+        self.hop_backlog_bytes_max = odd(self.hop_backlog_bytes_max as u64, &[64 << 10]) as usize;
+        let hints = &mut self.hints;
+        hints.window_bytes_max = odd(hints.window_bytes_max, &[2 << 10]);
+        hints.delivery_bytes_max = odd(hints.delivery_bytes_max, &[4 << 10]);
+        hints.strict_age_max_ms = odd(hints.strict_age_max_ms, &[1_000]);
+        hints.pause_min_ns = odd(hints.pause_min_ns, &[10 * MS]);
+        hints.storm_per_s = odd(u64::from(hints.storm_per_s), &[10, 1_000]) as u32;
+        if random.one_in(ODD_GOSSIP_ONE_IN) {
+            self.gossip = draw_gossip(random);
         }
     }
 
@@ -114,14 +164,19 @@ impl Options {
         settings.sync_interval_ns = self.sync_interval_ns;
         settings.clock_drift_max_ms = self.drift_max_ms;
         settings.peer_timeout_ns = self.peer_timeout_ns;
-        settings.ping_interval_ns = self.peer_timeout_ns / 4;
+        settings.ping_interval_ns = self.ping_interval_ns;
+        settings.reconnect_pause_max_ns = self.reconnect_pause_max_ns;
+        settings.half_sent_timeout_ns = self.half_sent_timeout_ns;
+        settings.mark_after_ns = self.mark_after_ns;
+        settings.operation_bytes_max = self.operation_bytes_max;
+        settings.hop_backlog_bytes_max = self.hop_backlog_bytes_max;
         settings.request_timeout_ns = self.request_timeout_ns;
         settings.operations_max = self.operations_max;
         settings.waiting_bytes_max = self.waiting_bytes_max;
         settings.disk_reads_max = self.disk_reads_max;
         settings.scrub_bytes_per_s = self.scrub_bytes_per_s;
         settings.hints = self.hints.clone();
-        settings.gossip = gossip_options();
+        settings.gossip = self.gossip.clone();
     }
 }
 
@@ -135,6 +190,27 @@ fn draw_hints(random: &mut Random) -> HintOptions {
         window_max: one_of(random, &[u64::from(defaults.window_max), 4]) as u32,
         ..defaults
     }
+}
+
+/// Several times faster than a node's by default, as those below.
+fn draw_gossip(random: &mut Random) -> GossipOptions {
+    let probe_period_ms = one_of(random, &[100, 200, 200, 400]);
+    let options = GossipOptions {
+        probe_period_ms,
+        probe_timeout_ms: probe_period_ms * one_of(random, &[20, 40, 50]) / 100,
+        fanout: random.between(1, 3) as u8,
+        suspicion_ms: probe_period_ms * one_of(random, &[1, 3, 3, 6]),
+        gossip_period_ms: one_of(random, &[50, 100, 200]),
+        transmissions: random.between(2, 8) as u8,
+        announce_period_ms: one_of(random, &[1_000, 2_000, 4_000]),
+        stall_ms: one_of(random, &[600, 1_000, 1_000, 2_000]),
+        digest_gap_ms: one_of(random, &[100, 200]),
+        digest_period_ms: one_of(random, &[1_000, 4_000]),
+        late_ms: one_of(random, &[20, 60, 200]),
+        ..gossip_options()
+    };
+    options.check().expect("they keep the rules");
+    options
 }
 
 /// Several times faster than a node's, so that verdicts come and go within a run, and slow enough to cost it little.
@@ -197,6 +273,11 @@ impl Shape {
         Shape { cores, stores, value_bytes_max, options, ..shape }
     }
 
+    /// Makes some of the options odd.
+    pub(super) fn draw_odd(&mut self, random: &mut Random) {
+        self.options.draw_odd(random, self.value_bytes_max);
+    }
+
     /// Three nodes as servers are by default, with these tables.
     pub(super) fn plain(tables: Vec<Table>) -> Shape {
         Shape::of(3, tables, 16, HashSeed(7))
@@ -229,7 +310,14 @@ impl Shape {
             waiting_bytes_max: 32 << 20,
             disk_reads_max: 4_096,
             scrub_bytes_per_s: 0,
+            ping_interval_ns: SECOND / 4,
+            reconnect_pause_max_ns: SECOND,
+            half_sent_timeout_ns: 5 * SECOND,
+            mark_after_ns: 100 * MS,
+            operation_bytes_max: 32 << 20,
+            hop_backlog_bytes_max: 16 << 20,
             hints: HintOptions::default(),
+            gossip: gossip_options(),
         };
         Shape {
             nodes,

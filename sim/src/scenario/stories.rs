@@ -36,6 +36,7 @@ fn calm_with(seed: u64, tables: Vec<Table>, keys: u64) -> (Scenario, Rc<World>) 
         is_skewed: false,
         changes_cores: false,
         disk: DiskFaults::default(),
+        untrusted: None,
         connections: ConnectionFaults::default(),
         messages: MessageFaults::default(),
         kinds: Vec::new(),

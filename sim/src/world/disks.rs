@@ -19,9 +19,10 @@ pub(crate) struct DiskFaults {
     pub(crate) read_one_in: u64,
     /// A read moves half of its blocks.
     pub(crate) short_read_one_in: u64,
-    /// A read of a table comes back with one bit flipped. Not of a log: a flip in the last group of a log that is recovered
-    /// cannot be told from a write that a power cut interrupted, and more than one replica is allowed to lose is lost.
+    /// A read of a table or value file comes back with one bit flipped.
     pub(crate) flip_one_in: u64,
+    /// One of them comes back with what stands elsewhere.
+    pub(crate) misplaced_one_in: u64,
     /// A write that is to be durable, a sync or a change of names fails.
     pub(crate) sync_one_in: u64,
     /// An operation takes long.
@@ -31,15 +32,41 @@ pub(crate) struct DiskFaults {
 impl DiskFaults {
     /// Whether no operation ever fails.
     pub(crate) fn are_sound(&self) -> bool {
-        let DiskFaults { read_one_in, short_read_one_in, flip_one_in, sync_one_in, .. } = *self;
-        [read_one_in, short_read_one_in, flip_one_in, sync_one_in].iter().all(|one_in| *one_in == 0)
+        let DiskFaults { read_one_in, short_read_one_in, flip_one_in, misplaced_one_in, sync_one_in, .. } =
+            *self;
+        let faults = [read_one_in, short_read_one_in, flip_one_in, misplaced_one_in, sync_one_in];
+        faults.iter().all(|one_in| *one_in == 0)
     }
+}
+
+/// A disk that cannot be trusted: what is read of any file, log and manifest included, comes back damaged, and writes land elsewhere. Of the files that
+/// all disks damage on the way, everything is found out when it is read again. Not so here: a flip in the last group of a log that is recovered cannot be
+/// told from a write that a power cut interrupted, and a write that went elsewhere is lost. So no more than one node may have such a disk, and
+/// whatever it does to that node's data is a loss of all of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Untrusted {
+    /// Whose disk it is.
+    pub(crate) node: usize,
+    /// One read in so many comes back with a bit flipped, and as many with what stands elsewhere.
+    pub(crate) read_one_in: u64,
+    /// One write in so many lands elsewhere in its file; 0 = none.
+    pub(crate) write_one_in: u64,
 }
 
 impl World {
     /// Sets how likely disks misbehave.
     pub(crate) fn set_disk_faults(&self, faults: DiskFaults) {
         self.disk_faults.set(faults);
+    }
+
+    /// Sets whose disk cannot be trusted.
+    pub(crate) fn set_untrusted(&self, disk: Option<Untrusted>) {
+        self.untrusted.set(disk);
+    }
+
+    /// Whether the disk that cannot be trusted has damaged something since the last call.
+    pub(crate) fn take_damage(&self) -> bool {
+        self.damage.take()
     }
 
     /// Gives every disk operation that was called since the last time the moment at which it completes.
@@ -80,31 +107,58 @@ impl World {
             return;
         };
         self.note(6, [process.node as u64, operation.0, info.bytes as u64]);
-        let done = match self.fate(&info) {
+        let fate = self.damage_of(process.node, &info).unwrap_or_else(|| self.fate(&info));
+        let done = match fate {
             Fate::Well => disk.complete(operation),
             Fate::Read(fault, name) => {
                 self.count(name);
                 disk.fail_read(operation, fault)
             }
-            Fate::Step(fault) => {
-                self.count("sync failed");
+            Fate::Step(fault, name) => {
+                self.count(name);
                 disk.fail(operation, fault)
             }
         };
         assert!(done, "an operation in flight completes once");
     }
 
+    /// What a disk that cannot be trusted makes of an operation.
+    fn damage_of(&self, node: usize, info: &OpInfo) -> Option<Fate> {
+        let disk = self.untrusted.get().filter(|disk| disk.node == node)?;
+        let is_log = matches!(info.name, Some(FileName::Segment { .. } | FileName::Manifest { .. }));
+        let fate = match info.kind {
+            OpKind::Read if self.happens(disk.read_one_in) => {
+                let name = if is_log { "bit flipped in a log or manifest" } else { "bit flipped" };
+                Fate::Read(ReadFault::Flip { bit: self.random() }, name)
+            }
+            OpKind::Read if self.happens(disk.read_one_in) => {
+                let name = if is_log { "read of a log or manifest misplaced" } else { "read misplaced" };
+                Fate::Read(ReadFault::Misplaced { choice: self.random() }, name)
+            }
+            OpKind::Write(_) if self.happens(disk.write_one_in) => {
+                Fate::Step(Fault::Misplaced { choice: self.random() }, "write misplaced")
+            }
+            OpKind::Open(_) | OpKind::Read | OpKind::Write(_) | OpKind::Sync | OpKind::Names(_) => {
+                return None;
+            }
+        };
+        self.damage.set(true);
+        Some(fate)
+    }
+
     fn fate(&self, info: &OpInfo) -> Fate {
         let faults = self.disk_faults.get();
         match info.kind {
             OpKind::Read => {
-                let is_table = matches!(info.name, Some(FileName::Table { .. }));
+                let is_checked = matches!(info.name, Some(FileName::Table { .. } | FileName::Values { .. }));
                 if self.happens(faults.read_one_in) {
                     Fate::Read(ReadFault::Io, "read failed")
                 } else if self.happens(faults.short_read_one_in) {
                     Fate::Read(ReadFault::Short, "short read")
-                } else if is_table && self.happens(faults.flip_one_in) {
+                } else if is_checked && self.happens(faults.flip_one_in) {
                     Fate::Read(ReadFault::Flip { bit: self.random() }, "bit flipped")
+                } else if is_checked && self.happens(faults.misplaced_one_in) {
+                    Fate::Read(ReadFault::Misplaced { choice: self.random() }, "read misplaced")
                 } else {
                     Fate::Well
                 }
@@ -121,7 +175,7 @@ impl World {
                 | NameOp::RemoveCheckpoint(_)
                 | NameOp::Unlink(_)
                 | NameOp::SyncDirectory(_),
-            ) if self.happens(faults.sync_one_in) => Fate::Step(Fault::Io),
+            ) if self.happens(faults.sync_one_in) => Fate::Step(Fault::Io, "sync failed"),
             OpKind::Open(_) | OpKind::Write(_) | OpKind::Sync | OpKind::Names(_) => Fate::Well,
         }
     }
@@ -136,5 +190,5 @@ impl World {
 enum Fate {
     Well,
     Read(ReadFault, &'static str),
-    Step(Fault),
+    Step(Fault, &'static str),
 }

@@ -27,7 +27,7 @@ use crate::random::Random;
 use crate::trace::Trace;
 
 pub(crate) use connections::ConnectionFaults;
-pub(crate) use disks::DiskFaults;
+pub(crate) use disks::{DiskFaults, Untrusted};
 pub(crate) use messages::MessageFaults;
 pub(crate) use processes::{Death, Launch};
 
@@ -94,7 +94,10 @@ struct Node {
     lives: u32,
     /// Where the last process left the disk; 0 = another one was put in its place.
     place: u64,
-    wall_offset_ms: i64,
+    /// By how much its wall clock was off when it was set last, when that was, and how fast it has run since, in thousandths.
+    wall_offset_ns: i64,
+    wall_set_ns: u64,
+    wall_rate_permille: u64,
     /// Nothing that is asked of its disk from now on is done.
     is_stalled: bool,
 }
@@ -129,6 +132,9 @@ pub(crate) struct World {
     sleepers: RefCell<BTreeMap<u64, Waker>>,
     dirty: RefCell<Vec<SocketId>>,
     disk_faults: Cell<DiskFaults>,
+    untrusted: Cell<Option<Untrusted>>,
+    /// The disk that cannot be trusted has damaged something.
+    damage: Cell<bool>,
     connections: Cell<ConnectionFaults>,
     messages: Cell<MessageFaults>,
     faults_seen: RefCell<BTreeMap<&'static str, u64>>,
@@ -149,7 +155,9 @@ impl World {
             disk: MemDisk::new(),
             lives: 0,
             place: 0,
-            wall_offset_ms: 0,
+            wall_offset_ns: 0,
+            wall_set_ns: 0,
+            wall_rate_permille: 1_000,
             is_stalled: false,
         };
         Rc::new(World {
@@ -165,6 +173,8 @@ impl World {
             sleepers: RefCell::default(),
             dirty: RefCell::default(),
             disk_faults: Cell::default(),
+            untrusted: Cell::default(),
+            damage: Cell::default(),
             connections: Cell::default(),
             messages: Cell::default(),
             faults_seen: RefCell::default(),
@@ -187,8 +197,16 @@ impl World {
 
     /// A node's wall clock, in milliseconds.
     pub(crate) fn wall_ms(&self, node: usize) -> u64 {
-        let offset = self.nodes.borrow()[node].wall_offset_ms;
-        self.true_wall_ms().saturating_add_signed(offset)
+        // In nanoseconds, so that rounding does not set it back.
+        let wall_ns = self.wall_start_ms * 1_000_000 + self.now_ns.get();
+        wall_ns.saturating_add_signed(self.wall_offset_ns(node)) / 1_000_000
+    }
+
+    /// By how much a node's wall clock is off, in nanoseconds.
+    fn wall_offset_ns(&self, node: usize) -> i64 {
+        let Node { wall_offset_ns, wall_set_ns, wall_rate_permille, .. } = self.nodes.borrow()[node];
+        let elapsed_ns = (self.now_ns.get() - wall_set_ns) as i64;
+        wall_offset_ns + elapsed_ns * (wall_rate_permille as i64 - 1_000) / 1_000
     }
 
     /// Random bits.

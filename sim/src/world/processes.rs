@@ -44,9 +44,26 @@ impl Process {
 }
 
 impl World {
-    /// Sets a node's wall clock off by so much.
+    /// Sets a node's wall clock off by so much. It runs as fast as time from then on.
     pub(crate) fn set_wall_offset_ms(&self, node: usize, offset_ms: i64) {
-        self.nodes.borrow_mut()[node].wall_offset_ms = offset_ms;
+        self.set_wall(node, offset_ms * 1_000_000, 1_000);
+    }
+
+    /// Lets a node's wall clock run so fast from now on, in thousandths.
+    pub(crate) fn set_wall_rate_permille(&self, node: usize, rate_permille: u64) {
+        self.set_wall(node, self.wall_offset_ns(node), rate_permille);
+    }
+
+    /// By how much a node's wall clock is off, at least and at most, in whole milliseconds.
+    pub(crate) fn wall_offsets_ms(&self, node: usize) -> (i64, i64) {
+        let low_ms = self.wall_offset_ns(node).div_euclid(1_000_000);
+        (low_ms, low_ms + i64::from(self.wall_offset_ns(node).rem_euclid(1_000_000) > 0))
+    }
+
+    fn set_wall(&self, node: usize, offset_ns: i64, rate_permille: u64) {
+        let at = &mut self.nodes.borrow_mut()[node];
+        (at.wall_offset_ns, at.wall_set_ns) = (offset_ns, self.now_ns());
+        at.wall_rate_permille = rate_permille;
     }
 
     /// Lets a node's disk stand still: what is asked of it from now on is not done while the process lives.
