@@ -271,6 +271,9 @@ mod tests {
         output.finish(sent);
         let sent = output.start(0).unwrap();
         assert_eq!(sent, b"two");
+        output.went_on(7);
+        assert!(!output.is_sending_since(6), "a part of it was taken since");
+        assert!(output.is_sending_since(7));
         output.finish(sent);
         assert!(output.is_clear());
         assert!(output.spare.capacity() > 0);
