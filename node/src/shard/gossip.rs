@@ -486,29 +486,11 @@ impl<E: Env> Shard<E> {
         let after_ms = before.map_or(0, |before| at_ns.saturating_sub(before.at_ns) / MS);
         // A process that was started anew is up as its former self may have been.
         let is_new_life = before.is_some_and(|before| before.generation != generation);
-        let (node, to, generation) = (node.0, verdict_word(verdict), generation.0);
+        let (node, name, to, generation) = (node.0, name.as_str(), verdict_word(verdict), generation.0);
         if verdict == Verdict::Up {
-            tracing::info!(
-                node,
-                name = name.as_str(),
-                from,
-                to,
-                after_ms,
-                generation,
-                is_new_life,
-                "verdict on a node"
-            );
+            tracing::info!(node, name, from, to, after_ms, generation, is_new_life, "verdict on a node");
         } else {
-            tracing::warn!(
-                node,
-                name = name.as_str(),
-                from,
-                to,
-                after_ms,
-                generation,
-                is_new_life,
-                "verdict on a node"
-            );
+            tracing::warn!(node, name, from, to, after_ms, generation, is_new_life, "verdict on a node");
         }
     }
 

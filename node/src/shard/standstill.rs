@@ -10,6 +10,9 @@ use std::cell::Cell;
 
 /// Upkeep that is late by less is a long turn, in nanoseconds.
 const STILL_NS_MIN: u64 = 250_000_000;
+/// Upkeep that is late by so much was stopped, and adds to an earlier standstill, in nanoseconds. What is late by less may be no more than turns that are
+/// long, one after the other: added up, those would have a core that is slow refuse everything.
+const STOPPED_NS_MIN: u64 = 1_000_000_000;
 /// For so long after that what is read may have waited, in nanoseconds: it is not all read in one turn, and the turns after it are long.
 const AFTER_NS: u64 = 2_000_000_000;
 
@@ -24,12 +27,15 @@ impl Standstill {
     /// The upkeep that was due is done.
     pub(super) fn kept_up(&self, now_ns: u64, due_ns: u64) {
         let late_ns = now_ns.saturating_sub(due_ns);
-        if late_ns >= STILL_NS_MIN {
+        let before_ns = if due_ns < self.until_ns.get() { self.lasted_ns.get() } else { 0 };
+        let lasted_ns = match late_ns {
             // What was left from the time before has waited for both.
-            let before_ns = if due_ns < self.until_ns.get() { self.lasted_ns.get() } else { 0 };
-            self.lasted_ns.set(before_ns + late_ns);
-            self.until_ns.set(now_ns + AFTER_NS);
-        }
+            STOPPED_NS_MIN.. => before_ns + late_ns,
+            STILL_NS_MIN.. if late_ns >= before_ns => late_ns,
+            _ => return,
+        };
+        self.lasted_ns.set(lasted_ns);
+        self.until_ns.set(now_ns + AFTER_NS);
     }
 
     /// By how much what is read now may be older than it seems, in nanoseconds; `due_ns`: when the next upkeep is, or was to be.
@@ -64,9 +70,28 @@ mod tests {
         let (still, due_ns) = (Standstill::default(), 1_000_000_000);
         let first_ns = due_ns + 10_000_000_000;
         still.kept_up(first_ns, due_ns);
-        let (due_ns, second_ns) = (first_ns + 20_000_000, first_ns + 420_000_000);
-        assert_eq!(still.waited_ns(second_ns, due_ns), 10_400_000_000);
+        let (due_ns, second_ns) = (first_ns + 20_000_000, first_ns + 1_420_000_000);
+        assert_eq!(still.waited_ns(second_ns, due_ns), 11_400_000_000);
         still.kept_up(second_ns, due_ns);
-        assert_eq!(still.waited_ns(second_ns + 1, second_ns + 20_000_000), 10_400_000_000);
+        assert_eq!(still.waited_ns(second_ns + 1, second_ns + 20_000_000), 11_400_000_000);
+        // A long turn takes nothing off that, and makes it last no longer.
+        let (due_ns, third_ns) = (second_ns + 20_000_000, second_ns + 320_000_000);
+        still.kept_up(third_ns, due_ns);
+        assert_eq!(still.waited_ns(third_ns + 1, third_ns + 20_000_000), 11_400_000_000);
+        let over_ns = second_ns + AFTER_NS;
+        assert_eq!(still.waited_ns(over_ns, over_ns + 20_000_000), 0);
+    }
+
+    /// Each long turn was added to those before it, and after ten seconds of them whatever came was refused as too old.
+    #[test]
+    fn long_turns_one_after_another_do_not_add_up() {
+        let (still, turn_ns, upkeep_ns) = (Standstill::default(), 400_000_000, 20_000_000);
+        let mut due_ns = 1_000_000_000;
+        for _ in 0..1_000 {
+            let now_ns = due_ns + turn_ns;
+            assert!(still.waited_ns(now_ns, due_ns) <= 2 * turn_ns, "{}", still.waited_ns(now_ns, due_ns));
+            still.kept_up(now_ns, due_ns);
+            due_ns = now_ns + upkeep_ns;
+        }
     }
 }

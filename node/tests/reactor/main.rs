@@ -371,17 +371,22 @@ fn whole_half_and_many_frames_are_echoed() {
     node.stop();
 }
 
+/// What is answered by tasks, timers, the disk and the other core.
+fn ask_for_all_kinds(stream: &mut TcpStream) {
+    assert_eq!(ask(stream, b"task"), b"task");
+    assert_eq!(ask(stream, b"wait"), b"wake");
+    assert_eq!(ask(stream, b"disk"), b"disk");
+    for n in 0..100 {
+        let body = format!("hop {n}").into_bytes();
+        assert_eq!(ask(stream, &body), body);
+    }
+}
+
 #[test]
 fn tasks_timers_disk_and_hops_answer() {
     let node = Node::start(2, ReactorOptions::default());
     let mut stream = node.connect();
-    assert_eq!(ask(&mut stream, b"task"), b"task");
-    assert_eq!(ask(&mut stream, b"wait"), b"wake");
-    assert_eq!(ask(&mut stream, b"disk"), b"disk");
-    for n in 0..100 {
-        let body = format!("hop {n}").into_bytes();
-        assert_eq!(ask(&mut stream, &body), body);
-    }
+    ask_for_all_kinds(&mut stream);
     node.stop();
 }
 
@@ -490,13 +495,7 @@ fn a_busy_task_leaves_room_for_sockets_timers_disk_and_hops() {
     let node = Node::start(2, ReactorOptions::default());
     let mut stream = node.connect();
     assert_eq!(ask(&mut stream, b"g"), b"g");
-    assert_eq!(ask(&mut stream, b"task"), b"task");
-    assert_eq!(ask(&mut stream, b"wait"), b"wake");
-    assert_eq!(ask(&mut stream, b"disk"), b"disk");
-    for n in 0..100 {
-        let body = format!("hop {n}").into_bytes();
-        assert_eq!(ask(&mut stream, &body), body);
-    }
+    ask_for_all_kinds(&mut stream);
     // It ends only because stopping reaches the task while it grinds.
     node.stop();
 }

@@ -164,17 +164,18 @@ fn set_of<'v>(dots: &[(u64, u64, &'v [u8])]) -> SiblingSet<'v> {
     set
 }
 
+fn encoded(set: &SiblingSet<'_>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    set.encode(&mut bytes);
+    bytes
+}
+
 /// Neither replica has what both have together, so both lack something.
 #[test]
 fn sets_that_differ_are_joined_on_both_replicas_before_the_answer() {
     let mut node = Coordinator::new(3, 3);
     let name = node.key(true);
     let key = Key { table: carts().id, partition: &name, sort: b"" };
-    let encoded = |set: &SiblingSet<'_>| {
-        let mut bytes = Vec::new();
-        set.encode(&mut bytes);
-        bytes
-    };
     let (apple, pear) = (set_of(&[(1, 5, b"apple")]), set_of(&[(2, 6, b"pear")]));
     let both = set_of(&[(1, 5, b"apple"), (2, 6, b"pear")]);
     node.store(key, apple.version(), &encoded(&apple));
@@ -204,9 +205,7 @@ fn a_read_before_an_overwrite_repairs_nothing() {
     let name = node.key(true);
     let key = Key { table: carts().id, partition: &name, sort: b"" };
     let apple = set_of(&[(1, 5, b"apple")]);
-    let mut bytes = Vec::new();
-    apple.encode(&mut bytes);
-    node.store(key, apple.version(), &bytes);
+    node.store(key, apple.version(), &encoded(&apple));
     let (epoch, level, options) = (Epoch(0), Level::Quorum, ferrite_wire::OVERWRITE);
     let put = Request::Put { epoch, level, options, key, ttl_ms: 0, context: b"", value: b"plum" };
     node.number += 1;
@@ -224,11 +223,6 @@ fn sets_that_are_longer_together_than_a_log_takes_are_told_and_not_repaired() {
     let mut node = Coordinator::new(3, 3);
     let name = node.key(true);
     let key = Key { table: carts().id, partition: &name, sort: b"" };
-    let encoded = |set: &SiblingSet<'_>| {
-        let mut bytes = Vec::new();
-        set.encode(&mut bytes);
-        bytes
-    };
     let (apples, pears): (&[u8], &[u8]) = (&[b'a'; 40_000], &[b'p'; 40_000]);
     let (apple, pear) = (set_of(&[(1, 5, apples)]), set_of(&[(2, 6, pears)]));
     node.store(key, apple.version(), &encoded(&apple));
