@@ -10,12 +10,11 @@
 //! | `executor` | tasks on virtual time, dropped where they stand when their process dies |
 //! | `env` | the world as a shard sees it |
 //! | `scenario` | one run: the plan drawn from the seed, clients, faults, phases |
-//! | `facts` | what befell the nodes and bears on what may be expected of them |
-//! | `history` | what was written and acknowledged, and what every read must therefore see |
-//! | `set_history` | the same of keys with siblings |
 //! | `set_test` | how many acknowledged elements of sets are lost in each mode of a table |
 //! | `campaign` | many runs, and what they showed together |
 //! | `bug` | bugs to plant, to see that they are caught |
+//!
+//! What every read must see is `ferrite-promises` to say.
 //!
 //! What it refuses: real time, threads, files and sockets. Nothing in here, and nothing that runs in here, may ask for them, or
 //! for a random number other than the world's.
@@ -26,20 +25,17 @@ mod bug;
 mod campaign;
 mod env;
 mod executor;
-mod facts;
-mod history;
 mod network;
 mod random;
 mod report;
 mod scenario;
-mod set_history;
 mod set_test;
 mod trace;
 mod world;
 
 pub use bug::Bug;
 pub use campaign::{Tally, run_all};
-pub use history::Violation;
+pub use ferrite_promises::Violation;
 pub use report::Report;
 pub use scenario::Run;
 pub use set_test::{SetCounts, SetTest};

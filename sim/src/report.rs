@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use ferrite_node::HintCounts;
+use ferrite_promises::Violation;
 
 use crate::bug::Bug;
-use crate::history::Violation;
 
 /// What a run showed.
 #[derive(Clone, Debug)]

@@ -1,5 +1,6 @@
 //! Judging what clients are answered.
 
+use ferrite_promises::{Answer, Reading, Told, Violation};
 use ferrite_wire::{ErrorCode, Item, Order, Outcome, Reply, Siblings, Version};
 
 use super::Scenario;
@@ -7,8 +8,6 @@ use super::clients::Pending;
 use super::reads::Read;
 use super::value::id_of;
 use super::writes::Write;
-use crate::facts::Reading;
-use crate::history::{Answer, Told, Violation};
 use crate::world::World;
 
 impl Scenario {

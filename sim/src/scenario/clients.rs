@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use ferrite_promises::Violation;
 use ferrite_wire::{FrameKind, Level, Order, Request};
 
 use super::frames::{Came, each_frame, greeting, question};
@@ -12,7 +13,6 @@ use super::reads::Read;
 use super::shape::address;
 use super::writes::Write;
 use super::{MS, Phase, Scenario, Task};
-use crate::history::Violation;
 use crate::network::SocketId;
 use crate::world::{Event, World};
 

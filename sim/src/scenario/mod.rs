@@ -38,6 +38,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use ferrite_lsm::mem_disk::CrashMode;
+use ferrite_promises::{Facts, History, Intent, SetHistory, Violation};
 use ferrite_wire::{Level, Mode};
 
 pub(crate) use self::adding::Adding;
@@ -46,12 +47,9 @@ use self::faults::Copy;
 use self::plan::{FaultKind, Plan};
 use self::shape::Shape;
 use crate::bug::{Bug, Planted};
-use crate::facts::Facts;
-use crate::history::{History, Intent, Violation};
 use crate::network::SocketId;
 use crate::random::Random;
 use crate::report::Report;
-use crate::set_history::SetHistory;
 use crate::world::{ConnectionFaults, Death, Director, DiskFaults, Event, MessageFaults, World};
 
 const MS: u64 = 1_000_000;

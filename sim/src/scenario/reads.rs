@@ -2,11 +2,11 @@
 
 use std::rc::Rc;
 
+use ferrite_promises::Reading;
 use ferrite_wire::{FrameKind, Key, Level, Request};
 
 use super::clients::{Pending, Wall};
 use super::{Scenario, Task};
-use crate::facts::Reading;
 use crate::world::World;
 
 /// Most keys of a multi-get; some may come twice.

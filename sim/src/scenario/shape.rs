@@ -13,11 +13,10 @@ use ferrite_lsm::Strategy;
 use ferrite_lsm::layout::Layout;
 use ferrite_lsm::log::CommitlogSync;
 use ferrite_node::{Placement, ShardSettings};
+use ferrite_promises::{Holders, Violation};
 use ferrite_wire::{ClusterId, CoreId, HashSeed, Key, Mode, NodeId, Table, TableId, Tables, Topology};
 
 use super::{MS, SECOND, one_of};
-use crate::facts::Holders;
-use crate::history::Violation;
 use crate::random::Random;
 use crate::world::{Launch, World};
 

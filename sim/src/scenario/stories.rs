@@ -2,13 +2,13 @@
 
 use std::rc::Rc;
 
+use ferrite_promises::Violation;
 use ferrite_wire::{Mode, Table};
 
 use super::plan::Plan;
 use super::shape::{CARTS, Shape, named};
 use super::{SECOND, Scenario};
 use crate::bug::{Bug, Planted};
-use crate::history::Violation;
 use crate::random::Random;
 use crate::world::{ConnectionFaults, Death, DiskFaults, MessageFaults, World};
 

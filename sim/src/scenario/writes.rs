@@ -3,13 +3,12 @@
 
 use std::rc::Rc;
 
+use ferrite_promises::{Intent, Saw};
 use ferrite_wire::{Entry, FrameKind, Level, OVERWRITE, Request, SLOPPY};
 
 use super::Scenario;
 use super::clients::{Pending, Wall};
 use super::value::value_of;
-use crate::history::Intent;
-use crate::set_history::Saw;
 use crate::world::World;
 
 /// The shortest and the longest time to live that a put bears.

@@ -28,7 +28,7 @@ const FIRST: u64 = 1 << 40;
 
 /// What a write saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Saw {
+pub enum Saw {
     /// These puts.
     These(BTreeSet<u64>),
     /// What a read of its own shows.
@@ -69,14 +69,14 @@ impl Write {
 
 /// All writes by key.
 #[derive(Debug, Default)]
-pub(crate) struct SetHistory {
+pub struct SetHistory {
     keys: BTreeMap<u64, Vec<Write>>,
     next: u64,
 }
 
 impl SetHistory {
     /// Begins a write and numbers it.
-    pub(crate) fn begin(&mut self, sent: Intent, saw: &Saw) -> u64 {
+    pub fn begin(&mut self, sent: Intent, saw: &Saw) -> u64 {
         self.next += 1;
         let id = FIRST + self.next;
         let writes = self.keys.entry(sent.key).or_default();
@@ -103,7 +103,7 @@ impl SetHistory {
     }
 
     /// A write's client was told something.
-    pub(crate) fn told(&mut self, key: u64, id: u64, answer: Answer, facts: &Facts) -> Result<(), Violation> {
+    pub fn told(&mut self, key: u64, id: u64, answer: Answer, facts: &Facts) -> Result<(), Violation> {
         let Answer { told, acknowledged, time, at_ns } = answer;
         let writes = self.keys.get_mut(&key).expect("told of a key that was written");
         let place = place_of(writes, id).expect("told of a write that was begun");
@@ -143,7 +143,7 @@ impl SetHistory {
 
     /// Nobody owes anything any more; `reached_all` says whether a write that was acknowledged must have come to all its replicas by that. Gives how many
     /// of them there are.
-    pub(crate) fn drained(&mut self, now_ns: u64, reached_all: impl Fn(&Intent) -> bool) -> u64 {
+    pub fn drained(&mut self, now_ns: u64, reached_all: impl Fn(&Intent) -> bool) -> u64 {
         let mut count = 0;
         for write in self.keys.values_mut().flatten() {
             let everywhere = write.told.version().is_some() && reached_all(&write.sent);
@@ -156,12 +156,12 @@ impl SetHistory {
     }
 
     /// How many writes were acknowledged sloppily.
-    pub(crate) fn sloppy(&self) -> u64 {
+    pub fn sloppy(&self) -> u64 {
         self.keys.values().flatten().filter(|write| matches!(write.told, Told::Sloppy(_))).count() as u64
     }
 
     /// Judges what a read showed just now; a sibling is what its content names, if it names anything, and its version.
-    pub(crate) fn saw(
+    pub fn saw(
         &mut self,
         key: u64,
         (reading, now_ns): (Reading, u64),
@@ -221,12 +221,12 @@ impl SetHistory {
     }
 
     /// All keys that were written.
-    pub(crate) fn keys(&self) -> Vec<u64> {
+    pub fn keys(&self) -> Vec<u64> {
         self.keys.keys().copied().collect()
     }
 
     /// The writes of a key, for people.
-    pub(crate) fn describe(&self, key: u64) -> String {
+    pub fn describe(&self, key: u64) -> String {
         let writes = self.keys.get(&key).map_or(&[][..], Vec::as_slice);
         let line = |write: &Write| {
             let Write { id, sent, overwrites, must, told, told_ns, seen, .. } = write;
@@ -244,7 +244,7 @@ impl SetHistory {
     }
 
     /// Writes acknowledged, not applied, and in doubt.
-    pub(crate) fn counts(&self) -> (u64, u64, u64) {
+    pub fn counts(&self) -> (u64, u64, u64) {
         Told::count(self.keys.values().flatten().map(|write| write.told))
     }
 }

@@ -6,7 +6,7 @@ use crate::facts::{Holders, Written};
 
 /// What a write was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Told {
+pub enum Told {
     /// Nothing yet, or that the outcome is unknown.
     InDoubt,
     /// That it was not applied.
@@ -19,15 +19,15 @@ pub(crate) enum Told {
 
 /// What came back of a write.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Answer {
+pub struct Answer {
     /// What its client was told.
-    pub(crate) told: Told,
+    pub told: Told,
     /// By how many it was acknowledged, if it was.
-    pub(crate) acknowledged: usize,
+    pub acknowledged: usize,
     /// The highest order that the client was told of along with it.
-    pub(crate) time: Order,
-    /// When, in virtual nanoseconds.
-    pub(crate) at_ns: u64,
+    pub time: Order,
+    /// When, in nanoseconds.
+    pub at_ns: u64,
 }
 
 impl Told {
@@ -55,25 +55,25 @@ impl Told {
 
 /// A write as it is sent.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Intent {
+pub struct Intent {
     /// To which key.
-    pub(crate) key: u64,
+    pub key: u64,
     /// Whether it deletes.
-    pub(crate) is_delete: bool,
+    pub is_delete: bool,
     /// Whether it puts a value that expires.
-    pub(crate) expires: bool,
+    pub expires: bool,
     /// Through which node.
-    pub(crate) node: usize,
+    pub node: usize,
     /// How many replicas must confirm it.
-    pub(crate) needed: usize,
+    pub needed: usize,
     /// The replicas of the key.
-    pub(crate) holders: Holders,
+    pub holders: Holders,
     /// Whether others may stand in for them.
-    pub(crate) may_be_sloppy: bool,
+    pub may_be_sloppy: bool,
     /// The highest order that its client had been told of.
-    pub(crate) seen: Order,
-    /// When, in virtual nanoseconds.
-    pub(crate) now_ns: u64,
+    pub seen: Order,
+    /// When, in nanoseconds.
+    pub now_ns: u64,
 }
 
 impl Intent {

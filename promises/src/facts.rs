@@ -16,44 +16,44 @@
 
 /// The nodes that hold a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Holders(u64);
+pub struct Holders(u64);
 
 impl Holders {
     /// These nodes.
-    pub(crate) fn of(nodes: impl Iterator<Item = usize>) -> Holders {
+    pub fn of(nodes: impl Iterator<Item = usize>) -> Holders {
         Holders(nodes.fold(0, |mask, node| mask | 1 << node))
     }
 
     /// How many there are.
-    pub(crate) fn count(self) -> usize {
+    pub fn count(self) -> usize {
         self.0.count_ones() as usize
     }
 
     /// Whether a node is one of them.
-    pub(crate) fn contains(self, node: usize) -> bool {
+    pub fn contains(self, node: usize) -> bool {
         self.0 & 1 << node != 0
     }
 
     /// Each node.
-    pub(crate) fn iter(self) -> impl Iterator<Item = usize> {
+    pub fn iter(self) -> impl Iterator<Item = usize> {
         (0..64).filter(move |node| self.contains(*node))
     }
 }
 
 /// When a read was sent, how many replicas it asks, and how many have answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Reading {
-    /// When it was sent, in virtual nanoseconds.
-    pub(crate) begun_ns: u64,
+pub struct Reading {
+    /// When it was sent, in nanoseconds.
+    pub begun_ns: u64,
     /// How many replicas must answer it.
-    pub(crate) needed: usize,
+    pub needed: usize,
     /// How many have, by its answer; 0 = it has not come.
-    pub(crate) answered: usize,
+    pub answered: usize,
 }
 
 impl Reading {
     /// A read that was sent.
-    pub(crate) fn new(begun_ns: u64, needed: usize) -> Reading {
+    pub fn new(begun_ns: u64, needed: usize) -> Reading {
         Reading { begun_ns, needed, answered: 0 }
     }
 }
@@ -61,7 +61,7 @@ impl Reading {
 /// When a write was sent and acknowledged, by how many replicas, and who they may have been.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Written {
-    /// When it was sent, in virtual nanoseconds.
+    /// When it was sent, in nanoseconds.
     pub(crate) sent_ns: u64,
     /// When it was acknowledged.
     pub(crate) told_ns: u64,
@@ -113,7 +113,7 @@ struct Loss {
 
 /// What befell the nodes so far.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Facts {
+pub struct Facts {
     losses: Vec<Loss>,
     wall_highest_ms: u64,
 }
@@ -126,12 +126,12 @@ impl Facts {
     }
 
     /// A node's disk has forgotten, just now, what it was told since a moment (0 = all that it ever was).
-    pub(crate) fn lost(&mut self, node: usize, since_ns: u64, at_ns: u64) {
+    pub fn lost(&mut self, node: usize, since_ns: u64, at_ns: u64) {
         self.losses.push(Loss { node, since_ns, at_ns });
     }
 
     /// When a node's disk last forgot anything; 0 = never.
-    pub(crate) fn last_loss_ns(&self, node: usize) -> u64 {
+    pub fn last_loss_ns(&self, node: usize) -> u64 {
         self.losses.iter().filter(|loss| loss.node == node).map(|loss| loss.at_ns).max().unwrap_or(0)
     }
 
@@ -140,12 +140,12 @@ impl Facts {
     }
 
     /// Takes note of a wall clock.
-    pub(crate) fn saw_wall(&mut self, wall_ms: u64) {
+    pub fn saw_wall(&mut self, wall_ms: u64) {
         self.wall_highest_ms = self.wall_highest_ms.max(wall_ms);
     }
 
     /// Whether some node may have taken it, by its own clock, that this moment has passed (0 = never does).
-    pub(crate) fn may_have_passed(&self, expiry_ms: u64) -> bool {
+    pub fn may_have_passed(&self, expiry_ms: u64) -> bool {
         expiry_ms != 0 && expiry_ms <= self.wall_highest_ms
     }
 

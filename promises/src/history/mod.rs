@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 
 use ferrite_wire::{Order, Version};
 
-pub(crate) use self::intent::{Answer, Intent, Told};
+pub use self::intent::{Answer, Intent, Told};
 use crate::facts::{Facts, Holdings, Reading};
 
 /// One write.
@@ -65,7 +65,7 @@ pub struct Violation {
 
 /// All writes by key.
 #[derive(Debug, Default)]
-pub(crate) struct History {
+pub struct History {
     keys: BTreeMap<u64, Vec<Write>>,
     next: u64,
     ties: u64,
@@ -73,7 +73,7 @@ pub(crate) struct History {
 
 impl History {
     /// Begins a write and numbers it.
-    pub(crate) fn begin(&mut self, sent: Intent, facts: &Facts) -> u64 {
+    pub fn begin(&mut self, sent: Intent, facts: &Facts) -> u64 {
         self.next += 1;
         let id = self.next;
         let writes = self.keys.entry(sent.key).or_default();
@@ -97,7 +97,7 @@ impl History {
     }
 
     /// A write's client was told something.
-    pub(crate) fn told(&mut self, key: u64, id: u64, answer: Answer) -> Result<(), Violation> {
+    pub fn told(&mut self, key: u64, id: u64, answer: Answer) -> Result<(), Violation> {
         let violation = |what: String| Err(Violation { key, what });
         let Answer { told, acknowledged, time, at_ns } = answer;
         if let Some(version) = told.version() {
@@ -158,7 +158,7 @@ impl History {
 
     /// Nobody owes anything any more; `reached_all` says whether a write that was acknowledged must have come to all its replicas by that. Gives how many
     /// of them there are.
-    pub(crate) fn drained(&mut self, now_ns: u64, reached_all: impl Fn(&Intent) -> bool) -> u64 {
+    pub fn drained(&mut self, now_ns: u64, reached_all: impl Fn(&Intent) -> bool) -> u64 {
         let mut count = 0;
         for write in self.keys.values_mut().flatten() {
             let everywhere = write.told.version().is_some() && reached_all(&write.sent);
@@ -171,12 +171,12 @@ impl History {
     }
 
     /// How many acknowledged writes had the order of another one to their key, minted elsewhere in the same tick.
-    pub(crate) fn ties(&self) -> u64 {
+    pub fn ties(&self) -> u64 {
         self.ties
     }
 
     /// How many writes were acknowledged sloppily.
-    pub(crate) fn sloppy(&self) -> u64 {
+    pub fn sloppy(&self) -> u64 {
         self.keys.values().flatten().filter(|write| matches!(write.told, Told::Sloppy(_))).count() as u64
     }
 
@@ -193,7 +193,7 @@ impl History {
     }
 
     /// Judges a value that a read returned just now; `id` is what its content says, if it says anything.
-    pub(crate) fn saw_value(
+    pub fn saw_value(
         &mut self,
         key: u64,
         (reading, now_ns): (Reading, u64),
@@ -238,7 +238,7 @@ impl History {
     }
 
     /// Judges a read that found nothing.
-    pub(crate) fn saw_nothing(&self, key: u64, reading: Reading, facts: &Facts) -> Result<(), Violation> {
+    pub fn saw_nothing(&self, key: u64, reading: Reading, facts: &Facts) -> Result<(), Violation> {
         let Some(floor) = self.floor(key, reading, facts) else { return Ok(()) };
         if floor.flags.is_tombstone() || facts.may_have_passed(floor.expiry_ms) {
             return Ok(());
@@ -259,12 +259,12 @@ impl History {
     }
 
     /// All keys that were written.
-    pub(crate) fn keys(&self) -> Vec<u64> {
+    pub fn keys(&self) -> Vec<u64> {
         self.keys.keys().copied().collect()
     }
 
     /// The writes of a key, for people.
-    pub(crate) fn describe(&self, key: u64) -> String {
+    pub fn describe(&self, key: u64) -> String {
         let line = |write: &Write| {
             let Write { id, sent, told, told_ns, seen, .. } = write;
             let Intent { now_ns, node, needed, .. } = sent;
@@ -279,7 +279,7 @@ impl History {
     }
 
     /// Writes acknowledged, not applied, and in doubt.
-    pub(crate) fn counts(&self) -> (u64, u64, u64) {
+    pub fn counts(&self) -> (u64, u64, u64) {
         Told::count(self.keys.values().flatten().map(|write| write.told))
     }
 }
