@@ -1,11 +1,11 @@
 //! Rounds of fault and healing, with writers through all of them.
 //!
 //! ```text
-//! round := [all written at ALL]  writers start  fault … fault over  writers end  all is read  hints are delivered  all is read
-//!          processes are looked at
+//! round := [registers and sets are written at ALL]  writers start  fault … fault over  writers end  registers are read
+//!          hints are delivered  all is read  processes are looked at
 //! ```
 //!
-//! The fault budget: at most one copy of a record is lost at a time, and all records are written at ALL before the next one is.
+//! The fault budget: at most one copy of a record is lost at a time, and registers and sets are written at ALL before the next one is.
 //! Everything else that is done here may lose nothing that was acknowledged. Faults are dealt like cards, so that each comes up once
 //! before any comes up twice. The seed decides which, to whom and how long; what nodes and writers make of it is the machine's.
 
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use ferrite_client::{BlockingClient, Level};
 use ferrite_loadgen::chooser::Rng;
 
+use crate::carts::{Carts, Shopper, Spoilt};
 use crate::fault::{self, Fault};
 use crate::ground::{Ground, Kind};
 use crate::nodes::{Nodes, Shape};
@@ -30,6 +31,9 @@ const NODES: usize = 5;
 const REPLICATION: usize = 3;
 /// Nodes of the smaller side of a partition.
 const LEFT_NODES: usize = 2;
+/// New carts in a round, and clients of them on each side.
+const CARTS: usize = 8;
+const SHOPPERS_OF_EACH: usize = 2;
 /// Writers of registers, one beside each node.
 const WRITERS: usize = NODES;
 /// New sets of each mode in a round.
@@ -98,6 +102,7 @@ struct Campaign<'a> {
     rng: Rng,
     writers: Vec<(usize, BlockingClient, Registers)>,
     kept: Vec<Set>,
+    carts: Carts,
     report: Report,
     log_bytes: Vec<u64>,
 }
@@ -134,7 +139,8 @@ pub fn run(program: &Path, home: &Path, plan: &Plan, mut say: impl FnMut(&str)) 
     });
     let writers = writers.collect();
     let (rng, log_bytes) = (Rng::new(plan.seed), vec![0; NODES]);
-    let mut campaign = Campaign { nodes, plan, rng, writers, kept: Vec::new(), report, log_bytes };
+    let mut campaign =
+        Campaign { nodes, plan, rng, writers, kept: Vec::new(), carts: Carts::default(), report, log_bytes };
     let mut deck = Vec::new();
     let mut round = 0;
     while round < plan.rounds && started.elapsed() < plan.time {
@@ -191,6 +197,7 @@ impl Campaign<'_> {
         let topology = self.nodes.client(at[1]).topology().map_err(failed("learn the topology"))?;
         let mut sets =
             Set::across(&topology, &format!("set {round}"), SETS_OF_EACH, |node| left.contains(&node));
+        self.carts.open(&topology, CARTS, |node| left.contains(&node));
         // A wiped directory may hold the only copy of what was acknowledged at ONE.
         let level = if fault == Fault::Wipe { Level::Quorum } else { Level::One };
         let (shortest, longest) = self.plan.fault_time;
@@ -204,6 +211,9 @@ impl Campaign<'_> {
         let before = self.writers.iter().map(|(_, _, registers)| registers.tally());
         let before = before.fold(Tally::default(), Tally::plus);
         let mut sides = [0, 1].map(|side| [0, 1].map(|adder| Side::new((round << 1 | side) << 1 | adder)));
+        let shoppers = at.iter().flat_map(|at| [*at; SHOPPERS_OF_EACH]);
+        let mut shoppers: Vec<Shopper> =
+            shoppers.map(|at| Shopper::new(at, self.rng.below(u64::MAX))).collect();
         let stop = AtomicBool::new(false);
         let done = std::thread::scope(|scope| {
             let _stopped = StopAtEnd(&stop);
@@ -222,7 +232,12 @@ impl Campaign<'_> {
                     side.run(&mut client, sets, level, stop);
                 });
             }
-            fault::strike(&mut self.nodes, &mut self.rng, fault, &left, hold)
+            for shopper in &mut shoppers {
+                let mut client = self.nodes.client(shopper.at());
+                let (carts, stop) = (&self.carts, &stop);
+                scope.spawn(move || shopper.run(&mut client, carts, stop));
+            }
+            fault::strike(&mut self.nodes, &mut self.rng, fault, &left, hold, |node| self.carts.lost(node))
         })?;
         *self.report.faults.entry(fault).or_default() += 1;
         match done.unnoticed {
@@ -233,15 +248,17 @@ impl Campaign<'_> {
         self.check();
         if self.wait_for_hints() {
             self.writers.iter_mut().for_each(|(_, _, registers)| registers.delivered());
+            self.carts.delivered();
         }
         // What was delivered late must not bring back what was deleted meanwhile.
         let after = self.check();
+        let shopped = self.check_carts(shoppers);
         let (adds, lost) = self.check_sets(fault, &mut sides, &mut sets);
         self.look_at_processes();
         let count = |total: u64, before: u64| total - before;
         Ok(format!(
             "{}: registers {} writes acknowledged, {} not applied, {} unknown, {} reads; sets {} + {} adds acknowledged, \
-             lost {} of siblings, {} of lww; violations {}",
+             lost {} of siblings, {} of lww; carts {} writes acknowledged; violations {}",
             done.words,
             count(after.acknowledged, before.acknowledged),
             count(after.not_applied, before.not_applied),
@@ -251,6 +268,7 @@ impl Campaign<'_> {
             adds[1],
             lost.0,
             lost.1,
+            shopped.acknowledged,
             self.report.violations.len()
         ))
     }
@@ -314,6 +332,26 @@ impl Campaign<'_> {
         for (_, _, registers) in &mut self.writers {
             self.report.violations.extend(registers.take_violations());
         }
+    }
+
+    /// Reads the round's carts, and those of earlier rounds: what others stood in for has been delivered, and must be there at QUORUM already.
+    fn check_carts(&mut self, mut shoppers: Vec<Shopper>) -> Tally {
+        let mut client = self.nodes.client(0);
+        let mut checker = Shopper::new(0, 0);
+        self.carts.check(&mut checker, &mut client, &[Level::Quorum, Level::All]);
+        shoppers.push(checker);
+        let mut tally = Tally::default();
+        for shopper in &mut shoppers {
+            tally = tally.plus(shopper.tally);
+            for Spoilt { what, cart, history } in shopper.take_spoilt() {
+                self.report.violations.push(what);
+                let file = self.nodes.home().join(format!("{}.history", cart.replace(' ', "-")));
+                // It is for whoever looks into it, and the violation is told without it as well.
+                let _ = std::fs::write(file, history);
+            }
+        }
+        self.report.carts = self.report.carts.plus(tally);
+        tally
     }
 
     /// Reads the round's sets, and those of earlier rounds. Adds of each side, and losses of each mode.

@@ -101,13 +101,14 @@ pub(crate) struct Done {
     pub(crate) unnoticed: Option<String>,
 }
 
-/// Does a fault for a while, and puts all in order again.
+/// Does a fault for a while, and puts all in order again. `lost` is told of a node that has lost all it had, before that starts again.
 pub(crate) fn strike(
     nodes: &mut Nodes,
     rng: &mut Rng,
     fault: Fault,
     left: &[usize],
     hold: Duration,
+    lost: impl FnOnce(usize),
 ) -> Result<Done, Obstacle> {
     let victim = rng.below(nodes.len() as u64) as usize;
     let seconds = hold.as_secs_f64();
@@ -184,6 +185,7 @@ pub(crate) fn strike(
         Fault::Wipe => {
             nodes.kill(victim)?;
             nodes.wipe(victim)?;
+            lost(victim);
             std::thread::sleep(hold / 2);
             nodes.start(victim)?;
             std::thread::sleep(hold / 2);

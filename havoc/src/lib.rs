@@ -10,17 +10,20 @@
 //! | [`nodes`] | their processes, configurations, clocks and disks |
 //! | [`home`] | their directory, and what runs that were killed have left |
 //! | [`fault`] | what can be done to them, and how |
-//! | [`registers`], [`sets`] | the writers |
-//! | `memory`, [`tally`] | what they know, and what may therefore be read; what they count |
+//! | [`registers`], [`sets`], [`carts`] | the writers; `across` finds them keys with replicas on both sides of a partition |
+//! | `memory`, [`tally`] | what writers of registers know, and what may therefore be read; what all of them count |
 //! | [`campaign`] | rounds of fault and healing, until time is up or something was lost |
 //! | [`report`] | what came of them |
 //! | [`figures`] | what faults cost, in tables |
 //!
-//! It refuses to guess: a write is lost only if it was acknowledged and the faults that were done leave a copy of it. So all there is is
-//! written at ALL before a data directory is wiped, and nothing is wiped twice without that.
+//! It refuses to guess: a write is lost only if it was acknowledged and the faults that were done leave a copy of it. So all registers and sets
+//! are written at ALL before a data directory is wiped, and nothing is wiped twice without that; of carts it is known what a wiped
+//! directory may have cost.
 #![forbid(unsafe_code)]
 
+mod across;
 pub mod campaign;
+pub mod carts;
 pub mod fault;
 pub mod figures;
 pub mod ground;

@@ -37,6 +37,8 @@ pub struct Report {
     pub registers: Tally,
     /// Adds to sets.
     pub sets: Tally,
+    /// Operations on carts.
+    pub carts: Tally,
     /// The set test.
     pub set_test: SetTest,
     /// Everything that was wrong: none, unless the database is.
@@ -45,7 +47,8 @@ pub struct Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { registers, sets, set_test, .. } = self;
+        let Report { registers, carts, set_test, .. } = self;
+        let all = self.registers.plus(self.sets).plus(self.carts);
         writeln!(f, "five nodes on {}, seed {}, {:.0} s", self.ground, self.seed, self.time.as_secs_f64())?;
         let faults: Vec<String> =
             self.faults.iter().map(|(fault, count)| format!("{fault} {count}")).collect();
@@ -63,14 +66,15 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "operations: {}; writes acknowledged {}, not applied {}, unknown {}; reads checked {}, unanswered {}",
-            registers.operations() + sets.operations(),
-            registers.acknowledged + sets.acknowledged,
-            registers.not_applied + sets.not_applied,
-            registers.unknown + sets.unknown,
-            registers.reads,
-            registers.unread + sets.unread,
+            all.operations(),
+            all.acknowledged,
+            all.not_applied,
+            all.unknown,
+            all.reads,
+            all.unread,
         )?;
         writeln!(f, "on registers: {registers}")?;
+        writeln!(f, "on carts: {carts}")?;
         writeln!(
             f,
             "set test: {} and {} adds acknowledged on the two sides of partitions",
@@ -78,7 +82,7 @@ impl fmt::Display for Report {
         )?;
         // What .ci/counts adds up.
         writeln!(f, "counted: faults done to real nodes {}", self.faults.values().sum::<u64>())?;
-        writeln!(f, "counted: operations under them {}", registers.operations() + sets.operations())?;
+        writeln!(f, "counted: operations under them {}", all.operations())?;
         for (name, (acknowledged, lost)) in [("siblings", set_test.siblings), ("lww", set_test.last_write)] {
             writeln!(f, "  {name}: of {acknowledged} acknowledged adds {lost} lost")?;
         }

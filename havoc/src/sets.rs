@@ -13,6 +13,7 @@ use ferrite_client::{
     WriteOptions, WriteOutcome,
 };
 
+use crate::across::{Across, keys_across};
 use crate::nodes::SIBLINGS_TABLE;
 use crate::tally::Tally;
 
@@ -26,8 +27,6 @@ const HEALED_WITHIN: Duration = Duration::from_secs(30);
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// Rest between adds of one side: sets stay small, and each is read and written whole.
 const ADD_PAUSE: Duration = Duration::from_millis(10);
-/// Keys looked at for one whose replicas are on both sides.
-const TRIES_MAX: u64 = 10_000;
 
 /// A set.
 #[derive(Clone, Debug)]
@@ -102,25 +101,11 @@ impl Set {
         of_each: usize,
         is_left: impl Fn(usize) -> bool,
     ) -> Vec<Set> {
-        let mut sets = Vec::new();
-        for mode in [Mode::Siblings, Mode::Lww] {
-            let before = sets.len();
-            for number in 0..TRIES_MAX {
-                let key = format!("{name} {number}").into_bytes();
-                let set = Set { key, mode, acknowledged: BTreeSet::new() };
-                let vnode = set.key().token(topology.hash_seed).vnode(topology.vnodes());
-                let replication = topology.tables.get(set.key().table).map_or(0, |table| table.replication);
-                let replicas = topology.preference_list(vnode).iter().take(usize::from(replication));
-                let left = replicas.clone().filter(|node| is_left(usize::from(node.0) - 1)).count();
-                if (1..replicas.count()).contains(&left) {
-                    sets.push(set);
-                }
-                if sets.len() == before + of_each {
-                    break;
-                }
-            }
-        }
-        sets
+        let of_mode = |mode| {
+            let keys = keys_across(topology, name, table_of(mode), of_each, &is_left);
+            keys.into_iter().map(move |Across { key, .. }| Set { key, mode, acknowledged: BTreeSet::new() })
+        };
+        [Mode::Siblings, Mode::Lww].into_iter().flat_map(of_mode).collect()
     }
 
     /// Whether concurrent adds are kept.
@@ -129,11 +114,7 @@ impl Set {
     }
 
     fn key(&self) -> Key<'_> {
-        let table = match self.mode {
-            Mode::Siblings => TableId::of(SIBLINGS_TABLE),
-            Mode::Lww => TableId::DEFAULT,
-        };
-        Key { table, partition: &self.key, sort: b"" }
+        Key { table: table_of(self.mode), partition: &self.key, sort: b"" }
     }
 
     fn add(
@@ -191,6 +172,13 @@ impl Set {
     /// Its name, for people.
     pub fn name(&self) -> String {
         String::from_utf8_lossy(&self.key).into_owned()
+    }
+}
+
+fn table_of(mode: Mode) -> TableId {
+    match mode {
+        Mode::Siblings => TableId::of(SIBLINGS_TABLE),
+        Mode::Lww => TableId::DEFAULT,
     }
 }
 

@@ -23,7 +23,7 @@ pub struct Tally {
     pub expiring: u64,
     /// Deletes.
     pub deletes: u64,
-    /// Puts that others might stand in for.
+    /// Writes that others might stand in for.
     pub sloppy: u64,
     /// Of those, how many were acknowledged by others in the place of replicas.
     pub stood_in: u64,
@@ -35,6 +35,10 @@ pub struct Tally {
     pub multi_gets: u64,
     /// Reads of records that had been written, which found nothing.
     pub read_absent: u64,
+    /// Writes in place of siblings: of those that a read had shown, or of whatever there was.
+    pub replacing: u64,
+    /// Reads that found several siblings.
+    pub read_siblings: u64,
 }
 
 impl Tally {
@@ -60,6 +64,8 @@ impl Tally {
             batched: self.batched + other.batched,
             multi_gets: self.multi_gets + other.multi_gets,
             read_absent: self.read_absent + other.read_absent,
+            replacing: self.replacing + other.replacing,
+            read_siblings: self.read_siblings + other.read_siblings,
         }
     }
 
@@ -72,22 +78,24 @@ impl Tally {
     }
 }
 
-/// Which operations on registers there were.
+/// Which operations there were; those that were not are left out.
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "puts {}, puts that expire {}, deletes {}; {} of them in {} batches; sloppy puts {}, of which others stood in for {}; \
-             reads of many {}; reads that found what was there no more {}",
-            self.puts,
-            self.expiring,
-            self.deletes,
-            self.batched,
-            self.batches,
-            self.sloppy,
-            self.stood_in,
-            self.multi_gets,
-            self.read_absent
-        )
+        let kinds = [
+            ("puts", self.puts),
+            ("puts that expire", self.expiring),
+            ("deletes", self.deletes),
+            ("writes in place of siblings", self.replacing),
+            ("writes in batches", self.batched),
+            ("batches", self.batches),
+            ("sloppy writes", self.sloppy),
+            ("writes that others stood in for", self.stood_in),
+            ("reads of many", self.multi_gets),
+            ("reads of what was there no more", self.read_absent),
+            ("reads of several siblings", self.read_siblings),
+        ];
+        let told =
+            kinds.iter().filter(|(_, count)| *count > 0).map(|(kind, count)| format!("{kind} {count}"));
+        f.write_str(&told.collect::<Vec<_>>().join(", "))
     }
 }

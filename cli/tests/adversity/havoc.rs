@@ -76,15 +76,23 @@ fn five_nodes_lose_nothing_acknowledged_whatever_is_done_to_them() {
             assert!(done > 0, "{fault} was not done: {report}");
         }
     }
-    let done = report.registers;
+    let (registers, carts) = (report.registers, report.carts);
     for (what, count) in [
-        ("puts", done.puts),
-        ("puts that expire", done.expiring),
-        ("deletes", done.deletes),
-        ("batches", done.batches),
-        ("reads of many", done.multi_gets),
-        ("writes that others stood in for", done.stood_in),
-        ("reads of what was there no more", done.read_absent),
+        ("puts", registers.puts),
+        ("puts that expire", registers.expiring),
+        ("deletes", registers.deletes),
+        ("batches", registers.batches),
+        ("reads of many", registers.multi_gets),
+        ("writes that others stood in for", registers.stood_in),
+        ("reads of what was there no more", registers.read_absent),
+        ("puts into carts", carts.puts),
+        ("writes in place of what was in carts", carts.replacing),
+        ("deletes of what was in carts", carts.deletes),
+        ("batches of writes to carts", carts.batches),
+        ("reads of many carts", carts.multi_gets),
+        ("writes to carts that others stood in for", carts.stood_in),
+        ("reads of carts that were empty again", carts.read_absent),
+        ("reads of carts with several siblings", carts.read_siblings),
     ] {
         assert!(count > 0, "{what}: none: {report}");
     }
