@@ -206,7 +206,7 @@ impl<E: Env> Shard<E> {
             let staged =
                 self.stage_now(mark_key(id), local_record(mark, b""), 0, Ack::HintMark { lane: id, mark });
             if staged.is_err() {
-                self.hints.borrow_mut().marked(id, None);
+                self.hint_marked(id, None);
             }
         }
     }

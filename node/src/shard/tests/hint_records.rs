@@ -6,6 +6,8 @@ use ferrite_wire::{HintsAction, WriteAnswer};
 
 use super::hints::{answer, comes, patient, take_all, told, without_the_third, write, write_and_ack, writes};
 use super::*;
+use crate::shard::hint_store::{local_record, mark_key};
+use crate::shard::log_pump::Ack;
 
 #[test]
 fn a_holder_that_crashes_goes_on_behind_its_mark() {
@@ -146,15 +148,49 @@ fn what_was_delivered_is_left_out_of_tables_when_its_mark_was_refused() {
         write(&bench, &shard, from, number, &put(&number.to_be_bytes(), &[7; 1_000], Level::One));
     }
     assert!(shard.engine.stats().flushes > flushes);
-    let mut left = 0;
+    assert_eq!(stored(&shard).0, 26);
+}
+
+/// The hints for the third node that the engine has, and the marks.
+fn stored(shard: &Shard<Bench>) -> (usize, usize) {
+    let (mut hints, mut marks) = (0, 0);
     let visit = |key: ferrite_lsm::Key<'_>, _: ferrite_lsm::Record<'_>| {
-        left += usize::from(key.prefix.token > 0);
+        *if key.prefix.token > 0 { &mut hints } else { &mut marks } += 1;
         std::ops::ControlFlow::Continue(())
     };
     let limits = ferrite_lsm::ScanLimits::records(1_000);
     let range = ferrite_lsm::KeyRange::vnode(0, 3);
     block_on(shard.engine.scan(&range, ferrite_lsm::Direction::Forward, limits, visit)).expect("no faults");
-    assert_eq!(left, 26);
+    (hints, marks)
+}
+
+/// A log that takes nothing refuses a mark before it is staged. What may be done away with then was passed on to nobody: hints that were delivered stayed, and with
+/// them the full disk.
+#[test]
+fn what_was_delivered_is_left_out_of_tables_when_its_mark_was_not_even_staged() {
+    let mut settings = patient(3);
+    settings.engine.memtable_bytes = 128 << 10;
+    let (bench, shard, second, from) = without_the_third(settings);
+    write_and_ack(&bench, &shard, from, second, 30);
+    pass(&bench, &shard, 20);
+    let third = comes(&bench, &shard, 3);
+    pass(&bench, &shard, 20);
+    let sent = writes(&bench, third);
+    for (number, ..) in &sent[..4] {
+        answer(&bench, &shard, third, *number, WriteAnswer::Applied);
+    }
+    let lane = shard.hints.borrow().lanes().next().expect("one").0;
+    let key = mark_key(lane);
+    // A mark overtakes nobody who waits for room.
+    assert!(shard.waiting.borrow_mut().enter(u64::MAX, key, local_record(1, b""), 0, Ack::Nobody));
+    shard.mark_hints();
+    shard.waiting.borrow_mut().leave();
+    let flushes = shard.engine.stats().flushes;
+    for number in 0..200u64 {
+        write(&bench, &shard, from, number, &put(&number.to_be_bytes(), &[7; 1_000], Level::One));
+    }
+    assert!(shard.engine.stats().flushes > flushes);
+    assert_eq!(stored(&shard), (26, 0), "and no mark did it");
 }
 
 /// Nobody looked for hints for a node that had left the configuration: they lay there for good, and nobody was told.
