@@ -14,9 +14,13 @@
 //! Invariant: the mark is in the log no later than the record that it is about. It is raised in steps of [`STEP_MS`], so that a run of such records does not
 //! write as many marks; the price is that writes look first for so much longer.
 //!
+//! A mark that the log refuses is staged again with the next such record, however far ahead it was: only one that is staged or durable spares that. What is looked
+//! for goes by all that were raised, refused or not.
+//!
 //! What this leaves: replicas that have not got the record take the write, and where those suffice for its level it is acknowledged, and hidden once
 //! the record has spread. A change of the number of cores gives the highest mark to every core.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use ferrite_lsm::{Engine, Prefix, Record, RecordFlags, cover};
@@ -34,6 +38,45 @@ const KEY: ferrite_lsm::Key<'static> = ferrite_lsm::Key {
     partition: b"afar",
     sort: b"",
 };
+
+/// The mark of a core's records.
+#[derive(Debug)]
+pub(super) struct Afar {
+    /// No record is further ahead.
+    mark: Cell<Order>,
+    /// The log has been given one for records up to here, and has not refused it.
+    staged: Cell<Order>,
+    /// The log has one for records up to here.
+    durable: Cell<Order>,
+}
+
+impl Afar {
+    /// Of a core that has found this one.
+    pub(super) fn new(found: Order) -> Afar {
+        Afar { mark: Cell::new(found), staged: Cell::new(found), durable: Cell::new(found) }
+    }
+
+    /// No record is further ahead.
+    pub(super) fn mark(&self) -> Order {
+        self.mark.get()
+    }
+
+    /// It is raised to here and on its way into the log.
+    pub(super) fn raise(&self, mark: Order) {
+        self.mark.set(self.mark.get().max(mark));
+        self.staged.set(mark);
+    }
+
+    /// The log has it.
+    pub(super) fn written(&self, mark: Order) {
+        self.durable.set(self.durable.get().max(mark));
+    }
+
+    /// The log has refused one.
+    pub(super) fn refused(&self) {
+        self.staged.set(self.durable.get());
+    }
+}
 
 /// The mark of the lives before. One that cannot be read is as if there had been none.
 pub(super) async fn restore<E: Env>(engine: &Engine<E::Disk, E::Pace>) -> Order {
@@ -69,12 +112,12 @@ impl<E: Env> Shard<E> {
     /// mark was not.
     pub(super) fn take_note(&self, route: &Route, order: Order) -> Result<bool, ErrorCode> {
         let is_near = self.observe(order);
-        if !is_near && !route.has_siblings() && order > self.afar.get() {
+        if !is_near && !route.has_siblings() && order > self.afar.staged.get() {
             cover::mark("record from afar");
             let mark = Order(order.0.saturating_add(Order::from_wall_ms(STEP_MS).0));
             let record = Record { order: mark.0, actor: 0, flags: RecordFlags(0), expiry_ms: 0, value: b"" };
-            self.stage(KEY, record, 0, Ack::Nobody)?;
-            self.afar.set(mark);
+            self.stage(KEY, record, 0, Ack::Afar(mark))?;
+            self.afar.raise(mark);
             let (core, until_ms) = (self.settings.core.0, order.wall_ms());
             tracing::warn!(
                 core,
@@ -88,7 +131,7 @@ impl<E: Env> Shard<E> {
     /// Whether a write of a key has to look first at what is there.
     #[inline]
     pub(super) fn must_look(&self, route: &Route) -> bool {
-        route.position.is_some() && !route.has_siblings() && self.is_afar(self.afar.get())
+        route.position.is_some() && !route.has_siblings() && self.is_afar(self.afar.mark())
     }
 
     /// Room for a record that waits until its key was looked at; `None` = there is none.

@@ -65,7 +65,9 @@ pub(super) enum Ack {
     },
     /// The clock may now mint up to here.
     ClockBound(Order),
-    /// Nobody waits: it is for later lives of this node.
+    /// Later lives of this node know that there are records from afar up to here.
+    Afar(Order),
+    /// Nobody waits: it is for later lives of this node, which do without.
     Nobody,
 }
 
@@ -223,6 +225,7 @@ impl<E: Env> Shard<E> {
             Ack::Hint(hint) => self.hint_written(hint, Some(code)),
             Ack::HintMark { lane, .. } => self.hint_marked(lane, None),
             Ack::ClockBound(_) => self.lease_staged.set(false),
+            Ack::Afar(_) => self.afar.refused(),
             Ack::Nobody => {}
         }
     }
@@ -287,6 +290,7 @@ impl<E: Env> Shard<E> {
                 Ack::ClockBound(bound) => {
                     self.bound_written(bound);
                 }
+                Ack::Afar(mark) => self.afar.written(mark),
                 Ack::Nobody => {}
             }
         }

@@ -69,7 +69,7 @@ use ferrite_cluster::hints::Ledger;
 use ferrite_cluster::{Clock, Ring, Walls};
 use ferrite_lsm::{Engine, OpenError};
 use ferrite_wire::{
-    Actor, CoreId, Epoch, FrameKind, FrameView, NodeId, Order, PeerMessage, Request, Token, VnodeId,
+    Actor, CoreId, Epoch, FrameKind, FrameView, NodeId, PeerMessage, Request, Token, VnodeId,
 };
 
 pub use gossip_links::UNLISTED_MAX;
@@ -80,6 +80,7 @@ pub use settings::{DEADLINE_MAX_NS, Joining, ShardSettings};
 
 use crate::env::{Connection, Env, Hop};
 use crate::recovered;
+use afar::Afar;
 use apart::{APART_KEYS_MAX, Apart};
 use backlog::Backlog;
 use debts::Owed;
@@ -160,7 +161,7 @@ pub struct Shard<E: Env> {
     /// Whether it is known what earlier lives may have minted.
     is_bound_known: bool,
     /// Records of keys of this core may lie as far ahead as this, and no further. They look before they write while it is beyond the drift.
-    afar: Cell<Order>,
+    afar: Afar,
     ring: RefCell<Ring>,
     /// The tables, encoded: every peer has the same.
     tables: Vec<u8>,
@@ -270,7 +271,7 @@ impl<E: Env> Shard<E> {
             is_ahead_told: Cell::new(false),
             is_judged: Cell::new(false),
             is_bound_known,
-            afar: Cell::new(afar),
+            afar: Afar::new(afar),
             ring: RefCell::new(ring),
             tables,
             differing: RefCell::default(),

@@ -165,7 +165,7 @@ impl<E: Env> Shard<E> {
         } else {
             line("wall_clock", &format_args!("not ahead of most of {others} others"));
         }
-        let afar = self.afar.get();
+        let afar = self.afar.mark();
         let until_ms = if self.is_afar(afar) { afar.wall_ms() } else { 0 };
         line("wall_clock.records_afar_until_ms", &until_ms);
     }

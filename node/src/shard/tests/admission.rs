@@ -135,7 +135,7 @@ fn what_writes_keep_that_look_first_is_bounded_by_its_bytes() {
     }
     bench.frames(connection);
     // Some other key has a record from afar.
-    shard.afar.set(Order::from_wall_ms(bench.wall_ms() + 3_600_000));
+    shard.afar.raise(Order::from_wall_ms(bench.wall_ms() + 3_600_000));
     for number in 0..4u64 {
         let value = [8; VALUE_BYTES];
         receive(&shard, connection, &request_frame(number, &put(&number.to_le_bytes(), &value, Level::One)));

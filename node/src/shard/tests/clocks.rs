@@ -126,9 +126,20 @@ fn replica_write(
     key: &[u8],
     order: Order,
 ) -> WriteAnswer {
+    replica_write_of(bench, shard, from, key, order, b"theirs")
+}
+
+fn replica_write_of(
+    bench: &Bench,
+    shard: &Shard<Bench>,
+    from: Connection,
+    key: &[u8],
+    order: Order,
+    value: &[u8],
+) -> WriteAnswer {
     let version = Version { order, actor: Actor(3), ..Version::default() };
     let (vnode_epoch, key) = (Epoch(0), Key::plain(key));
-    let message = PeerMessage::ReplicaWrite { vnode_epoch, key, version, value: b"theirs" };
+    let message = PeerMessage::ReplicaWrite { vnode_epoch, key, version, value };
     receive(shard, from, &message_frame(1, 0, &message));
     pass(bench, shard, 1);
     let (header, body) = bench.frames(from).pop().expect("an answer");
@@ -180,6 +191,35 @@ fn a_record_from_afar_is_applied_and_its_key_alone_takes_no_writes_after_a_resta
     bench.0.wall_ms.set(far.wall_ms());
     pass(&bench, &shard, 100);
     assert!(own_write(&bench, &shard, b"k").expect("its time has come") > far);
+}
+
+/// The log had no room for it, and it counted as written: the record came again and was taken without one. After a restart nobody looked, and what was written
+/// to its key was acknowledged and hidden.
+#[test]
+fn a_mark_of_a_record_from_afar_that_the_log_refused_is_written_with_the_next() {
+    // As many writes as fit into the log of a full disk, so that it is the commit that finds no room.
+    let at_the_edge = (0..40u8).find_map(|fits| {
+        let bench = Bench::new(MemDisk::new());
+        let shard = open(&bench, settings(2, 1, 2)).expect("an empty disk opens");
+        let from = peer(&bench, &shard);
+        bench.0.disk.set_full(true);
+        for number in 0..fits {
+            let order = Order::from_wall_ms(bench.wall_ms());
+            let answer = replica_write_of(&bench, &shard, from, &[number], order, &[7; 20_000]);
+            assert_eq!(answer, WriteAnswer::Applied);
+        }
+        let far = Order::from_wall_ms(bench.wall_ms() + HOUR_MS);
+        let answer = replica_write_of(&bench, &shard, from, b"k", far, &[7; 50_000]);
+        (answer == WriteAnswer::Refused(ErrorCode::DiskFull)).then_some((bench, shard, from, far))
+    });
+    let (bench, shard, from, far) = at_the_edge.expect("the disk is full");
+    assert!(shard.afar.mark() > far, "the mark was staged");
+    bench.0.disk.set_full(false);
+    pass(&bench, &shard, 2_000);
+    assert_eq!(replica_write(&bench, &shard, from, b"k", far), WriteAnswer::Applied);
+    drop(shard);
+    let shard = open(&bench, settings(2, 1, 2)).expect("the same data");
+    assert_eq!(own_write(&bench, &shard, b"k"), Err(ErrorCode::ClockDrift));
 }
 
 #[test]
