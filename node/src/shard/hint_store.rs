@@ -217,8 +217,9 @@ async fn restore_target<E: Env>(
         let Some((stream, found)) = lane else { return };
         let id = LaneId { target, stream };
         if id.is_held_back() && settings.forget_held_back_for.contains(&target) {
-            // Not what is held back from now on.
             engine.retire(target.0, table_of(stream), found.last);
+            // Not what is held back from now on: that is later, wherever the wall clock has been.
+            ledger.restore(id, Found { mark: found.last, last: found.last, ..Found::default() });
             cover::mark("held back hints forgotten");
             let (core, target_node, hints) = (settings.core.0, target.0, found.count);
             tracing::info!(core, target_node, hints, "hints that were held back are let go of");

@@ -78,6 +78,46 @@ fn what_counted_and_is_refused_for_good_is_held_back_and_tried_again_at_each_sta
     assert_eq!(shard.hints_owed(), 0, "delivered stays delivered");
 }
 
+/// It had been held back while the wall clock was ahead. All that was held back within that hour, once the clock was right again, had an earlier time, and went
+/// with it.
+#[test]
+fn what_is_held_back_after_others_were_let_go_of_stays_though_the_clock_was_set_back() {
+    const HOUR_MS: u64 = 3_600_000;
+    let small = |forget: Vec<NodeId>| {
+        let mut settings = ShardSettings { forget_held_back_for: forget, ..of_five() };
+        settings.engine.memtable_bytes = 128 << 10;
+        settings
+    };
+    let refused = WriteAnswer::Refused(ErrorCode::TooLarge);
+    let (bench, shard, from) = one_of_five();
+    let (name, replicas, _) = named(&shard, TableId::DEFAULT, false);
+    let (mine, ..) = named(&shard, TableId::DEFAULT, true);
+    write(&bench, &shard, from, 1, &sloppy(Key::plain(&name), b"one", Level::One));
+    pass(&bench, &shard, 20);
+    bench.0.wall_ms.set(bench.wall_ms() + HOUR_MS);
+    all_answer(&bench, &shard, &replicas, refused);
+    assert_eq!(held_back(&shard), 1);
+    bench.0.wall_ms.set(bench.wall_ms() - HOUR_MS);
+    pass(&bench, &shard, 100);
+    let (bench, shard) = again(&bench, small((2..=5).map(NodeId).collect()));
+    assert_eq!(held_back(&shard), 0, "let go of");
+    let from = client(&bench, &shard);
+    write(&bench, &shard, from, 2, &sloppy(Key::plain(&name), b"two", Level::One));
+    pass(&bench, &shard, 20);
+    all_answer(&bench, &shard, &replicas, refused);
+    assert_eq!(held_back(&shard), 1);
+    let flushes = shard.engine.stats().flushes;
+    for number in 0..200u64 {
+        write(&bench, &shard, from, 100 + number, &put(&mine, &[7; 1_000], Level::One));
+    }
+    assert!(shard.engine.stats().flushes > flushes);
+    let (bench, shard) = again(&bench, small(Vec::new()));
+    assert_eq!(held_back(&shard), 1, "it may be the only copy");
+    let seen = all_answer(&bench, &shard, &replicas, WriteAnswer::Applied);
+    let is_sent = |value: &[u8]| seen.iter().any(|seen| **seen == *value);
+    assert_eq!((is_sent(b"one"), is_sent(b"two")), (false, true));
+}
+
 /// A table that went from the configuration took with it what had counted; brought back, it lacked that.
 #[test]
 fn what_counted_in_a_table_that_went_is_there_when_the_table_is_back() {
