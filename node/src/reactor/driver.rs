@@ -356,8 +356,8 @@ impl<H: Handler, E> Driver<H, E> {
         if !link.output.is_clear() || link.closing {
             self.shared.mark_dirty(name, link);
         }
-        if link.paused && link.output.queued_bytes() < options.pause_bytes / 2 {
-            link.paused = false;
+        if link.paused_ns.is_some() && link.output.queued_bytes() < options.pause_bytes / 2 {
+            link.paused_ns = None;
             // What the handler left unread because it had no room may be all that will ever come.
             let (unread, waits) = (!link.input.unread().is_empty(), link.waits_for_share);
             drop(table);

@@ -89,7 +89,11 @@ impl Env for RingEnv {
     }
 
     fn is_read(&self, connection: Connection) -> bool {
-        self.0.table.borrow_mut().get(connection).is_none_or(|link| !link.paused && !link.waits_for_room)
+        self.0
+            .table
+            .borrow_mut()
+            .get(connection)
+            .is_none_or(|link| link.paused_ns.is_none() && !link.waits_for_room)
     }
 
     fn hop(&self, to: CoreId, message: Hop) -> Result<(), Hop> {

@@ -36,8 +36,8 @@ pub(super) struct Link {
     pub(super) waits_for_room: bool,
     /// Length of the frame that is not whole yet, from its first byte; 0 = unknown.
     pub(super) need: usize,
-    /// Not read from, because its out-buffer is over its bound.
-    pub(super) paused: bool,
+    /// Since when it is not read from, because its out-buffer is over its bound.
+    pub(super) paused_ns: Option<u64>,
     /// An answer to what was received last found no room beside those before it.
     pub(super) had_no_room: bool,
     /// What it sends waits for its share of a turn.
@@ -81,7 +81,7 @@ impl Link {
             large: None,
             waits_for_room: false,
             need: 0,
-            paused: false,
+            paused_ns: None,
             had_no_room: false,
             waits_for_share: false,
             new_for: 0,
@@ -111,24 +111,42 @@ impl Link {
     /// Takes the room that the next receive asks for; `others_wait`: for what is more than it has. False = there is none.
     pub(super) fn take_large(&mut self, options: &ReactorOptions, others_wait: bool) -> bool {
         let Some(large) = &mut self.large else { return true };
+        let bytes_max = options.in_all_bytes_max;
         let of_large = |bytes| if bytes > options.receive_bytes { bytes } else { 0 };
-        let bytes_max = if others_wait { 0 } else { options.in_all_bytes_max };
         let wants = of_large(self.input.wants(self.need));
         if of_large(self.need) == 0 {
             // Nothing long is under way, and perhaps never will be again.
             large.resize(0, 0);
-            if !large.resize_spare(wants, bytes_max) {
+            if !large.resize_spare(wants, if others_wait { 0 } else { bytes_max }) {
                 self.input.want_less(options.receive_bytes);
                 large.resize_spare(0, 0);
             }
             return true;
         }
         large.resize_spare(0, 0);
-        if large.resize(wants, bytes_max) {
+        let mut takes = |bytes| (bytes <= large.bytes() || !others_wait) && large.resize(bytes, bytes_max);
+        if takes(wants) {
             return true;
         }
         self.input.want_less(options.receive_bytes);
-        large.resize(self.need, bytes_max)
+        if takes(self.need) {
+            return true;
+        }
+        // What it has is of a frame that is whole by now, and shorter.
+        self.input.keep_unread(options.receive_bytes);
+        large.wait_with(of_large(self.input.unread().len()));
+        false
+    }
+
+    /// Is not read from until some of its answers have left. A frame that has begun keeps its room: without, it would wait behind others for what it lacks, and
+    /// keep from them what it has.
+    pub(super) fn pause(&mut self, options: &ReactorOptions, now_ns: u64) {
+        self.paused_ns.get_or_insert(now_ns);
+        self.input.keep_unread(options.receive_bytes);
+        if let Some(large) = &mut self.large {
+            large.shrink(if self.need > options.receive_bytes { self.need } else { 0 });
+            large.resize_spare(0, 0);
+        }
     }
 }
 

@@ -224,6 +224,48 @@ fn a_client_that_does_not_read_does_not_keep_the_room_for_long_frames() {
     node.stop();
 }
 
+/// Two were paused in the middle of a long frame, and gave back the room for what had not come. When they had read their answers they were put behind a third, whose
+/// frame found no room beside the parts that they had kept: nobody was read from again.
+#[test]
+fn long_frames_that_were_paused_do_not_wait_behind_others_with_a_part_of_the_room() {
+    let options = ReactorOptions {
+        receive_bytes: 4096,
+        pause_bytes: 2 << 20,
+        // Three quarters are for frames: two of these.
+        in_all_bytes_max: 170_000,
+        slow_reader_ms: 3_600_000,
+        ..ReactorOptions::default()
+    };
+    let node = Node::start(1, options);
+    let (mut other, mut third) = (node.connect(), node.connect());
+    let mut paused: Vec<TcpStream> = (0..2).map(|_| node.connect()).collect();
+    let mut long = Vec::new();
+    frame(&mut long, &vec![b'e'; 60_000]);
+    let mut settle = || (0..200).for_each(|_| assert_eq!(ask(&mut other, b"e"), b"e"));
+    for stream in &mut paused {
+        assert_eq!(ask(stream, b"l"), b"welcome");
+        stream.write_all(&[1, 0, b'm', 1, 0, b'k']).unwrap();
+        settle();
+        stream.write_all(&long[..50_000]).unwrap();
+        settle();
+        assert_eq!(ask(&mut third, b"K"), b"K");
+        stream.write_all(&long[50_000..50_001]).unwrap();
+        settle();
+    }
+    assert!(node.seen.pauses.load(Ordering::SeqCst) >= 2);
+    third.write_all(&long).unwrap();
+    settle();
+    assert!(node.seen.large_waits.load(Ordering::SeqCst) > 0, "it has to wait");
+    let mut answers = vec![0; 4 << 20];
+    for stream in &mut paused {
+        stream.write_all(&long[50_001..]).unwrap();
+        stream.read_exact(&mut answers).unwrap();
+        assert_eq!(answer(stream).len(), 60_000);
+    }
+    assert_eq!(answer(&mut third).len(), 60_000);
+    node.stop();
+}
+
 #[test]
 fn a_full_table_turns_connections_away() {
     let options = ReactorOptions { connections_max: 2, peer_connections: 0, ..ReactorOptions::default() };

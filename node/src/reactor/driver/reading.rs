@@ -23,14 +23,7 @@ impl<H: Handler, E> Driver<H, E> {
         // Answers are always taken: two sides that each wait for the other to read would wait for ever.
         let waits_for_room = link.had_no_room && !link.output.is_clear();
         if !link.outgoing && (waits_for_room || link.output.queued_bytes() >= options.pause_bytes) {
-            link.paused = true;
-            link.input.keep_unread(options.receive_bytes);
-            if let Some(large) = &mut link.large {
-                // What has not come yet needs no room meanwhile.
-                let unread = link.input.unread().len();
-                large.resize(if unread > options.receive_bytes { unread } else { 0 }, 0);
-                large.resize_spare(0, 0);
-            }
+            link.pause(options, self.shared.now_ns.get());
             self.shared.count(|counters| counters.pauses += 1);
             return;
         }
@@ -45,7 +38,7 @@ impl<H: Handler, E> Driver<H, E> {
 
     /// Goes on reading long frames that waited for room, as far as there is some.
     pub(super) fn receive_large(&mut self) {
-        while self.shared.large.get() < self.shared.options.in_all_bytes_max
+        while self.shared.large.has_some(self.shared.options.in_all_bytes_max)
             && let Some(name) = self.deferred.next_waiting()
         {
             let waits = |driver: &Driver<H, E>, is_over: bool| {
