@@ -34,7 +34,8 @@ pub struct ReactorOptions {
     pub out_reserve_bytes: usize,
     /// How long an idle core spins before it blocks, in microseconds. 0 where the core is shared with others.
     pub spin_us: u64,
-    /// How long a connection may take to accept what is being sent to it, in milliseconds, while others are short of room.
+    /// How long a connection may take to accept a part of what is being sent to it, in milliseconds, while others are short of room; and with a long frame of
+    /// which it has sent a part, how long its answers may pile up while others wait to send theirs.
     pub slow_reader_ms: u64,
     /// How long a connection that is being closed may take to accept its last bytes, in milliseconds.
     pub linger_ms: u64,

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use ferrite_node::reactor::ReactorOptions;
 
@@ -70,7 +71,7 @@ fn readers_that_sleep_are_bounded_together_and_closed_when_they_are_in_the_way()
     let node = Node::start(1, options);
     let mut sleepers: Vec<TcpStream> = (0..4).map(|_| node.connect()).collect();
     let mut other = node.connect();
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     // How many have to go depends on whose bytes the kernel took first: once the others have room, who is left may sleep on.
     while node.seen.closed.load(Ordering::SeqCst) == 0 {
         assert!(began.elapsed() < PATIENCE, "connections that do not read stay for ever");
@@ -261,6 +262,45 @@ fn long_frames_that_were_paused_do_not_wait_behind_others_with_a_part_of_the_roo
         stream.write_all(&long[50_001..]).unwrap();
         stream.read_exact(&mut answers).unwrap();
         assert_eq!(answer(stream).len(), 60_000);
+    }
+    assert_eq!(answer(&mut third).len(), 60_000);
+    node.stop();
+}
+
+/// It took a part of its answers now and then, and kept the room for as long as they lasted: minutes.
+#[test]
+fn a_client_that_reads_slowly_does_not_keep_the_room_for_long_frames() {
+    let options = ReactorOptions {
+        receive_bytes: 4096,
+        pause_bytes: 2 << 20,
+        in_all_bytes_max: 50_000,
+        slow_reader_ms: 200,
+        ..ReactorOptions::default()
+    };
+    let node = Node::start(1, options);
+    let (mut slow, mut other, mut third) = (node.connect(), node.connect(), node.connect());
+    let mut long = Vec::new();
+    frame(&mut long, &vec![b'e'; 60_000]);
+    let mut settle = || (0..200).for_each(|_| assert_eq!(ask(&mut other, b"e"), b"e"));
+    assert_eq!(ask(&mut slow, b"l"), b"welcome");
+    slow.write_all(&[1, 0, b'm', 1, 0, b'k']).unwrap();
+    settle();
+    slow.write_all(&long[..50_000]).unwrap();
+    settle();
+    // 13 MiB.
+    (0..4).for_each(|_| assert_eq!(ask(&mut third, b"K"), b"K"));
+    slow.write_all(&long[50_000..50_001]).unwrap();
+    settle();
+    third.write_all(&long).unwrap();
+    let (mut part, mut read) = ([0; 8192], 0);
+    // Seconds for all of it, and never so long without a part that this alone would be its end.
+    while let Ok(bytes @ 1..) = slow.read(&mut part) {
+        read += bytes;
+        assert!(read < 12 << 20, "it keeps the room for as long as it pleases");
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_millis(1) {
+            assert_eq!(ask(&mut other, b"e"), b"e");
+        }
     }
     assert_eq!(answer(&mut third).len(), 60_000);
     node.stop();

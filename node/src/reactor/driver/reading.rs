@@ -56,16 +56,19 @@ impl<H: Handler, E> Driver<H, E> {
         }
     }
 
-    /// Closes the connections that have not taken what is being sent to them for long and are in the way of others: of their answers, or, with a long
-    /// frame of which they have sent a part, of their long frames.
+    /// Closes the connections that are in the way of others and do not read: where all answers are short of room those that have taken nothing for long of what is
+    /// being sent to them, and where long frames wait those that have sent a part of one and take nothing, or have been paused for long. However
+    /// steadily these read, the room is not theirs for as long as their answers may last.
     pub(super) fn close_slow_readers(&mut self, now: u64) {
-        let is_crowded = self.shared.is_crowded();
+        let (is_crowded, is_awaited) = (self.shared.is_crowded(), self.deferred.is_awaited());
         let since_ns = now.saturating_sub(self.shared.options.slow_reader_ms * MILLISECOND_NS);
         let names = self.shared.table.borrow().names();
         for name in names {
             let is_slow = self.shared.table.borrow_mut().get(name).is_some_and(|link| {
-                let is_in_the_way = !link.outgoing && (is_crowded || link.has_large());
-                is_in_the_way && link.output.is_sending_since(since_ns)
+                let is_still = link.output.is_sending_since(since_ns);
+                let is_paused = link.paused_ns.is_some_and(|at| at <= since_ns);
+                !link.outgoing
+                    && (is_crowded && is_still || is_awaited && link.has_large() && (is_still || is_paused))
             });
             if is_slow {
                 self.shared.count(|counters| counters.slow_readers += 1);
