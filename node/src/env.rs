@@ -144,6 +144,11 @@ pub trait Env: Clone + 'static {
         let _ = connection;
         true
     }
+    /// By how much what a connection sent, and is being told now, may be older than it seems, in nanoseconds: it was not read from.
+    fn lay_ns(&self, connection: Connection) -> u64 {
+        let _ = connection;
+        0
+    }
     /// Sends to another core of this node; gives the message back when that core's queue is full.
     fn hop(&self, to: CoreId, message: Hop) -> Result<(), Hop>;
 }

@@ -262,6 +262,7 @@ impl<H: Handler, E> Driver<H, E> {
                 return self.on_broken(name);
             }
         };
+        link.unread.received(count);
         link.input.give_back(buffer, count, self.shared.options.receive_bytes);
         if link.closing {
             return;
@@ -277,6 +278,9 @@ impl<H: Handler, E> Driver<H, E> {
             return;
         }
         let waits = link.waits_for_share;
+        if waits {
+            link.unread.begins(self.shared.now_ns.get());
+        }
         drop(table);
         self.shared.count(|counters| counters.received_bytes += count as u64);
         if waits {
@@ -303,6 +307,7 @@ impl<H: Handler, E> Driver<H, E> {
             let mut table = self.shared.table.borrow_mut();
             let Some(link) = table.get(name).filter(|link| !link.closing) else { return 0 };
             link.had_no_room = false;
+            link.unread.ends(self.shared.now_ns.get());
             (std::mem::replace(&mut link.input, super::buffers::Input::new(0)), link.output.queued_bytes())
         };
         let received = handler.on_received(name, input.unread());

@@ -96,6 +96,10 @@ impl Env for RingEnv {
             .is_none_or(|link| link.paused_ns.is_none() && !link.waits_for_room)
     }
 
+    fn lay_ns(&self, connection: Connection) -> u64 {
+        self.0.table.borrow_mut().get(connection).map_or(0, |link| link.unread.lay_ns())
+    }
+
     fn hop(&self, to: CoreId, message: Hop) -> Result<(), Hop> {
         match self.0.posts.get(usize::from(to.0)) {
             Some(post) => post.hop(self.0.core, message),

@@ -32,6 +32,7 @@ mod spin;
 mod strangers;
 mod table;
 mod tasks;
+mod unread;
 
 use std::cell::RefCell;
 use std::fmt;

@@ -8,6 +8,7 @@ use super::buffers::{Input, Output};
 use super::deferred::is_heavy;
 use super::large::{Large, Rooms};
 use super::options::ReactorOptions;
+use super::unread::Unread;
 use crate::env::{Caller, Connection};
 use crate::ring::Token;
 
@@ -38,6 +39,8 @@ pub(super) struct Link {
     pub(super) need: usize,
     /// Since when it is not read from, because its out-buffer is over its bound.
     pub(super) paused_ns: Option<u64>,
+    /// Since when what it sent may lie in its socket.
+    pub(super) unread: Unread,
     /// An answer to what was received last found no room beside those before it.
     pub(super) had_no_room: bool,
     /// What it sends waits for its share of a turn.
@@ -82,6 +85,7 @@ impl Link {
             waits_for_room: false,
             need: 0,
             paused_ns: None,
+            unread: Unread::default(),
             had_no_room: false,
             waits_for_share: false,
             new_for: 0,
@@ -142,6 +146,7 @@ impl Link {
     /// keep from them what it has.
     pub(super) fn pause(&mut self, options: &ReactorOptions, now_ns: u64) {
         self.paused_ns.get_or_insert(now_ns);
+        self.unread.begins(now_ns);
         self.input.keep_unread(options.receive_bytes);
         if let Some(large) = &mut self.large {
             large.shrink(if self.need > options.receive_bytes { self.need } else { 0 });

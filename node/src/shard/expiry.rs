@@ -5,7 +5,7 @@
 //!
 //! | waits | checked | counted as |
 //! |---|---|---|
-//! | in its socket, while this core stood still ([`super::standstill`]) | when it is read | `in_socket` |
+//! | in its socket, while this core stood still ([`super::standstill`]) or did not read from it, or half sent | when it is read | `in_socket` |
 //! | for another core's turn, from a client | when that core takes it | `in_queue` |
 //! | the same, from a peer | when that core takes it | `at_replica` |
 //! | for room in the log | when there is room, and every 20 ms | `waiting_for_log` |
@@ -31,7 +31,7 @@ pub(super) const NEVER_NS: u64 = u64::MAX;
 /// What expired work had waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Waited {
-    /// A client's request, in its socket, while this core stood still.
+    /// A client's request, in its socket, while this core stood still or did not read from it, or half sent.
     InSocket,
     /// A client's request, for another core.
     InQueue,

@@ -27,7 +27,15 @@ impl<E: Env> Handler for Shard<E> {
     fn on_received(&self, connection: Connection, bytes: &[u8]) -> Received {
         let shard = self.rc();
         let mut used = 0;
+        let mut had_begun =
+            self.sessions.borrow_mut().get_mut(connection).is_some_and(|session| session.half_sent.is_some());
         loop {
+            if used > 0 && std::mem::take(&mut had_begun) {
+                // It is whole, and what comes behind it has not begun as early.
+                if let Some(session) = self.sessions.borrow_mut().get_mut(connection) {
+                    session.half_sent = None;
+                }
+            }
             // Asked anew for each frame: the first changes it, and any may close the connection.
             let Some(kind) = self.sessions.borrow().kind(connection) else { return Received::Close };
             if kind == SessionKind::Client {

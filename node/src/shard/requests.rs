@@ -75,7 +75,12 @@ impl<E: Env> Shard<E> {
         request: &Request<'_>,
     ) {
         let id = frame.header.request;
-        let deadline_ns = self.env.now_ns() + self.timeout_ns(frame.header.deadline_us);
+        let timeout_ns = self.timeout_ns(frame.header.deadline_us);
+        let came_late_ns = match frame.header.deadline_us {
+            0 => 0,
+            _ => self.came_late_ns(connection, request),
+        };
+        let deadline_ns = self.env.now_ns() + timeout_ns.saturating_sub(came_late_ns);
         if self.stopping.get() {
             self.refuse(connection, id, ErrorCode::Stopping, "this node is shutting down");
             return;
@@ -102,6 +107,17 @@ impl<E: Env> Shard<E> {
             return;
         }
         self.execute_at(requester, frame.header.time, request, route, deadline_ns);
+    }
+
+    /// By how much a write may be older than it seems, in nanoseconds: its frame took that long to come in whole, or lay in its socket because the connection was not
+    /// read from. Its client may have given it up, and written something else since. A read harms nobody.
+    fn came_late_ns(&self, connection: Connection, request: &Request<'_>) -> u64 {
+        if !matches!(request, Request::Put { .. } | Request::Delete { .. } | Request::MultiPut { .. }) {
+            return 0;
+        }
+        let half_sent = self.sessions.borrow_mut().get_mut(connection).and_then(|session| session.half_sent);
+        let came_for_ns = half_sent.map_or(0, |half| half.age_ns(self.env.now_ns()));
+        came_for_ns.max(self.env.lay_ns(connection))
     }
 
     /// The core that carries a request of one key out, if it is not this one.

@@ -49,6 +49,8 @@ pub(super) const FRAME_BYTES_PER_S_MIN: u64 = 64 * 1024;
 pub(super) struct HalfSent {
     /// When the connection came, or the first byte of the frame, in nanoseconds.
     since_ns: u64,
+    /// The same, whatever part of the time it was not read.
+    began_ns: u64,
     /// Its length, as far as it is known.
     bytes: usize,
 }
@@ -58,13 +60,18 @@ impl HalfSent {
     pub(super) fn again(before: Option<HalfSent>, is_same: bool, now_ns: u64, bytes: usize) -> HalfSent {
         match before.filter(|_| is_same) {
             Some(before) => HalfSent { bytes: before.bytes.max(bytes), ..before },
-            None => HalfSent { since_ns: now_ns, bytes },
+            None => HalfSent { since_ns: now_ns, began_ns: now_ns, bytes },
         }
     }
 
-    /// The same, with its time from now on.
-    pub(super) fn from(self, now_ns: u64) -> HalfSent {
-        HalfSent { since_ns: now_ns, ..self }
+    /// The same, when it was not read for so long until now: that is not its time.
+    pub(super) fn put_off(self, by_ns: u64, now_ns: u64) -> HalfSent {
+        HalfSent { since_ns: self.since_ns.saturating_add(by_ns).min(now_ns), ..self }
+    }
+
+    /// How long ago its first byte was read, in nanoseconds.
+    pub(super) fn age_ns(&self, now_ns: u64) -> u64 {
+        now_ns.saturating_sub(self.began_ns)
     }
 
     /// Whether it has taken longer than it may, however steadily it comes in.
@@ -101,7 +108,8 @@ impl Sessions {
         if slot >= self.slots.len() {
             self.slots.resize(slot + 1, None);
         }
-        let half_sent = (kind == SessionKind::New).then_some(HalfSent { since_ns: now_ns, bytes: 0 });
+        let half_sent =
+            (kind == SessionKind::New).then_some(HalfSent { since_ns: now_ns, began_ns: now_ns, bytes: 0 });
         let (generation, gets_together) = (connection.generation, GETS_TOGETHER_MAX);
         self.slots[slot] = Some(Session { generation, kind, in_flight: 0, half_sent, gets_together });
     }
@@ -185,5 +193,11 @@ mod tests {
         assert_ne!(HalfSent::again(Some(half), false, 30, 100), half, "the next frame");
         let late_ns = 20 + 5 + 1_000_000_000;
         assert!(!half.is_late(late_ns, 5) && half.is_late(late_ns + 1, 5));
+        let half = half.put_off(7, 50);
+        assert!(
+            !half.is_late(late_ns + 7, 5) && half.is_late(late_ns + 8, 5),
+            "the rest of its time is left"
+        );
+        assert_eq!((half.age_ns(50), half.put_off(100, 50).age_ns(50)), (30, 30), "it is as old as it is");
     }
 }

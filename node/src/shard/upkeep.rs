@@ -21,16 +21,18 @@ pub(super) const DEADLINES_LEFT_MAX: usize = 1 << 18;
 impl<E: Env> Shard<E> {
     /// Looks after all of it.
     pub(super) fn tend(self: &Rc<Self>, now_ns: u64) {
-        self.standstill.kept_up(now_ns, self.tend_ns.replace(now_ns + TEND_INTERVAL_NS));
+        let due_ns = self.tend_ns.replace(now_ns + TEND_INTERVAL_NS);
+        self.standstill.kept_up(now_ns, due_ns);
+        let since_last_ns = (now_ns + TEND_INTERVAL_NS).saturating_sub(due_ns);
         self.tend_links(now_ns);
         self.tend_progress(now_ns);
         self.tend_gossip(now_ns);
         let half_sent = self.sessions.borrow().half_sent();
         for (connection, half) in half_sent {
             if !self.env.is_read(connection) {
-                // What it sends is not taken: its time begins when it is.
+                // What it sends is not taken: that is not its time.
                 if let Some(session) = self.sessions.borrow_mut().get_mut(connection) {
-                    session.half_sent = Some(half.from(now_ns));
+                    session.half_sent = Some(half.put_off(since_last_ns, now_ns));
                 }
                 continue;
             }

@@ -141,10 +141,18 @@ fn the_kernel_keeps_little_for_a_client_that_does_not_read() {
         1,
         "each answer that has left lets it be read from again"
     );
+    sleeper.write_all(&[1, 0, b'o']).unwrap();
+    // So long that it is no long turn.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(300) {
+        assert_eq!(ask(&mut other, b"e"), b"e");
+    }
     let mut buffer = vec![0; 1 << 20];
     for _ in 0..ASKED {
         sleeper.read_exact(&mut buffer).unwrap();
     }
+    assert_eq!(answer(&mut sleeper), b"old", "it has lain in its socket since");
+    assert_eq!(ask(&mut sleeper, b"o"), b"new");
     assert_eq!(ask(&mut sleeper, b"eawake"), b"eawake");
     node.stop();
 }

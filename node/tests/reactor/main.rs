@@ -119,6 +119,11 @@ impl Echo {
             Some(b'm') => {
                 self.env.send(connection, |out| out.resize(out.len() + (1 << 20), b'm'));
             }
+            // Asks whether this lay unread for a while.
+            Some(b'o') => {
+                let lay = self.env.lay_ns(connection) > 0;
+                self.reply(connection, if lay { b"old" } else { b"new" });
+            }
             // Says who it is.
             Some(who @ (b'l' | b'p')) => {
                 let caller = if *who == b'l' { Caller::Client } else { Caller::Peer };

@@ -20,6 +20,8 @@ impl<H: Handler, E> Driver<H, E> {
         if link.closing {
             return;
         }
+        // What comes while it is not read from is not as old as what lay there before.
+        link.unread.goes_on(&stream);
         // Answers are always taken: two sides that each wait for the other to read would wait for ever.
         let waits_for_room = link.had_no_room && !link.output.is_clear();
         if !link.outgoing && (waits_for_room || link.output.queued_bytes() >= options.pause_bytes) {
@@ -29,9 +31,12 @@ impl<H: Handler, E> Driver<H, E> {
         }
         if !link.take_large(options, !is_turn && self.deferred.is_awaited()) {
             link.waits_for_room = true;
+            link.unread.begins(self.shared.now_ns.get());
             self.shared.count(|counters| counters.large_waits += 1);
             return self.deferred.wait(name, is_turn, &mut table);
         }
+        link.unread.ends(self.shared.now_ns.get());
+        link.unread.goes_on(&stream);
         let buffer = link.input.lend(options.receive_bytes, link.need);
         self.shared.ring.receive(&stream, buffer, token(name));
     }

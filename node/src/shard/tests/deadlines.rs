@@ -1,6 +1,6 @@
 //! What a core passes on bears the time that is left, so that it is dropped wherever nobody waits for it any more (`expiry.rs`).
 
-use ferrite_wire::{OVERWRITE, ReadWant, ReplicaAnswer, Version, WriteAnswer};
+use ferrite_wire::{ErrorCode, OVERWRITE, ReadWant, ReplicaAnswer, Reply, Version, WriteAnswer};
 
 use super::coordinator::{Coordinator, What, carts};
 use super::*;
@@ -104,4 +104,54 @@ fn a_request_that_goes_to_another_core_takes_its_deadline_along() {
         panic!("it goes to the other core: {hops:?}")
     };
     assert_eq!(*deadline_ns, until_ns);
+}
+
+/// The code of an error, or none if it was done.
+fn refusals(bench: &Bench, client: Connection) -> Vec<Option<ErrorCode>> {
+    let code = |(header, body): (FrameHeader, Vec<u8>)| match Reply::decode(header.kind, &body) {
+        Ok(Reply::Error { code, .. }) => Some(code),
+        _ => None,
+    };
+    bench.frames(client).into_iter().map(code).collect()
+}
+
+/// It was given all its time anew once it was whole. By then its client had given it up and written something else, over which it won.
+#[test]
+fn a_write_whose_frame_took_longer_than_its_time_is_not_carried_out() {
+    let (bench, shard) = alone();
+    let client = client(&bench, &shard);
+    let slow = timed(&put(b"k", &[7; 1_000], Level::One));
+    shard.on_received(client, &slow[..500]);
+    pass(&bench, &shard, u64::from(GIVEN_US) / 2_000);
+    shard.on_received(client, &slow[..900]);
+    pass(&bench, &shard, u64::from(GIVEN_US) / 2_000);
+    // What comes behind it is new.
+    let both = [&slow[..], &timed(&put(b"k", b"new", Level::One))].concat();
+    receive(&shard, client, &both);
+    pass(&bench, &shard, 1);
+    assert_eq!(refusals(&bench, client), [Some(ErrorCode::Expired), None]);
+    // One that nobody reads is as old.
+    shard.on_received(client, &slow[..500]);
+    bench.0.is_not_read.set(true);
+    pass(&bench, &shard, u64::from(GIVEN_US) / 1_000);
+    bench.0.is_not_read.set(false);
+    receive(&shard, client, &slow);
+    pass(&bench, &shard, 1);
+    assert_eq!(refusals(&bench, client), [Some(ErrorCode::Expired)]);
+}
+
+/// Nobody read from its connection, because of answers or long frames of others; then it was carried out as if it were new.
+#[test]
+fn a_write_that_lay_in_its_socket_for_as_long_as_its_time_is_not_carried_out() {
+    let (bench, shard) = alone();
+    let client = client(&bench, &shard);
+    bench.0.lay_ns.set(u64::from(GIVEN_US) * 1_000);
+    receive(&shard, client, &timed(&put(b"k", b"v", Level::One)));
+    receive(&shard, client, &timed(&get(b"k", Level::One)));
+    bench.0.lay_ns.set(u64::from(GIVEN_US) * 1_000 - 1);
+    receive(&shard, client, &timed(&put(b"k", b"v", Level::One)));
+    pass(&bench, &shard, 1);
+    let told = refusals(&bench, client);
+    let refused: Vec<ErrorCode> = told.iter().flatten().copied().collect();
+    assert_eq!((told.len(), &refused[..]), (3, &[ErrorCode::Expired][..]), "a read harms nobody");
 }

@@ -83,6 +83,8 @@ struct State {
     out_nearly_full: Cell<bool>,
     /// Connections are not read from.
     is_not_read: Cell<bool>,
+    /// So long what is told lay in its socket.
+    lay_ns: Cell<u64>,
     /// There is no place for another client.
     has_no_place: Cell<bool>,
 }
@@ -104,6 +106,7 @@ impl Bench {
             out_full: Cell::new(false),
             out_nearly_full: Cell::new(false),
             is_not_read: Cell::new(false),
+            lay_ns: Cell::new(0),
             has_no_place: Cell::new(false),
         }))
     }
@@ -206,6 +209,9 @@ impl Env for Bench {
     }
     fn is_read(&self, _: Connection) -> bool {
         !self.0.is_not_read.get()
+    }
+    fn lay_ns(&self, _: Connection) -> u64 {
+        self.0.lay_ns.get()
     }
     fn hop(&self, to: CoreId, message: Hop) -> Result<(), Hop> {
         if self.0.hops_full.get() {
