@@ -45,7 +45,7 @@ pub(super) async fn drive(shared: Arc<Shared>, connect_timeout: Duration) {
                         match link.writes.try_reserve() {
                             Ok(room) => {
                                 let mut bytes = spare.pop().unwrap_or_default();
-                                core.pipeline.take_output(connection, &mut bytes);
+                                core.pipeline.take_output(Instant::now(), connection, &mut bytes);
                                 room.send(bytes);
                             }
                             // Busy: it says when it is not. Closed: its loss is on its way.
@@ -85,7 +85,7 @@ pub(super) async fn drive(shared: Arc<Shared>, connect_timeout: Duration) {
                     {
                         link.is_behind = false;
                         let mut bytes = spare.pop().unwrap_or_default();
-                        core.pipeline.take_output(connection, &mut bytes);
+                        core.pipeline.take_output(Instant::now(), connection, &mut bytes);
                         room.send(bytes);
                     }
                 }

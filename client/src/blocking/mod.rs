@@ -253,7 +253,7 @@ impl BlockingClient {
 
     fn send(&mut self, connection: ConnectionId) {
         let mut bytes = std::mem::take(&mut self.spare);
-        self.pipeline.take_output(connection, &mut bytes);
+        self.pipeline.take_output(Instant::now(), connection, &mut bytes);
         if let Some(stream) = self.streams.get_mut(&connection)
             && let Err(error) = stream.write_all(&bytes)
         {

@@ -34,9 +34,9 @@ use crate::session::Session;
 use crate::siblings::Replaces;
 use crate::{Options, ReadOptions, WriteOptions};
 use batch::Batch;
-use call::{Calls, Place};
+use call::{Calls, Place, request_id};
 pub use completion::Completion;
-use ferrite_wire::{Entry, HintsAction, Key, Order, Topology};
+use ferrite_wire::{Entry, FrameFlags, FrameHeader, HintsAction, Key, Order, Topology};
 use gather::Gather;
 use lookup::Lookup;
 use std::collections::{BTreeMap, VecDeque};
@@ -123,6 +123,8 @@ struct Connection {
     in_flight: usize,
     /// Calls (slot, attempt) that wait for the handshake or for room.
     waiting: VecDeque<(u32, u32)>,
+    /// Calls (slot, attempt) that leave with the next output, unless they have ended by then.
+    leaving: VecDeque<(u32, u32)>,
     /// The handshake is late after this.
     ready_by: Instant,
     heard_at: Instant,
@@ -229,13 +231,35 @@ impl Pipeline {
         self.wake_at
     }
 
-    /// Exchanges the bytes that a connection has to send for an empty buffer. Answers [`Action::Send`].
-    pub fn take_output(&mut self, connection: ConnectionId, empty: &mut Vec<u8>) {
+    /// Exchanges the bytes that a connection has to send for an empty buffer. Answers [`Action::Send`]. What is told of the time left is told as of now; a call
+    /// that has ended while its connection was not ready to send is not sent.
+    pub fn take_output(&mut self, now: Instant, connection: ConnectionId, empty: &mut Vec<u8>) {
         empty.clear();
-        if let Some(connection) = self.connection_mut(connection) {
-            connection.is_sending = false;
-            connection.session.as_mut().expect("not being read").take_output(empty);
+        let Some(open) = self.connections.get_mut(connection.slot as usize).and_then(Option::as_mut) else {
+            return;
+        };
+        if open.id != connection {
+            return;
         }
+        open.is_sending = false;
+        let session = open.session.as_mut().expect("not being read");
+        for (slot, attempt) in open.leaving.drain(..) {
+            let Some(call) = self.calls.get(slot).filter(|call| call.attempt == attempt) else { continue };
+            let Place::Sent { by, .. } = call.place else { continue };
+            let left = by.saturating_duration_since(now);
+            if left.is_zero() {
+                continue;
+            }
+            let header = FrameHeader {
+                kind: call.kind,
+                flags: FrameFlags(0),
+                deadline_us: u32::try_from(left.as_micros()).unwrap_or(u32::MAX).max(1),
+                request: request_id(slot, attempt),
+                time: self.highest_time,
+            };
+            session.request(&header, &call.body);
+        }
+        session.take_output(empty);
     }
 
     /// Whether the pipeline still wants this connection.
@@ -319,7 +343,10 @@ impl Pipeline {
 
     fn want_send(&mut self, slot: usize) {
         let connection = self.connections[slot].as_mut().expect("an open connection");
-        let has_output = connection.session.as_ref().is_some_and(Session::has_output);
+        let has_output = connection
+            .session
+            .as_ref()
+            .is_some_and(|session| session.has_output() || !connection.leaving.is_empty());
         if connection.is_connected && !connection.is_sending && has_output {
             connection.is_sending = true;
             self.actions.push_back(Action::Send(connection.id));
@@ -344,6 +371,7 @@ impl Pipeline {
             is_sending: false,
             in_flight: 0,
             waiting: VecDeque::new(),
+            leaving: VecDeque::new(),
             ready_by,
             heard_at: now,
             busy_since: now,

@@ -4,7 +4,7 @@
 //! an error that a server answered ends the call; otherwise nobody was reached, and the call pauses until the first
 //! address may be tried again.
 
-use super::call::{Call, Owner, Place, TRIED_MAX, request_id};
+use super::call::{Call, Owner, Place, TRIED_MAX};
 use super::order::measured;
 use super::{Completion, Operation, Pipeline, Stage};
 use crate::WriteOptions;
@@ -13,8 +13,7 @@ use crate::pace::Class;
 use crate::router::{EndpointId, Last, Stop, Target};
 use crate::siblings::Replaces;
 use ferrite_wire::{
-    Epoch, ErrorCode, Fault, FrameFlags, FrameHeader, FrameKind, Key, Level, OVERWRITE, Request, SLOPPY,
-    TTL_NEVER, limits,
+    Epoch, ErrorCode, Fault, FrameKind, Key, Level, OVERWRITE, Request, SLOPPY, TTL_NEVER, limits,
 };
 use std::time::{Duration, Instant};
 
@@ -311,7 +310,7 @@ impl Pipeline {
 
     fn send(&mut self, now: Instant, at: usize, slot: u32) {
         let connection = self.connections[at].as_mut().expect("an open connection");
-        let session = connection.session.as_mut().expect("not being read");
+        let session = connection.session.as_ref().expect("not being read");
         let call = self.calls.open(slot);
         if call.deadline <= now {
             return self.finish_late(now, slot);
@@ -327,15 +326,8 @@ impl Pipeline {
         let given = if call.is_write() || !has_others { left } else { (left / 2).max(ATTEMPT_MIN).min(left) };
         let by = now + given;
         call.set_epoch(self.router.topology().map_or(Epoch(0), |topology| topology.epoch));
-        let header = FrameHeader {
-            kind: call.kind,
-            flags: FrameFlags(0),
-            deadline_us: u32::try_from(given.as_micros()).unwrap_or(u32::MAX).max(1),
-            request: request_id(slot, call.attempt),
-            time: self.highest_time,
-        };
         call.place = Place::Sent { connection: connection.id, at: now, by };
-        session.request(&header, &call.body);
+        connection.leaving.push_back((slot, call.attempt));
         if connection.in_flight == 0 {
             connection.busy_since = now;
         }

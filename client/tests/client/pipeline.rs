@@ -3,7 +3,7 @@
 use crate::frames::{done, encoded, error, header, reply_frame, topology, version};
 use crate::script::{Script, options};
 use ferrite_client::{
-    Completion, ErrorCode, FOR_EVER, Key, Operation, ReadError, ReadOptions, Replaces, Siblings,
+    Completion, ErrorCode, FOR_EVER, Key, Operation, Options, ReadError, ReadOptions, Replaces, Siblings,
     UnknownReason, WriteOptions, WriteOutcome,
 };
 use ferrite_wire::{
@@ -251,6 +251,32 @@ fn deadlines_end_calls_and_late_answers_match_nothing() {
     assert_eq!(script.completions.len(), 2);
     script.reply(&write, &done());
     assert_eq!(script.completions.len(), 2);
+}
+
+/// It lay in the client until the socket took something again, and was sent then, with all of the time that it had had at first: carried out late, it won over what
+/// its caller had written since.
+#[test]
+fn a_write_whose_time_was_up_before_the_socket_took_it_is_not_sent() {
+    let mut script = Script::with_nodes(Options { timeout: ms(1_000), ..options(&["n1:7100"]) }, 1);
+    script.submit(0, put());
+    script.connect_all();
+    let first = script.request();
+    script.reply(&first, &done());
+    script.completion();
+    script.is_stuck = true;
+    script.submit(1, put());
+    script.advance(ms(600));
+    script.submit(2, put());
+    // Something is heard, so the connection is not given up.
+    script.reply(&first, &done());
+    script.advance(ms(500));
+    assert_eq!(script.completion(), (1, Completion::Write(WriteOutcome::Unknown(UnknownReason::Deadline))));
+    script.unstick();
+    let second = script.request();
+    assert_eq!(second.header.deadline_us, 500_000, "what is left of it, not what it had");
+    assert!(script.requests.is_empty(), "the other one is over");
+    script.reply(&second, &done());
+    assert!(matches!(script.completion(), (2, Completion::Write(WriteOutcome::Done { .. }))));
 }
 
 #[test]

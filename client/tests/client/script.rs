@@ -25,6 +25,10 @@ pub(crate) struct Script {
     /// Requests that were sent and not looked at yet.
     pub(crate) requests: VecDeque<Seen>,
     pub(crate) completions: Vec<(u64, Completion)>,
+    /// Sockets take nothing.
+    pub(crate) is_stuck: bool,
+    /// Connections that would send.
+    unsent: Vec<ConnectionId>,
 }
 
 pub(crate) fn options(seeds: &[&str]) -> Options {
@@ -45,6 +49,8 @@ impl Script {
             closed: Vec::new(),
             requests: VecDeque::new(),
             completions: Vec::new(),
+            is_stuck: false,
+            unsent: Vec::new(),
         }
     }
 
@@ -71,6 +77,7 @@ impl Script {
         while let Some(action) = self.pipeline.poll_action() {
             match action {
                 Action::Connect { connection, address } => self.opening.push_back((connection, address)),
+                Action::Send(connection) if self.is_stuck => self.unsent.push(connection),
                 Action::Send(connection) => self.look(connection),
                 Action::Close(connection) => {
                     self.opening.retain(|(opening, _)| *opening != connection);
@@ -84,9 +91,18 @@ impl Script {
         }
     }
 
+    /// Sockets take something again.
+    pub(crate) fn unstick(&mut self) {
+        self.is_stuck = false;
+        for connection in std::mem::take(&mut self.unsent) {
+            self.look(connection);
+        }
+        self.settle();
+    }
+
     fn look(&mut self, connection: ConnectionId) {
         let mut bytes = Vec::new();
-        self.pipeline.take_output(connection, &mut bytes);
+        self.pipeline.take_output(self.now, connection, &mut bytes);
         let Some(address) = self.open.get(&connection).cloned() else { return };
         let mut rest = &bytes[..];
         while let Parsed::Frame { frame, bytes } = parse_frame(rest, limits::BODY_BYTES_MAX).unwrap() {
