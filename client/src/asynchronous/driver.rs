@@ -20,7 +20,7 @@ struct Link {
     /// Output was asked for while the writer was busy.
     is_behind: bool,
     /// Closes the socket when it is dropped.
-    _task: socket::Task,
+    task: socket::Task,
 }
 
 /// Runs until the last handle is dropped.
@@ -38,7 +38,7 @@ pub(super) async fn drive(shared: Arc<Shared>, connect_timeout: Duration) {
                         let (writes, to_write) = mpsc::channel(1);
                         let events = events_in.clone();
                         let task = socket::open(connection, address, connect_timeout, to_write, events);
-                        links.insert(connection, Link { writes, is_behind: false, _task: task });
+                        links.insert(connection, Link { writes, is_behind: false, task });
                     }
                     Action::Send(connection) => {
                         let Some(link) = links.get_mut(&connection) else { continue };
@@ -55,10 +55,20 @@ pub(super) async fn drive(shared: Arc<Shared>, connect_timeout: Duration) {
                     Action::Close(connection) => {
                         links.remove(&connection);
                     }
+                    Action::Reset(connection) => {
+                        if let Some(link) = links.remove(&connection) {
+                            link.task.reset();
+                        }
+                    }
                 }
             }
             core.deliver();
             if core.is_closed {
+                for (connection, link) in links {
+                    if core.pipeline.owes_write(connection) {
+                        link.task.reset();
+                    }
+                }
                 return;
             }
             let now = Instant::now();

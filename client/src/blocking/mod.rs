@@ -226,7 +226,7 @@ impl BlockingClient {
             }
             What::Bytes(bytes) => self.pipeline.handle_bytes(now, connection, &bytes),
             What::Lost(detail) => {
-                self.streams.remove(&connection);
+                self.reset(connection);
                 self.pipeline.handle_lost(now, connection, &detail);
             }
         }
@@ -247,6 +247,7 @@ impl BlockingClient {
                 }
                 Action::Send(connection) => self.send(connection),
                 Action::Close(connection) => self.close(connection),
+                Action::Reset(connection) => self.reset(connection),
             }
         }
     }
@@ -257,10 +258,19 @@ impl BlockingClient {
         if let Some(stream) = self.streams.get_mut(&connection)
             && let Err(error) = stream.write_all(&bytes)
         {
-            self.close(connection);
+            self.reset(connection);
             self.pipeline.handle_lost(Instant::now(), connection, &error.to_string());
         }
         self.spare = bytes;
+    }
+
+    /// Closes a connection, and what the system has not sent on it is not sent any more.
+    fn reset(&mut self, connection: ConnectionId) {
+        if let Some(stream) = self.streams.remove(&connection) {
+            socket::forget_unsent(&stream);
+            // Wakes the reading thread, with which the socket closes; shut down for writing it would end in good order, behind what is unsent.
+            let _ = stream.shutdown(Shutdown::Read);
+        }
     }
 
     fn close(&mut self, connection: ConnectionId) {
@@ -273,8 +283,12 @@ impl BlockingClient {
 
 impl Drop for BlockingClient {
     fn drop(&mut self) {
-        for stream in std::mem::take(&mut self.streams).into_values() {
-            let _ = stream.shutdown(Shutdown::Both);
+        let open: Vec<ConnectionId> = self.streams.keys().copied().collect();
+        for connection in open {
+            match self.pipeline.owes_write(connection) {
+                true => self.reset(connection),
+                false => self.close(connection),
+            }
         }
     }
 }

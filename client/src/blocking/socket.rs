@@ -2,6 +2,7 @@
 
 use super::{Dial, READ_BYTES};
 use crate::pipeline::ConnectionId;
+use socket2::SockRef;
 use std::io::{self, ErrorKind, Read};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::mpsc::SyncSender;
@@ -73,6 +74,12 @@ fn read_all(
             Err(error) => return Err(error),
         }
     }
+}
+
+/// When the socket is closed, what the system has not sent is not sent any more, and the other side is told so.
+pub(super) fn forget_unsent(stream: &TcpStream) {
+    // Fails on a socket that is closed already.
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
 fn connect(address: &str, timeout: Duration) -> io::Result<TcpStream> {

@@ -1,9 +1,9 @@
 //! What arrives from servers: handshakes, replies, errors; and what follows for the call each belongs to.
 
 use super::batch::outcomes_of;
-use super::call::{Owner, Place, slot_and_attempt};
+use super::call::{Call, Owner, Place, slot_and_attempt};
 use super::route::ROUND_PAUSE;
-use super::{Action, Completion, ConnectionId, Pipeline, REFRESH_INTERVAL, REFRESH_INTERVAL_MAX, Stage};
+use super::{Completion, ConnectionId, Pipeline, REFRESH_INTERVAL, REFRESH_INTERVAL_MAX, Stage};
 use crate::backoff::backoff;
 use crate::outcome::{ReadError, UnknownReason, Value, WriteOutcome};
 use crate::retry::{Next, after};
@@ -39,7 +39,7 @@ impl Pipeline {
             Err(error) => {
                 let endpoint = self.connection_mut(connection).expect("open while it is read").endpoint;
                 self.router.endpoint_mut(endpoint).refusal = error.refusal();
-                self.actions.push_back(Action::Close(connection));
+                self.close(connection);
                 self.lose(now, at, &error.to_string());
             }
         }
@@ -81,7 +81,8 @@ impl Pipeline {
             Stage::Opening => {}
             Stage::Ready => self.pump(now, at),
             Stage::Draining if connection.in_flight == 0 => {
-                self.actions.push_back(Action::Close(connection.id));
+                let id = connection.id;
+                self.close(id);
                 self.connections[at] = None;
             }
             Stage::Draining => {}
@@ -241,6 +242,7 @@ impl Pipeline {
             let endpoint = open.endpoint;
             self.note_pace(endpoint, kind, now.saturating_duration_since(sent_at), is_probe);
         }
+        let is_write = self.calls.get(slot).is_some_and(Call::is_write);
         if self.calls.get(slot).is_some_and(|call| call.deadline <= now) {
             self.finish_late(now, slot);
         } else {
@@ -248,6 +250,7 @@ impl Pipeline {
         }
         let Some(open) = self.connection_mut(connection) else { return };
         open.in_flight -= 1;
+        open.owes_write |= is_write;
         let at = connection.slot as usize;
         if open.stage == Stage::Ready && open.heard_at <= sent_at {
             open.stage = Stage::Draining;

@@ -34,7 +34,7 @@ use crate::session::Session;
 use crate::siblings::Replaces;
 use crate::{Options, ReadOptions, WriteOptions};
 use batch::Batch;
-use call::{Calls, Place, request_id};
+use call::{Call, Calls, Place, request_id};
 pub use completion::Completion;
 use ferrite_wire::{Entry, FrameFlags, FrameHeader, HintsAction, Key, Order, Topology};
 use gather::Gather;
@@ -100,6 +100,9 @@ pub enum Action {
     Send(ConnectionId),
     /// Close the connection; nothing more is said about it.
     Close(ConnectionId),
+    /// The same, and what the system has not sent is not to be sent any more: the server may have been sent a write that was given up, and that must not
+    /// be carried out long after, over what its caller has written since.
+    Reset(ConnectionId),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +124,8 @@ struct Connection {
     /// Whether a `Send` action is queued.
     is_sending: bool,
     in_flight: usize,
+    /// A write that was sent on it was given up, and perhaps never arrived.
+    owes_write: bool,
     /// Calls (slot, attempt) that wait for the handshake or for room.
     waiting: VecDeque<(u32, u32)>,
     /// Calls (slot, attempt) that leave with the next output, unless they have ended by then.
@@ -341,6 +346,25 @@ impl Pipeline {
         self.connections.get_mut(id.slot as usize)?.as_mut().filter(|connection| connection.id == id)
     }
 
+    /// Whether a write that was sent on a connection was given up.
+    pub fn owes_write(&self, connection: ConnectionId) -> bool {
+        let slot = self.connections.get(connection.slot as usize).and_then(Option::as_ref);
+        slot.is_some_and(|open| open.id == connection && open.owes_write)
+    }
+
+    /// Has the front close a connection, with all that is owed on it given up.
+    fn close(&mut self, connection: ConnectionId) {
+        let is_sent =
+            |call: &Call| matches!(call.place, Place::Sent { connection: on, .. } if on == connection);
+        let slots = 0..self.calls.slots();
+        let owes_write = self.owes_write(connection)
+            || slots.filter_map(|slot| self.calls.get(slot)).any(|call| call.is_write() && is_sent(call));
+        self.actions.push_back(match owes_write {
+            true => Action::Reset(connection),
+            false => Action::Close(connection),
+        });
+    }
+
     fn want_send(&mut self, slot: usize) {
         let connection = self.connections[slot].as_mut().expect("an open connection");
         let has_output = connection
@@ -370,6 +394,7 @@ impl Pipeline {
             is_connected: false,
             is_sending: false,
             in_flight: 0,
+            owes_write: false,
             waiting: VecDeque::new(),
             leaving: VecDeque::new(),
             ready_by,

@@ -1,6 +1,6 @@
 //! The tokio front against servers on loopback.
 
-use crate::fake::{Answer, Fake, Shelf, cluster};
+use crate::fake::{Answer, Fake, Shelf, Stuck, cluster};
 use ferrite_client::{Client, Key, ReadOptions, UnknownReason, WriteOptions, WriteOutcome};
 use ferrite_wire::Request;
 use std::time::Duration;
@@ -74,6 +74,17 @@ async fn large_values_pass_both_ways() {
             "also those that no reply had room for beside the others"
         );
     }
+}
+
+/// The rest of it was sent as soon as the server read again, whatever had been written since.
+#[tokio::test]
+async fn what_was_not_sent_of_a_write_that_was_given_up_is_never_sent() {
+    let server = Stuck::start();
+    let client = Client::builder().seeds([&server.address]).connect().await.unwrap();
+    let short = WriteOptions { timeout: Some(Duration::from_millis(100)), ..WRITE };
+    let outcome = client.put(Key::plain(b"k"), &[7; 1 << 20], short).await;
+    assert_eq!(outcome, WriteOutcome::Unknown(UnknownReason::Deadline));
+    tokio::task::spawn_blocking(move || server.hears_of_a_reset()).await.unwrap();
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The blocking front against servers on loopback.
 
-use crate::fake::{Answer, Fake, Shelf, cluster};
+use crate::fake::{Answer, Fake, Shelf, Stuck, cluster};
 use crate::frames::CLUSTER;
 use ferrite_client::{
     BlockingClient, ClusterId, ErrorCode, Key, ReadError, ReadOptions, Record, UnknownReason, WriteOptions,
@@ -110,6 +110,17 @@ fn silence_ends_at_the_deadline() {
     let error = client.get(Key::plain(b"k"), ReadOptions { timeout, ..READ }).unwrap_err();
     assert!(matches!(error, ReadError::Deadline(_)), "{error}");
     client.ping(READ).unwrap();
+}
+
+/// The rest of it was sent as soon as the server read again, whatever had been written since.
+#[test]
+fn what_was_not_sent_of_a_write_that_was_given_up_is_never_sent() {
+    let server = Stuck::start();
+    let builder = BlockingClient::builder().seeds([&server.address]).timeout(Duration::from_secs(2));
+    let mut client = builder.connect_blocking().unwrap();
+    let outcome = client.put(Key::plain(b"k"), &[7; 1 << 20], WRITE);
+    assert!(matches!(outcome, WriteOutcome::Unknown(_)), "{outcome}");
+    server.hears_of_a_reset();
 }
 
 #[test]

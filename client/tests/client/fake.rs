@@ -1,16 +1,21 @@
 //! A server made of threads, on a free port of loopback. What it answers is up to a closure.
 
-use crate::frames::{CLUSTER, encoded, hello_reply_frame, reply_to, topology, version};
+use crate::frames::{CLUSTER, encoded, error, hello_reply_frame, reply_to, topology, version};
 use ferrite_wire::{
-    ClusterId, Entry, FrameHeader, FrameKind, Item, Key, Outcome, Outcomes, Parsed, Reply, Request,
-    RequestId, TableId, Topology, limits, parse_frame,
+    ClusterId, Entry, ErrorCode, FrameHeader, FrameKind, Item, Key, Outcome, Outcomes, Parsed, Reply,
+    Request, RequestId, TableId, Topology, limits, parse_frame,
 };
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Longest that a server waits for what should come.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a server does about a request.
 pub(crate) enum Answer {
@@ -107,6 +112,58 @@ impl Drop for Fake {
     }
 }
 
+/// A server that answers the handshake, has no topology, and then reads nothing for a while.
+pub(crate) struct Stuck {
+    pub(crate) address: String,
+    goes_on: Sender<()>,
+    serving: JoinHandle<std::io::Result<()>>,
+}
+
+impl Stuck {
+    pub(crate) fn start() -> Stuck {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (goes_on, waits) = channel();
+        let serving = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut bytes = vec![0; 64 * 1024];
+            let mut hello_and_request = Vec::new();
+            let mut next = |answers: &mut TcpStream| loop {
+                if let Parsed::Frame { frame, bytes } =
+                    parse_frame(&hello_and_request, limits::BODY_BYTES_MAX).unwrap()
+                {
+                    let request = frame.header.request;
+                    hello_and_request.drain(..bytes);
+                    return request;
+                }
+                let len = answers.read(&mut bytes).unwrap();
+                hello_and_request.extend_from_slice(&bytes[..len]);
+            };
+            next(&mut stream);
+            stream.write_all(&hello_reply_frame(CLUSTER)).unwrap();
+            let asked = next(&mut stream);
+            stream.write_all(&reply_to(asked, &error(ErrorCode::Unsupported))).unwrap();
+            waits.recv().unwrap();
+            let began = Instant::now();
+            while began.elapsed() < PATIENCE {
+                if let Some(error) = stream.take_error()? {
+                    return Err(error);
+                }
+                std::thread::yield_now();
+            }
+            Ok(())
+        });
+        Stuck { address, goes_on, serving }
+    }
+
+    /// It is told that nothing more comes before it has read what has come.
+    pub(crate) fn hears_of_a_reset(self) {
+        self.goes_on.send(()).unwrap();
+        let ended = self.serving.join().unwrap();
+        assert_eq!(ended.map_err(|error| error.kind()), Err(ErrorKind::ConnectionReset));
+    }
+}
+
 fn accept(listener: &TcpListener, state: &Arc<State>) {
     let mut serving = Vec::new();
     while let Ok((stream, _)) = listener.accept() {
@@ -197,11 +254,9 @@ impl Shelf {
             Request::Status => Answer::reply(id, &Reply::Status("keys 1\n")),
             Request::Topology { .. } => match &*self.topology.lock().unwrap() {
                 Some(topology) => Answer::reply(id, &Reply::Topology(&encoded(topology))),
-                None => Answer::reply(id, &crate::frames::error(ferrite_wire::ErrorCode::Unsupported)),
+                None => Answer::reply(id, &error(ErrorCode::Unsupported)),
             },
-            Request::Hints(_) => {
-                Answer::reply(id, &crate::frames::error(ferrite_wire::ErrorCode::Unsupported))
-            }
+            Request::Hints(_) => Answer::reply(id, &error(ErrorCode::Unsupported)),
             Request::Get { key, .. } => match values.get(&place(key)) {
                 Some(value) => Answer::reply(id, &Reply::Value { version: version(1), answered: 2, value }),
                 None => Answer::reply(id, &Reply::Absent { answered: 2 }),

@@ -253,6 +253,27 @@ fn deadlines_end_calls_and_late_answers_match_nothing() {
     assert_eq!(script.completions.len(), 2);
 }
 
+/// The system went on trying to deliver it for a minute, long after its caller had written something else through another node.
+#[test]
+fn a_connection_that_owes_a_write_is_reset_and_one_that_owes_a_read_is_closed() {
+    for (operation, is_write) in [(put(), true), (get(b"key"), false)] {
+        let mut script = Script::with_nodes(options(&["n1:7101"]), 1);
+        script.submit(1, operation);
+        script.connect_all();
+        let asked = script.request();
+        script.advance(ms(60_000));
+        assert!(script.closed.contains(&asked.connection));
+        assert_eq!(script.reset.contains(&asked.connection), is_write);
+    }
+    // Nor is it sent on when its outcome is unknown for another reason.
+    let mut script = Script::with_nodes(options(&["n1:7101"]), 1);
+    script.submit(1, put());
+    script.connect_all();
+    let asked = script.request();
+    script.reply(&asked, &Reply::Pong);
+    assert_eq!(script.reset, [asked.connection], "what it answers does not fit");
+}
+
 /// It lay in the client until the socket took something again, and was sent then, with all of the time that it had had at first: carried out late, it won over what
 /// its caller had written since.
 #[test]

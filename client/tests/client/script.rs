@@ -22,6 +22,8 @@ pub(crate) struct Script {
     pub(crate) opening: VecDeque<(ConnectionId, String)>,
     pub(crate) open: BTreeMap<ConnectionId, String>,
     pub(crate) closed: Vec<ConnectionId>,
+    /// Those of them on which nothing more is to be sent.
+    pub(crate) reset: Vec<ConnectionId>,
     /// Requests that were sent and not looked at yet.
     pub(crate) requests: VecDeque<Seen>,
     pub(crate) completions: Vec<(u64, Completion)>,
@@ -47,6 +49,7 @@ impl Script {
             opening: VecDeque::new(),
             open: BTreeMap::new(),
             closed: Vec::new(),
+            reset: Vec::new(),
             requests: VecDeque::new(),
             completions: Vec::new(),
             is_stuck: false,
@@ -79,7 +82,8 @@ impl Script {
                 Action::Connect { connection, address } => self.opening.push_back((connection, address)),
                 Action::Send(connection) if self.is_stuck => self.unsent.push(connection),
                 Action::Send(connection) => self.look(connection),
-                Action::Close(connection) => {
+                Action::Close(connection) | Action::Reset(connection) => {
+                    self.reset.extend(matches!(action, Action::Reset(_)).then_some(connection));
                     self.opening.retain(|(opening, _)| *opening != connection);
                     self.open.remove(&connection);
                     self.closed.push(connection);
