@@ -129,15 +129,13 @@ impl GossipLink {
         (self.pinged_ns, self.unheard_bytes, self.since_ping_bytes) = (None, 0, 0);
     }
 
-    /// Its node says that it is there; if that is elsewhere than before, the connection that leads where it was. The pause before it connects is that
-    /// of before: two that claim one number do not make this node connect as fast as it can.
-    fn move_to(&mut self, address: SocketAddr) -> Option<Connection> {
+    /// Its node says that it is there; whether that is elsewhere than before. The pause before it connects is that of before: two that claim one number do
+    /// not make this node connect as fast as it can.
+    fn move_to(&mut self, address: SocketAddr) -> bool {
         let address = address.to_string();
-        if self.link.address == address {
-            return None;
-        }
+        let is_elsewhere = self.link.address != address;
         self.link.address = address;
-        self.link.connection()
+        is_elsewhere
     }
 
     /// Whether nothing was heard of it for so long although something was asked.
@@ -228,7 +226,11 @@ impl GossipLinks {
         if let Some(number) = self.to(node) {
             let link = self.get_mut(number).expect("those by node are there");
             let may_move = is_free && matches!(link.target, Target::Learned(_));
-            let stale = if may_move { link.move_to(address) } else { None };
+            if !may_move || !link.move_to(address) {
+                return Some(WayTo { number, stale: None });
+            }
+            let stale = link.link.connection();
+            self.has_left_seeds(node);
             return Some(WayTo { number, stale });
         }
         if !is_free || self.learned().count() >= UNLISTED_MAX {
@@ -238,6 +240,12 @@ impl GossipLinks {
         let number = self.add(link);
         self.by_node.insert(node, number);
         Some(WayTo { number, stale: None })
+    }
+
+    /// A node is not where it was: who answers at a seed's address where it has answered is to be seen anew.
+    fn has_left_seeds(&mut self, node: NodeId) {
+        let of_node = |link: &&mut GossipLink| link.target == Target::Seed && link.link.node == node;
+        self.all.iter_mut().flatten().filter(of_node).for_each(|link| link.link.node = ANY);
     }
 
     fn learned(&self) -> impl Iterator<Item = (u32, NodeId, u64)> {
@@ -256,6 +264,7 @@ impl GossipLinks {
         let mut connections = Vec::new();
         for (number, node, _) in gone {
             self.by_node.remove(&node);
+            self.has_left_seeds(node);
             let link = self.all[number as usize].take().expect("it was just seen");
             connections.extend(link.link.connection());
         }
@@ -402,5 +411,25 @@ mod tests {
         assert_eq!(links.to_seed(address(8)), Some(number));
         links.get_mut(node).unwrap().greeted(CONNECTION, 7, 1);
         assert_eq!(links.to_seed(address(8)), Some(node));
+    }
+
+    /// A node had answered at a seed's address and then moved. As long as there was a link to it all that was asked of the seed went there, and whoever was at the
+    /// seed's address by then was not found.
+    #[test]
+    fn a_seed_whose_node_has_moved_is_asked_at_its_address() {
+        let mut links = links();
+        links.add_seed(address(8), "10.0.0.8:7000", 0);
+        let seed = links.to_seed(address(8)).expect("it was added");
+        let node = links.way_to(NodeId(8), address(8), 0).expect("there is room").number;
+        links.get_mut(node).unwrap().greeted(CONNECTION, 7, 1);
+        links.get_mut(seed).unwrap().link.node = NodeId(8);
+        links.way_to(NodeId(8), address(8), 2);
+        assert_eq!(links.to_seed(address(8)), Some(node));
+        let moved = links.way_to(NodeId(8), address(9), 2).expect("it has a link");
+        assert_eq!((moved.number, links.to_seed(address(8))), (node, Some(seed)));
+        // Nor does what was known of it outlive the link to it.
+        links.get_mut(seed).unwrap().link.node = NodeId(8);
+        links.forget(ACQUAINTED_NS + 1, |_| false);
+        assert_eq!(links.get_mut(seed).unwrap().link.node, ANY);
     }
 }
