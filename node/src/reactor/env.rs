@@ -1,12 +1,12 @@
 //! The real world as a shard sees it.
 
 use std::rc::Rc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ferrite_wire::CoreId;
 
 use super::pace::RingPace;
-use super::shared::{ReactorCounters, Shared};
+use super::shared::{ReactorCounters, Shared, clock_ns};
 use crate::disk::RingDisk;
 use crate::env::{Caller, Connection, Env, Hop, Sent};
 use crate::ring::RingCounters;
@@ -42,8 +42,8 @@ impl Env for RingEnv {
             return ms;
         }
         // A clock before 1970 is as wrong as one at 1970.
-        let ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-        let ms = ms.saturating_add_signed(self.0.options.clock_offset_ms);
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let ms = wall_at(now_ns, clock_ns(), since).saturating_add_signed(self.0.options.clock_offset_ms);
         self.0.wall.set((now_ns, ms));
         ms
     }
@@ -105,5 +105,24 @@ impl Env for RingEnv {
             Some(post) => post.hop(self.0.core, message),
             None => Err(message),
         }
+    }
+}
+
+/// What the wall clock said at `now_ns`, in milliseconds, that says `since` at `read_ns`. A turn has one time: stopped between its beginning and the first look at the
+/// wall clock, a core would give what had come before the stop orders of after it, over what its clients wrote elsewhere meanwhile.
+fn wall_at(now_ns: u64, read_ns: u64, since: Duration) -> u64 {
+    since.saturating_sub(Duration::from_nanos(read_ns.saturating_sub(now_ns))).as_millis() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_that_was_stopped_has_the_wall_clock_of_its_beginning() {
+        let since = Duration::from_millis(1_700_000_000_500);
+        assert_eq!(wall_at(7_000, 7_000, since), 1_700_000_000_500);
+        assert_eq!(wall_at(7_000, 20_000_000_000 + 7_000, since), 1_699_999_980_500);
+        assert_eq!(wall_at(7_000, 6_000, since), 1_700_000_000_500);
     }
 }
