@@ -74,6 +74,9 @@ impl Outcome {
         if self.missed == 0 {
             return Some("no write was acknowledged while the node was down".to_owned());
         }
+        if self.owed.is_none() {
+            return Some("how many hints were kept for the node was not told".to_owned());
+        }
         if self.owed == Some(0) {
             return Some(format!("the node missed {} writes, and nobody kept a hint for it", self.missed));
         }
@@ -288,6 +291,7 @@ mod tests {
         for (outcome, word) in [
             (Outcome { missed: 0, ..well }, "no write"),
             (Outcome { owed: Some(0), ..well }, "nobody kept"),
+            (Outcome { owed: None, ..well }, "not told"),
             (Outcome { drained: None, ..well }, "not drained"),
             (Outcome { stale: 1, ..well }, "1 of 5 records"),
         ] {
