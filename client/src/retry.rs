@@ -3,10 +3,10 @@
 //! | code | a read | a write |
 //! |---|---|---|
 //! | unavailable, clock drift, fenced, disk full | ask another replica | the same: it was not applied |
-//! | stopping, not joined | ask another replica | the same |
+//! | stopping, not joined, expired | ask another replica | the same |
 //! | overloaded | pause, ask another replica | the same |
 //! | timed out, unknown, damaged | ask another replica | **unknown**, never sent again |
-//! | malformed, version, foreign cluster, too large, no table, unsupported, expired, tables differ, bad context, too many siblings | answer with it | not applied |
+//! | malformed, version, foreign cluster, too large, no table, unsupported, tables differ, bad context, too many siblings | answer with it | not applied |
 //!
 //! A write whose outcome is open is never sent again: a second copy would be minted a newer version and could bury what
 //! others wrote in between.

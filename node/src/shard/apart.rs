@@ -13,8 +13,8 @@
 //! The actor is random, drawn with the first such write of a life, and no other's. Sets that replicas have got meanwhile stay here, which harms
 //! nothing: what was replaced there stays replaced wherever the sets are joined.
 //!
-//! Bounds: so many keys and bytes on a core. Beyond either a write is refused as overloaded, unless this core owes nobody a hint. Then what it kept
-//! is where it belongs: all of it is forgotten, and with it the actor, which may not go on without it.
+//! Bounds: so many keys and bytes on a core. Beyond either a write is refused as overloaded, unless this core owes nobody a hint: then most of what it
+//! kept is likely where it belongs, though other stand-ins may owe some still. All of it is forgotten, and with it the actor, which may not go on without it.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
