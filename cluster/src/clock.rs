@@ -164,6 +164,11 @@ impl Clock {
         Some(self.persisted)
     }
 
+    /// The bound below which it may mint.
+    pub fn bound(&self) -> Order {
+        self.persisted
+    }
+
     /// A bound has been made durable.
     pub fn persisted(&mut self, bound: Order) {
         self.persisted = self.persisted.max(bound);

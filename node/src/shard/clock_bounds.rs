@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! key   := space 0, table 0, "clock", generation:u64 core:u16     big-endian: the layout of the data under which it was written, and the core
-//! value := bound:u64 cores:u16                                    little-endian: how many cores that layout had
+//! value := bound:u64 cores:u16 known:u8                           little-endian: how many cores that layout had, and 1, or 0 where what came before is not known
 //! order := a number that grows with each of a core's: the bound may be lowered
 //! ```
 //!
@@ -12,10 +12,13 @@
 //!
 //! | found | the bound |
 //! |---|---|
-//! | the core's own record of this layout | is its |
-//! | none, and those of all cores of the latest layout before | is the highest of all |
+//! | the core's own record of this layout, which says that it is known | is its |
+//! | none, and those of all cores of the latest layout before, which all say so | is the highest of all |
 //! | nothing, in the first layout | is none: a new node |
 //! | anything else, or what cannot be read | is not known: a higher one may be hidden |
+//!
+//! What is not known stays so over restarts: each life writes its record, for others must not miss it, and says in it that it is not known, until it was judged
+//! by other nodes' clocks how far an earlier life can have come ([`super::walls`]). Before that it has minted nothing.
 //!
 //! A core that never got so far as to write its first record has minted nothing, but is taken for a hidden one too: that costs a moment at the start.
 
@@ -53,18 +56,38 @@ impl BoundKey {
     }
 }
 
-/// The value of a record.
-pub(super) fn encode(bound: Order, cores: u16) -> [u8; 10] {
-    let mut bytes = [0; 10];
-    bytes[..8].copy_from_slice(&bound.0.to_le_bytes());
-    bytes[8..].copy_from_slice(&cores.to_le_bytes());
-    bytes
+/// What a record says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Bound {
+    /// Nothing is minted at or above it.
+    pub(super) bound: Order,
+    /// How many cores the layout has.
+    pub(super) cores: u16,
+    /// It holds for all earlier lives as well.
+    pub(super) is_known: bool,
 }
 
-fn decode(value: &[u8]) -> Option<(Order, u16)> {
-    let (bound, cores) = value.split_first_chunk::<8>()?;
-    let cores: &[u8; 2] = cores.try_into().ok()?;
-    Some((Order(u64::from_le_bytes(*bound)), u16::from_le_bytes(*cores)))
+impl Bound {
+    /// The value of its record.
+    pub(super) fn encode(&self) -> [u8; 11] {
+        let mut bytes = [0; 11];
+        bytes[..8].copy_from_slice(&self.bound.0.to_le_bytes());
+        bytes[8..10].copy_from_slice(&self.cores.to_le_bytes());
+        bytes[10] = self.is_known.into();
+        bytes
+    }
+
+    fn decode(value: &[u8]) -> Option<Bound> {
+        let value: &[u8; 11] = value.try_into().ok()?;
+        let [bound @ .., _, _, _] = value;
+        let is_known = match value[10] {
+            0 => false,
+            1 => true,
+            _ => return None,
+        };
+        let cores = u16::from_le_bytes([value[8], value[9]]);
+        Some(Bound { bound: Order(u64::from_le_bytes(*bound)), cores, is_known })
+    }
 }
 
 /// A record of space 0 with this number.
@@ -92,14 +115,20 @@ pub(super) async fn find<E: Env>(
     let own = BoundKey::of(settings);
     let found = match engine.read(own.key()).await {
         Ok(None) => return of_other_layouts::<E>(own, engine).await,
-        Ok(Some(found)) => decode(found.record().value).map(|(bound, _)| (bound, found.record().order)),
+        Ok(Some(found)) => Bound::decode(found.record().value).map(|bound| (bound, found.record().order)),
         Err(error) => {
             tracing::warn!(%error, "how far this core's clock had come cannot be read");
             None
         }
     };
     match found {
-        Some((bound, number)) => Earlier { bound, number: number.saturating_add(1), is_known: true },
+        Some((Bound { bound, is_known, .. }, number)) => {
+            if !is_known {
+                cover::mark("clock's bound still not known");
+                tracing::warn!("how far this core's clock had come was not known when it was started before");
+            }
+            Earlier { bound, number: number.saturating_add(1), is_known }
+        }
         // Its number is above any that was counted.
         None => Earlier { bound: Order(0), number: env.wall_ms(), is_known: false },
     }
@@ -110,21 +139,23 @@ async fn of_other_layouts<E: Env>(own: BoundKey, engine: &Engine<E::Disk, E::Pac
     // As many as a node may have cores, for each layout that it has had.
     let mut left = Some(KeyRange::partition(PREFIX, PARTITION));
     let (mut bound, mut is_whole) = (Order(0), true);
-    // The latest layout of which there is anything, how many cores it had, and how many of their records there are.
-    let mut latest = (0, 0, 0);
+    // The latest layout of which there is anything, how many cores it had, and how many of their records there are that say that theirs is known.
+    let (mut latest, mut is_any) = ((0, 0, 0), false);
     while let Some(range) = left {
         let visit = |key: Key<'_>, record: Record<'_>| {
-            let parsed = key.sort.try_into().ok().map(BoundKey).zip(decode(record.value));
-            let Some((key, (found, cores))) = parsed else {
+            let parsed = key.sort.try_into().ok().map(BoundKey).zip(Bound::decode(record.value));
+            let Some((key, found)) = parsed else {
                 is_whole = false;
                 return ControlFlow::Continue(());
             };
-            bound = bound.max(found);
+            bound = bound.max(found.bound);
+            is_any = true;
             // They come in order.
             let (at, of, before) = latest;
+            let known = u16::from(found.is_known);
             latest = match at == key.generation() {
-                true => (at, cores.max(of), before + 1),
-                false => (key.generation(), cores, 1),
+                true => (at, found.cores.max(of), before + known),
+                false => (key.generation(), found.cores, known),
             };
             ControlFlow::Continue(())
         };
@@ -137,15 +168,15 @@ async fn of_other_layouts<E: Env>(own: BoundKey, engine: &Engine<E::Disk, E::Pac
             }
         };
     }
-    let (_, cores, found) = latest;
-    if found > 0 {
+    let (_, cores, known) = latest;
+    if is_any {
         cover::mark("clock's bound taken from another layout");
     }
     // The first layout comes after none.
     let is_first = own.generation() <= 1;
-    let is_known = is_whole && if found == 0 { is_first } else { found == cores };
+    let is_known = is_whole && if is_any { known == cores } else { is_first };
     if !is_known {
-        tracing::warn!(found, cores, "how far the clocks of all of this node's cores had come is not known");
+        tracing::warn!(known, cores, "how far the clocks of all of this node's cores had come is not known");
     }
     Earlier { bound, number: 0, is_known }
 }
@@ -156,10 +187,14 @@ mod tests {
 
     #[test]
     fn a_bound_comes_back_as_it_was_and_bytes_that_are_none_do_not() {
-        let value = encode(Order(77), 3);
-        assert_eq!(decode(&value), Some((Order(77), 3)));
-        for len in (0..value.len()).chain([11]) {
-            assert_eq!(decode(&[value.as_slice(), &[0]].concat()[..len]), None, "{len} bytes");
+        for is_known in [true, false] {
+            let bound = Bound { bound: Order(77), cores: 3, is_known };
+            let value = bound.encode();
+            assert_eq!(Bound::decode(&value), Some(bound));
+            for len in (0..value.len()).chain([12]) {
+                assert_eq!(Bound::decode(&[value.as_slice(), &[0]].concat()[..len]), None, "{len} bytes");
+            }
+            assert_eq!(Bound::decode(&[&value[..10], &[2]].concat()), None);
         }
     }
 }

@@ -224,7 +224,7 @@ impl<E: Env> Shard<E> {
             }
             Ack::Hint(hint) => self.hint_written(hint, Some(code)),
             Ack::HintMark { lane, .. } => self.hint_marked(lane, None),
-            Ack::ClockBound(_) => self.lease_staged.set(false),
+            Ack::ClockBound(_) => self.bound_refused(),
             Ack::Afar(_) => self.afar.refused(),
             Ack::Nobody => {}
         }

@@ -158,8 +158,10 @@ pub struct Shard<E: Env> {
     is_ahead_told: Cell<bool>,
     /// Whether that was compared with others', or others were waited for for long enough.
     is_judged: Cell<bool>,
-    /// Whether it is known what earlier lives may have minted.
+    /// Whether it was known at the start what earlier lives may have minted.
     is_bound_known: bool,
+    /// Whether the latest bound that was staged says that it is.
+    is_bound_told_known: Cell<bool>,
     /// Records of keys of this core may lie as far ahead as this, and no further. They look before they write while it is beyond the drift.
     afar: Afar,
     ring: RefCell<Ring>,
@@ -271,6 +273,7 @@ impl<E: Env> Shard<E> {
             is_ahead_told: Cell::new(false),
             is_judged: Cell::new(false),
             is_bound_known,
+            is_bound_told_known: Cell::new(is_bound_known),
             afar: Afar::new(afar),
             ring: RefCell::new(ring),
             tables,

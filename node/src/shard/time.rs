@@ -3,7 +3,7 @@
 //! No order is minted at or above the bound that the log holds, so a restart with an earlier wall clock still mints above
 //! everything minted before. The bound is raised ahead of need by a record in the node's local space ([`super::clock_bounds`]). Where it is not known
 //! what was minted before, the clock begins above all that a wall clock in step with others' can have had minted, and nothing is minted before it is known
-//! to be in step.
+//! to be in step; the log says that it is not known until then, however often the node is started.
 //!
 //! While the wall clock is ahead of most other nodes' nothing is minted, and the bound goes by theirs (`walls`).
 
@@ -13,7 +13,7 @@ use ferrite_cluster::{Clock, ClockSettings, MintError};
 use ferrite_lsm::{Engine, OpenError};
 use ferrite_wire::{ErrorCode, Order};
 
-use super::clock_bounds::{BoundKey, Earlier, encode, find, record};
+use super::clock_bounds::{Bound, BoundKey, Earlier, find, record};
 use super::log_pump::Ack;
 use super::{Shard, ShardSettings};
 use crate::env::Env;
@@ -36,10 +36,10 @@ pub(super) async fn restore<E: Env>(
         // Better not yet there than there and refusing every write.
         env.sleep_ns(settling_ms * 1_000_000).await;
     }
+    // Others must not miss it, so it is written also where it is not known what came before; and says so.
+    let value = |bound| Bound { bound, cores: settings.cores, is_known }.encode();
     if let Some(next) = clock.lease(env.wall_ms())
-        && engine
-            .stage(BoundKey::of(settings).key(), record(number, &encode(next, settings.cores)), 0)
-            .is_ok()
+        && engine.stage(BoundKey::of(settings).key(), record(number, &value(next)), 0).is_ok()
         && engine.commit().await.is_ok()
         && is_durable(engine, settings).await
     {
@@ -69,9 +69,15 @@ impl<E: Env> Shard<E> {
             if is_durable(&shard.engine, &shard.settings).await {
                 shard.bound_durable(bound);
             } else {
-                shard.lease_staged.set(false);
+                shard.bound_refused();
             }
         });
+    }
+
+    /// It has not, or nobody knows.
+    pub(super) fn bound_refused(&self) {
+        self.is_bound_told_known.set(self.is_bound_known);
+        self.lease_staged.set(false);
     }
 
     fn bound_durable(&self, bound: Order) {
@@ -142,17 +148,22 @@ impl<E: Env> Shard<E> {
             return Ok(());
         }
         let wall_ms = self.believed_wall_ms();
+        // Once it was judged, everything that is minted from now on lies above what an earlier life can have had.
+        let is_known = self.is_bound_known || self.is_judged.get();
         let bound = {
             let mut clock = self.clock.borrow_mut();
-            clock.lease(wall_ms).or_else(|| clock.relax(wall_ms))
+            let must_tell = is_known && !self.is_bound_told_known.get();
+            let bound = clock.lease(wall_ms).or_else(|| clock.relax(wall_ms));
+            bound.or_else(|| must_tell.then(|| clock.bound()))
         };
         let Some(bound) = bound else { return Ok(()) };
         let number = self.bound_number.get() + 1;
-        let value = encode(bound, self.settings.cores);
+        let value = Bound { bound, cores: self.settings.cores, is_known }.encode();
         let key = BoundKey::of(&self.settings);
         self.stage(key.key(), record(number, &value), 0, Ack::ClockBound(bound))?;
         self.bound_number.set(number);
         self.lease_staged.set(true);
+        self.is_bound_told_known.set(is_known);
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use ferrite_wire::{Actor, ErrorCode, ReadWant, ReplicaAnswer, Reply, Version, Wr
 use super::cluster::Cluster;
 use super::coordinator::{Coordinator, What};
 use super::*;
-use crate::shard::clock_bounds::{BoundKey, encode};
+use crate::shard::clock_bounds::{Bound, BoundKey};
 
 const HOUR_MS: u64 = 3_600_000;
 
@@ -449,7 +449,7 @@ fn where_it_is_not_known_what_was_minted_before_others_are_asked_and_the_clock_b
             block_on(shard.engine.commit()).expect("a sound disk");
         };
         // As if there had been a third core, and its record had been passed over for damage.
-        write(&both[0], &encode(Order(1), 3));
+        write(&both[0], &Bound { bound: Order(1), cores: 3, is_known: true }.encode());
         drop(both);
         let bench = killed(&bench);
         let mut shard = open(&bench, laid_out(&bench, nodes, 1, 0)).expect("laid out for it");
@@ -480,6 +480,40 @@ fn where_it_is_not_known_what_was_minted_before_others_are_asked_and_the_clock_b
         let shard = open(&bench, laid_out(&bench, nodes, 1, 0)).expect("laid out for it");
         assert!(shard.is_bound_known, "its own record is there now");
     }
+}
+
+/// A node that did not know how far it had come wrote its first bound at once, as if it knew: started again before the others had told it the time, it minted
+/// by its own clock, below what it had minted before.
+#[test]
+fn what_is_not_known_of_a_clock_stays_so_over_restarts_until_others_have_told_the_time() {
+    let bench = Bench::new(MemDisk::new());
+    let both = [0, 1].map(|core| open(&bench, laid_out(&bench, 3, 2, core)).expect("laid out for it"));
+    // One core of two did not know, and was started as one of another number before it did.
+    let value = Bound { bound: Order(1), cores: 2, is_known: false }.encode();
+    let record = Record { order: 5, actor: 0, flags: RecordFlags(0), expiry_ms: 0, value: &value };
+    both[0].engine.stage(BoundKey::of(&both[0].settings).key(), record, 0).expect("taken");
+    block_on(both[0].engine.commit()).expect("a sound disk");
+    drop(both);
+    let mut bench = killed(&bench);
+    // Some lives are long enough for bounds to be raised.
+    for life_ms in [10, 5_000, 10] {
+        let shard = open(&bench, laid_out(&bench, 3, 1, 0)).expect("laid out for it");
+        pass(&bench, &shard, life_ms);
+        assert!(!shard.is_bound_known);
+        assert_eq!(shard.mint(Order(0)), Err(ErrorCode::ClockDrift), "nobody has told it the time");
+        drop(shard);
+        bench = killed(&bench);
+    }
+    let shard = open(&bench, laid_out(&bench, 3, 1, 0)).expect("laid out for it");
+    let (now_ms, wall_ms) = (bench.now_ns() / MS, bench.wall_ms());
+    shard.walls.borrow_mut().tell(now_ms, NodeId(2), now_ms, wall_ms);
+    pass(&bench, &shard, 1_100);
+    let minted = shard.mint(Order(0)).expect("it was told");
+    assert!(minted.wall_ms() >= wall_ms + 1_500, "above all that it may have minted before");
+    drop(shard);
+    let bench = killed(&bench);
+    let shard = open(&bench, laid_out(&bench, 3, 1, 0)).expect("laid out for it");
+    assert!(shard.is_bound_known, "once is enough");
 }
 
 /// Minted by nobody's wrong clock, an expiry was judged by one: a node that was set back showed again for an hour what had expired everywhere, and one
