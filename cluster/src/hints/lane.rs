@@ -29,6 +29,10 @@ use crate::planted;
 
 /// Most cores of a target that are behind by themselves: with one more, nothing is sent to any until it works again.
 const BEHIND_MAX: usize = 256;
+/// Most bytes that are read at a time to be written again: about as many as a small group of the log takes, so that little is read in vain.
+const REWRITTEN_BYTES_MAX: u64 = 64 << 10;
+/// Most hints that are known to have been written again, and lie where they may be read once more: four windows.
+const AGAIN_MAX: usize = 1_024;
 
 /// What is to be read next: hints with times behind `after`, up to `through`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +96,8 @@ pub struct Lane {
     pinned_max: u64,
     /// Up to here what is for absent cores is written again.
     rewritten_until: u64,
+    /// Hints behind the watermark that were written again. They are not once more, should they be read again.
+    again: BTreeSet<u64>,
     /// The last fetch was for a core that is behind.
     is_mains_turn: bool,
     attempts: u32,
@@ -122,6 +128,7 @@ impl Lane {
             pinned: 0,
             pinned_max: options.pinned_bytes_max,
             rewritten_until: 0,
+            again: BTreeSet::new(),
             is_mains_turn: false,
             attempts: 1,
             recounted: 0,
@@ -224,8 +231,9 @@ impl Lane {
         let through = self.main.fetched.min(self.rewritten_until);
         let mut away = self.behind.iter().filter(|(core, _)| is_absent(**core));
         away.find_map(|(&core, track)| {
-            let (records, bytes) = track.room(through, bytes_max, now_ns)?;
+            let (records, room) = track.room(through, bytes_max, now_ns)?;
             let (after, attempt) = (track.fetched, track.attempt);
+            let bytes = room.min(REWRITTEN_BYTES_MAX);
             Some(Fetch { of: Some(core), rewrites: true, after, through, records, bytes, attempt })
         })
     }
@@ -262,15 +270,19 @@ impl Lane {
                 && core.is_some_and(|core| {
                     self.behind.contains_key(&core) || is_absent(core) && self.leave_behind(core).is_some()
                 });
+            let is_again = self.again.contains(&at);
             let track = self.track(fetch).expect("it was there");
             (fetched, track.fetched) = (at, at);
             if !is_left {
                 track.send(at, bytes, core, now_ns);
+                if is_again {
+                    track.settle(at);
+                }
                 if planted::active(planted::Bug::HintMarkBeforeAck) {
                     self.watermark = at;
                 }
             }
-            sent.push(!is_left);
+            sent.push(!is_left && !is_again);
         }
         self.track(fetch).expect("it was there").fetched = reached;
         self.advance();
@@ -318,6 +330,29 @@ impl Lane {
         let is_news = self.track_of(attempt).is_some_and(|track| track.settle(at).is_some());
         self.advance();
         is_news
+    }
+
+    /// It is durable where it was written again: here it is done with, whatever has been tried since.
+    pub fn written_again(&mut self, at: u64) {
+        if at <= self.watermark {
+            return;
+        }
+        self.again.insert(at);
+        if self.again.len() > AGAIN_MAX {
+            // One that is read again after all is written again once more, which does no harm.
+            self.again.pop_first();
+        }
+        for track in std::iter::once(&mut self.main).chain(self.behind.values_mut()) {
+            track.settle(at);
+        }
+        self.advance();
+    }
+
+    /// There was no room for a hint that was to be written again: it is read again, and what was read after it.
+    pub fn no_room(&mut self, attempt: u32, at: u64) {
+        if let Some(track) = self.track_of(attempt).filter(|track| track.waits_for(at).is_some()) {
+            track.read_again(at);
+        }
     }
 
     /// Whether a hint is in flight, and waits for its answer.
@@ -512,6 +547,9 @@ impl Lane {
         }
         let watermark = self.watermark;
         self.ended.retain(|_, fetched| *fetched > watermark);
+        while self.again.first().is_some_and(|at| *at <= watermark) {
+            self.again.pop_first();
+        }
         if self.staged.is_empty() && self.watermark >= self.durable {
             // Those that were passed over are owed no more.
             (self.count, self.bytes) = (0, 0);

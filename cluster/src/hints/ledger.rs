@@ -230,12 +230,19 @@ impl Ledger {
     }
 
     /// It is durable there: where it was it is done with.
-    pub fn written_again(&mut self, into: LaneId, at: u64, from: LaneId, attempt: u32, from_at: u64) {
+    pub fn written_again(&mut self, into: LaneId, at: u64, from: LaneId, from_at: u64) {
         if let Some(lane) = self.lanes.get_mut(&into) {
             lane.written(at);
         }
         if let Some(lane) = self.lanes.get_mut(&from) {
-            lane.undeliverable(attempt, from_at);
+            lane.written_again(from_at);
+        }
+    }
+
+    /// See [`Lane::no_room`].
+    pub fn no_room(&mut self, id: LaneId, attempt: u32, at: u64) {
+        if let Some(lane) = self.lanes.get_mut(&id) {
+            lane.no_room(attempt, at);
         }
     }
 

@@ -13,6 +13,8 @@ const LANE: LaneId = LaneId { target: TARGET, stream: 1 };
 const CORES: u64 = 3;
 /// Most hints that a fetch goes through.
 const WALKED_MAX: usize = 8;
+/// Most hints that the log takes again at a time.
+const ROOM: usize = 3;
 
 fn options() -> HintOptions {
     HintOptions {
@@ -74,6 +76,8 @@ struct Host {
     staged: Vec<(u64, u64)>,
     /// Written again and not durable: time and bytes, and the attempt and time that it had.
     again: Vec<(u64, u64, u32, u64)>,
+    /// Those that were, and are durable, since the start.
+    copied: BTreeSet<u64>,
     /// The time that such had at first.
     first_at: BTreeMap<u64, u64>,
     stored: BTreeMap<u64, u64>,
@@ -96,6 +100,7 @@ impl Host {
             ledger: Ledger::new(options(), 1),
             staged: Vec::new(),
             again: Vec::new(),
+            copied: BTreeSet::new(),
             first_at: BTreeMap::new(),
             stored: BTreeMap::new(),
             sent: Vec::new(),
@@ -158,11 +163,12 @@ impl Host {
                     self.stored.insert(at, bytes);
                     self.ledger.written(LANE, at);
                 }
-                for (at, bytes, attempt, from) in std::mem::take(&mut self.again) {
+                for (at, bytes, _, from) in std::mem::take(&mut self.again) {
                     self.stored.insert(at, bytes);
                     self.first_at.insert(at, self.first_at.get(&from).copied().unwrap_or(from));
                     self.has.insert(from);
-                    self.ledger.written_again(LANE, at, LANE, attempt, from);
+                    self.copied.insert(from);
+                    self.ledger.written_again(LANE, at, LANE, from);
                 }
             }
             Step::Refuse => {
@@ -203,6 +209,17 @@ impl Host {
                 let sent = self.ledger.fetched(LANE, &fetch, &hints, reached, &is_absent, self.now_ns);
                 for (hint, is_sent) in hints.iter().zip(sent) {
                     if fetch.rewrites && is_sent {
+                        assert!(!self.copied.contains(&hint.at), "each is written again once");
+                        if self.again.len() == ROOM {
+                            self.ledger.no_room(LANE, fetch.attempt, hint.at);
+                            let ledger = &mut self.ledger;
+                            let mut those_before = self.again.iter().filter(|again| again.2 == fetch.attempt);
+                            assert!(
+                                those_before.all(|(.., from)| ledger.waits_for(LANE, fetch.attempt, *from)),
+                                "they are on their way"
+                            );
+                            break;
+                        }
                         let at = self.ledger.write_again(LANE, hint.bytes, wall_ms);
                         self.again.push((at, hint.bytes, fetch.attempt, hint.at));
                         continue;
@@ -261,6 +278,7 @@ impl Host {
             Step::Crash => {
                 self.staged.clear();
                 self.again.clear();
+                self.copied.clear();
                 self.sent.clear();
                 (self.marking, self.is_rough) = (None, false);
                 self.ledger = Ledger::new(options(), 1);
@@ -410,6 +428,35 @@ fn what_others_were_sent_is_not_kept_for_a_core_that_stays_away() {
     let of_absent = host.stored.keys().filter(|at| host.core_of(**at) == Some(CoreId(1))).count() as u64;
     assert!(count == of_absent && count > 100, "{count} {of_absent}");
     assert!(most <= 300 + 600, "{most} bytes beside {owed} that are owed: more than the bound and a window");
+    host.drain();
+}
+
+/// What had become durable in its new place after all was tried again for another's sake was written again once more, each time.
+#[test]
+fn what_was_written_again_is_not_once_more_though_others_were_refused() {
+    let mut host = Host::new();
+    host.step(Step::Absent(1, true));
+    let mut refused = 0;
+    for _ in 0..100 {
+        (0..4).for_each(|_| host.step(Step::Take(true, 50)));
+        host.step(Step::Commit);
+        for _ in 0..6 {
+            host.now_ns += 100_000_000;
+            host.step(Step::Fetch);
+            (0..host.sent.len()).for_each(|_| host.step(Step::Answer(0, 9)));
+            if host.again.len() > 1 {
+                let (at, bytes, attempt, from) = host.again.pop().expect("just seen");
+                host.ledger.put_off(LANE, at, bytes);
+                host.ledger.failed(LANE, attempt, from, false, host.now_ns);
+                refused += 1;
+            }
+            host.step(Step::Commit);
+            host.step(Step::Mark);
+            host.step(Step::Marked(true));
+        }
+        host.check();
+    }
+    assert!(refused > 1 && host.copied.len() > 10, "{refused} {}", host.copied.len());
     host.drain();
 }
 

@@ -111,6 +111,13 @@ impl Track {
         self.fetched = to;
     }
 
+    /// This hint and those that were read after it are to be read again; what was sent before it waits on.
+    pub(super) fn read_again(&mut self, from: u64) {
+        self.in_flight.retain(|hint| hint.at < from);
+        self.unsettled = self.in_flight.iter().filter(|hint| !hint.is_settled).count() as u32;
+        self.fetched = self.fetched.min(from - 1);
+    }
+
     /// Up to here nothing of what it reads is owed.
     pub(super) fn clear(&self) -> u64 {
         self.in_flight.front().map_or(self.fetched, |hint| hint.at - 1)

@@ -141,7 +141,9 @@ impl<E: Env> Shard<E> {
             // One that did not leave may have taken others of its core along.
             let is_due = self.hints.borrow_mut().waits_for(id, fetch.attempt, hint.at);
             if is_due && fetch.rewrites {
-                self.write_behind(id, fetch.attempt, hint);
+                if !self.write_behind(id, fetch.attempt, hint) {
+                    break;
+                }
             } else if is_due && !self.send_hint(id, fetch.attempt, hint, *core) {
                 let of_one_core = self.has_room_to_coordinate() && self.is_for_one_core(id.target);
                 self.hints.borrow_mut().failed(id, fetch.attempt, hint.at, of_one_core, now_ns);

@@ -122,18 +122,35 @@ impl<E: Env> Shard<E> {
     /// Writes a hint that its target will never take, and that counted, again among those that are held back.
     pub(super) fn hold_back(self: &Rc<Self>, from: LaneId, attempt: u32, hint: &Hint) {
         let lane = LaneId::held_back(from.target, self.settings.core, self.settings.cores);
-        self.write_again(lane, from, attempt, hint);
+        if self.write_again(lane, from, attempt, hint).is_err() {
+            self.delivery_failed(from, attempt, hint.at);
+        }
     }
 
-    /// Writes a hint for a core that is absent again, behind all others.
-    pub(super) fn write_behind(self: &Rc<Self>, from: LaneId, attempt: u32, hint: &Hint) {
-        cover::mark("hint written again behind others");
+    /// Writes a hint for a core that is absent again, behind all others; where the log has no room at this moment, it and what was read after it is read again
+    /// when it has. False = so it is.
+    pub(super) fn write_behind(self: &Rc<Self>, from: LaneId, attempt: u32, hint: &Hint) -> bool {
         let lane = LaneId { target: from.target, stream: self.settings.core.0 };
-        self.write_again(lane, from, attempt, hint);
+        match self.write_again(lane, from, attempt, hint) {
+            Ok(()) => cover::mark("hint written again behind others"),
+            Err(ErrorCode::Overloaded) => {
+                cover::mark("no room to write a hint again");
+                self.hints.borrow_mut().no_room(from, attempt, hint.at);
+                return false;
+            }
+            Err(_) => self.delivery_failed(from, attempt, hint.at),
+        }
+        true
     }
 
-    /// Writes a hint again into a lane. It is done with where it was once that is durable; refused, it is tried again.
-    fn write_again(self: &Rc<Self>, lane: LaneId, from: LaneId, attempt: u32, hint: &Hint) {
+    /// Writes a hint again into a lane. It is done with where it was once that is durable. After an error nothing has changed.
+    fn write_again(
+        self: &Rc<Self>,
+        lane: LaneId,
+        from: LaneId,
+        attempt: u32,
+        hint: &Hint,
+    ) -> Result<(), ErrorCode> {
         let at = self.hints.borrow_mut().write_again(lane, hint.bytes, self.env.wall_ms());
         let mut value = Vec::with_capacity(hint.payload.len() + Version::BYTES + 5);
         encode_hint(hint.kind, hint.table, &hint.version, &hint.payload, &mut value);
@@ -141,9 +158,10 @@ impl<E: Env> Shard<E> {
         let ack = HintAck { lane, at, bytes: hint.bytes, then };
         let staged =
             self.stage_now(hint_key(lane, at, &hint.key()), local_record(at, &value), 0, Ack::Hint(ack));
-        if let Err(code) = staged {
-            self.hint_written(ack, Some(code));
+        if staged.is_err() {
+            self.hints.borrow_mut().put_off(lane, at, hint.bytes);
         }
+        staged
     }
 
     /// A hint is durable, or the log has refused it.
@@ -154,7 +172,7 @@ impl<E: Env> Shard<E> {
                     if ack.lane.is_held_back() {
                         cover::mark("sloppy hint held back");
                     }
-                    self.hints.borrow_mut().written_again(ack.lane, ack.at, lane, attempt, at);
+                    self.hints.borrow_mut().written_again(ack.lane, ack.at, lane, at);
                     self.pump_lane(lane);
                 }
                 Some(_) => {

@@ -1,7 +1,11 @@
 //! What becomes of hints at those they are for: whole clusters, with wires between them.
 
+use std::ops::ControlFlow;
+
 use ferrite_cluster::gossip::Verdict;
+use ferrite_cluster::hints::{HintOptions, Ledger};
 use ferrite_lsm::mem_disk::Fault;
+use ferrite_lsm::{Direction, KeyRange, ScanLimits};
 use ferrite_wire::Reply;
 
 use super::cluster::Cluster;
@@ -143,6 +147,55 @@ fn a_first_core_that_is_fenced_keeps_no_hints_from_the_other_cores_either() {
     });
     cluster.run_for(3_000);
     assert_eq!(owed(&cluster), (keys.len() - of_second.len()) as u64);
+}
+
+/// Where a group of the log had no room for all that was read to be written again, what had found room was written again each time that the rest was tried.
+#[test]
+fn what_is_owed_to_a_core_that_stays_away_is_written_again_once_whatever_room_the_log_has() {
+    let mut cluster = Cluster::formed(4, 2);
+    let options = HintOptions { pinned_bytes_max: 1_000, ..HintOptions::default() };
+    *cluster.place(0, 0).shard.hints.borrow_mut() = Ledger::new(options, 0);
+    let keys = keys_of_both(&cluster, 40);
+    let of_second: Vec<_> = keys.iter().filter(|key| core_of(&cluster, 2, &key[..]) == 1).collect();
+    cluster.set_cut_off(2, true);
+    cluster.until(10_000, |cluster| cluster.verdict(0, 2) == Some(Verdict::Down));
+    let place = cluster.place(0, 0);
+    let from = client(&place.bench, &place.shard);
+    for (number, key) in keys.iter().enumerate() {
+        // A group takes 64 KiB.
+        let value = [key[3]; 40_000];
+        let place = cluster.place(0, 0);
+        receive(&place.shard, from, &request_frame(number as u64, &put(key, &value, Level::Quorum)));
+        cluster.run_for(10);
+    }
+    cluster.until(5_000, |cluster| owed(cluster) == 40);
+    cluster.places[5].is_stalled = true;
+    cluster.set_cut_off(2, false);
+    cluster.until(20_000, |cluster| owed(cluster) == of_second.len() as u64);
+    cluster.run_for(10_000);
+    let mut copies = BTreeMap::<Vec<u8>, u32>::new();
+    let visit = |key: ferrite_lsm::Key<'_>, _: ferrite_lsm::Record<'_>| {
+        if key.prefix.token > 0 {
+            *copies.entry(key.partition.to_vec()).or_default() += 1;
+        }
+        ControlFlow::Continue(())
+    };
+    let (engine, lane) = (&cluster.place(0, 0).shard.engine, KeyRange::table(0, 3, 1));
+    let walked = block_on(engine.scan(
+        &lane,
+        Direction::Forward,
+        ScanLimits { records: 1_000, bytes: usize::MAX },
+        visit,
+    ));
+    assert!(walked.expect("no faults").is_none(), "all of it was seen");
+    let most = copies.values().copied().max().expect("some are there");
+    assert!(
+        most == 2 && of_second.len() > 10,
+        "each stands where it was, and once behind the others: {copies:?}"
+    );
+    cluster.places[5].is_stalled = false;
+    cluster.until(60_000, |cluster| owed(cluster) == 0);
+    assert!(keys.iter().all(|key| stored(&cluster, 2, key) == Some(vec![key[3]; 40_000])));
 }
 
 /// Whoever comes back without its data has another incarnation, and is owed the same.
