@@ -251,13 +251,23 @@ impl Ledger {
         self.of(target).filter(|(id, _)| id.is_held_back()).map(|(_, lane)| lane.count()).sum()
     }
 
+    /// Bytes of them.
+    pub fn bytes_held_back(&self, target: NodeId) -> u64 {
+        self.of(target).filter(|(id, _)| id.is_held_back()).map(|(_, lane)| lane.bytes()).sum()
+    }
+
     fn refusal(&self, target: NodeId, kind: HintKind, bytes: u64, wall_ms: u64) -> Option<DropReason> {
-        let all: u64 = self.lanes.values().map(Lane::bytes).sum();
         // What is held back never drains: it must not stand in the way of what does.
         let drains = |(id, _): &(LaneId, &Lane)| !id.is_held_back();
+        let all: u64 = self.lanes().filter(drains).map(|(_, lane)| lane.bytes()).sum();
         let of_target = || self.of(target).filter(drains).map(|(_, lane)| lane.bytes()).sum::<u64>();
         match kind {
-            HintKind::Sloppy => (all + bytes > self.options.bytes_max).then_some(DropReason::Full),
+            HintKind::Sloppy => {
+                // It is never dropped, so there is no more of it for who will not take what there is: for nobody else.
+                let is_full = all + bytes > self.options.bytes_max
+                    || self.bytes_held_back(target) + bytes > self.options.strict_bytes_max;
+                is_full.then_some(DropReason::Full)
+            }
             HintKind::Strict => {
                 let is_full = all + bytes > self.options.bytes_max / 4 * 3
                     || of_target() + bytes > self.options.strict_bytes_max;

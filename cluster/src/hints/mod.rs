@@ -25,7 +25,8 @@
 //!
 //! A hint that its target will never take (its table went, or it is longer than what is taken there now) is dropped if it is strict, and counted. A sloppy one is
 //! *held back*: written again into a lane of its own, so that the queue goes on, and done with where it was once that is durable. What is held back is
-//! tried once at each start, when another configuration may take it, and is there until an operator lets go of it.
+//! tried once at each start, when another configuration may take it, and is there until an operator lets go of it. It takes no room from what can be delivered;
+//! it has a bound of its own for each target, at which sloppy writes for that target alone are refused.
 //!
 //! Rejected: to drop the oldest strict hints at the cap instead of the newest. They lie behind the watermark of nothing, so each
 //! would have to be deleted by itself; and the newest are the ones that reads repair first anyway.

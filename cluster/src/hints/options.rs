@@ -3,9 +3,11 @@
 /// How much is kept, and how fast it is delivered. All of it is per core.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HintOptions {
-    /// Most bytes of hints for one target from which strict ones are dropped. Default 128 MiB.
+    /// Most bytes of hints for one target from which strict ones are dropped. With as many that are held back for one, sloppy writes for that one are
+    /// refused. Default 128 MiB.
     pub strict_bytes_max: u64,
-    /// Most bytes of hints for all targets: from three quarters of it strict ones are dropped, at it sloppy writes are refused. Default 256 MiB.
+    /// Most bytes of hints for all targets, but for those that are held back: from three quarters of it strict ones are dropped, at it sloppy writes are
+    /// refused. Default 256 MiB.
     pub bytes_max: u64,
     /// A target whose oldest hint is older gets no strict ones any more, in milliseconds. Default 3 hours.
     pub strict_age_max_ms: u64,

@@ -533,6 +533,30 @@ fn strict_hints_end_at_three_quarters_and_leave_room_for_sloppy_ones() {
     );
 }
 
+/// What one node would never take filled the room of all: no other got hints, and sloppy writes for any were refused, until an operator let go of it.
+#[test]
+fn what_is_held_back_for_one_takes_no_room_from_others_and_is_bounded_itself() {
+    let mut ledger = Ledger::new(HintOptions { strict_bytes_max: 1_000, bytes_max: 1_200, ..options() }, 1);
+    let back = LaneId::held_back(TARGET, CoreId(1), 2);
+    let sloppy = |ledger: &mut Ledger, target| ledger.admit(target, HintKind::Sloppy, 100, 9).is_ok();
+    for round in 0..10 {
+        assert!(sloppy(&mut ledger, TARGET), "{round}");
+        let (id, at) = (LANE, ledger.lanes().find(|(id, _)| *id == LANE).expect("it is there").1.last());
+        ledger.written(id, at);
+        let fetch = ledger.fetch(id, 1, &|_| false, 1).expect("it is due");
+        let seen = [Seen { at, bytes: 100, core: None }];
+        assert_eq!(ledger.fetched(id, &fetch, &seen, at, &|_| false, 1), [true]);
+        let again = ledger.write_again(back, 100, 9);
+        ledger.written_again(back, again, id, at);
+    }
+    assert_eq!((ledger.count_held_back(TARGET), ledger.bytes_held_back(TARGET)), (10, 1_000));
+    assert!(!sloppy(&mut ledger, TARGET), "what it will not take is not kept for ever more of");
+    assert!((0..8).all(|_| ledger.admit(NodeId(5), HintKind::Strict, 100, 9).is_ok()), "another target");
+    assert!((0..4).all(|_| sloppy(&mut ledger, NodeId(6))) && !sloppy(&mut ledger, NodeId(6)));
+    ledger.restore(back, Found::default());
+    assert!(!sloppy(&mut ledger, TARGET), "all of it is taken");
+}
+
 #[test]
 fn who_has_been_away_for_too_long_gets_no_more_strict_hints() {
     let options = HintOptions { strict_age_max_ms: 1_000, ..options() };

@@ -4,7 +4,7 @@
 //! [hints]
 //! max_per_core = "256MiB"   # what a core keeps for all other nodes: at three quarters of it, what replicas miss is no longer kept;
 //!                           # at all of it, sloppy writes are refused
-//! max_per_node = "128MiB"   # what it keeps for one node of what replicas miss
+//! max_per_node = "128MiB"   # what it keeps for one node of what replicas miss; and what it holds back for one that will not take it, beside the above
 //! max_age = "3h"            # a node whose oldest hint is older gets no more of that
 //! max_in_flight = "16MiB"   # what a core has under way at once, to all nodes together
 //! max_per_second = 1000     # for a node that is there and was only slow

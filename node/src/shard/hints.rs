@@ -263,6 +263,9 @@ impl<E: Env> Shard<E> {
         line("hints.bytes_max_for_one", &hints.options().strict_bytes_max);
         let held_back: u64 = hints.targets().into_iter().map(|target| hints.count_held_back(target)).sum();
         line("hints.held_back", &held_back);
+        let bytes_held_back: u64 =
+            hints.targets().into_iter().map(|target| hints.bytes_held_back(target)).sum();
+        line("hints.held_back_bytes", &bytes_held_back);
         line("hints.orphaned", &hints.orphans().map(|(_, count, _)| count).sum::<u64>());
         line("hints.unreadable", &hints.unreadable());
         line("hints.writes_tracked", &self.debts.get());
