@@ -145,10 +145,11 @@ pub fn serve(config: &Config, node: &Node, ready: impl FnOnce(&Started)) -> Resu
     let mut threads = Vec::new();
     for (mailbox, (at, cpu)) in boxes.into_iter().zip(cpus.iter().enumerate()) {
         let core = CoreId(at as u16);
+        let Listening { listeners, contact } = Listening::start(node, core)?;
         let setup = CoreSetup {
             core,
             cpu: Some(*cpu),
-            listeners: listeners(node, core)?,
+            listeners,
             data: directory.path().to_owned(),
             held: Some(directory.lock()?),
             options: plan.plan.reactor,
@@ -156,7 +157,8 @@ pub fn serve(config: &Config, node: &Node, ready: impl FnOnce(&Started)) -> Resu
             mailbox,
             posts: posts.clone(),
         };
-        let settings = plan.settings(core);
+        // Whoever lists this node goes by what is written there; whoever does not, by what this node says.
+        let settings = ShardSettings { resolved: contact, ..plan.settings(core) };
         let events = events.clone();
         let name = format!("core-{at}");
         threads.push(std::thread::Builder::new().name(name).spawn(move || run(setup, settings, &events))?);
@@ -270,7 +272,6 @@ pub(crate) struct Plan {
     server: crate::config::Server,
     gossip: Gossip,
     joining: Vec<Joining>,
-    resolved: Option<SocketAddr>,
     hints: Hints,
 }
 
@@ -317,21 +318,7 @@ impl Plan {
             contact: node.address.to_string(),
         });
         let joining = joining.collect();
-        // Whoever lists this node goes by what is written there; whoever does not, by what this node says.
-        let resolved = node.address.to_string().to_socket_addrs().ok().and_then(|mut found| found.next());
-        Plan {
-            topology,
-            reactor,
-            memory,
-            cores,
-            stores,
-            node: node.id,
-            server,
-            gossip,
-            joining,
-            resolved,
-            hints,
-        }
+        Plan { topology, reactor, memory, cores, stores, node: node.id, server, gossip, joining, hints }
     }
 
     /// Gives every vnode of this node its store and core.
@@ -395,7 +382,6 @@ impl Placed {
         settings.gossip = self.plan.gossip.options.clone();
         settings.seeds = self.plan.gossip.seeds.iter().map(ToString::to_string).collect();
         settings.joining = self.plan.joining.clone();
-        settings.resolved = self.plan.resolved;
         settings.hints = self.plan.hints.options.clone();
         settings.forget_hints_for = self.plan.hints.forget.clone();
         settings.forget_held_back_for = self.plan.hints.forget_held_back.clone();
@@ -438,13 +424,27 @@ pub fn initial_topology(config: &Config) -> Topology {
     )
 }
 
-/// Core 0 serves the contact port beside its own.
-fn listeners(node: &Node, core: CoreId) -> Result<Vec<TcpListener>, StartupError> {
-    let mut addresses = vec![node.core_address(core)];
-    if core.0 == 0 {
-        addresses.push(node.address.clone());
+/// Where a core accepts connections.
+struct Listening {
+    listeners: Vec<TcpListener>,
+    /// What the node's contact address leads to, on the core that serves it.
+    contact: Option<SocketAddr>,
+}
+
+impl Listening {
+    /// Core 0 serves the contact port beside its own. What its name leads to is what is listened at: asked for a second time, it may lead nowhere.
+    fn start(node: &Node, core: CoreId) -> Result<Listening, StartupError> {
+        let mut listeners = vec![listen(&node.core_address(core).to_string())?];
+        let mut contact = None;
+        if core.0 == 0 {
+            let address = node.address.to_string();
+            let listener = listen(&address)?;
+            let bound = listener.local_addr();
+            contact = Some(bound.map_err(|error| startup::listen_error(&address, error))?);
+            listeners.push(listener);
+        }
+        Ok(Listening { listeners, contact })
     }
-    addresses.iter().map(|address| listen(&address.to_string())).collect()
 }
 
 fn listen(address: &str) -> Result<TcpListener, StartupError> {
@@ -485,5 +485,23 @@ mod tests {
         assert_eq!(initial_topology(&config(&[(2, false), (5, true), (7, false)])), without);
         assert!(without.replicas.iter().all(|list| list.len() == 2));
         assert_ne!(initial_topology(&config(&[(2, false), (5, false), (7, false)])), without);
+    }
+
+    /// It was looked up beside what was listened at: where that failed for a moment the node said that it was nowhere, and whoever did not list it never found it.
+    #[test]
+    fn where_a_node_says_that_it_is_is_where_it_listens() {
+        // Ports that nobody has at this moment.
+        let free = [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+        let [contact, own] = free.map(|listener| listener.local_addr().expect("it is bound").port());
+        let text = format!(
+            "{TEXT}[[nodes]]\nname = \"n2\"\nid = 2\naddress = \"localhost:{contact}\"\nports = [{own}]\ndata = \"n2\"\ncores = 1\n"
+        )
+        .replace("replication = 2", "replication = 1");
+        let config = Config::parse(&text, std::path::Path::new("ferrite.toml")).expect("a correct file");
+        let Listening { listeners, contact: said } =
+            Listening::start(&config.nodes[0], CoreId(0)).expect("the ports are free");
+        let said = said.expect("the first core serves it");
+        assert!(said.ip().is_loopback() && said.port() == contact && listeners.len() == 2);
+        std::net::TcpStream::connect(said).expect("it is there");
     }
 }

@@ -6,6 +6,16 @@ use std::path::Path;
 use super::*;
 use crate::config::Cores;
 
+/// A node listens where its own address leads, so one whose name leads nowhere is refused at once, and does not start unfound.
+#[test]
+fn a_node_whose_own_name_leads_nowhere_does_not_start() {
+    // No part of a name is as long, so nobody needs to be asked.
+    let name = format!("{}.invalid:7100", "n".repeat(64));
+    let error = ports::check(&name.parse().expect("a host and a port")).unwrap_err();
+    assert!(matches!(error, StartupError::CannotListen { .. }), "{error}");
+    assert!(error.to_string().contains(&name), "{error}");
+}
+
 #[test]
 fn cores_are_given_cpus() {
     let assign = |cores| cpus::assign(&cores, &[0, 2, 3]);
