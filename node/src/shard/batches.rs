@@ -10,6 +10,9 @@
 //! | [`PARTS_MAX`] of a core | the same |
 //!
 //! One request alone always has room, however many parts a frame may have.
+//!
+//! A part has the deadline of its request, and is answered by it wherever it waits. One whose answer does not come, since the core that it is for stands still or
+//! the log does, is given up a moment later ([`PART_GRACE_NS`]): the request is answered with what is known then, and what comes later is nobody's.
 
 use std::rc::Rc;
 
@@ -19,6 +22,7 @@ use ferrite_wire::{
 };
 
 use super::Shard;
+use super::expiry::Waited;
 use super::multi_get::MultiGetId;
 use super::multi_put::MultiPutId;
 use super::requester::Requester;
@@ -62,6 +66,12 @@ impl<E: Env> Shard<E> {
         {
             session.in_flight = session.in_flight.saturating_sub(parts.saturating_sub(1) as u32);
         }
+    }
+
+    /// Gives up a part that was not answered in time.
+    pub(super) fn end_late_part(&self, part: Requester, code: ErrorCode) {
+        self.count_expired(Waited::ForPart);
+        self.answer_error(part, code);
     }
 
     /// Sends a part to the core that carries it out; one that finds no room in its queue is answered as overload.

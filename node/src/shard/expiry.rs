@@ -11,8 +11,10 @@
 //! | for room in the log | when there is room, and every 20 ms | `waiting_for_log` |
 //! | for a key's latch | when it is free | `waiting_for_latch` |
 //! | for the disk | before it is read | `waiting_for_disk` |
+//! | a request of many keys, for one of its parts | every 20 ms | `waiting_for_part`, each part |
 //!
-//! What was not begun was not applied: the answer says so ([`ErrorCode::Expired`]). A stand-in drops what it was to keep as a replica does. A coordinator's
+//! What was not begun was not applied: the answer says so ([`ErrorCode::Expired`]). What became of a part that is given up nobody knows: it is a read that is late
+//! ([`ErrorCode::Timeout`]), or a write in doubt ([`ErrorCode::Unknown`]). A stand-in drops what it was to keep as a replica does. A coordinator's
 //! own copy of what it has sent to others is exempt, also one that it keeps as a hint: it is kept whatever has become of the client, as the others'
 //! may be.
 
@@ -43,16 +45,19 @@ pub(super) enum Waited {
     ForLatch,
     /// A read, for the disk.
     ForDisk,
+    /// A request of many keys, for a part.
+    ForPart,
 }
 
 impl Waited {
-    const ALL: [Waited; 6] = [
+    const ALL: [Waited; 7] = [
         Waited::InSocket,
         Waited::InQueue,
         Waited::AtReplica,
         Waited::ForLog,
         Waited::ForLatch,
         Waited::ForDisk,
+        Waited::ForPart,
     ];
 
     fn name(self) -> &'static str {
@@ -63,6 +68,7 @@ impl Waited {
             Waited::ForLog => "waiting_for_log",
             Waited::ForLatch => "waiting_for_latch",
             Waited::ForDisk => "waiting_for_disk",
+            Waited::ForPart => "waiting_for_part",
         }
     }
 }
@@ -86,11 +92,16 @@ impl<E: Env> Shard<E> {
     pub(super) fn is_expired(&self, deadline_ns: u64, waited: Waited) -> bool {
         let is_expired = self.env.now_ns() >= deadline_ns;
         if is_expired {
-            cover::mark("expired work dropped");
-            let count = &self.counters.expired.0[waited as usize];
-            count.set(count.get() + 1);
+            self.count_expired(waited);
         }
         is_expired
+    }
+
+    /// Counts what nobody waits for any more.
+    pub(super) fn count_expired(&self, waited: Waited) {
+        cover::mark("expired work dropped");
+        let count = &self.counters.expired.0[waited as usize];
+        count.set(count.get() + 1);
     }
 
     /// The same as a code.

@@ -8,6 +8,7 @@ use ferrite_wire::{
     VnodeId, limits,
 };
 
+use super::batches::PART_GRACE_NS;
 use super::gets::BATCH_MAX;
 use super::held::Holding;
 use super::record::{engine_key, version_of};
@@ -47,6 +48,8 @@ pub(super) struct MultiGet {
     holding: Holding,
     /// The highest order among the answers.
     seen: Order,
+    /// When nobody waits for it any more.
+    deadline_ns: u64,
 }
 
 impl MultiGet {
@@ -86,7 +89,8 @@ impl<E: Env> Shard<E> {
             return self.answer_error(requester, ErrorCode::Overloaded);
         }
         let slots = vec![Slot::Waiting; parts];
-        let state = MultiGet { requester, slots, waiting: parts, bytes: 0, holding, seen: Order(0) };
+        let state =
+            MultiGet { requester, slots, waiting: parts, bytes: 0, holding, seen: Order(0), deadline_ns };
         if parts == 0 {
             return self.finish_multi_get(state);
         }
@@ -187,6 +191,25 @@ impl<E: Env> Shard<E> {
             let done = multi_gets.remove(id.0).expect("found above");
             drop(multi_gets);
             self.finish_multi_get(done);
+        }
+    }
+
+    /// Answers those whose time was up some time ago, whatever their parts wait for: a part that will still be answered knows more than that.
+    pub(super) fn end_late_multi_gets(&self, now_ns: u64) {
+        let late =
+            self.multi_gets.borrow().ids_where(|multi_get| now_ns >= multi_get.deadline_ns + PART_GRACE_NS);
+        for id in late {
+            let slots = self.multi_gets.borrow_mut().get_mut(id).map_or(0, |multi_get| multi_get.slots.len());
+            for index in 0..slots as u32 {
+                let waits =
+                    |multi_get: &mut MultiGet| matches!(multi_get.slots[index as usize], Slot::Waiting);
+                if self.multi_gets.borrow_mut().get_mut(id).is_some_and(waits) {
+                    self.end_late_part(
+                        Requester::Item { multi_get: MultiGetId(id), index },
+                        ErrorCode::Timeout,
+                    );
+                }
+            }
         }
     }
 

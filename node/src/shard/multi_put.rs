@@ -9,6 +9,7 @@ use std::rc::Rc;
 use ferrite_wire::{Entries, ErrorCode, FrameKind, Level, Order, Outcome, Outcomes, Reply};
 
 use super::Shard;
+use super::batches::PART_GRACE_NS;
 use super::requester::Requester;
 use super::slab::OperationId;
 use crate::env::Env;
@@ -28,6 +29,8 @@ pub(super) struct MultiPut {
     waiting: usize,
     /// The highest order that was given, or may have been.
     seen: Order,
+    /// When nobody waits for it any more.
+    deadline_ns: u64,
 }
 
 /// What a request asks of each of its entries.
@@ -46,7 +49,8 @@ impl<E: Env> Shard<E> {
         if !self.multi_puts.borrow().has_room() || !self.admit_parts(requester, parts) {
             return self.answer_error(requester, ErrorCode::Overloaded);
         }
-        let state = MultiPut { requester, outcomes: vec![None; parts], waiting: parts, seen: Order(0) };
+        let (outcomes, deadline_ns) = (vec![None; parts], terms.deadline_ns);
+        let state = MultiPut { requester, outcomes, waiting: parts, seen: Order(0), deadline_ns };
         if parts == 0 {
             return self.finish_multi_put(state);
         }
@@ -86,6 +90,25 @@ impl<E: Env> Shard<E> {
             let done = multi_puts.remove(id.0).expect("found above");
             drop(multi_puts);
             self.finish_multi_put(done);
+        }
+    }
+
+    /// Answers those whose time was up some time ago, whatever their parts wait for. Nobody knows what becomes of these.
+    pub(super) fn end_late_multi_puts(&self, now_ns: u64) {
+        let late =
+            self.multi_puts.borrow().ids_where(|multi_put| now_ns >= multi_put.deadline_ns + PART_GRACE_NS);
+        for id in late {
+            let parts =
+                self.multi_puts.borrow_mut().get_mut(id).map_or(0, |multi_put| multi_put.outcomes.len());
+            for index in 0..parts as u32 {
+                let waits = |multi_put: &mut MultiPut| multi_put.outcomes[index as usize].is_none();
+                if self.multi_puts.borrow_mut().get_mut(id).is_some_and(waits) {
+                    self.end_late_part(
+                        Requester::Entry { multi_put: MultiPutId(id), index },
+                        ErrorCode::Unknown,
+                    );
+                }
+            }
         }
     }
 

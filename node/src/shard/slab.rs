@@ -89,12 +89,18 @@ impl<T> Slab<T> {
         Some(value)
     }
 
-    /// The names of all entries.
-    pub(super) fn ids(&self) -> Vec<OperationId> {
+    /// The names of those entries of which something is so.
+    pub(super) fn ids_where(&self, is_so: impl Fn(&T) -> bool) -> Vec<OperationId> {
         let named = |(slot, (generation, value)): (usize, &(u32, Option<T>))| {
-            value.is_some().then_some(OperationId { slot: slot as u32, generation: *generation })
+            let is_named = value.as_ref().is_some_and(&is_so);
+            is_named.then_some(OperationId { slot: slot as u32, generation: *generation })
         };
         self.entries.iter().enumerate().filter_map(named).collect()
+    }
+
+    /// The names of all entries.
+    pub(super) fn ids(&self) -> Vec<OperationId> {
+        self.ids_where(|_| true)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Multi-puts: each entry is a write for itself, wherever it belongs, and all outcomes come in the order of the entries.
 
 use ferrite_wire::{
-    Entry, ErrorCode, Mode, Outcome, Reply, SLOPPY, Table, TableId, Version, VersionFlags, WriteAnswer,
+    Entry, ErrorCode, Item, Mode, Outcome, Reply, SLOPPY, Table, TableId, Version, VersionFlags, WriteAnswer,
 };
 
 use super::coordinator::{Coordinator, TIMEOUT_MS, What};
@@ -166,6 +166,57 @@ fn entries_of_other_cores_hop_and_come_back() {
     for (name, outcome) in names.iter().zip(outcomes(&bench, connection)) {
         assert_eq!(is_done(&outcome), is_here(name), "{outcome:?}");
     }
+}
+
+/// The parts for a core that stood still were waited for until it went on, long after whoever had asked was gone; they took the places of others', and a node
+/// that stopped waited for them.
+#[test]
+fn parts_that_are_not_answered_in_time_are_given_up_and_what_comes_later_is_nobodys() {
+    let bench = Bench::new(MemDisk::new());
+    let shard = open(&bench, settings(1, 2, 4)).expect("an empty disk opens");
+    let connection = client(&bench, &shard);
+    let names: Vec<[u8; 4]> = (0..20u32).map(u32::to_le_bytes).collect();
+    let entries: Vec<Entry<'_>> = names.iter().map(|name| entry(name, b"v")).collect();
+    let keys: Vec<Key<'_>> = names.iter().map(|name| Key::plain(name)).collect();
+    receive(&shard, connection, &asked(1, Level::One, &entries));
+    let get = frame_of(FrameKind::MultiGet, 2, 0, |out| {
+        Request::encode_multi_get(Epoch(0), Level::One, &keys, out);
+    });
+    receive(&shard, connection, &get);
+    let timeout_ms = shard.settings.request_timeout_ns / MS;
+    pass(&bench, &shard, timeout_ms - 1);
+    assert!(bench.frames(connection).is_empty(), "the other core may answer yet");
+    pass(&bench, &shard, 60);
+    let frames = bench.frames(connection);
+    let is_here = |name: &[u8; 4]| shard.route(&Key::plain(name)).expect("a table").hop.is_none();
+    let here: Vec<bool> = names.iter().map(is_here).collect();
+    let replies: Vec<Reply<'_>> =
+        frames.iter().map(|(header, body)| Reply::decode(header.kind, body).expect("a reply")).collect();
+    let [Reply::Values(items), Reply::Outcomes(outcomes)] = &replies[..] else { panic!("{replies:?}") };
+    for ((is_here, outcome), item) in here.iter().zip(outcomes.iter()).zip(items.iter()) {
+        assert_eq!(*is_here, is_done(&outcome));
+        assert!(*is_here || outcome == Outcome::Error(ErrorCode::Unknown), "it may be done yet");
+        assert!(*is_here || matches!(item, Item::Error(ErrorCode::Timeout)), "{item:?}");
+    }
+    let late = 2 * here.iter().filter(|is_here| !**is_here).count();
+    assert!(shard.status().contains(&format!("expired.waiting_for_part {late}\n")), "{}", shard.status());
+    assert_eq!(shard.parts.get(), 0);
+    for (core, hop) in bench.0.hops.take() {
+        let Hop::Request { connection, frame, .. } = hop else { continue };
+        let Ok(Parsed::Frame { frame, .. }) = parse_frame(&frame, limits::BODY_BYTES_MAX) else {
+            panic!("a whole frame")
+        };
+        let done = Reply::Error { code: ErrorCode::Expired, text: "" };
+        let answer = frame_of(done.kind(), frame.header.request.0, 0, |out| done.encode(out));
+        shard.on_hop(core, Hop::Reply { connection, frame: answer });
+    }
+    assert!(bench.frames(connection).is_empty());
+    shard.on_stop();
+    let is_drained = |_: u64| {
+        pass(&bench, &shard, 1);
+        shard.is_drained()
+    };
+    assert!((0..100).any(is_drained), "nothing is waited for");
 }
 
 /// The whole of a batch is neither done nor not because one of its writes is in doubt.
