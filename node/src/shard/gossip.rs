@@ -220,6 +220,7 @@ impl<E: Env> Shard<E> {
             self.drop_connection(connection);
         }
         forgotten.into_iter().for_each(|connection| self.drop_connection(connection));
+        self.close_vanished_gossip(now_ns);
     }
 
     /// A core of this node has said how it is.
@@ -249,6 +250,7 @@ impl<E: Env> Shard<E> {
         frame: &FrameView<'_>,
     ) -> bool {
         let id = frame.header.request;
+        self.hear_gossip(connection);
         match frame.header.kind {
             FrameKind::Ping => {
                 self.send_frame(connection, FrameKind::Pong, id, |out| Reply::Pong.encode(out));

@@ -142,7 +142,8 @@ impl<E: Env> Shard<E> {
     fn make_room_for_gossip_of(&self, node: NodeId) -> bool {
         let unlisted: Vec<(Connection, NodeId)> = {
             let sessions = self.sessions.borrow();
-            sessions.gossip().filter(|(_, from)| self.settings.listed(*from).is_none()).collect()
+            let all = sessions.gossip().map(|(connection, from, _)| (connection, from));
+            all.filter(|(_, from)| self.settings.listed(*from).is_none()).collect()
         };
         let (former, others): (Vec<_>, Vec<_>) = unlisted.into_iter().partition(|(_, from)| *from == node);
         if others.len() >= UNLISTED_MAX {

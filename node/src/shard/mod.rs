@@ -21,6 +21,7 @@ mod generation;
 mod gets;
 mod gossip;
 mod gossip_links;
+mod gossip_sessions;
 mod greeting;
 mod handler;
 mod hedges;

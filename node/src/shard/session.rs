@@ -93,6 +93,8 @@ pub(super) struct Session {
     pub(super) half_sent: Option<HalfSent>,
     /// So many of its gets are looked up together.
     pub(super) gets_together: u8,
+    /// When another node's gossip said something last, or the connection came, in nanoseconds.
+    pub(super) heard_ns: u64,
 }
 
 /// The sessions by connection slot.
@@ -111,7 +113,8 @@ impl Sessions {
         let half_sent =
             (kind == SessionKind::New).then_some(HalfSent { since_ns: now_ns, began_ns: now_ns, bytes: 0 });
         let (generation, gets_together) = (connection.generation, GETS_TOGETHER_MAX);
-        self.slots[slot] = Some(Session { generation, kind, in_flight: 0, half_sent, gets_together });
+        let (in_flight, heard_ns) = (0, now_ns);
+        self.slots[slot] = Some(Session { generation, kind, in_flight, half_sent, gets_together, heard_ns });
     }
 
     /// Removes a connection and says what it was.
@@ -141,12 +144,13 @@ impl Sessions {
         (of(SessionKind::Client), of(SessionKind::Peer))
     }
 
-    /// Connections of the gossip of other nodes that connected to us, and whose they are.
-    pub(super) fn gossip(&self) -> impl Iterator<Item = (Connection, NodeId)> {
+    /// Connections of the gossip of other nodes that connected to us, whose they are, and when they said something last.
+    pub(super) fn gossip(&self) -> impl Iterator<Item = (Connection, NodeId, u64)> {
         self.slots.iter().enumerate().filter_map(|(slot, session)| {
             let session = session.as_ref()?;
             let SessionKind::Gossip(node) = session.kind else { return None };
-            Some((Connection { slot: slot as u32, generation: session.generation }, node))
+            let connection = Connection { slot: slot as u32, generation: session.generation };
+            Some((connection, node, session.heard_ns))
         })
     }
 

@@ -53,6 +53,47 @@ fn a_node_that_is_cut_off_is_suspect_then_down_then_up_again() {
     assert_eq!(next, Generation(renewed.0 + 1));
 }
 
+/// The connections over which a node's gossip comes in from another.
+fn gossip_from(cluster: &Cluster, at: usize, of: usize) -> Vec<Connection> {
+    let sessions = cluster.place(at, 0).shard.sessions.borrow();
+    let of_it = sessions.gossip().filter(|(_, node, _)| *node == NodeId(of as u16 + 1));
+    of_it.map(|(connection, ..)| connection).collect()
+}
+
+/// A node whose power went said no goodbye, and its connections took their places for ever.
+#[test]
+fn connections_of_gossip_end_by_themselves_where_their_nodes_have_vanished_and_stay_where_they_have_not() {
+    let mut cluster = Cluster::formed(3, 1);
+    let before = gossip_from(&cluster, 0, 1);
+    cluster.set_cut_off(2, true);
+    assert_eq!((before.len(), gossip_from(&cluster, 0, 2).len()), (1, 1));
+    cluster.until(10_000, |cluster| (0..2).all(|at| gossip_from(cluster, at, 2).is_empty()));
+    assert_eq!(cluster.verdict(0, 2), Some(Verdict::Down));
+    cluster.set_cut_off(2, false);
+    cluster.until(10_000, |cluster| gossip_from(cluster, 0, 2).len() == 1);
+    cluster.run_for(10_000);
+    assert_eq!(gossip_from(&cluster, 0, 1), before, "who is there keeps its own");
+}
+
+/// Of a node that is there, an earlier connection that was lost on its way.
+#[test]
+fn a_former_connection_of_gossip_ends_once_it_has_been_silent_for_long_and_the_latest_does_not() {
+    let bench = Bench::new(MemDisk::new());
+    let shard = open(&bench, settings(2, 1, 2)).expect("an empty disk opens");
+    let tables = TableList::new(&shard.tables).expect("the shard encoded them");
+    let role = Role::Gossip { node: NodeId(2), incarnation: 1, tables };
+    let [former, latest] = [0, 1].map(|_| greeted(&bench, &shard, role));
+    let is_closed = |connection| bench.0.closed.borrow().contains(&connection);
+    for second in 0..40 {
+        receive(&shard, latest, &request_frame(1, &Request::Ping));
+        pass(&bench, &shard, 1_000);
+        assert!(!is_closed(latest));
+        assert_eq!(is_closed(former), second >= 20, "after {second} s");
+    }
+    pass(&bench, &shard, 21_000);
+    assert!(is_closed(latest), "gossip knows nothing of it");
+}
+
 #[test]
 fn a_core_that_stands_still_counts_as_absent_though_its_node_answers() {
     let mut cluster = Cluster::formed(2, 2);
