@@ -26,7 +26,7 @@ const REFUSED_MIN: u64 = 1_000;
 const DONE_MIN: u64 = 1_000;
 /// Puts within the bounds, once the load has ended.
 const AFTERWARDS: u64 = 100;
-/// The memory that a node is given here, and a tenth of it more.
+/// What a node may take beside what its process had before: the memory that it is given, and a tenth of it more.
 const MEMORY_BYTES_MAX: u64 = (64 << 20) * 11 / 10;
 
 /// How puts ended, by number; each has a key of its own.
@@ -147,10 +147,11 @@ fn what_is_above_the_bounds_is_refused_and_what_was_taken_on_is_done() {
         ["in_socket", "in_queue", "at_replica", "waiting_for_log", "waiting_for_latch", "waiting_for_disk"];
     let waited: BTreeMap<&str, u64> =
         reasons.into_iter().map(|reason| (reason, grown(&format!("expired.{reason}")))).collect();
-    assert_eq!(waited["waiting_for_log"], expired, "{waited:?}");
+    // What is out of time before its frame is whole is not begun.
+    assert_eq!(waited["in_socket"] + waited["waiting_for_log"], expired, "{waited:?}");
     assert_eq!(waited.values().sum::<u64>(), expired, "{waited:?}");
     let begun = grown("puts");
-    assert!((done + expired..=ended.total()).contains(&begun), "{begun} puts were begun");
+    assert!((done + waited["waiting_for_log"]..=ended.total()).contains(&begun), "{begun} puts were begun");
     assert!(grown("engine.log_records") >= done);
 
     // Of what was taken on, only what had hardly any time was dropped.
@@ -159,9 +160,14 @@ fn what_is_above_the_bounds_is_refused_and_what_was_taken_on_is_done() {
     for refused in [&ended.overloaded, &ended.expired] {
         assert!(!are_there(&mut client, refused).into_iter().any(|there| there), "what is refused is not");
     }
-    let memory = cluster.resident_bytes_max(0) - memory_before;
-    println!("the node took {} MiB more memory at most", memory >> 20);
-    assert!(memory < MEMORY_BYTES_MAX, "{memory} bytes");
+    let memory = cluster.resident_bytes_max(0);
+    let grown = memory - memory_before;
+    println!(
+        "the node took {} MiB of memory at most, {} of them more than before",
+        memory >> 20,
+        grown >> 20
+    );
+    assert!(grown < MEMORY_BYTES_MAX, "{grown} bytes");
 
     // Nothing of it is left, once what was taken on is in tables: what is within the bounds is done, all of it.
     wait_for("what was taken on is flushed", || {
