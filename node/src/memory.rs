@@ -15,12 +15,13 @@
 //!
 //! | what waits | 1/32 of the reserve | beyond it |
 //! |---|---:|---|
-//! | answers that clients have not read | 12 | no answer, and who does not read is closed |
+//! | answers that clients have not read | 11 | no answer, and who does not read is closed |
 //! | records, for room in the log | 5 | writes are refused |
 //! | what operations keep until others answer | 4 | they are refused |
 //! | long frames that are coming | 3 | the next ones wait in their sockets |
 //! | frames from other cores, in the mailbox | 3 | they wait where they are, or are refused |
-//! | answers to other cores whose mailbox is full | 1 | reads are refused |
+//! | answers to other cores whose mailbox is full | 1 | reads are refused, which is answered too, in short |
+//! | short answers to other cores | 1 | who asks them for much is refused before they are asked |
 //! | what writes that have ended still owe | 2 | what is owed is not, which is counted |
 //! | sets written apart from their replicas | 2 | such writes are refused |
 //!
@@ -73,6 +74,8 @@ pub(crate) struct Reserve {
     pub(crate) mail: usize,
     /// Answers to other cores.
     pub(crate) backlog: usize,
+    /// Short ones.
+    pub(crate) hops: usize,
     /// What writes that have ended still owe.
     pub(crate) debts: usize,
     /// Sets written apart from their replicas.
@@ -84,12 +87,13 @@ impl Reserve {
         let part = |parts: usize| bytes / 32 * parts;
         Reserve {
             bytes,
-            unread: part(12),
+            unread: part(11),
             waiting: part(5),
             operations: part(4),
             coming: part(3),
             mail: part(3),
             backlog: part(1),
+            hops: part(1),
             debts: part(2),
             apart: part(2),
         }
@@ -207,9 +211,9 @@ mod tests {
         for mib in [32, 33, 64, 100, 256, 1024, 1 << 20] {
             let memory = CoreMemory::of(ByteSize::mib(mib), &server(""), 1);
             // No part is left out: each is named.
-            let Reserve { bytes, unread, waiting, operations, coming, mail, backlog, debts, apart } =
+            let Reserve { bytes, unread, waiting, operations, coming, mail, backlog, hops, debts, apart } =
                 memory.reserve;
-            let parts = [unread, waiting, operations, coming, mail, backlog, debts, apart];
+            let parts = [unread, waiting, operations, coming, mail, backlog, hops, debts, apart];
             assert!(parts.iter().sum::<usize>() <= bytes, "{memory:?}");
             assert!(parts.iter().all(|part| *part > 0));
             // The longest value is answered also where nothing else is.

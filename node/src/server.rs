@@ -13,7 +13,7 @@ use ferrite_cluster::Member;
 use ferrite_cluster::gossip::SEEDS_MAX;
 use ferrite_lsm::OpenError;
 use ferrite_lsm::layout::Layout;
-use ferrite_wire::{CoreId, DecodeError, Topology};
+use ferrite_wire::{CoreId, DecodeError, Topology, limits};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -32,6 +32,13 @@ use crate::table_modes;
 const DISK_READ_BYTES: usize = 16 * 1024;
 /// Fewest of them that a core may have under way.
 const DISK_READS_MIN: usize = 64;
+
+/// What the shortest answer takes while it waits for another core, with what keeps it, in bytes.
+const HOP_ANSWER_BYTES: usize = 192;
+/// Fewest questions to other cores that may be in flight.
+const HOPS_MIN: usize = 1024;
+/// Fewest parts of requests of many keys that may be: four of the longest requests.
+const PARTS_MIN: usize = 4 * limits::MULTI_GET_KEYS_MAX;
 
 /// Most connections that wait to be accepted, per port.
 const ACCEPT_BACKLOG: u16 = 1024;
@@ -368,12 +375,14 @@ impl Placed {
             engine,
         );
         settings.place = self.place;
-        settings.value_bytes_max =
-            (server.max_value_size.0 as usize).min(ferrite_wire::limits::VALUE_BYTES_MAX);
+        settings.value_bytes_max = (server.max_value_size.0 as usize).min(limits::VALUE_BYTES_MAX);
         let reserve = self.plan.memory.reserve;
         settings.waiting_bytes_max = settings.waiting_bytes_max.min(reserve.waiting);
         settings.operation_bytes_max = settings.operation_bytes_max.min(reserve.operations);
         settings.hop_backlog_bytes_max = settings.hop_backlog_bytes_max.min(reserve.backlog);
+        let hops_max = (reserve.hops / HOP_ANSWER_BYTES).max(HOPS_MIN);
+        settings.hops_max = settings.hops_max.min(hops_max);
+        settings.parts_max = settings.parts_max.min(hops_max.max(PARTS_MIN));
         settings.debt_bytes_max = settings.debt_bytes_max.min(reserve.debts);
         settings.apart_bytes_max = settings.apart_bytes_max.min(reserve.apart);
         settings.disk_reads_max =

@@ -7,7 +7,7 @@
 //! | bound | over it |
 //! |---|---|
 //! | requests in flight of a connection: each part counts as one | the whole is refused as overload |
-//! | [`PARTS_MAX`] of a core | the same |
+//! | [`PARTS_MAX`](super::PARTS_MAX) of a core, or fewer where there is little memory | the same |
 //!
 //! One request alone always has room, however many parts a frame may have.
 //!
@@ -29,8 +29,8 @@ use super::requester::Requester;
 use super::slab::OperationId;
 use crate::env::{Connection, Env, Hop};
 
-/// Most parts in flight on a core, of all requests together: as many as single requests may be coordinated.
-pub(super) const PARTS_MAX: usize = 65_536;
+/// So long after its deadline a request is answered without the parts that still wait, in nanoseconds: several grains of deadlines and turns of a core.
+pub(super) const PART_GRACE_NS: u64 = 25_000_000;
 
 /// The slots that mark a hop's connection as a part of a multi-get or of a multi-put: no real connection reaches them.
 const MULTI_GET_SLOT: u32 = u32::MAX;
@@ -40,7 +40,7 @@ impl<E: Env> Shard<E> {
     /// Counts the parts of a request against the bounds of its connection and of this core. False = they are over one of them, and do not count.
     pub(super) fn admit_parts(&self, requester: Requester, parts: usize) -> bool {
         let others = self.parts.get();
-        if others > 0 && others + parts > PARTS_MAX {
+        if others > 0 && others + parts > self.settings.parts_max {
             return false;
         }
         if let Requester::Connection { connection, .. } = requester
@@ -101,7 +101,7 @@ impl<E: Env> Shard<E> {
         finish_frame(&mut frame, start, &header);
         let connection = Connection { slot, generation: index };
         let hop = Hop::Request { connection, from_peer: false, deadline_ns, frame };
-        if self.env.hop(core, hop).is_err() {
+        if !self.ask_core(core, hop) {
             self.answer_error(part, ErrorCode::Overloaded);
         }
     }

@@ -77,7 +77,7 @@ pub use gossip_links::UNLISTED_MAX;
 pub use hint_counts::HintCounts;
 pub use liveness::{Absence, Absences, Progress};
 pub(crate) use sets::joining_sets;
-pub use settings::{DEADLINE_MAX_NS, Joining, ShardSettings};
+pub use settings::{DEADLINE_MAX_NS, Joining, PARTS_MAX, ShardSettings};
 
 use crate::env::{Connection, Env, Hop};
 use crate::recovered;
@@ -184,6 +184,8 @@ pub struct Shard<E: Env> {
     multi_puts: RefCell<Slab<MultiPut>>,
     /// Parts of multi-gets and multi-puts in flight.
     parts: Cell<usize>,
+    /// What other cores were asked, and have not answered.
+    hops_in_flight: Cell<usize>,
     deadlines: RefCell<Wheel<OperationId>>,
     hedges: RefCell<Hedges>,
     backlog: RefCell<Backlog>,
@@ -291,6 +293,7 @@ impl<E: Env> Shard<E> {
             multi_gets: RefCell::new(Slab::new(MULTI_GETS_MAX)),
             multi_puts: RefCell::new(Slab::new(MULTI_PUTS_MAX)),
             parts: Cell::new(0),
+            hops_in_flight: Cell::new(0),
             deadlines: RefCell::new(Wheel::new(now_ns, DEADLINE_GRAIN_NS)),
             hedges: RefCell::default(),
             backlog: RefCell::default(),
@@ -389,7 +392,7 @@ impl<E: Env> Shard<E> {
                     ferrite_lsm::cover::mark("peer's request hopped");
                     self.counters.hops.set(self.counters.hops.get() + 1);
                     // Nothing bounds how many questions peers send: only answers may wait for room.
-                    if self.env.hop(core, hop).is_err() {
+                    if !self.ask_core(core, hop) {
                         self.refuse_message(requester, &message, ferrite_wire::ErrorCode::Overloaded);
                     }
                 } else {

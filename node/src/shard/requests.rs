@@ -98,10 +98,14 @@ impl<E: Env> Shard<E> {
             Some(Err(_)) | None => None,
         };
         if let Some(core) = elsewhere {
+            if !self.may_ask_core(connection) {
+                ferrite_lsm::cover::mark("too much was asked of other cores");
+                return self.answer_error(requester, ErrorCode::Overloaded);
+            }
             let hop = Hop::Request { connection, from_peer: false, deadline_ns, frame: raw.to_vec() };
             ferrite_lsm::cover::mark("client's request hopped");
             self.counters.hops.set(self.counters.hops.get() + 1);
-            if self.env.hop(core, hop).is_err() {
+            if !self.ask_core(core, hop) {
                 self.answer_error(requester, ErrorCode::Overloaded);
             }
             return;

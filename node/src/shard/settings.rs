@@ -14,6 +14,9 @@ const MS: u64 = 1_000_000;
 /// Longest time that a request may take, whatever its header says, in nanoseconds: what is admitted is kept in mind for as long.
 pub const DEADLINE_MAX_NS: u64 = 60_000 * MS;
 
+/// Most parts of requests of many keys in flight on a core, of all together: as many as single requests may be coordinated.
+pub const PARTS_MAX: usize = 65_536;
+
 /// More than what surrounds the key and the value of a record in the log, in bytes.
 const AROUND_RECORD_BYTES: usize = 1024;
 
@@ -90,6 +93,11 @@ pub struct ShardSettings {
     pub operation_bytes_max: usize,
     /// Most bytes of answers to other cores that wait for room in their queues; over that, reads are answered "overloaded".
     pub hop_backlog_bytes_max: usize,
+    /// Most questions to other cores that are not answered, from which on clients with more than a few requests in flight are refused: the answers, which are
+    /// short where there is little room, may have to wait there.
+    pub hops_max: usize,
+    /// Most parts of requests of many keys in flight on this core.
+    pub parts_max: usize,
     /// Most bytes of keys and records that writes keep in mind for what they may owe. Beyond it a write owes nothing, which is counted where it
     /// would have: it is not refused for that.
     pub debt_bytes_max: usize,
@@ -157,6 +165,8 @@ impl ShardSettings {
             waiting_bytes_max: 32 << 20,
             operation_bytes_max: 32 << 20,
             hop_backlog_bytes_max: 16 << 20,
+            hops_max: 65_536,
+            parts_max: PARTS_MAX,
             debt_bytes_max: 16 << 20,
             apart_bytes_max: 16 << 20,
             disk_reads_max: 4_096,

@@ -4,9 +4,8 @@ use ferrite_wire::{Entry, ErrorCode, Item, Reply, RequestId};
 
 use super::tables::accept_links;
 use super::*;
-use crate::shard::DEADLINE_MAX_NS;
-use crate::shard::batches::PARTS_MAX;
 use crate::shard::session::FRAME_BYTES_PER_S_MIN;
+use crate::shard::{DEADLINE_MAX_NS, PARTS_MAX};
 
 fn multi_get(number: u64, level: Level, keys: usize) -> Vec<u8> {
     let names: Vec<_> = (0..keys as u32).map(u32::to_le_bytes).collect();
@@ -87,6 +86,43 @@ fn each_key_and_entry_counts_against_the_bound_of_the_core() {
         assert_eq!(code(&bench.frames(connection)), None, "each part has an outcome of its own");
         assert_eq!(shard.parts.get(), PARTS_MAX - 2);
     }
+}
+
+/// Answers that were too many for the queue between two cores waited by the hundred thousand, bounded in number by the requests in flight: they took a node of
+/// little memory beyond what it was given.
+#[test]
+fn what_other_cores_are_asked_is_bounded_and_who_asks_for_little_is_not_refused() {
+    let bench = Bench::new(MemDisk::new());
+    let mut settings = settings(1, 2, 2);
+    settings.hops_max = 100;
+    let shard = open(&bench, settings).expect("an empty disk opens");
+    let theirs = |key: &[u8; 4]| shard.route(&Key::plain(key)).expect("a table").hop.is_some();
+    let key = (0u32..).map(u32::to_le_bytes).find(theirs).expect("some key");
+    let [much, little] = [0, 1].map(|_| client(&bench, &shard));
+    let ask = |connection, count: u64| {
+        for number in 1..=count {
+            receive(&shard, connection, &request_frame(number, &get(&key, Level::One)));
+        }
+        bench.frames(connection).len() as u64
+    };
+    assert_eq!((ask(much, 300), shard.hops_in_flight.get()), (200, 100), "beyond the bound they are refused");
+    assert_eq!((ask(little, 16), shard.hops_in_flight.get()), (0, 116), "a few are always taken");
+    assert_eq!(ask(little, 1), 1);
+    for (core, hop) in bench.0.hops.take() {
+        let Hop::Request { connection, frame, .. } = hop else { panic!("{hop:?}") };
+        let Ok(Parsed::Frame { frame, .. }) = parse_frame(&frame, limits::BODY_BYTES_MAX) else {
+            panic!("a whole frame")
+        };
+        let absent = Reply::Absent { answered: 1 };
+        let answer = frame_of(absent.kind(), frame.header.request.0, 0, |out| absent.encode(out));
+        if connection == much {
+            // Also where whoever asked has gone.
+            shard.on_closed(much);
+        }
+        shard.on_hop(core, Hop::Reply { connection, frame: answer });
+    }
+    assert_eq!((bench.frames(little).len(), shard.hops_in_flight.get()), (16, 0));
+    assert_eq!((ask(little, 100), shard.hops_in_flight.get()), (0, 100));
 }
 
 /// A multi-get keeps what has been found until the last key is answered: a thousand of them kept four gigabytes.
