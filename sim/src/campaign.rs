@@ -2,12 +2,10 @@
 //!
 //! Each run is on one thread from its beginning to its end, so what it does does not depend on how many there are, nor on which others ran.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Mutex;
 
-use ferrite_node::HintCounts;
-
+use crate::counts::Counts;
 use crate::report::Report;
 use crate::scenario::Run;
 
@@ -23,24 +21,8 @@ pub struct Tally {
     pub runs: u64,
     /// How many of them broke a promise.
     pub failed: u64,
-    /// Virtual time, in nanoseconds.
-    pub virtual_ns: u64,
-    /// Events.
-    pub events: u64,
-    /// Writes acknowledged, not applied, in doubt.
-    pub writes: (u64, u64, u64),
-    /// Reads that were judged.
-    pub reads: u64,
-    /// Faults by kind.
-    pub faults: BTreeMap<&'static str, u64>,
-    /// Errors that clients were answered, by code.
-    pub errors: BTreeMap<&'static str, u64>,
-    /// What clients met, by kind.
-    pub met: BTreeMap<&'static str, u64>,
-    /// What nodes did with hints.
-    pub hints: HintCounts,
-    /// Paths of the server that were taken, by name.
-    pub marks: BTreeMap<&'static str, u64>,
+    /// What they met.
+    pub counts: Counts,
     /// Reports of the first runs that failed.
     pub failures: Vec<Report>,
 }
@@ -49,22 +31,7 @@ impl Tally {
     /// Adds a run.
     pub fn add(&mut self, report: Report) {
         self.runs += 1;
-        self.virtual_ns += report.virtual_ns;
-        self.events += report.events;
-        let (acknowledged, refused, doubtful) = report.writes;
-        self.writes = (self.writes.0 + acknowledged, self.writes.1 + refused, self.writes.2 + doubtful);
-        self.reads += report.reads;
-        self.hints.add(&report.hints);
-        for (sums, counts) in [
-            (&mut self.faults, &report.faults),
-            (&mut self.errors, &report.errors),
-            (&mut self.met, &report.met),
-            (&mut self.marks, &report.marks),
-        ] {
-            for (name, count) in counts {
-                *sums.entry(*name).or_default() += count;
-            }
-        }
+        self.counts.add(&report.counts);
         if report.violation.is_some() {
             self.failed += 1;
             if self.failures.len() < FAILURES_MAX {
@@ -75,14 +42,15 @@ impl Tally {
 
     /// Marks of the code under test that no run has reached.
     pub fn marks_missed(&self) -> Vec<&'static str> {
-        MARKS.iter().copied().filter(|name| !self.marks.contains_key(name)).collect()
+        MARKS.iter().copied().filter(|name| !self.counts.marks.contains_key(name)).collect()
     }
 
     /// One line.
     pub fn summary(&self) -> String {
-        let Tally { runs, failed, virtual_ns, writes, reads, .. } = self;
+        let Tally {
+            runs, failed, counts: Counts { virtual_ns, writes: (acknowledged, ..), reads, .. }, ..
+        } = self;
         let seconds = virtual_ns / 1_000_000_000;
-        let acknowledged = writes.0;
         format!(
             "{runs} runs, {seconds} s simulated, {acknowledged} writes acknowledged, {reads} reads judged, {failed} failed"
         )
@@ -92,19 +60,8 @@ impl Tally {
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.summary())?;
-        let (acknowledged, refused, doubtful) = self.writes;
-        writeln!(f, "  writes: {acknowledged} acknowledged, {refused} not applied, {doubtful} in doubt")?;
-        writeln!(f, "  {} events", self.events)?;
-        let HintCounts { made, delivered, unreadable, dropped } = &self.hints;
-        writeln!(f, "  hints: {made} made, {delivered} delivered, {unreadable} times passed over unread")?;
-        let counted = [
-            ("hints dropped", dropped),
-            ("clients met", &self.met),
-            ("faults", &self.faults),
-            ("errors", &self.errors),
-            ("marks", &self.marks),
-        ];
-        for (title, counts) in counted {
+        write!(f, "{}", self.counts)?;
+        for (title, counts) in self.counts.by_name() {
             writeln!(f, "  {title}:")?;
             for (name, count) in counts {
                 writeln!(f, "    {count:>12}  {name}")?;
@@ -158,7 +115,6 @@ mod tests {
         let runs = || (1..5).map(|seed| Run::new(seed, None));
         let tally = |threads| run_all(runs(), threads, || false, |_, _| ());
         let (one, three) = (tally(1), tally(3));
-        assert_eq!((one.runs, one.events, one.reads), (4, three.events, three.reads));
-        assert_eq!((&one.faults, &one.marks), (&three.faults, &three.marks));
+        assert_eq!((one.runs, one.counts), (4, three.counts));
     }
 }

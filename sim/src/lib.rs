@@ -11,6 +11,7 @@
 //! | `env` | the world as a shard sees it |
 //! | `scenario` | one run: the plan drawn from the seed, clients, faults, phases |
 //! | `set_test` | how many acknowledged elements of sets are lost in each mode of a table |
+//! | `counts` | what one run or many met, as numbers |
 //! | `campaign` | many runs, and what they showed together |
 //! | `bug` | bugs to plant, to see that they are caught |
 //!
@@ -23,6 +24,7 @@
 
 mod bug;
 mod campaign;
+mod counts;
 mod env;
 mod executor;
 mod network;
@@ -35,6 +37,7 @@ mod world;
 
 pub use bug::Bug;
 pub use campaign::{Tally, run_all};
+pub use counts::{ByName, Counts};
 pub use ferrite_promises::Violation;
 pub use report::Report;
 pub use scenario::Run;

@@ -145,7 +145,7 @@ fn main() -> ExitCode {
     }
     // What .ci/counts adds up.
     println!("counted: simulated runs {}", tally.runs);
-    println!("counted: seconds simulated {}", tally.virtual_ns / 1_000_000_000);
+    println!("counted: seconds simulated {}", tally.counts.virtual_ns / 1_000_000_000);
     exit_code(tally.failed)
 }
 

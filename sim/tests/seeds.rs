@@ -1,8 +1,6 @@
 //! A fixed range of seeds keeps every promise, meets every kind of fault, and takes every path that matters.
 
-use std::collections::BTreeMap;
-
-use ferrite_sim::{Run, run_all};
+use ferrite_sim::{ByName, Run, run_all};
 
 const SEEDS: std::ops::Range<u64> = 1..261;
 /// Enough for the cores that there are on small machines; the other tests have theirs.
@@ -107,18 +105,21 @@ fn a_range_of_seeds_keeps_every_promise_and_takes_every_path() {
         runs,
         THREADS,
         || false,
-        |report, _| assert!(report.violation.is_none() && report.faults.len() >= KINDS_MIN, "{report}"),
+        |report, _| {
+            assert!(report.violation.is_none() && report.counts.faults.len() >= KINDS_MIN, "{report}")
+        },
     );
     println!("{tally}");
+    let counts = &tally.counts;
     println!("counted: simulated runs {}", tally.runs);
-    println!("counted: seconds simulated {}", tally.virtual_ns / 1_000_000_000);
-    let missed = |wanted: &[&'static str], met: &BTreeMap<&str, u64>| {
+    println!("counted: seconds simulated {}", counts.virtual_ns / 1_000_000_000);
+    let missed = |wanted: &[&'static str], met: &ByName| {
         wanted.iter().copied().filter(|name| !met.contains_key(name)).collect::<Vec<_>>()
     };
-    assert_eq!(missed(&FAULTS, &tally.faults), [""; 0], "faults that never happened");
-    assert_eq!(missed(&MARKS, &tally.marks), [""; 0], "paths that were never taken");
-    assert_eq!(missed(&MET, &tally.met), [""; 0], "what clients never met");
-    assert!(tally.hints.made > 0 && tally.hints.delivered > 0, "{:?}", tally.hints);
-    let acknowledged = tally.writes.0;
+    assert_eq!(missed(&FAULTS, &counts.faults), [""; 0], "faults that never happened");
+    assert_eq!(missed(&MARKS, &counts.marks), [""; 0], "paths that were never taken");
+    assert_eq!(missed(&MET, &counts.met), [""; 0], "what clients never met");
+    assert!(counts.hints.made > 0 && counts.hints.delivered > 0, "{:?}", counts.hints);
+    let acknowledged = counts.writes.0;
     assert!(acknowledged >= ACKNOWLEDGED_MIN, "only {acknowledged} writes were acknowledged");
 }

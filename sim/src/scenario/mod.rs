@@ -34,7 +34,7 @@ mod value;
 mod writes;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use ferrite_lsm::mem_disk::CrashMode;
@@ -47,6 +47,7 @@ use self::faults::Copy;
 use self::plan::{FaultKind, Plan};
 use self::shape::Shape;
 use crate::bug::{Bug, Planted};
+use crate::counts::{ByName, Counts};
 use crate::network::SocketId;
 use crate::random::Random;
 use crate::report::Report;
@@ -158,9 +159,9 @@ struct Scenario {
     left: RefCell<VecDeque<Task>>,
     outstanding: Cell<usize>,
     reads: Cell<u64>,
-    errors: RefCell<BTreeMap<&'static str, u64>>,
+    errors: RefCell<ByName>,
     /// What clients met, by kind.
-    met: RefCell<BTreeMap<&'static str, u64>>,
+    met: RefCell<ByName>,
     /// The node whose disk stands still; its power fails at the next tick.
     stalled: Cell<Option<usize>>,
     /// Nodes that were asked to stop, and when they are killed if they have not.
@@ -379,20 +380,22 @@ impl Scenario {
         let (of_last, of_sets) = (history.counts(), sets.counts());
         let violation = self.violation.borrow().clone();
         self.count_many("writes with the order of another one of their key", history.ties());
-        let met = self.met.borrow().clone();
-        Report {
-            seed: run.seed,
-            bug: run.bug,
-            trace: world.trace().hash(),
-            events: world.trace().events(),
+        let counts = Counts {
             virtual_ns: world.now_ns(),
+            events: world.trace().events(),
             writes: (of_last.0 + of_sets.0, of_last.1 + of_sets.1, of_last.2 + of_sets.2),
             reads: self.reads.get(),
             faults: world.counts(),
             errors: self.errors.borrow().clone(),
-            met,
+            met: self.met.borrow().clone(),
             hints: world.hint_counts(),
             marks: ferrite_lsm::cover::take(),
+        };
+        Report {
+            seed: run.seed,
+            bug: run.bug,
+            trace: world.trace().hash(),
+            counts,
             violation: violation.map(|violation| {
                 let key = violation.key;
                 let described =

@@ -9,6 +9,7 @@ use super::plan::Plan;
 use super::shape::{CARTS, Shape, named};
 use super::{SECOND, Scenario};
 use crate::bug::{Bug, Planted};
+use crate::counts::ByName;
 use crate::random::Random;
 use crate::world::{ConnectionFaults, Death, DiskFaults, MessageFaults, World};
 
@@ -132,7 +133,7 @@ fn a_core_that_stands_still_counts_as_absent_and_holds_up_nobody() {
         let ((done_before, _, doubtful_before), errors) = before;
         assert!(done > done_before + 500, "{done_before} writes, then {done}");
         // Writes at ALL cannot be done; none of the others is held up.
-        let unavailable = |errors: &std::collections::BTreeMap<&str, u64>| {
+        let unavailable = |errors: &ByName| {
             errors.iter().filter(|(name, _)| **name != "unavailable").map(|(_, count)| count).sum::<u64>()
         };
         assert_eq!(unavailable(&errors), unavailable(&scenario.errors.borrow()), "core {core}");

@@ -20,6 +20,7 @@ use ferrite_lsm::mem_disk::{MemDisk, OpId};
 use ferrite_node::{Handler, HintCounts, Hop, Shard};
 use ferrite_wire::CoreId;
 
+use crate::counts::ByName;
 use crate::env::SimEnv;
 use crate::executor::{Executor, ProcessId};
 use crate::network::{Network, SocketId};
@@ -137,7 +138,7 @@ pub(crate) struct World {
     damage: Cell<bool>,
     connections: Cell<ConnectionFaults>,
     messages: Cell<MessageFaults>,
-    faults_seen: RefCell<BTreeMap<&'static str, u64>>,
+    faults_seen: RefCell<ByName>,
     failed_opens: RefCell<Vec<(usize, String)>>,
     /// What cores that have ended did with hints.
     hints: RefCell<HintCounts>,
@@ -230,7 +231,7 @@ impl World {
     }
 
     /// Faults by kind.
-    pub(crate) fn counts(&self) -> BTreeMap<&'static str, u64> {
+    pub(crate) fn counts(&self) -> ByName {
         self.faults_seen.borrow().clone()
     }
 
