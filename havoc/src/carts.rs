@@ -139,7 +139,7 @@ impl Carts {
         let now_ns = self.now_ns();
         // Who coordinated what is the clients' secret: of none is it known that it reached all.
         for mut cart in self.carts() {
-            cart.history.drained(now_ns, |_| false);
+            cart.history.writes.drained(now_ns, |_| false);
         }
     }
 

@@ -17,5 +17,6 @@ mod history;
 mod set_history;
 
 pub use facts::{Facts, Holders, Reading};
-pub use history::{Answer, History, Intent, Told, Violation};
-pub use set_history::{Saw, SetHistory};
+pub use history::writes::Writes;
+pub use history::{Answer, History, Intent, Minted, Told, Violation};
+pub use set_history::{Replaced, Saw, SetHistory};

@@ -1,10 +1,6 @@
+use super::samples::{answer, delete, intent, version};
 use super::*;
-use crate::facts::Holders;
 use ferrite_wire::{Actor, VersionFlags};
-
-fn version(order: u64) -> Version {
-    Version { order: Order(order), actor: Actor(1), ..Version::default() }
-}
 
 fn tombstone(order: u64) -> Version {
     Version { flags: VersionFlags(VersionFlags::TOMBSTONE), ..version(order) }
@@ -12,26 +8,6 @@ fn tombstone(order: u64) -> Version {
 
 fn expiring(order: u64, expiry_ms: u64) -> Version {
     Version { flags: VersionFlags(VersionFlags::EXPIRES), expiry_ms, ..version(order) }
-}
-
-/// A write to two of three replicas through the first node.
-fn intent(now_ns: u64) -> Intent {
-    let holders = Holders::of(0..3);
-    Intent {
-        key: 1,
-        is_delete: false,
-        expires: false,
-        node: 0,
-        needed: 2,
-        holders,
-        may_be_sloppy: false,
-        seen: Order(0),
-        now_ns,
-    }
-}
-
-fn answer(told: Told, at_ns: u64) -> Answer {
-    Answer { told, acknowledged: 0, time: Order(u64::MAX), at_ns }
 }
 
 fn begin(history: &mut History, sent: Intent) -> u64 {
@@ -127,11 +103,11 @@ fn absence_needs_a_delete() {
     let (mut history, facts) = (History::default(), Facts::default());
     let put = begin(&mut history, intent(0));
     history.told(1, put, answer(Told::Acknowledged(version(10)), 1)).unwrap();
-    let delete = begin(&mut history, Intent { is_delete: true, ..intent(2) });
+    let doubtful = begin(&mut history, delete(2));
     assert!(history.saw_nothing(1, READING, &facts).is_ok(), "the delete is in doubt");
-    history.told(1, delete, answer(Told::NotApplied, 3)).unwrap();
+    history.told(1, doubtful, answer(Told::NotApplied, 3)).unwrap();
     assert!(history.saw_nothing(1, READING, &facts).is_err());
-    let again = begin(&mut history, Intent { is_delete: true, ..intent(4) });
+    let again = begin(&mut history, delete(4));
     history.told(1, again, answer(Told::Acknowledged(tombstone(20)), 5)).unwrap();
     assert!(history.saw_nothing(1, READING, &facts).is_ok());
 }
@@ -193,11 +169,11 @@ fn a_sloppy_write_must_be_seen_once_it_was_delivered() {
     let sloppy = begin(&mut history, sloppily);
     history.told(1, sloppy, answer(Told::Sloppy(version(10)), 1)).expect("it was asked for");
     assert!(history.saw_nothing(1, READING, &facts).is_ok(), "others may stand in for the replicas");
-    assert_eq!(history.drained(500, |_| false), 0);
+    assert_eq!(history.writes.drained(500, |_| false), 0);
     assert!(history.saw_nothing(1, READING, &facts).is_err());
     let at_one = Reading { needed: 1, ..READING };
     assert!(history.saw_nothing(1, at_one, &facts).is_ok(), "two of three replicas have it");
-    assert_eq!(history.drained(600, |sent| sent.node == 0), 1);
+    assert_eq!(history.writes.drained(600, |sent| sent.node == 0), 1);
     assert!(history.saw_nothing(1, at_one, &facts).is_err(), "all of them do");
     let mut facts = Facts::default();
     facts.lost(9, 0, 400);

@@ -1,6 +1,6 @@
 use super::*;
-use crate::facts::Holders;
-use ferrite_wire::{Actor, Order, VersionFlags};
+use crate::history::samples::{answer, delete, intent, version};
+use ferrite_wire::{Order, VersionFlags};
 
 /// A read of two of three replicas.
 fn at(begun_ns: u64) -> (Reading, u64) {
@@ -15,10 +15,6 @@ fn of(begun_ns: u64, needed: usize) -> (Reading, u64) {
 /// Nothing befell any node.
 const NEW: Facts = Facts::new();
 
-fn version(order: u64) -> Version {
-    Version { order: Order(order), actor: Actor(1), ..Version::default() }
-}
-
 fn nothing() -> Saw {
     Saw::These(BTreeSet::new())
 }
@@ -27,28 +23,9 @@ fn these(ids: &[u64]) -> Saw {
     Saw::These(ids.iter().copied().collect())
 }
 
-fn intent(is_delete: bool, now_ns: u64) -> Intent {
-    let holders = Holders::of(0..3);
-    Intent {
-        key: 1,
-        is_delete,
-        expires: false,
-        node: 0,
-        needed: 2,
-        holders,
-        may_be_sloppy: false,
-        seen: Order(0),
-        now_ns,
-    }
-}
-
-fn answer(told: Told, at_ns: u64) -> Answer {
-    Answer { told, acknowledged: 0, time: Order(u64::MAX), at_ns }
-}
-
 /// A put that is acknowledged at once, under a version like the time.
 fn put(history: &mut SetHistory, saw: Saw, now_ns: u64) -> u64 {
-    let id = history.begin(intent(false, now_ns), &saw);
+    let id = history.begin(intent(now_ns), &saw);
     acknowledge(history, id, now_ns, now_ns);
     id
 }
@@ -69,7 +46,7 @@ fn a_lost_sibling_is_a_violation_unless_something_saw_it() {
     assert!(history.saw(1, at(25), &NEW, &[two]).is_err());
     assert!(history.saw(1, at(9), &NEW, &[two]).is_ok(), "it began before");
     assert!(history.saw(1, of(25, 1), &NEW, &[]).is_ok(), "they need not meet");
-    let doubtful = history.begin(intent(true, 30), &these(&[first]));
+    let doubtful = history.begin(delete(30), &these(&[first]));
     assert!(history.saw(1, at(35), &NEW, &[two]).is_ok(), "the delete may have been done");
     assert!(history.saw(1, at(35), &NEW, &[one, two]).is_ok(), "or not");
     history.told(1, doubtful, answer(Told::NotApplied, 36), &NEW).expect("nobody saw it");
@@ -85,7 +62,7 @@ fn what_was_replaced_must_not_come_back() {
     assert!(history.saw(1, at(15), &NEW, &[one]).is_ok(), "it began before");
     assert!(history.saw(1, at(25), &NEW, &[one, two]).is_err());
     assert!(history.saw(1, at(25), &NEW, &[two]).is_ok());
-    let delete = history.begin(intent(true, 30), &these(&[second]));
+    let delete = history.begin(delete(30), &these(&[second]));
     acknowledge(&mut history, delete, 20, 31);
     assert!(history.saw(1, at(35), &NEW, &[two]).is_err());
     assert!(history.saw(1, at(35), &NEW, &[one]).is_err(), "what it saw had seen the first");
@@ -96,7 +73,7 @@ fn what_was_replaced_must_not_come_back() {
 fn a_write_on_top_of_one_in_doubt_replaces_what_that_one_saw() {
     let mut history = SetHistory::default();
     let first = put(&mut history, nothing(), 10);
-    let doubtful = history.begin(intent(false, 20), &these(&[first]));
+    let doubtful = history.begin(intent(20), &these(&[first]));
     let one = (Some(first), version(10));
     assert!(history.saw(1, at(25), &NEW, &[one]).is_ok(), "it may not have been done");
     assert!(history.saw(1, at(25), &NEW, &[(Some(doubtful), version(21))]).is_ok());
@@ -109,7 +86,7 @@ fn a_write_on_top_of_one_in_doubt_replaces_what_that_one_saw() {
 fn an_overwrite_replaces_what_its_read_must_know_of_and_hides_nothing_later() {
     let mut history = SetHistory::default();
     let first = put(&mut history, nothing(), 10);
-    let overwrite = history.begin(intent(false, 20), &Saw::ItsOwnRead);
+    let overwrite = history.begin(intent(20), &Saw::ItsOwnRead);
     let beside = put(&mut history, nothing(), 30);
     let (one, over) = ((Some(first), version(10)), (Some(overwrite), version(21)));
     let two = (Some(beside), version(30));
@@ -122,7 +99,7 @@ fn an_overwrite_replaces_what_its_read_must_know_of_and_hides_nothing_later() {
     assert!(history.saw(1, at(55), &NEW, &[one, over, three]).is_err(), "its read had to see the first");
     assert!(history.saw(1, at(55), &NEW, &[two, three]).is_err(), "it is lost itself");
     assert!(history.saw(1, at(55), &NEW, &[over, two]).is_err(), "it cannot have seen what came later");
-    let weak = history.begin(Intent { needed: 1, ..intent(false, 60) }, &Saw::ItsOwnRead);
+    let weak = history.begin(Intent { needed: 1, ..intent(60) }, &Saw::ItsOwnRead);
     acknowledge(&mut history, weak, 61, 65);
     let (fourth, all) = ((Some(weak), version(61)), of(70, 3));
     assert!(history.saw(1, all, &NEW, &[over, three, fourth]).is_ok(), "a read of one need not know of them");
@@ -134,7 +111,7 @@ fn a_sibling_that_may_have_expired_may_be_hidden_and_a_lost_replica_excuses() {
     let (mut history, mut facts) = (SetHistory::default(), Facts::default());
     let flags = VersionFlags(VersionFlags::EXPIRES);
     let expiring = Version { expiry_ms: 500, flags, ..version(10) };
-    let brief = history.begin(Intent { expires: true, ..intent(false, 10) }, &nothing());
+    let brief = history.begin(Intent { expires: true, ..intent(10) }, &nothing());
     history.told(1, brief, answer(Told::Acknowledged(expiring), 11), &facts).expect("as it should be");
     assert!(history.saw(1, at(20), &facts, &[]).is_err());
     facts.saw_wall(500);
@@ -151,9 +128,9 @@ fn a_sibling_that_may_have_expired_may_be_hidden_and_a_lost_replica_excuses() {
 fn an_invented_changed_or_repeated_sibling_is_a_violation() {
     let mut history = SetHistory::default();
     let id = put(&mut history, nothing(), 10);
-    let other = history.begin(intent(false, 11), &nothing());
+    let other = history.begin(intent(11), &nothing());
     history.told(1, other, answer(Told::NotApplied, 12), &NEW).expect("nobody saw it");
-    let delete = history.begin(intent(true, 13), &nothing());
+    let delete = history.begin(delete(13), &nothing());
     let good = (Some(id), version(10));
     for bad in [
         (None, version(10)),
@@ -174,7 +151,7 @@ fn an_invented_changed_or_repeated_sibling_is_a_violation() {
 fn what_a_read_of_a_majority_has_shown_does_not_go_away() {
     let mut history = SetHistory::default();
     let first = put(&mut history, nothing(), 10);
-    let doubtful = history.begin(intent(false, 20), &these(&[first]));
+    let doubtful = history.begin(intent(20), &these(&[first]));
     let (one, two) = ((Some(first), version(10)), (Some(doubtful), version(21)));
     assert!(history.saw(1, of(25, 1), &NEW, &[two]).is_ok());
     assert!(history.saw(1, at(30), &NEW, &[one]).is_ok(), "a read of one has repaired nothing");
@@ -187,7 +164,7 @@ fn what_a_read_of_a_majority_has_shown_does_not_go_away() {
 #[test]
 fn a_sloppy_sibling_must_be_seen_once_it_was_delivered_and_a_blind_delete_may_bear_any_version() {
     let mut history = SetHistory::default();
-    let sloppily = Intent { may_be_sloppy: true, seen: Order(5), ..intent(false, 10) };
+    let sloppily = Intent { may_be_sloppy: true, seen: Order(5), ..intent(10) };
     let (first, delete) = (
         history.begin(sloppily, &nothing()),
         history.begin(Intent { is_delete: true, ..sloppily }, &nothing()),
@@ -204,9 +181,9 @@ fn a_sloppy_sibling_must_be_seen_once_it_was_delivered_and_a_blind_delete_may_be
     assert!(history.told(1, first, answer(Told::Sloppy(version(6)), 11), &NEW).is_ok());
     assert!(history.told(1, delete, answer(Told::Acknowledged(version(1)), 11), &NEW).is_ok());
     assert!(history.saw(1, of(20, 3), &NEW, &[]).is_ok(), "others may stand in for the replicas");
-    assert_eq!(history.drained(30, |_| false), 0);
+    assert_eq!(history.writes.drained(30, |_| false), 0);
     assert!(history.saw(1, of(40, 2), &NEW, &[]).is_err() && history.saw(1, of(40, 1), &NEW, &[]).is_ok());
-    assert_eq!(history.drained(50, |sent| !sent.is_delete), 1);
+    assert_eq!(history.writes.drained(50, |sent| !sent.is_delete), 1);
     assert!(history.saw(1, of(60, 1), &NEW, &[]).is_err(), "all replicas have it");
-    assert_eq!(history.sloppy(), 1);
+    assert_eq!(history.writes.sloppy(), 1);
 }

@@ -299,9 +299,9 @@ impl Scenario {
         let by_any = |sent: &Intent| by_node(sent) && sent.holders.iter().all(|node| is_steady(node, sent));
         let now_ns = world.now_ns();
         let (mut history, mut sets) = (self.history.borrow_mut(), self.sets.borrow_mut());
-        let reached_all = history.drained(now_ns, by_node) + sets.drained(now_ns, by_any);
+        let reached_all = history.writes.drained(now_ns, by_node) + sets.writes.drained(now_ns, by_any);
         self.count_many("writes that had reached all replicas when hints had drained", reached_all);
-        self.count_many("sloppy acknowledgements", history.sloppy() + sets.sloppy());
+        self.count_many("sloppy acknowledgements", history.writes.sloppy() + sets.writes.sloppy());
     }
 
     /// Reads every key: through each replica alone, then at levels that meet.
@@ -353,7 +353,7 @@ impl Scenario {
 
     /// Lets clients do all of something for every key that was written.
     fn do_all(&self, world: &Rc<World>, tasks: impl Fn(u64) -> Vec<Task>, of_what: &str) {
-        let keys = [self.history.borrow().keys(), self.sets.borrow().keys()].concat();
+        let keys = [self.history.borrow().writes.keys(), self.sets.borrow().writes.keys()].concat();
         let wanted: VecDeque<Task> = keys.iter().flat_map(|key| tasks(*key)).collect();
         self.outstanding.set(wanted.len());
         *self.left.borrow_mut() = wanted;
@@ -377,7 +377,7 @@ impl Scenario {
 
     fn report(&self, run: Run, world: &World) -> Report {
         let (history, sets) = (self.history.borrow(), self.sets.borrow());
-        let (of_last, of_sets) = (history.counts(), sets.counts());
+        let (of_last, of_sets) = (history.writes.counts(), sets.writes.counts());
         let violation = self.violation.borrow().clone();
         self.count_many("writes with the order of another one of their key", history.ties());
         let counts = Counts {
@@ -398,8 +398,10 @@ impl Scenario {
             counts,
             violation: violation.map(|violation| {
                 let key = violation.key;
-                let described =
-                    if self.has_siblings(key) { sets.describe(key) } else { history.describe(key) };
+                let described = match self.has_siblings(key) {
+                    true => sets.describe(key),
+                    false => history.writes.describe(key, |_| String::new()),
+                };
                 (violation, described)
             }),
         }

@@ -127,9 +127,9 @@ fn a_core_that_stands_still_counts_as_absent_and_holds_up_nobody() {
         // Time for gossip to find it out.
         scenario.run_until(&world, world.now_ns() + 3 * SECOND, || false);
         ferrite_lsm::cover::take();
-        let before = (scenario.history.borrow().counts(), scenario.errors.borrow().clone());
+        let before = (scenario.history.borrow().writes.counts(), scenario.errors.borrow().clone());
         scenario.run_until(&world, world.now_ns() + 3 * SECOND, || false);
-        let (done, _, doubtful) = scenario.history.borrow().counts();
+        let (done, _, doubtful) = scenario.history.borrow().writes.counts();
         let ((done_before, _, doubtful_before), errors) = before;
         assert!(done > done_before + 500, "{done_before} writes, then {done}");
         // Writes at ALL cannot be done; none of the others is held up.
