@@ -14,6 +14,8 @@
 //! A read whose level is a majority promises more than what it shows: as many replicas hold that by then as its level needs, whether or not
 //! the write was ever acknowledged. From then on it counts like a write to so many.
 
+use std::fmt;
+
 /// The nodes that hold a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Holders(u64);
@@ -58,6 +60,27 @@ impl Reading {
     }
 }
 
+/// Why a read must know of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// So many replicas have confirmed it.
+    Acknowledged,
+    /// Whoever still owed it has delivered it.
+    Delivered,
+    /// A read whose level is a majority has shown it.
+    Shown,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Why::Acknowledged => "since it was acknowledged",
+            Why::Delivered => "since all hints were delivered",
+            Why::Shown => "since a read had shown it",
+        })
+    }
+}
+
 /// When a write was sent and acknowledged, by how many replicas, and who they may have been.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Written {
@@ -71,6 +94,8 @@ pub(crate) struct Written {
     pub(crate) holders: Holders,
     /// Until when others may have held it in their stead; 0 = never.
     pub(crate) apart_until_ns: u64,
+    /// How that is known.
+    pub(crate) why: Why,
 }
 
 /// The acknowledgements of one write, and the reads of a majority that have shown it: each says of some replicas that they hold it.
@@ -84,7 +109,8 @@ impl Holdings {
             return;
         }
         let Reading { begun_ns, needed, .. } = reading;
-        let shown = Written { sent_ns: begun_ns, told_ns, needed, holders, apart_until_ns: 0 };
+        let (sent_ns, why) = (begun_ns, Why::Shown);
+        let shown = Written { sent_ns, told_ns, needed, holders, apart_until_ns: 0, why };
         // One is enough, until a disk has forgotten something or a read asks more.
         let is_known = |held: &Written| held.needed >= needed && held.sent_ns >= facts.last_loss_of_any_ns();
         if !self.0.iter().any(is_known) {
@@ -97,9 +123,9 @@ impl Holdings {
         self.0.push(written);
     }
 
-    /// Whether a read must know of it.
-    pub(crate) fn meet(&self, reading: Reading, facts: &Facts) -> bool {
-        self.0.iter().any(|held| facts.meet(reading, held))
+    /// Why a read must know of it, if it must.
+    pub(crate) fn meet(&self, reading: Reading, facts: &Facts) -> Option<Why> {
+        self.0.iter().find(|held| facts.meet(reading, held)).map(|held| held.why)
     }
 }
 
@@ -169,7 +195,7 @@ mod tests {
 
     fn written(needed: usize) -> Written {
         let holders = Holders::of([0, 1, 4].into_iter());
-        Written { sent_ns: 10, told_ns: 20, needed, holders, apart_until_ns: 0 }
+        Written { sent_ns: 10, told_ns: 20, needed, holders, apart_until_ns: 0, why: Why::Acknowledged }
     }
 
     fn reading(needed: usize) -> Reading {
@@ -228,13 +254,14 @@ mod tests {
         let (mut held, mut facts) = (Holdings::default(), Facts::default());
         let holders = Holders::of(0..3);
         held.shown(Reading::new(10, 1), holders, 12, &facts);
-        assert!(!held.meet(reading(3), &facts), "a read of one repairs nothing");
+        assert_eq!(held.meet(reading(3), &facts), None, "a read of one repairs nothing");
         held.shown(Reading::new(10, 2), holders, 12, &facts);
-        assert!(held.meet(reading(2), &facts) && !held.meet(reading(1), &facts));
-        assert!(!held.meet(Reading::new(11, 2), &facts), "it had not been answered");
+        assert_eq!(held.meet(reading(2), &facts), Some(Why::Shown));
+        assert_eq!(held.meet(reading(1), &facts), None);
+        assert_eq!(held.meet(Reading::new(11, 2), &facts), None, "it had not been answered");
         facts.lost(1, 0, 20);
-        assert!(!held.meet(reading(2), &facts), "one of them may have forgotten it");
+        assert_eq!(held.meet(reading(2), &facts), None, "one of them may have forgotten it");
         held.shown(Reading::new(21, 2), holders, 22, &facts);
-        assert!(held.meet(reading(2), &facts));
+        assert_eq!(held.meet(reading(2), &facts), Some(Why::Shown));
     }
 }

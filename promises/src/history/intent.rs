@@ -2,7 +2,7 @@
 
 use ferrite_wire::{Order, Version};
 
-use crate::facts::{Holders, Written};
+use crate::facts::{Holders, Why, Written};
 
 /// What a write was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +80,8 @@ impl Intent {
     /// The write, acknowledged at a moment by so many replicas, and by as many as it needs at least.
     pub(crate) fn acknowledged(&self, told_ns: u64, by: usize) -> Written {
         let Intent { needed, holders, now_ns, .. } = *self;
-        Written { sent_ns: now_ns, told_ns, needed: needed.max(by), holders, apart_until_ns: 0 }
+        let (needed, why) = (needed.max(by), Why::Acknowledged);
+        Written { sent_ns: now_ns, told_ns, needed, holders, apart_until_ns: 0, why }
     }
 
     /// What is known of where it is once nobody owes anything any more; `reached_all` = whoever coordinated it has seen to that. Of those that need not have
@@ -90,7 +91,8 @@ impl Intent {
         let stood_in = is_sloppy || (reached_all && self.may_be_sloppy);
         let needed = if reached_all { self.holders.count() } else { self.needed };
         let apart_until_ns = if stood_in { at_ns } else { 0 };
-        let written = Written { needed, apart_until_ns, ..self.acknowledged(at_ns, 0) };
+        let why = Why::Delivered;
+        let written = Written { needed, apart_until_ns, why, ..self.acknowledged(at_ns, 0) };
         (told.version().is_some() && (reached_all || is_sloppy)).then_some(written)
     }
 

@@ -29,7 +29,7 @@ use ferrite_wire::{Order, Version};
 
 pub use self::intent::{Answer, Intent, Told};
 use self::writes::Writes;
-use crate::facts::{Facts, Reading};
+use crate::facts::{Facts, Reading, Why};
 
 /// What is noted of a write besides.
 #[derive(Clone, Debug)]
@@ -122,11 +122,11 @@ impl History {
         self.ties
     }
 
-    /// The newest version that a read must know of.
-    fn floor(&self, key: u64, reading: Reading, facts: &Facts) -> Option<Version> {
-        let known = self.writes.of(key).iter().filter(|write| write.held.meet(reading, facts));
-        let known = known.filter_map(Write::version);
-        known.max_by_key(|version| (version.order, version.actor))
+    /// The newest version that a read must know of, and why it must.
+    fn floor(&self, key: u64, reading: Reading, facts: &Facts) -> Option<(Version, Why)> {
+        let known = self.writes.of(key).iter();
+        let known = known.filter_map(|write| Some((write.version()?, write.held.meet(reading, facts)?)));
+        known.max_by_key(|(version, _)| (version.order, version.actor))
     }
 
     /// Judges a value that a read returned just now; `id` is what its content says, if it says anything.
@@ -155,16 +155,16 @@ impl History {
         }
         write.held.shown(reading, write.sent.holders, now_ns, facts);
         match floor {
-            Some(floor) if floor.beats(&version) => {
-                violation(format!("value {id} as {version:?}, older than what had to be seen: {floor:?}"))
-            }
+            Some((floor, why)) if floor.beats(&version) => violation(format!(
+                "value {id} as {version:?}, older than what had to be seen {why}: {floor:?}"
+            )),
             Some(_) | None => Ok(()),
         }
     }
 
     /// Judges a read that found nothing.
     pub fn saw_nothing(&self, key: u64, reading: Reading, facts: &Facts) -> Result<(), Violation> {
-        let Some(floor) = self.floor(key, reading, facts) else { return Ok(()) };
+        let Some((floor, why)) = self.floor(key, reading, facts) else { return Ok(()) };
         if floor.flags.is_tombstone() || facts.may_have_passed(floor.expiry_ms) {
             return Ok(());
         }
@@ -179,6 +179,6 @@ impl History {
         if self.writes.of(key).iter().any(may_hide) {
             return Ok(());
         }
-        Err(Violation { key, what: format!("nothing, but {floor:?} had to be seen") })
+        Err(Violation { key, what: format!("nothing, but {floor:?} had to be seen {why}") })
     }
 }

@@ -140,12 +140,16 @@ impl SetHistory {
             shown.insert(place);
         }
         for (place, write) in writes.iter().enumerate() {
-            let Some(version) = write.version().filter(|_| write.held.meet(reading, facts)) else { continue };
+            let (Some(version), Some(why)) = (write.version(), write.held.meet(reading, facts)) else {
+                continue;
+            };
             let back =
                 (0..writes.len()).find(|other| write.more.must.contains(*other) && shown.contains(*other));
             if let Some(back) = back {
                 let (back, id) = (writes[back].id, write.id);
-                return violation(format!("sibling {back} again, which write {id} had replaced"));
+                return violation(format!(
+                    "sibling {back} again, which write {id} had replaced, that had to be seen {why}"
+                ));
             }
             let is_hidden = write.sent.is_delete || facts.may_have_passed(version.expiry_ms);
             let replaces =
@@ -153,7 +157,7 @@ impl SetHistory {
             if !is_hidden && !shown.contains(place) && !writes.iter().any(replaces) {
                 let id = write.id;
                 return violation(format!(
-                    "sibling {id} is lost: it had to be seen, and nothing that was written can have seen it"
+                    "sibling {id} is lost: it had to be seen {why}, and nothing that was written can have seen it"
                 ));
             }
         }
@@ -183,7 +187,7 @@ fn became_known(writes: &mut [Write], place: usize, facts: &Facts) {
     let reading = Reading::new(write.sent.now_ns, write.sent.needed);
     let mut must = Places::default();
     for (other, earlier) in writes.iter().enumerate() {
-        if earlier.held.meet(reading, facts) {
+        if earlier.held.meet(reading, facts).is_some() {
             must.insert(other);
             must.merge(&earlier.more.must);
         }
