@@ -312,6 +312,7 @@ impl Shopper {
             needed: manner.level.needed(cart.holders.count()),
             holders: cart.holders,
             may_be_sloppy: manner.sloppy,
+            may_come_again: false,
             seen: self.seen,
             now_ns: carts.now_ns(),
         };

@@ -20,6 +20,7 @@ pub(crate) fn intent(now_ns: u64) -> Intent {
         needed: 2,
         holders: Holders::of(0..3),
         may_be_sloppy: false,
+        may_come_again: false,
         seen: Order(0),
         now_ns,
     }

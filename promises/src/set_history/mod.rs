@@ -96,6 +96,7 @@ impl SetHistory {
             became_known(writes, place, facts);
         }
         let write = &mut writes[place];
+        write.sent.may_come_again = false;
         let violation = |what: String| Err(Violation { key, what: format!("sibling {id} {what}") });
         if let Some(what) = write.answered(answer) {
             return violation(what);
@@ -161,7 +162,8 @@ impl SetHistory {
                 ));
             }
         }
-        for (_, write) in writes.iter_mut().enumerate().filter(|(place, _)| shown.contains(*place)) {
+        let may_promise = |place: usize, write: &Write| shown.contains(place) && !write.sent.may_come_again;
+        for (_, write) in writes.iter_mut().enumerate().filter(|(place, write)| may_promise(*place, write)) {
             write.held.shown(reading, write.sent.holders, now_ns, facts);
         }
         Ok(())

@@ -187,3 +187,21 @@ fn a_sloppy_sibling_must_be_seen_once_it_was_delivered_and_a_blind_delete_may_be
     assert!(history.saw(1, of(60, 1), &NEW, &[]).is_err(), "all replicas have it");
     assert_eq!(history.writes.sloppy(), 1);
 }
+
+/// A stand-in had no room for a write, and had when the same message came again. The write was shown, and its coordinator, to which nobody had it, took it away
+/// with the next one that it made apart from the replicas.
+#[test]
+fn what_was_refused_and_came_again_may_be_shown_and_go_away() {
+    let mut history = SetHistory::default();
+    let first = put(&mut history, nothing(), 10);
+    let apart = |now_ns| Intent { may_come_again: true, ..intent(now_ns) };
+    let [refused, doubtful] = [20, 30].map(|now_ns| history.begin(apart(now_ns), &nothing()));
+    let [one, two, three] =
+        [(first, 10), (refused, 21), (doubtful, 31)].map(|(id, order)| (Some(id), version(order)));
+    assert!(history.saw(1, at(35), &NEW, &[one, two, three]).is_ok());
+    assert!(history.saw(1, at(40), &NEW, &[one]).is_ok());
+    assert!(history.saw(1, at(45), &NEW, &[]).is_err(), "nothing else may go");
+    history.told(1, doubtful, answer(Told::InDoubt, 50), &NEW).expect("it may be somewhere");
+    assert!(history.saw(1, at(55), &NEW, &[one, three]).is_ok());
+    assert!(history.saw(1, at(60), &NEW, &[one]).is_err(), "its coordinator knows of it");
+}

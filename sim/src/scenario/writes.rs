@@ -148,14 +148,17 @@ impl Scenario {
             let clients = self.clients.borrow();
             (clients[client].node, clients[client].seen)
         };
+        let holders = self.shape.holders_of(key);
+        let is_apart = has_siblings && terms.sloppy && !holders.contains(node);
         let intent = Intent {
             key,
             is_delete,
             expires: !is_delete && (ttl_ms > 0 || table.ttl_ms > 0),
             node,
             needed: terms.level.needed(replicas),
-            holders: self.shape.holders_of(key),
+            holders,
             may_be_sloppy: terms.sloppy && self.shape.nodes > replicas,
+            may_come_again: is_apart && self.plan.messages.repeated_percent > 0,
             seen,
             now_ns: world.now_ns(),
         };
