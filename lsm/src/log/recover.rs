@@ -31,6 +31,8 @@
 //! length before it has its name, and its header comes last. What it lost shows by the groups behind it, as ever; where none is,
 //! nobody knows, so the file is always reported. So is one without a header that is not even whole blocks, or empty.
 //!
+//! What the last life has written is synced before the new one counts it.
+//!
 //! The old segments are never written to, and one in which damage was found not even when it is not needed any more: see `segments`.
 //! The new life starts in a segment of its own, in a file that held no group. Where the
 //! disk has no room for it, the log opens all the same, for what it says to be read: the segment is made when there is room,
@@ -164,6 +166,7 @@ impl<D: Disk> Log<D> {
             return Err(LogError::Missing { needed: options.needed.0, found });
         }
         let Walk { recovery, damaged, counted, seen, .. } = walk;
+        sync_last_life(&disk, &sources).await?;
         let seen = seen.max(options.seq_min.0 - 1);
         let (life_first, life_after) = (seen + 1, counted);
 
@@ -267,6 +270,17 @@ impl<D: Disk> Log<D> {
         };
         Ok((log, recovery))
     }
+}
+
+/// Makes durable what the last life has written: what its process had in flight when it died, or was told that there is no room for, may be there and not
+/// be synced. It was replayed like all else and will be seen, and the new life counts it; so it must not go with the power any more.
+async fn sync_last_life<D: Disk>(disk: &D, sources: &[Source<D>]) -> Result<(), DiskError> {
+    let life = sources.iter().rev().find_map(|source| source.identity).map(|identity| identity.life);
+    let is_of_it = |source: &&Source<D>| source.identity.map(|identity| identity.life) == life;
+    for source in sources.iter().filter(is_of_it).filter(|source| source.kept.is_some()) {
+        disk.sync(&source.file).await?;
+    }
+    Ok(())
 }
 
 /// Opens the segments of a core, or one of them. Those that were set aside are left out unless asked for; their slots are given beside.

@@ -121,7 +121,7 @@ fn nothing_is_lost_when_recovery_itself_is_cut() {
         let history = live(&disk, 1, 1, 100, &mut random(seed));
         for mode in CrashMode::EVERY {
             let left = disk.image(mode, &mut rng);
-            for step in 0..8 {
+            for step in 0..16 {
                 let again = left.image(CrashMode::None, &mut rng);
                 again.crash_at(step);
                 let opened = try_run(Log::recover(again.clone(), 0, options(2), &mut |_, _, _, _| {}));

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::Directory;
-use crate::mem_disk::CrashMode;
+use crate::mem_disk::{CrashMode, Fault};
 
 #[test]
 fn retired_segments_are_reused_and_their_groups_never_replay() {
@@ -50,6 +50,27 @@ fn a_resting_log_keeps_one_segment_ready_and_a_write_ends_its_rest() {
     let (_, recovery, replayed) = recover(&disk.crash(CrashMode::None, &mut random(1)), options(2));
     assert_eq!((recovery.damage, recovery.cut_tail), (vec![], None), "a gap is not missed");
     assert_eq!(replayed.last(), Some(&(239, 239)));
+}
+
+/// A write found no room when all of it was there, and the log was fenced. The next life showed what it had written, though nothing had made that durable,
+/// and lost it with the power.
+#[test]
+fn what_a_life_has_replayed_outlives_a_power_cut() {
+    let disk = MemDisk::new();
+    let (log, ..) = recover(&disk, options(1));
+    write(&log, 1..3, 10);
+    disk.fail_at(0, Fault::NoSpaceAfter { blocks: usize::MAX });
+    stage(&log, 3, 10).unwrap();
+    assert!(block_on(log.commit()).is_err() && log.is_fenced());
+    let left = disk.kill(&mut random(1));
+    assert_eq!(
+        recover(&left.image(CrashMode::None, &mut random(1)), options(2)).2,
+        pairs(1..3),
+        "not durable"
+    );
+    assert_eq!(recover(&left, options(2)).2, pairs(1..4));
+    let (_, recovery, replayed) = recover(&left.crash(CrashMode::None, &mut random(1)), options(3));
+    assert_eq!((replayed, recovery.damage), (pairs(1..4), vec![]));
 }
 
 #[test]
