@@ -103,7 +103,7 @@ impl Scenario {
             }
             FaultKind::FullDisk => {
                 world.count("full disk");
-                world.disk(node).set_full(true);
+                world.set_full(node, true);
             }
             FaultKind::StalledDisk => {
                 if world.is_running(node) {
@@ -253,7 +253,7 @@ impl Scenario {
         });
         for node in 0..self.shape.nodes {
             if self.draw(3) == 0 {
-                world.disk(node).set_full(false);
+                world.set_full(node, false);
             }
             if world.is_fenced(node) && self.draw(3) == 0 {
                 world.stop(node, Death::Kill);

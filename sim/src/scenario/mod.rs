@@ -101,6 +101,7 @@ impl Run {
         let mut odd = Random::new(!self.seed);
         shape.draw_odd(&mut odd);
         plan.draw_odd(&mut odd, &shape);
+        shape.draw_tight(&mut odd);
         let world = World::new(random.bits(), shape.addresses());
         let scenario = Scenario::new(shape, plan, random);
         if self.checks_placement {
@@ -259,7 +260,7 @@ impl Scenario {
             world.stop(stalled, Death::Kill);
         }
         for node in 0..self.shape.nodes {
-            world.disk(node).set_full(false);
+            world.set_full(node, false);
             self.set_clock(world, node, 0);
             if self.is_damaged(node) {
                 self.replace_disk(world, node);

@@ -119,6 +119,7 @@ impl Plan {
             flip_one_in: one_in(&[0, 300]),
             misplaced_one_in: 0,
             sync_one_in: one_in(&[0, 2_000, 10_000]),
+            full_one_in: 0,
             slow_one_in: 0,
         };
         disk.latency_ns = one_of(random, &[200_000, 4 * MS]);
@@ -182,6 +183,10 @@ impl Plan {
         }
         if random.one_in(8) {
             self.kinds.push(FaultKind::ClockRate);
+        }
+        if random.one_in(8) {
+            self.disk.full_one_in = one_of(random, &[1, 4]);
+            self.kinds.push(FaultKind::FullDisk);
         }
     }
 }

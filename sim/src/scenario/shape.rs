@@ -141,6 +141,13 @@ impl Options {
         }
     }
 
+    /// Draws a bound so low that runs meet it, which they do not by far with the one that servers have.
+    fn draw_tight(&mut self, random: &mut Random) {
+        if random.one_in(4) {
+            self.hints.pinned_bytes_max = one_of(random, &[0, 4 << 10, 32 << 10]);
+        }
+    }
+
     fn apply_to_engine(&self, engine: &mut ferrite_lsm::Options) {
         engine.memtable_bytes = self.memtable_bytes;
         engine.cache_bytes = self.cache_bytes;
@@ -275,6 +282,11 @@ impl Shape {
     /// Makes some of the options odd.
     pub(super) fn draw_odd(&mut self, random: &mut Random) {
         self.options.draw_odd(random, self.value_bytes_max);
+    }
+
+    /// Makes a bound tight.
+    pub(super) fn draw_tight(&mut self, random: &mut Random) {
+        self.options.draw_tight(random);
     }
 
     /// Three nodes as servers are by default, with these tables.

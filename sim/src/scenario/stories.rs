@@ -56,7 +56,7 @@ fn a_node_that_cannot_mint_because_its_disk_is_full_says_so() {
     let (scenario, world) = calm(1);
     scenario.run_until(&world, world.now_ns() + SECOND, || false);
     assert!(scenario.errors.borrow().is_empty(), "{:?}", scenario.errors.borrow());
-    world.disk(0).set_full(true);
+    world.set_full(0, true);
     scenario.run_until(&world, world.now_ns() + 5 * SECOND, || false);
     let errors = scenario.errors.borrow().clone();
     assert!(errors.get("disk full").is_some_and(|count| *count > 20), "{errors:?}");

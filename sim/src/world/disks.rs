@@ -1,7 +1,7 @@
 //! Disks: when each operation completes, and how it fails.
 
 use ferrite_lsm::mem_disk::{Fault, OpId, OpInfo, OpKind, ReadFault};
-use ferrite_lsm::{FileName, NameOp, Open, Sync};
+use ferrite_lsm::{BLOCK_BYTES, FileName, NameOp, Open, Sync};
 
 use super::{Event, World};
 use crate::executor::ProcessId;
@@ -25,6 +25,9 @@ pub(crate) struct DiskFaults {
     pub(crate) misplaced_one_in: u64,
     /// A write that is to be durable, a sync or a change of names fails.
     pub(crate) sync_one_in: u64,
+    /// A disk that is full has no room for a write within a file either, nor for a removal, as on a file system that copies what it changes. Some of
+    /// the write may be there.
+    pub(crate) full_one_in: u64,
     /// An operation takes long.
     pub(crate) slow_one_in: u64,
 }
@@ -62,6 +65,12 @@ impl World {
     /// Sets whose disk cannot be trusted.
     pub(crate) fn set_untrusted(&self, disk: Option<Untrusted>) {
         self.untrusted.set(disk);
+    }
+
+    /// Takes the room that a node's disk has left, or gives it some.
+    pub(crate) fn set_full(&self, node: usize, is_full: bool) {
+        self.disk(node).set_full(is_full);
+        self.nodes.borrow_mut()[node].is_full = is_full;
     }
 
     /// Whether the disk that cannot be trusted has damaged something since the last call.
@@ -107,7 +116,7 @@ impl World {
             return;
         };
         self.note(6, [process.node as u64, operation.0, info.bytes as u64]);
-        let fate = self.damage_of(process.node, &info).unwrap_or_else(|| self.fate(&info));
+        let fate = self.damage_of(process.node, &info).unwrap_or_else(|| self.fate(process.node, &info));
         let done = match fate {
             Fate::Well => disk.complete(operation),
             Fate::Read(fault, name) => {
@@ -146,9 +155,19 @@ impl World {
         Some(fate)
     }
 
-    fn fate(&self, info: &OpInfo) -> Fate {
+    fn fate(&self, node: usize, info: &OpInfo) -> Fate {
         let faults = self.disk_faults.get();
+        let is_full = self.nodes.borrow()[node].is_full;
         match info.kind {
+            OpKind::Write(_) if is_full && self.happens(faults.full_one_in) => {
+                let blocks = self.between(0, (info.bytes / BLOCK_BYTES) as u64) as usize;
+                Fate::Step(Fault::NoSpaceAfter { blocks }, "no room to write within a file")
+            }
+            OpKind::Names(NameOp::Rename { .. } | NameOp::Unlink(_))
+                if is_full && self.happens(faults.full_one_in) =>
+            {
+                Fate::Step(Fault::NoSpace, "no room to rename or remove")
+            }
             OpKind::Read => {
                 let is_checked = matches!(info.name, Some(FileName::Table { .. } | FileName::Values { .. }));
                 if self.happens(faults.read_one_in) {

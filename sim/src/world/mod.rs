@@ -101,6 +101,8 @@ struct Node {
     wall_rate_permille: u64,
     /// Nothing that is asked of its disk from now on is done.
     is_stalled: bool,
+    /// Its disk has no room left.
+    is_full: bool,
 }
 
 /// Told of everything that concerns clients and faults; the rest of the world is told of nothing else.
@@ -160,6 +162,7 @@ impl World {
             wall_set_ns: 0,
             wall_rate_permille: 1_000,
             is_stalled: false,
+            is_full: false,
         };
         Rc::new(World {
             now_ns: Cell::new(1_000_000_000),

@@ -156,7 +156,11 @@ impl World {
             Death::PowerCut(mode) => process.disk.crash(mode, &mut bits),
             Death::Kill | Death::Exit => process.disk.kill(&mut bits),
         };
-        self.nodes.borrow_mut()[node].disk = left;
+        {
+            let at = &mut self.nodes.borrow_mut()[node];
+            left.set_full(at.is_full);
+            at.disk = left;
+        }
         let tasks = self.executor.borrow_mut().take_process(process.id);
         let sockets = self.network.borrow().of_process(process.id);
         for socket in sockets {
@@ -270,6 +274,7 @@ impl World {
         assert!(at.process.is_none(), "nobody takes the disk from under a process");
         at.disk = disk.unwrap_or_default();
         at.place = 0;
+        at.is_full = false;
     }
 
     /// A copy of a node's disk as it is now, as one takes a backup.
