@@ -10,7 +10,7 @@ use crate::report::Report;
 use crate::scenario::Run;
 
 /// Every mark that the code under test has.
-const MARKS: &[&str] = include!(concat!(env!("OUT_DIR"), "/marks.rs"));
+pub const MARKS: &[&str] = include!(concat!(env!("OUT_DIR"), "/marks.rs"));
 /// Most reports of failed runs that are kept.
 const FAILURES_MAX: usize = 20;
 
@@ -105,7 +105,8 @@ mod tests {
     #[test]
     fn marks_are_found_in_the_sources() {
         let missed = Tally::default().marks_missed();
-        for name in ["core fenced", "ingested on top", "write in doubt"] {
+        // The last one stands in a choice between two.
+        for name in ["core fenced", "write in doubt", "nothing minted while the wall clock is behind"] {
             assert!(missed.contains(&name), "{name:?} is not among {missed:?}");
         }
     }

@@ -36,7 +36,7 @@ mod trace;
 mod world;
 
 pub use bug::Bug;
-pub use campaign::{Tally, run_all};
+pub use campaign::{MARKS, Tally, run_all};
 pub use counts::{ByName, Counts};
 pub use ferrite_promises::Violation;
 pub use report::Report;

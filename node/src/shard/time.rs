@@ -88,11 +88,10 @@ impl<E: Env> Shard<E> {
     /// A version's order: above everything this core has seen, and what the client has.
     pub(super) fn mint(self: &Rc<Self>, seen: Order) -> Result<Order, ErrorCode> {
         if self.is_wall_off() {
-            let mark = match self.is_wall_ahead() {
+            ferrite_lsm::cover::mark(match self.is_wall_ahead() {
                 true => "nothing minted while the wall clock is ahead",
                 false => "nothing minted while the wall clock is behind",
-            };
-            ferrite_lsm::cover::mark(mark);
+            });
             return Err(ErrorCode::ClockDrift);
         }
         if self.is_unjudged() {
