@@ -263,6 +263,10 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
     /// Ends the table that is being written, if any: synced and open after this.
     pub(super) async fn finish(&mut self) -> Result<(), DiskError> {
         let Some(mut builder) = self.builder.take() else { return Ok(()) };
+        if builder.entries() == 0 {
+            self.discard(builder.file());
+            return Ok(());
+        }
         self.charge_with(builder.memory_bytes());
         self.overlap = 0;
         while builder.build_filter() {
@@ -300,6 +304,10 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
 
     async fn finish_values(&mut self) -> Result<(), DiskError> {
         let Some(mut builder) = self.values.take() else { return Ok(()) };
+        if builder.is_empty() {
+            self.discard(builder.file());
+            return Ok(());
+        }
         let mut tries = BUFFER_TRIES_MAX;
         let meta = loop {
             match builder.finish().await {
@@ -320,6 +328,13 @@ impl<'a, D: Disk, P: Pace> Output<'a, D, P> {
         self.bytes += meta.bytes;
         cover::mark("value file written");
         Ok(())
+    }
+
+    /// Lets go of a file that was begun for a record which never came: it was retired, or its vnode went, while the file was made.
+    fn discard(&mut self, file: FileName) {
+        self.names.retain(|name| *name != file);
+        self.core.obsolete.borrow_mut().discard(std::iter::once(file));
+        self.charge();
     }
 
     /// Counts what this output has in memory at the moment.

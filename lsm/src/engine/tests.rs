@@ -1,4 +1,5 @@
 use super::*;
+use crate::Directory;
 use crate::compaction::{Plan, Run};
 use crate::manifest::LEVELS;
 use crate::mem_disk::run::{block_on, poll_once};
@@ -12,7 +13,11 @@ fn open() -> TestEngine {
 }
 
 fn open_at(pace: MemPace) -> TestEngine {
-    let mut options = Options::new(0, vec![1], 7);
+    open_with(pace, None)
+}
+
+fn open_with(pace: MemPace, large_value_bytes: Option<usize>) -> TestEngine {
+    let mut options = Options { large_value_bytes, ..Options::new(0, vec![1], 7) };
     options.log.segment_bytes = 256 << 10;
     options.log.group_bytes = 64 << 10;
     let (engine, _) = block_on(Engine::open(MemDisk::new(), pace, options)).expect("a fresh disk");
@@ -131,7 +136,7 @@ fn a_dropped_table_is_unlinked_after_its_last_reader() {
     // The second table has no reader; the first one's waits.
     block_on(engine.run(engine.next_job().expect("a table to unlink"))).expect("no faults");
     assert_eq!(engine.next_job(), None);
-    let files = || engine.0.disk.list(crate::Directory::Store(1)).len();
+    let files = || engine.0.disk.list(Directory::Store(1)).len();
     assert_eq!(files(), 2);
     drop(reader);
     block_on(engine.run(engine.next_job().expect("a table to unlink"))).expect("no faults");
@@ -283,4 +288,36 @@ fn what_the_host_has_retired_gives_its_space_back_and_the_rest_stays() {
     assert_eq!(engine.stats().flush_bytes, flushed);
     run_jobs(&engine);
     assert!(!found(local(2, 999)) && !found(local(2, 1499)) && found(local(1, 1499)));
+}
+
+/// Runs a future on a disk whose operations wait to be completed.
+fn complete<T>(disk: &MemDisk, future: impl Future<Output = T>) -> T {
+    let mut future = std::pin::pin!(future);
+    let steps = std::iter::repeat_with(|| {
+        disk.complete_all();
+        poll_once(future.as_mut())
+    });
+    steps.take(1_000).flatten().next().expect("it ends")
+}
+
+/// A flush began a table for hints that were all delivered, and so retired, while its file was made. Nothing was left to add, and it
+/// asserted that a table has a key.
+#[test]
+fn a_flush_whose_records_are_all_retired_while_its_file_is_made_writes_nothing() {
+    for large_value_bytes in [None, Some(1)] {
+        let engine = open_with(MemPace::new(), large_value_bytes);
+        put_local(&engine, 1, 1..100);
+        let (disk, flushed) = (engine.0.disk.clone(), engine.stats().flush_bytes);
+        engine.0.stores.borrow_mut().freeze(0);
+        disk.defer();
+        let mut flush = Box::pin(engine.0.flush());
+        assert!(poll_once(flush.as_mut()).is_none(), "its first file is being made");
+        engine.retire(3, 1, u64::MAX);
+        complete(&disk, flush).expect("no faults");
+        while let Some(job) = engine.next_job() {
+            complete(&disk, engine.run(job)).expect("no faults");
+        }
+        assert_eq!(engine.stats().flush_bytes, flushed);
+        assert_eq!(disk.list(Directory::Store(1)), [], "what was begun is gone");
+    }
 }

@@ -52,6 +52,16 @@ impl<D: Disk> ValueBuilder<D> {
         })
     }
 
+    /// The file that it writes.
+    pub(crate) fn file(&self) -> FileName {
+        self.port.name
+    }
+
+    /// Whether it has no value yet.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.records == 0
+    }
+
     /// Bytes so far.
     pub(crate) fn bytes(&self) -> u64 {
         self.out_at + (self.out.len() - self.out_from) as u64
