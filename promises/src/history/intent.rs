@@ -45,7 +45,7 @@ impl Told {
     }
 
     /// The version that was acknowledged.
-    pub(crate) fn version(self) -> Option<Version> {
+    pub fn version(self) -> Option<Version> {
         match self {
             Told::Acknowledged(version) | Told::Sloppy(version) => Some(version),
             Told::InDoubt | Told::NotApplied => None,

@@ -13,6 +13,9 @@
 //!    restarted in between, with whatever wall clock, unless its disk was emptied. (Through different nodes this is promised up to their
 //!    drift only.)
 //!
+//! 5. *What a read has found gone does not come back.* A read of a majority that finds nothing where the newest write that it must know of is a
+//!    value says that something newer has taken that away and is held by as many, whether or not that was ever acknowledged.
+//!
 //! An answer "absent" names no version. It is right if the newest write that the read must know of is a delete, or may have expired by the
 //! clock of some node, or there is none, or some delete or expiring put whose outcome nobody knows may be newer.
 //!
@@ -25,11 +28,13 @@ pub(crate) mod samples;
 mod tests;
 pub(crate) mod writes;
 
-use ferrite_wire::{Order, Version};
+use std::collections::BTreeMap;
+
+use ferrite_wire::{Actor, Order, Version};
 
 pub use self::intent::{Answer, Intent, Told};
 use self::writes::Writes;
-use crate::facts::{Facts, Reading, Why};
+use crate::facts::{Facts, Holdings, Reading, Why};
 
 /// What is noted of a write besides.
 #[derive(Clone, Debug)]
@@ -57,7 +62,11 @@ pub struct History {
     /// Them.
     pub writes: Writes<Minted>,
     ties: u64,
+    gone: BTreeMap<u64, Gone>,
 }
+
+/// By order and actor, versions of a key that something newer has taken away, and who holds that.
+type Gone = BTreeMap<(Order, Actor), Holdings>;
 
 impl History {
     /// Begins a write and numbers it.
@@ -140,6 +149,7 @@ impl History {
     ) -> Result<(), Violation> {
         let violation = |what: String| Err(Violation { key, what });
         let floor = self.floor(key, reading, facts);
+        let gone = self.found_gone(key, reading, facts, &version);
         let Some(id) = id else { return violation(format!("a value that nobody wrote, as {version:?}")) };
         let Some(write) = self.writes.find(key, id) else {
             return violation(format!("value {id}, which nobody wrote to this key, as {version:?}"));
@@ -158,12 +168,27 @@ impl History {
             Some((floor, why)) if floor.beats(&version) => violation(format!(
                 "value {id} as {version:?}, older than what had to be seen {why}: {floor:?}"
             )),
+            _ if gone.is_some() => {
+                violation(format!("value {id} as {version:?}, but a read had found {gone:?} gone"))
+            }
             Some(_) | None => Ok(()),
         }
     }
 
-    /// Judges a read that found nothing.
-    pub fn saw_nothing(&self, key: u64, reading: Reading, facts: &Facts) -> Result<(), Violation> {
+    /// What is at least as new as a version, and must be known to be gone.
+    fn found_gone(&self, key: u64, reading: Reading, facts: &Facts, version: &Version) -> Option<Order> {
+        let as_new = self.gone.get(&key)?.range((version.order, version.actor)..);
+        let mut known = as_new.filter(|(_, held)| held.meet(reading, facts).is_some());
+        known.next().map(|((order, _), _)| *order)
+    }
+
+    /// Judges a read that found nothing just now.
+    pub fn saw_nothing(
+        &mut self,
+        key: u64,
+        (reading, now_ns): (Reading, u64),
+        facts: &Facts,
+    ) -> Result<(), Violation> {
         let Some((floor, why)) = self.floor(key, reading, facts) else { return Ok(()) };
         if floor.flags.is_tombstone() || facts.may_have_passed(floor.expiry_ms) {
             return Ok(());
@@ -176,9 +201,19 @@ impl History {
             }
             Told::NotApplied => false,
         };
-        if self.writes.of(key).iter().any(may_hide) {
-            return Ok(());
+        let writes = self.writes.of(key);
+        if !writes.iter().any(may_hide) {
+            return Err(Violation { key, what: format!("nothing, but {floor:?} had to be seen {why}") });
         }
-        Err(Violation { key, what: format!("nothing, but {floor:?} had to be seen {why}") })
+        let holders = writes[0].sent.holders;
+        let gone = self.gone.entry(key).or_default().entry((floor.order, floor.actor)).or_default();
+        gone.shown(reading, holders, now_ns, facts);
+        Ok(())
+    }
+
+    /// Nothing more is asked of a key.
+    pub fn forget(&mut self, key: u64) {
+        self.writes.forget(key);
+        self.gone.remove(&key);
     }
 }

@@ -27,7 +27,7 @@ fn a_lost_write_is_a_violation() {
     history.told(1, second, answer(Told::Acknowledged(version(20)), 6)).unwrap();
     assert!(history.saw_value(1, NOW, &facts, Some(second), version(20)).is_ok());
     assert!(history.saw_value(1, NOW, &facts, Some(first), version(10)).is_err());
-    assert!(history.saw_nothing(1, READING, &facts).is_err());
+    assert!(history.saw_nothing(1, NOW, &facts).is_err());
     let at_one = Reading { needed: 1, ..READING };
     assert!(
         history.saw_value(1, (at_one, 2_000), &facts, Some(first), version(10)).is_ok(),
@@ -95,7 +95,7 @@ fn what_a_read_of_a_majority_has_shown_does_not_go_away() {
     assert!(history.saw_value(1, (READING, 1_300), &facts, Some(doubtful), version(30)).is_ok());
     let later = Reading { begun_ns: 1_400, ..READING };
     assert!(history.saw_value(1, (later, 1_500), &facts, Some(acknowledged), version(10)).is_err());
-    assert!(history.saw_nothing(1, later, &facts).is_err());
+    assert!(history.saw_nothing(1, (later, 1_500), &facts).is_err());
 }
 
 #[test]
@@ -104,12 +104,12 @@ fn absence_needs_a_delete() {
     let put = begin(&mut history, intent(0));
     history.told(1, put, answer(Told::Acknowledged(version(10)), 1)).unwrap();
     let doubtful = begin(&mut history, delete(2));
-    assert!(history.saw_nothing(1, READING, &facts).is_ok(), "the delete is in doubt");
+    assert!(history.saw_nothing(1, NOW, &facts).is_ok(), "the delete is in doubt");
     history.told(1, doubtful, answer(Told::NotApplied, 3)).unwrap();
-    assert!(history.saw_nothing(1, READING, &facts).is_err());
+    assert!(history.saw_nothing(1, NOW, &facts).is_err());
     let again = begin(&mut history, delete(4));
     history.told(1, again, answer(Told::Acknowledged(tombstone(20)), 5)).unwrap();
-    assert!(history.saw_nothing(1, READING, &facts).is_ok());
+    assert!(history.saw_nothing(1, NOW, &facts).is_ok());
 }
 
 #[test]
@@ -120,9 +120,9 @@ fn what_has_expired_hides_what_it_replaced() {
     let brief = begin(&mut history, Intent { expires: true, ..intent(2) });
     history.told(1, brief, answer(Told::Acknowledged(expiring(20, 500)), 3)).unwrap();
     facts.saw_wall(499);
-    assert!(history.saw_nothing(1, READING, &facts).is_err(), "it has not expired anywhere");
+    assert!(history.saw_nothing(1, NOW, &facts).is_err(), "it has not expired anywhere");
     facts.saw_wall(500);
-    assert!(history.saw_nothing(1, READING, &facts).is_ok());
+    assert!(history.saw_nothing(1, NOW, &facts).is_ok());
     assert!(history.saw_value(1, NOW, &facts, Some(brief), expiring(20, 500)).is_ok(), "by another clock");
     assert!(history.saw_value(1, NOW, &facts, Some(brief), expiring(20, 501)).is_err());
     assert!(history.saw_value(1, NOW, &facts, Some(old), version(10)).is_err(), "it came back");
@@ -168,16 +168,16 @@ fn a_sloppy_write_must_be_seen_once_it_was_delivered() {
     let mut history = History::default();
     let sloppy = begin(&mut history, sloppily);
     history.told(1, sloppy, answer(Told::Sloppy(version(10)), 1)).expect("it was asked for");
-    assert!(history.saw_nothing(1, READING, &facts).is_ok(), "others may stand in for the replicas");
+    assert!(history.saw_nothing(1, NOW, &facts).is_ok(), "others may stand in for the replicas");
     assert_eq!(history.writes.drained(500, |_| false), 0);
-    assert!(history.saw_nothing(1, READING, &facts).is_err());
+    assert!(history.saw_nothing(1, NOW, &facts).is_err());
     let at_one = Reading { needed: 1, ..READING };
-    assert!(history.saw_nothing(1, at_one, &facts).is_ok(), "two of three replicas have it");
+    assert!(history.saw_nothing(1, (at_one, 2_000), &facts).is_ok(), "two of three replicas have it");
     assert_eq!(history.writes.drained(600, |sent| sent.node == 0), 1);
-    assert!(history.saw_nothing(1, at_one, &facts).is_err(), "all of them do");
+    assert!(history.saw_nothing(1, (at_one, 2_000), &facts).is_err(), "all of them do");
     let mut facts = Facts::default();
     facts.lost(9, 0, 400);
-    assert!(history.saw_nothing(1, at_one, &facts).is_ok(), "whoever stood in has forgotten it");
+    assert!(history.saw_nothing(1, (at_one, 2_000), &facts).is_ok(), "whoever stood in has forgotten it");
 }
 
 /// Two had to acknowledge it, and three did, or so its client was told.
@@ -188,10 +188,55 @@ fn as_many_have_a_write_as_its_answer_says() {
     let told = answer(Told::Acknowledged(version(10)), 1);
     let write = begin(&mut history, intent(0));
     history.told(1, write, told).expect("as it should be");
-    assert!(history.saw_nothing(1, at_one, &facts).is_ok(), "the third may lack it");
-    assert!(history.saw_nothing(1, Reading { answered: 2, ..at_one }, &facts).is_err(), "two of three");
+    assert!(history.saw_nothing(1, (at_one, 2_000), &facts).is_ok(), "the third may lack it");
+    assert!(
+        history.saw_nothing(1, (Reading { answered: 2, ..at_one }, 2_000), &facts).is_err(),
+        "two of three"
+    );
     let mut history = History::default();
     let write = begin(&mut history, intent(0));
     history.told(1, write, Answer { acknowledged: 3, ..told }).expect("as it should be");
-    assert!(history.saw_nothing(1, at_one, &facts).is_err());
+    assert!(history.saw_nothing(1, (at_one, 2_000), &facts).is_err());
+}
+
+/// A delete that was never acknowledged may be on one replica; what has hidden a value from a read of a majority is on as many.
+#[test]
+fn what_a_read_of_a_majority_has_found_gone_does_not_come_back() {
+    let (mut history, facts) = (History::default(), Facts::default());
+    let put = begin(&mut history, intent(0));
+    history.told(1, put, answer(Told::Acknowledged(version(10)), 1)).unwrap();
+    begin(&mut history, delete(2));
+    let at_one = Reading { needed: 1, ..READING };
+    assert!(history.saw_nothing(1, (at_one, 1_100), &facts).is_ok());
+    assert!(
+        history.saw_value(1, (READING, 1_100), &facts, Some(put), version(10)).is_ok(),
+        "that shows nothing"
+    );
+    assert!(history.saw_nothing(1, (READING, 1_200), &facts).is_ok());
+    let meanwhile = Reading { begun_ns: 1_150, ..READING };
+    assert!(
+        history.saw_value(1, (meanwhile, 1_300), &facts, Some(put), version(10)).is_ok(),
+        "it began before"
+    );
+    let later = Reading { begun_ns: 1_300, ..READING };
+    assert!(history.saw_value(1, (later, 1_400), &facts, Some(put), version(10)).is_err());
+    let again = begin(&mut history, intent(1_500));
+    history.told(1, again, answer(Told::Acknowledged(version(20)), 1_600)).unwrap();
+    let last = Reading { begun_ns: 1_700, ..READING };
+    assert!(history.saw_value(1, (last, 1_800), &facts, Some(again), version(20)).is_ok(), "it is newer");
+}
+
+#[test]
+fn what_is_forgotten_was_never_there() {
+    let (mut history, facts) = (History::default(), Facts::default());
+    let put = begin(&mut history, intent(0));
+    history.told(1, put, answer(Told::Acknowledged(version(10)), 1)).unwrap();
+    begin(&mut history, delete(2));
+    history.saw_nothing(1, NOW, &facts).expect("the delete is in doubt");
+    history.forget(1);
+    assert_eq!(history.writes.keys(), []);
+    let anew = begin(&mut history, intent(3_000));
+    history.told(1, anew, answer(Told::Acknowledged(version(5)), 3_001)).unwrap();
+    let later = Reading { begun_ns: 3_002, ..READING };
+    assert!(history.saw_value(1, (later, 3_003), &facts, Some(anew), version(5)).is_ok());
 }

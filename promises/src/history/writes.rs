@@ -138,6 +138,11 @@ impl<M> Writes<M> {
         count
     }
 
+    /// Nothing more is asked of a key.
+    pub(crate) fn forget(&mut self, key: u64) {
+        self.keys.remove(&key);
+    }
+
     /// All keys that were written.
     pub fn keys(&self) -> Vec<u64> {
         self.keys.keys().copied().collect()

@@ -76,7 +76,7 @@ fn a_write_on_top_of_one_in_doubt_replaces_what_that_one_saw() {
     let doubtful = history.begin(intent(20), &these(&[first]));
     let one = (Some(first), version(10));
     assert!(history.saw(1, at(25), &NEW, &[one]).is_ok(), "it may not have been done");
-    assert!(history.saw(1, at(25), &NEW, &[(Some(doubtful), version(21))]).is_ok());
+    assert!(history.saw(1, of(25, 1), &NEW, &[(Some(doubtful), version(21))]).is_ok(), "at one it may be");
     let third = put(&mut history, these(&[doubtful]), 30);
     assert!(history.saw(1, at(35), &NEW, &[one, (Some(third), version(30))]).is_err());
 }

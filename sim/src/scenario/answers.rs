@@ -166,7 +166,7 @@ impl Scenario {
     fn on_absent(&self, world: &World, read: &Read) {
         let (key, facts) = (read.key, self.facts.borrow());
         let verdict = match self.has_siblings(key) {
-            false => self.history.borrow().saw_nothing(key, read.reading, &facts),
+            false => self.history.borrow_mut().saw_nothing(key, (read.reading, world.now_ns()), &facts),
             true => self.sets.borrow_mut().saw(key, (read.reading, world.now_ns()), &facts, &[]),
         };
         self.answered(verdict);
