@@ -135,7 +135,7 @@ pub fn run(program: &Path, home: &Path, plan: &Plan, mut say: impl FnMut(&str)) 
     let writers = (0..WRITERS).map(|number| {
         let at = number;
         let seed = plan.seed.wrapping_mul(31).wrapping_add(number as u64 + 1);
-        (at, nodes.client(at), Registers::new(&format!("w{number}-"), seed))
+        (at, nodes.client(at), Registers::new(&format!("w{number}-"), seed, REPLICATION))
     });
     let writers = writers.collect();
     let (rng, log_bytes) = (Rng::new(plan.seed), vec![0; NODES]);

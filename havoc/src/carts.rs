@@ -26,14 +26,14 @@ use ferrite_client::{
     Topology, WriteOptions, WriteOutcome,
 };
 use ferrite_loadgen::chooser::Rng;
-use ferrite_loadgen::record::{Stamp, stamp_of, write_value};
-use ferrite_promises::{Answer, Facts, Holders, Intent, Reading, Saw, SetHistory, Told};
+use ferrite_promises::{Facts, Holders, Intent, Reading, Saw, SetHistory};
 use ferrite_wire::Order;
 
 use crate::across::{Across, keys_across};
 use crate::nodes::SIBLINGS_TABLE;
 use crate::tally::Tally;
 use crate::wait_for;
+use crate::written::{answer_of, id_of, value_of};
 
 /// Bytes of what is put.
 const VALUE_BYTES: usize = 200;
@@ -66,23 +66,6 @@ struct Cart {
 impl Cart {
     fn name(&self) -> String {
         String::from_utf8_lossy(&self.key).into_owned()
-    }
-
-    /// The write that a sibling comes from, if all of its bytes are what that write sent.
-    fn writer_of(&self, bytes: &[u8]) -> Option<u64> {
-        let stamp = stamp_of(self.number, bytes, VALUE_BYTES)?;
-        Some(u64::from(stamp.run) << 32 | u64::from(stamp.counter))
-    }
-
-    fn value_of(&self, id: u64) -> Vec<u8> {
-        let mut value = Vec::new();
-        write_value(
-            self.number,
-            Stamp { run: (id >> 32) as u32, counter: id as u32 },
-            VALUE_BYTES,
-            &mut value,
-        );
-        value
     }
 }
 
@@ -318,13 +301,13 @@ impl Shopper {
         };
         cart.writes += 1;
         let id = cart.history.begin(intent, saw);
-        let value = if is_delete { Vec::new() } else { cart.value_of(id) };
+        let value = if is_delete { Vec::new() } else { value_of(cart.number, id, VALUE_BYTES) };
         Sent { place, id, is_delete, key: cart.key.clone(), value, context: Context::default() }
     }
 
     /// Begins a write in place of what was found, or beside all there is.
     fn begin_on(&mut self, carts: &Carts, what: (usize, bool), found: Option<Found>, manner: Manner) -> Sent {
-        self.tally.replacing += u64::from(found.is_some());
+        self.tally.replacing += u64::from(found.as_ref().is_some_and(|found| !found.context.is_empty()));
         let (shown, context) = found.map_or_else(Default::default, |found| (found.shown, found.context));
         Sent { context, ..self.begin(carts, what, &Saw::These(shown), manner) }
     }
@@ -398,19 +381,10 @@ impl Shopper {
             true => self.tally.deletes += 1,
             false => self.tally.puts += 1,
         }
-        let (told, acknowledged) = match outcome {
-            WriteOutcome::Done { version, answered, sloppy } => {
-                self.seen = self.seen.max(version.order);
-                self.tally.stood_in += u64::from(*sloppy);
-                let told = if *sloppy { Told::Sloppy(*version) } else { Told::Acknowledged(*version) };
-                (told, usize::from(*answered))
-            }
-            WriteOutcome::NotApplied(_) => (Told::NotApplied, 0),
-            WriteOutcome::Unknown(_) => (Told::InDoubt, 0),
-        };
+        let answer = answer_of(outcome, carts.now_ns());
+        let version = answer.told.version();
+        self.seen = version.map_or(self.seen, |version| self.seen.max(version.order));
         let mut cart = carts.cart(sent.place);
-        // What else its client was told of is the client's secret.
-        let answer = Answer { told, acknowledged, time: Order(u64::MAX), at_ns: carts.now_ns() };
         let number = cart.number;
         if let Err(violation) = cart.history.told(number, sent.id, answer, &carts.facts()) {
             self.spoil(&mut cart, violation.what);
@@ -463,8 +437,10 @@ impl Shopper {
         self.tally.read_absent += u64::from(values.is_empty() && cart.writes > 0);
         let needed = level.needed(cart.holders.count());
         let reading = Reading { begun_ns, needed, answered: usize::from(answered) };
-        let siblings: Vec<_> =
-            values.iter().map(|value| (cart.writer_of(&value.bytes), value.version)).collect();
+        let siblings: Vec<_> = values
+            .iter()
+            .map(|value| (id_of(cart.number, &value.bytes, VALUE_BYTES), value.version))
+            .collect();
         let highest = values.iter().map(|value| value.version.order).max();
         self.seen = self.seen.max(highest.unwrap_or(Order(0)));
         let (number, now_ns) = (cart.number, carts.now_ns());

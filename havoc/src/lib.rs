@@ -11,7 +11,7 @@
 //! | [`home`] | their directory, and what runs that were killed have left |
 //! | [`fault`] | what can be done to them, and how |
 //! | [`registers`], [`sets`], [`carts`] | the writers; `across` finds them keys with replicas on both sides of a partition |
-//! | `memory`, [`tally`] | what writers of registers know, and what may therefore be read; what all of them count |
+//! | `written`, [`tally`] | their writes as their judges know them, and what they count |
 //! | [`campaign`] | rounds of fault and healing, until time is up or something was lost |
 //! | [`report`] | what came of them |
 //! | [`figures`] | what faults cost, in tables |
@@ -28,12 +28,12 @@ pub mod fault;
 pub mod figures;
 pub mod ground;
 pub mod home;
-mod memory;
 pub mod nodes;
 pub mod registers;
 pub mod report;
 pub mod sets;
 pub mod tally;
+mod written;
 
 use std::fmt;
 use std::time::{Duration, Instant};

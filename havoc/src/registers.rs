@@ -1,6 +1,6 @@
 //! Registers: records that one writer each writes and reads at QUORUM, and that must never go back.
 //!
-//! What may be read is `memory`'s to say; here is who writes. Records differ in what is done to them, by their numbers:
+//! What may be read is `ferrite-promises`' to say, as in the simulation; here is who writes. Records differ in what is done to them, by their numbers:
 //!
 //! | number mod 4 | writes |
 //! |---|---|
@@ -9,23 +9,30 @@
 //! | 2 | puts, some of them with a time to live |
 //! | 3 | all of these, and puts that others may stand in for |
 //!
-//! Single ones and batches, single reads and reads of many. Each write of a session that was given a version has a higher one than its
-//! earlier ones, whichever node coordinated them and whatever its clock said.
+//! Single ones and batches, single reads and reads of many. A writer is a session: each of its writes that was given a version has a higher
+//! one than all it had been told of, whichever node coordinated them and whatever its clock said. Values expire by the clocks of nodes, which
+//! differ: a round says by how much at most.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ferrite_client::{
     BlockingClient, Entry, Key, Level, ReadOptions, ReadResult, WriteOptions, WriteOutcome,
 };
 use ferrite_loadgen::chooser::Rng;
-use ferrite_loadgen::record::{KeyWriter, Stamp, stamp_of, write_value};
+use ferrite_loadgen::record::KeyWriter;
+use ferrite_promises::{Facts, History, Holders, Intent, Reading, Told, Violation};
+use ferrite_wire::Order;
 
-use crate::memory::{Fate, Memory, Moment, What, Wrong};
 use crate::tally::Tally;
+use crate::written::{answer_of, id_of, value_of};
 
 /// Records of one writer that are in use.
 const IN_USE: usize = 64;
+/// Writes of a record, all of which each read is judged against; after that another record takes its place.
+const WRITES_MAX: u32 = 1_024;
+/// The same of writes of unknown outcome: each widens what may be read.
+const UNKNOWN_MAX: u32 = 64;
 /// Bytes of a value: enough for memtables to be flushed now and then.
 const VALUE_BYTES: usize = 1_500;
 /// Shortest and longest time to live: values expire while faults last.
@@ -48,16 +55,37 @@ pub struct Terms {
     pub sloppy: bool,
 }
 
+/// What a write does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    /// Writes a value.
+    Put,
+    /// Writes a value that expires after this time.
+    Expiring(Duration),
+    /// Deletes.
+    Delete,
+}
+
 /// A record in use.
+#[derive(Clone, Copy)]
 struct InUse {
     record: u64,
-    memory: Memory,
+    writes: u32,
+    unknown: u32,
+    /// One of the writes was acknowledged.
+    is_written: bool,
+}
+
+impl InUse {
+    fn new(record: u64) -> InUse {
+        InUse { record, writes: 0, unknown: 0, is_written: false }
+    }
 }
 
 /// A write that is about to be sent.
 struct Sent {
     place: usize,
-    counter: u32,
+    id: u64,
     what: What,
     value: Vec<u8>,
 }
@@ -65,28 +93,42 @@ struct Sent {
 /// The records of one writer.
 pub struct Registers {
     name: String,
-    run: u32,
+    /// Of each record.
+    replicas: usize,
+    /// What tells its values from those of other writers.
+    mark: u64,
     keys: KeyWriter,
     rng: Rng,
     in_use: Vec<InUse>,
     next: u64,
     terms: Terms,
+    began: Instant,
+    history: History,
+    /// The clocks. No copy is ever lost for good: all is written at ALL before one is.
+    facts: Facts,
+    /// The highest order that it has been told of.
+    seen: Order,
     tally: Tally,
     violations: Vec<String>,
 }
 
 impl Registers {
     /// Records that nobody has written. Writers of a cluster differ in their names.
-    pub fn new(name: &str, seed: u64) -> Registers {
-        let in_use = (0..IN_USE as u64).map(|record| InUse { record, memory: Memory::default() });
+    pub fn new(name: &str, seed: u64, replicas: usize) -> Registers {
+        let in_use = (0..IN_USE as u64).map(InUse::new);
         Registers {
             name: name.to_owned(),
-            run: seed as u32,
+            replicas,
+            mark: seed << 32,
             keys: KeyWriter::new(name, false),
             rng: Rng::new(seed),
             in_use: in_use.collect(),
             next: IN_USE as u64,
             terms: Terms { drift: Duration::ZERO, sloppy: false },
+            began: Instant::now(),
+            history: History::default(),
+            facts: Facts::default(),
+            seen: Order(0),
             tally: Tally::default(),
             violations: Vec::new(),
         }
@@ -146,18 +188,33 @@ impl Registers {
         }
     }
 
-    fn begin(&mut self, place: usize, what: What) -> Sent {
-        if self.in_use[place].memory.is_full() {
+    fn begin(&mut self, place: usize, what: What, level: Level, sloppy: bool) -> Sent {
+        let InUse { writes, unknown, .. } = self.in_use[place];
+        if writes >= WRITES_MAX || unknown >= UNKNOWN_MAX {
             self.give_up(place);
         }
-        let begun = Moment { at: Instant::now(), drift: self.terms.drift };
-        let InUse { record, memory } = &mut self.in_use[place];
-        let counter = memory.begin(what, begun);
-        let mut value = Vec::new();
-        if what != What::Delete {
-            write_value(*record, Stamp { run: self.run, counter }, VALUE_BYTES, &mut value);
-        }
-        Sent { place, counter, what, value }
+        let now_ns = self.now_ns();
+        let used = &mut self.in_use[place];
+        used.writes += 1;
+        let intent = Intent {
+            key: used.record,
+            is_delete: what == What::Delete,
+            expires: matches!(what, What::Expiring(_)),
+            // Whoever coordinated it, the next one is above it.
+            node: 0,
+            needed: level.needed(self.replicas),
+            holders: Holders::of(0..self.replicas),
+            may_be_sloppy: sloppy,
+            may_come_again: false,
+            seen: self.seen,
+            now_ns,
+        };
+        let id = self.history.begin(intent, &self.facts);
+        let value = match what {
+            What::Put | What::Expiring(_) => value_of(self.mark | intent.key, id, VALUE_BYTES),
+            What::Delete => Vec::new(),
+        };
+        Sent { place, id, what, value }
     }
 
     /// Writes a record once.
@@ -176,7 +233,7 @@ impl Registers {
         level: Level,
         sloppy: bool,
     ) -> bool {
-        let sent = self.begin(place, what);
+        let sent = self.begin(place, what, level, sloppy);
         let key = Key::plain(self.keys.key(self.in_use[place].record));
         let options =
             WriteOptions { level: Some(level), timeout: Some(TIMEOUT), sloppy, ..WriteOptions::default() };
@@ -195,7 +252,7 @@ impl Registers {
         let mut sent = Vec::new();
         for place in places {
             let (what, _) = self.draw_write(place);
-            sent.push(self.begin(place, what));
+            sent.push(self.begin(place, what, Level::Quorum, false));
         }
         let keys = self.keys_of(sent.iter().map(|sent| sent.place));
         let entries: Vec<Entry<'_>> = sent
@@ -229,24 +286,14 @@ impl Registers {
             What::Expiring(_) => self.tally.expiring += 1,
             What::Delete => self.tally.deletes += 1,
         }
-        let (fate, version) = match outcome {
-            WriteOutcome::Done { version, sloppy: false, .. } => (Fate::Acknowledged, Some(*version)),
-            WriteOutcome::Done { version, sloppy: true, .. } => {
-                self.tally.stood_in += 1;
-                (Fate::StoodIn, Some(*version))
-            }
-            WriteOutcome::NotApplied(_) => (Fate::NotApplied, None),
-            WriteOutcome::Unknown(_) => (Fate::Unknown, None),
-        };
-        let InUse { record, memory } = &mut self.in_use[sent.place];
-        let record = *record;
-        if let Some(earlier) = memory.end(fate, version, Instant::now()) {
-            self.violations.push(format!(
-                "{}{record}: write {} was acknowledged as version {version:?}, an earlier one as {earlier:?}",
-                self.name, sent.counter
-            ));
-            self.give_up(sent.place);
-        }
+        let answer = answer_of(outcome, self.now_ns());
+        let version = answer.told.version();
+        self.seen = version.map_or(self.seen, |version| self.seen.max(version.order));
+        let used = &mut self.in_use[sent.place];
+        used.is_written |= version.is_some();
+        used.unknown += u32::from(answer.told == Told::InDoubt);
+        let verdict = self.history.told(used.record, sent.id, answer);
+        self.judge(sent.place, verdict);
         version.is_some()
     }
 
@@ -259,7 +306,7 @@ impl Registers {
         let keys = self.keys_of(places.iter().copied());
         let keys: Vec<Key<'_>> = keys.iter().map(|key| Key::plain(key)).collect();
         let options = ReadOptions { level: Some(Level::Quorum), timeout: Some(TIMEOUT) };
-        let begun = Instant::now();
+        let (begun_ns, begun_wall_ms) = (self.now_ns(), wall_ms());
         let found = match keys.as_slice() {
             [key] => vec![client.get(*key, options)],
             keys => {
@@ -267,44 +314,61 @@ impl Registers {
                 client.multi_get(keys, options)
             }
         };
-        let ended = Instant::now();
+        self.facts.saw_wall(wall_ms() + self.drift_ms());
         assert_eq!(found.len(), places.len(), "each key has an answer");
         places
             .iter()
             .zip(found)
-            .fold(true, |all, (place, found)| self.judge(*place, begun, ended, found) && all)
+            .fold(true, |all, (place, found)| self.found(*place, (begun_ns, begun_wall_ms), found) && all)
     }
 
-    fn judge(&mut self, place: usize, begun: Instant, ended: Instant, found: ReadResult) -> bool {
+    fn now_ns(&self) -> u64 {
+        self.began.elapsed().as_nanos() as u64
+    }
+
+    fn drift_ms(&self) -> u64 {
+        self.terms.drift.as_millis() as u64
+    }
+
+    /// What a read found that began at a moment, by either clock; false = it was not answered.
+    fn found(&mut self, place: usize, (begun_ns, begun_wall_ms): (u64, u64), found: ReadResult) -> bool {
         let Ok(found) = found else {
             self.tally.unread += 1;
             return false;
         };
         self.tally.reads += 1;
-        let drift = self.terms.drift;
-        let InUse { record, memory } = &mut self.in_use[place];
-        let (record, floor) = (*record, memory.floor());
-        let stamp = found.as_ref().map(|value| stamp_of(record, &value.bytes, VALUE_BYTES));
-        let verdict = match stamp {
-            None => {
-                self.tally.read_absent += u64::from(floor > 0);
-                memory.read(begun, ended, drift, None)
-            }
-            Some(Some(Stamp { run, counter })) if run == self.run => {
-                memory.read(begun, ended, drift, Some(counter))
-            }
-            Some(_) => Err(Wrong::Bytes),
+        let InUse { record: key, is_written, .. } = self.in_use[place];
+        let mut reading = Reading::new(begun_ns, Level::Quorum.needed(self.replicas));
+        let now_ns = self.now_ns();
+        let Some(value) = found else {
+            self.tally.read_absent += u64::from(is_written);
+            let verdict = self.history.saw_nothing(key, (reading, now_ns), &self.facts);
+            self.judge(place, verdict);
+            return true;
         };
-        if let Err(wrong) = verdict {
-            let told = memory.tell_of(floor);
-            self.violations.push(format!(
-                "{}{record}: {wrong:?}: found {stamp:?} of version {:?} while {told} was promised",
-                self.name,
-                found.map(|value| value.version)
-            ));
+        self.seen = self.seen.max(value.version.order);
+        reading.answered = usize::from(value.answered);
+        let id = id_of(self.mark | key, &value.bytes, VALUE_BYTES);
+        let verdict =
+            self.history.saw_value(key, (reading, now_ns), &self.facts, id, value.version).and_then(|()| {
+                let expiry_ms = value.version.expiry_ms;
+                let what =
+                    || format!("value {id:?}, whose time was over at {expiry_ms} ms, at {begun_wall_ms} ms");
+                match expiry_ms > 0 && expiry_ms + self.drift_ms() < begun_wall_ms {
+                    true => Err(Violation { key, what: what() }),
+                    false => Ok(()),
+                }
+            });
+        self.judge(place, verdict);
+        true
+    }
+
+    fn judge(&mut self, place: usize, verdict: Result<(), Violation>) {
+        if let Err(Violation { key, what }) = verdict {
+            let history = self.history.writes.describe(key, |_| String::new());
+            self.violations.push(format!("{}{key}: {what}; all writes to it:\n{history}", self.name));
             self.give_up(place);
         }
-        true
     }
 
     /// Takes a new record in place of one that nothing more can be learned from, for the same kind of writes.
@@ -312,12 +376,14 @@ impl Registers {
         let kind = self.in_use[place].record % 4;
         let record = self.next.next_multiple_of(4) + kind;
         self.next = record + 1;
-        self.in_use[place] = InUse { record, memory: Memory::default() };
+        self.history.forget(self.in_use[place].record);
+        self.in_use[place] = InUse::new(record);
     }
 
     /// All that others stood in for has been delivered, so that it is promised from now on.
     pub fn delivered(&mut self) {
-        self.in_use.iter_mut().for_each(|used| used.memory.delivered());
+        let now_ns = self.now_ns();
+        self.history.writes.drained(now_ns, |_| false);
     }
 
     /// Reads all records, once all is whole again.
@@ -349,4 +415,10 @@ impl Registers {
             }
         }
     }
+}
+
+/// The machine's clock, from which those of its nodes are set off.
+fn wall_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
 }

@@ -71,7 +71,10 @@ impl Tally {
 
     pub(crate) fn count(&mut self, outcome: &WriteOutcome) {
         match outcome {
-            WriteOutcome::Done { .. } => self.acknowledged += 1,
+            WriteOutcome::Done { sloppy, .. } => {
+                self.acknowledged += 1;
+                self.stood_in += u64::from(*sloppy);
+            }
             WriteOutcome::NotApplied(_) => self.not_applied += 1,
             WriteOutcome::Unknown(_) => self.unknown += 1,
         }
