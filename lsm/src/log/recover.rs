@@ -34,7 +34,9 @@
 //! What the last life has written is synced before the new one counts it.
 //!
 //! The old segments are never written to, and one in which damage was found not even when it is not needed any more: see `segments`.
-//! The new life starts in a segment of its own, in a file that held no group. Where the
+//! The new life starts in a segment of its own, in a file that held no group. One that nothing was ever written in is made anew: a header is
+//! written when its file's name is durable, so without one nobody knows that, and no later sync of the directory would say it if the one
+//! that was to make it so has failed. Where the
 //! disk has no room for it, the log opens all the same, for what it says to be read: the segment is made when there is room,
 //! and nothing is committed before.
 
@@ -136,6 +138,11 @@ impl<D: Disk> Source<D> {
         (self.file_bytes < made).then_some(made)
     }
 
+    /// Whether nothing was ever written in it. Then its name may go with the power.
+    fn is_unwritten(&self) -> bool {
+        self.header == Err(HeaderFault::Blank) && self.identity.is_none() && self.nameless.is_none()
+    }
+
     pub(super) fn life(&self) -> u64 {
         self.identity.expect("only segments with an identity are replayed").life
     }
@@ -177,7 +184,9 @@ impl<D: Disk> Log<D> {
         for source in &sources {
             let id = source.identity.map_or(0, |identity| identity.segment);
             next_id = next_id.max(id + 1).max(source.highest_id + 1);
-            let (slot, file_bytes) = (source.slot, source.file_bytes);
+            let slot = source.slot;
+            // Of one without a length nothing is used but the slot.
+            let file_bytes = if source.is_unwritten() { 0 } else { source.file_bytes };
             match source.kept {
                 Some((first, next, bytes)) => {
                     segments.open(SegmentInfo { id, slot, first, next, bytes, file_bytes });

@@ -73,6 +73,50 @@ fn what_a_life_has_replayed_outlives_a_power_cut() {
     assert_eq!((replayed, recovery.damage), (pairs(1..4), vec![]));
 }
 
+/// The sync that was to make a new segment's name durable failed, and the process with it. The next life found the file, long enough and without a
+/// group, and wrote into it what it acknowledged; its name went with the power, and all that.
+#[test]
+fn a_segment_whose_name_may_not_be_durable_is_made_anew() {
+    let begin = |disk: &MemDisk| block_on(Log::recover(disk.clone(), 0, options(1), &mut |_, _, _, _| {}));
+    let steps = {
+        let whole = MemDisk::new();
+        begin(&whole).unwrap();
+        whole.steps()
+    };
+    let mut found = 0;
+    for step in 0..steps {
+        let disk = MemDisk::new();
+        disk.fail_at(step, Fault::Io);
+        assert!(begin(&disk).is_err());
+        let disk = disk.kill(&mut random(1));
+        found += disk.list(Directory::Core(0)).len();
+        let (log, ..) = recover(&disk, options(2));
+        write(&log, 1..4, 10);
+        let known = LogOptions { needed: Seq(1), ..options(3) };
+        let (_, recovery, replayed) = recover(&disk.crash(CrashMode::None, &mut random(1)), known);
+        assert_eq!((replayed, recovery.damage), (pairs(1..4), vec![]), "step {step}");
+    }
+    assert!(found > 0, "a file without a header was left");
+}
+
+/// The same of the segments behind the first.
+#[test]
+fn a_next_segment_whose_name_may_not_be_durable_is_made_anew() {
+    let disk = MemDisk::new();
+    let (log, ..) = recover(&disk, options(1));
+    write(&log, 1..4, 10);
+    disk.fail_at(1, Fault::Io);
+    assert!(block_on(log.prepare()).is_err() && log.is_fenced());
+    let disk = disk.kill(&mut random(1));
+    assert!(disk.read_all(segment(1)).is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0)));
+    // Two such files: one is for this life's first segment, and one for the next.
+    disk.write_all(segment(2), &vec![0; SEGMENT as usize]);
+    let (log, ..) = recover(&disk, options(2));
+    write(&log, 4..60, 3000);
+    let (_, recovery, replayed) = recover(&disk.crash(CrashMode::None, &mut random(1)), options(3));
+    assert_eq!((replayed, recovery.damage), (pairs(1..60), vec![]));
+}
+
 #[test]
 fn lives_follow_each_other() {
     let mut disk = MemDisk::new();
