@@ -94,6 +94,8 @@ impl Segments {
 
     pub(super) fn open(&mut self, segment: SegmentInfo) {
         assert!(self.live.last().is_none_or(|last| last.id < segment.id), "segment ids grow");
+        // What stood in for it until there was room is not there any more: it was made of that.
+        self.live.retain(|other| other.slot != segment.slot);
         self.used.insert(segment.slot);
         self.live.push(segment);
     }

@@ -117,6 +117,29 @@ fn a_next_segment_whose_name_may_not_be_durable_is_made_anew() {
     assert_eq!((replayed, recovery.damage), (pairs(1..60), vec![]));
 }
 
+/// A file stood in for the segment that there was no room to write into it. When there was, the segment in it counted as two, of which the
+/// older was retired: the next segment was written over the younger.
+#[test]
+fn a_file_that_stood_in_for_its_own_segment_is_not_retired_under_it() {
+    let blank = MemDisk::new();
+    drop(recover(&blank, options(1)));
+    let mut found = 0;
+    for step in 0..8 {
+        let disk = blank.image(CrashMode::None, &mut random(1));
+        disk.fail_at(step, Fault::NoSpace);
+        let opened = block_on(Log::recover(disk.clone(), 0, options(2), &mut |_, _, _, _| {}));
+        let Some((log, _)) = opened.ok().filter(|(log, _)| !log.is_begun()) else { continue };
+        found += 1;
+        block_on(log.prepare()).unwrap();
+        write(&log, 1..2, 3000);
+        log.retire_below(Seq(1));
+        write(&log, 2..60, 3000);
+        let (_, recovery, replayed) = recover(&disk.crash(CrashMode::None, &mut random(1)), options(3));
+        assert_eq!((replayed, recovery.damage), (pairs(1..60), vec![]), "step {step}");
+    }
+    assert!(found > 0, "a log was opened on a full disk");
+}
+
 #[test]
 fn lives_follow_each_other() {
     let mut disk = MemDisk::new();
