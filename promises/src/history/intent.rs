@@ -70,8 +70,8 @@ pub struct Intent {
     pub holders: Holders,
     /// Whether others may stand in for them.
     pub may_be_sloppy: bool,
-    /// Whether a stand-in that has refused it may be sent it again, and take it. Until its client is told that somebody has it, or may have it, whoever
-    /// coordinates it may know nothing of that, and its next set of the key takes it away.
+    /// Whether a stand-in may be sent it twice, take it once and refuse it once, and the refusal be what is heard. Until its client is told that somebody has
+    /// it, or may have it, whoever coordinates it may know nothing of that, and its next set of the key takes it away.
     pub may_come_again: bool,
     /// The highest order that its client had been told of.
     pub seen: Order,

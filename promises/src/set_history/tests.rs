@@ -188,8 +188,8 @@ fn a_sloppy_sibling_must_be_seen_once_it_was_delivered_and_a_blind_delete_may_be
     assert_eq!(history.writes.sloppy(), 1);
 }
 
-/// A stand-in had no room for a write, and had when the same message came again. The write was shown, and its coordinator, to which nobody had it, took it away
-/// with the next one that it made apart from the replicas.
+/// A write came to a stand-in twice: one took the last room, and that there was none for the other was said before the first was durable. The write was shown,
+/// and its coordinator, to which nobody had it, took it away with the next one that it made apart from the replicas.
 #[test]
 fn what_was_refused_and_came_again_may_be_shown_and_go_away() {
     let mut history = SetHistory::default();
