@@ -49,6 +49,7 @@ mod retry;
 mod router;
 mod session;
 mod siblings;
+mod unsent;
 
 pub use asynchronous::Client;
 pub use blocking::{BatchSummary, BlockingClient, Dial};

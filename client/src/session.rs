@@ -147,6 +147,11 @@ impl Session {
         !self.out.is_empty()
     }
 
+    /// How many they are.
+    pub(crate) fn output_bytes(&self) -> usize {
+        self.out.len()
+    }
+
     /// Exchanges the bytes to send for an empty buffer, whose memory is used again.
     pub fn take_output(&mut self, empty: &mut Vec<u8>) {
         empty.clear();

@@ -1,6 +1,7 @@
 //! One connection's socket and the task that opens, reads and writes it.
 
 use crate::pipeline::ConnectionId;
+use crate::unsent;
 use socket2::SockRef;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
@@ -95,6 +96,7 @@ async fn run(
     let stream =
         tokio::time::timeout(connect_timeout, TcpStream::connect(address)).await.map_err(|_| late())??;
     stream.set_nodelay(true)?;
+    unsent::bound(&SockRef::from(&stream));
     let mut socket = Socket { stream, resets };
     let (reads, writes) = socket.stream.split();
     say(events, connection, What::Connected).await?;

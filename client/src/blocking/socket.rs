@@ -2,6 +2,7 @@
 
 use super::{Dial, READ_BYTES};
 use crate::pipeline::ConnectionId;
+use crate::unsent;
 use socket2::SockRef;
 use std::io::{self, ErrorKind, Read};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -56,6 +57,7 @@ fn read_all(
     events: &SyncSender<Event>,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    unsent::bound(&SockRef::from(&stream));
     stream.set_write_timeout(Some(write_timeout.max(Duration::from_millis(1))))?;
     if events.send(Event { connection, what: What::Connected(stream.try_clone()?) }).is_err() {
         return Ok(());

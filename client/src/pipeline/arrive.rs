@@ -99,17 +99,18 @@ impl Pipeline {
         self.highest_time = self.highest_time.max(header.time);
         let (slot, attempt) = slot_and_attempt(header.request);
         let awaited = self.calls.get(slot).and_then(|call| match call.place {
-            Place::Sent { connection: on, at, .. } if on == connection && call.attempt == attempt => {
-                Some((call.kind, now.saturating_duration_since(at), call.is_probe))
+            Place::Sent { connection: on, at, number, .. } if on == connection && call.attempt == attempt => {
+                Some((call.kind, now.saturating_duration_since(at), call.is_probe, number))
             }
             Place::Waiting(_) | Place::Sent { .. } | Place::Paused(_) => None,
         });
-        let Some((kind, took, is_probe)) = awaited else {
+        let Some((kind, took, is_probe, number)) = awaited else {
             self.stray_replies += 1;
             return Ok(());
         };
         let open = self.connection_mut(connection).expect("open while it is read");
         open.in_flight -= 1;
+        open.answered = open.answered.max(number);
         let endpoint = open.endpoint;
         // How fast somebody refuses says nothing of how fast it serves.
         if !matches!(reply, Reply::Error { .. }) {
@@ -229,13 +230,15 @@ impl Pipeline {
         self.calls.open(slot).tried_len = tried_len;
     }
 
-    /// A sent call's time on its connection is up. A connection that has said nothing since takes no more calls.
+    /// A sent call's time on its connection is up. A connection that has said nothing since takes no more calls. Nor does one that may not have delivered a write yet, for
+    /// nothing that was sent behind it is answered: it is reset once it owes no other call anything.
     pub(super) fn stop_waiting_for(
         &mut self,
         now: Instant,
         slot: u32,
         connection: ConnectionId,
         sent_at: Instant,
+        number: u64,
     ) {
         let owed = self.calls.get(slot).map(|call| (call.kind, call.is_probe));
         if let (Some((kind, is_probe)), Some(open)) = (owed, self.connection_mut(connection)) {
@@ -250,12 +253,19 @@ impl Pipeline {
         }
         let Some(open) = self.connection_mut(connection) else { return };
         open.in_flight -= 1;
-        open.owes_write |= is_write;
+        let has_left = number + open.leaving.len() as u64 <= open.sent;
+        let owes_write = is_write && has_left && open.answered < number;
+        open.owes_write |= owes_write;
         let at = connection.slot as usize;
-        if open.stage == Stage::Ready && open.heard_at <= sent_at {
+        let is_silent = open.heard_at <= sent_at;
+        if open.stage == Stage::Ready && (is_silent || owes_write) {
             open.stage = Stage::Draining;
             let (endpoint, waiting) = (open.endpoint, std::mem::take(&mut open.waiting));
-            self.note_failure(now, endpoint, at, "no reply in time");
+            if is_silent {
+                self.note_failure(now, endpoint, at, "no reply in time");
+            } else {
+                self.router.endpoint_mut(endpoint).connections.retain(|known| *known != at);
+            }
             for (slot, attempt) in waiting {
                 if self
                     .calls

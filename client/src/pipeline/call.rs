@@ -27,8 +27,8 @@ pub(super) enum Owner {
 pub(super) enum Place {
     /// In the queue of a connection, never sent.
     Waiting(ConnectionId),
-    /// Sent, and given up on that connection after `by`.
-    Sent { connection: ConnectionId, at: Instant, by: Instant },
+    /// Sent as the connection's call of that number, and given up on it after `by`.
+    Sent { connection: ConnectionId, number: u64, at: Instant, by: Instant },
     /// Not sent, or certainly not applied; tried again then.
     Paused(Instant),
 }

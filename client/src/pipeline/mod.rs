@@ -79,6 +79,9 @@ pub enum Operation<'a> {
     Table(&'a str),
 }
 
+/// Most bytes of requests in one output, unless it is a single one. What is in it is sent even if its caller has given it up meanwhile.
+const OUTPUT_BYTES_MAX: usize = 64 * 1024;
+
 /// A connection, as the front knows it; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId {
@@ -124,6 +127,10 @@ struct Connection {
     /// Whether a `Send` action is queued.
     is_sending: bool,
     in_flight: usize,
+    /// Calls that were sent on it, those in `leaving` included. Each has its number.
+    sent: u64,
+    /// The highest number of one that was answered. What was sent before it has arrived.
+    answered: u64,
     /// A write that was sent on it was given up, and perhaps never arrived.
     owes_write: bool,
     /// Calls (slot, attempt) that wait for the handshake or for room.
@@ -236,8 +243,8 @@ impl Pipeline {
         self.wake_at
     }
 
-    /// Exchanges the bytes that a connection has to send for an empty buffer. Answers [`Action::Send`]. What is told of the time left is told as of now; a call
-    /// that has ended while its connection was not ready to send is not sent.
+    /// Exchanges the bytes that a connection has to send, or the first of them, for an empty buffer. Answers [`Action::Send`]; another one follows if there are more. What
+    /// is told of the time left is told as of now; a call that has ended while its connection was not ready to send is not sent.
     pub fn take_output(&mut self, now: Instant, connection: ConnectionId, empty: &mut Vec<u8>) {
         empty.clear();
         let Some(open) = self.connections.get_mut(connection.slot as usize).and_then(Option::as_mut) else {
@@ -248,13 +255,21 @@ impl Pipeline {
         }
         open.is_sending = false;
         let session = open.session.as_mut().expect("not being read");
-        for (slot, attempt) in open.leaving.drain(..) {
-            let Some(call) = self.calls.get(slot).filter(|call| call.attempt == attempt) else { continue };
-            let Place::Sent { by, .. } = call.place else { continue };
-            let left = by.saturating_duration_since(now);
-            if left.is_zero() {
-                continue;
+        while let Some(&(slot, attempt)) = open.leaving.front() {
+            let call = self.calls.get(slot).filter(|call| call.attempt == attempt);
+            let by = match call.map(|call| call.place) {
+                Some(Place::Sent { by, .. }) if by > now => by,
+                Some(_) | None => {
+                    open.leaving.pop_front();
+                    continue;
+                }
+            };
+            let call = call.expect("it has a place");
+            if session.has_output() && session.output_bytes() + call.body.len() > OUTPUT_BYTES_MAX {
+                break;
             }
+            open.leaving.pop_front();
+            let left = by - now;
             let header = FrameHeader {
                 kind: call.kind,
                 flags: FrameFlags(0),
@@ -265,6 +280,7 @@ impl Pipeline {
             session.request(&header, &call.body);
         }
         session.take_output(empty);
+        self.want_send(connection.slot as usize);
     }
 
     /// Whether the pipeline still wants this connection.
@@ -329,8 +345,8 @@ impl Pipeline {
             self.wake_by(due);
             return;
         }
-        if let Place::Sent { connection, at, .. } = call.place {
-            self.stop_waiting_for(now, slot, connection, at);
+        if let Place::Sent { connection, at, number, .. } = call.place {
+            self.stop_waiting_for(now, slot, connection, at, number);
         } else if call.deadline <= now {
             self.finish_late(now, slot);
         } else {
@@ -394,6 +410,8 @@ impl Pipeline {
             is_connected: false,
             is_sending: false,
             in_flight: 0,
+            sent: 0,
+            answered: 0,
             owes_write: false,
             waiting: VecDeque::new(),
             leaving: VecDeque::new(),

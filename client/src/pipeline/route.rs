@@ -326,7 +326,8 @@ impl Pipeline {
         let given = if call.is_write() || !has_others { left } else { (left / 2).max(ATTEMPT_MIN).min(left) };
         let by = now + given;
         call.set_epoch(self.router.topology().map_or(Epoch(0), |topology| topology.epoch));
-        call.place = Place::Sent { connection: connection.id, at: now, by };
+        connection.sent += 1;
+        call.place = Place::Sent { connection: connection.id, number: connection.sent, at: now, by };
         connection.leaving.push_back((slot, call.attempt));
         if connection.in_flight == 0 {
             connection.busy_since = now;

@@ -3,13 +3,15 @@
 use crate::fake::{Answer, Fake, Shelf, Stuck, cluster};
 use crate::frames::CLUSTER;
 use ferrite_client::{
-    BlockingClient, ClusterId, ErrorCode, Key, ReadError, ReadOptions, Record, UnknownReason, WriteOptions,
-    WriteOutcome,
+    BlockingClient, ClusterId, Dial, ErrorCode, Key, ReadError, ReadOptions, Record, UnknownReason,
+    WriteOptions, WriteOutcome,
 };
 use ferrite_wire::Request;
+use socket2::SockRef;
+use std::net::TcpStream;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 const READ: ReadOptions = ReadOptions { level: None, timeout: None };
@@ -121,6 +123,26 @@ fn what_was_not_sent_of_a_write_that_was_given_up_is_never_sent() {
     let outcome = client.put(Key::plain(b"k"), &[7; 1 << 20], WRITE);
     assert!(matches!(outcome, WriteOutcome::Unknown(_)), "{outcome}");
     server.hears_of_a_reset();
+}
+
+/// It took megabytes of writes, and sent them whatever became of them.
+#[test]
+fn the_system_takes_little_that_it_cannot_send_yet() {
+    let server = Shelf::default().serve();
+    let streams = Arc::new(Mutex::new(Vec::new()));
+    let dialled = streams.clone();
+    let dial: Dial = Arc::new(move |address, _| {
+        let stream = TcpStream::connect(address)?;
+        dialled.lock().unwrap().push(stream.try_clone()?);
+        Ok(stream)
+    });
+    let mut client = BlockingClient::builder().seeds([&server.address]).start_blocking_through(dial);
+    client.ping(READ).unwrap();
+    let streams = streams.lock().unwrap();
+    assert!(!streams.is_empty());
+    for stream in streams.iter() {
+        assert_eq!(SockRef::from(stream).tcp_notsent_lowat().unwrap(), 64 * 1024);
+    }
 }
 
 #[test]

@@ -300,6 +300,70 @@ fn a_write_whose_time_was_up_before_the_socket_took_it_is_not_sent() {
     assert!(matches!(script.completion(), (2, Completion::Write(WriteOutcome::Done { .. }))));
 }
 
+/// All that waited for a socket went into one buffer with the time that was left then, and lay there: what its caller had long given up was carried out.
+#[test]
+fn what_does_not_fit_one_output_is_told_the_time_that_is_left_when_it_leaves() {
+    let mut script = Script::with_nodes(Options { timeout: ms(1_000), ..options(&["n1:7100"]) }, 1);
+    script.submit(0, put());
+    script.connect_all();
+    let first = script.request();
+    script.reply(&first, &done());
+    script.completion();
+    script.is_stuck = true;
+    let long = vec![7; 40 * 1024];
+    let put = |timeout| {
+        let options = WriteOptions { timeout: Some(timeout), ..Default::default() };
+        Operation::Put(KEY, &long[..], options)
+    };
+    script.submit(1, put(ms(500)));
+    script.submit(2, put(ms(500)));
+    script.submit(3, put(ms(5_000)));
+    script.unstick_once();
+    let sent = script.request();
+    assert!(script.requests.is_empty(), "two of them are more than an output takes");
+    script.advance(ms(100));
+    script.reply(&sent, &done());
+    assert!(matches!(script.completion(), (1, Completion::Write(WriteOutcome::Done { .. }))));
+    script.advance(ms(1_000));
+    assert_eq!(script.completion(), (2, Completion::Write(WriteOutcome::Unknown(UnknownReason::Deadline))));
+    script.unstick();
+    let last = script.request();
+    assert_eq!(last.header.deadline_us, 3_900_000);
+    assert!(script.requests.is_empty(), "the second one is over");
+    script.reply(&last, &done());
+    assert!(matches!(script.completion(), (3, Completion::Write(WriteOutcome::Done { .. }))));
+    assert!(script.closed.is_empty(), "what had not left is owed by no connection");
+}
+
+/// As long as a connection answered other calls it stayed, with a write under way on it that its caller had given up.
+#[test]
+fn a_write_that_was_given_up_ends_its_connection_unless_it_has_arrived() {
+    for has_arrived in [true, false] {
+        let mut script = Script::with_nodes(options(&["n1:7101"]), 1);
+        let short = WriteOptions { timeout: Some(ms(100)), ..Default::default() };
+        script.submit(0, get(b"key"));
+        script.connect_all();
+        let before = script.request();
+        script.submit(1, Operation::Put(KEY, b"v", short));
+        let write = script.request();
+        script.submit(2, get(b"key"));
+        let behind = script.request();
+        assert!(write.connection == before.connection && write.connection == behind.connection);
+        script.advance(ms(50));
+        script.reply(if has_arrived { &behind } else { &before }, &Reply::Absent { answered: 1 });
+        script.completion();
+        script.advance(ms(50));
+        assert!(matches!(script.completion(), (1, Completion::Write(WriteOutcome::Unknown(_)))));
+        script.reply(if has_arrived { &before } else { &behind }, &Reply::Absent { answered: 1 });
+        script.completion();
+        assert_eq!(script.reset.contains(&write.connection), !has_arrived);
+        // The address has not failed, and is used as before.
+        script.submit(3, get(b"key"));
+        script.connect_all();
+        assert_eq!(script.request().address, write.address);
+    }
+}
+
 #[test]
 fn a_silent_replica_is_left_for_the_next_within_the_deadline() {
     let mut script = Script::with_nodes(options(&["n1:7101"]), 2);

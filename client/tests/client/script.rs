@@ -104,6 +104,13 @@ impl Script {
         self.settle();
     }
 
+    /// Sockets take one output.
+    pub(crate) fn unstick_once(&mut self) {
+        let connection = self.unsent.remove(0);
+        self.look(connection);
+        self.settle();
+    }
+
     fn look(&mut self, connection: ConnectionId) {
         let mut bytes = Vec::new();
         self.pipeline.take_output(self.now, connection, &mut bytes);
