@@ -171,7 +171,8 @@ impl<E: Env> Shard<E> {
             let text = "a write of a table without siblings";
             return self.refuse(connection, frame.header.request, ErrorCode::Unsupported, text);
         }
-        let deadline_ns = self.env.now_ns() + self.timeout_ns(frame.header.deadline_us);
+        let came_late_ns = self.came_late_ns(connection, frame, &request);
+        let deadline_ns = self.env.now_ns() + self.timeout_ns(frame.header.deadline_us, came_late_ns);
         if let Ok(Route { hop: Some(core), .. }) = route {
             let hop = Hop::Request { connection, from_peer: true, deadline_ns, frame: raw.to_vec() };
             self.counters.hops.set(self.counters.hops.get() + 1);

@@ -75,12 +75,8 @@ impl<E: Env> Shard<E> {
         request: &Request<'_>,
     ) {
         let id = frame.header.request;
-        let timeout_ns = self.timeout_ns(frame.header.deadline_us);
-        let came_late_ns = match frame.header.deadline_us {
-            0 => 0,
-            _ => self.came_late_ns(connection, request),
-        };
-        let deadline_ns = self.env.now_ns() + timeout_ns.saturating_sub(came_late_ns);
+        let came_late_ns = self.came_late_ns(connection, frame, request);
+        let deadline_ns = self.env.now_ns() + self.timeout_ns(frame.header.deadline_us, came_late_ns);
         if self.stopping.get() {
             self.refuse(connection, id, ErrorCode::Stopping, "this node is shutting down");
             return;
@@ -115,7 +111,15 @@ impl<E: Env> Shard<E> {
 
     /// By how much a write may be older than it seems, in nanoseconds: its frame took that long to come in whole, or lay in its socket because the connection was not
     /// read from. Its client may have given it up, and written something else since. A read harms nobody.
-    fn came_late_ns(&self, connection: Connection, request: &Request<'_>) -> u64 {
+    pub(super) fn came_late_ns(
+        &self,
+        connection: Connection,
+        frame: &FrameView<'_>,
+        request: &Request<'_>,
+    ) -> u64 {
+        if frame.header.deadline_us == 0 {
+            return 0;
+        }
         if !matches!(request, Request::Put { .. } | Request::Delete { .. } | Request::MultiPut { .. }) {
             return 0;
         }

@@ -155,3 +155,33 @@ fn a_write_that_lay_in_its_socket_for_as_long_as_its_time_is_not_carried_out() {
     let refused: Vec<ErrorCode> = told.iter().flatten().copied().collect();
     assert_eq!((told.len(), &refused[..]), (3, &[ErrorCode::Expired][..]), "a read harms nobody");
 }
+
+/// It was given its time anew by the replica that it was handed on to, however long it had lain there.
+#[test]
+fn a_write_that_was_handed_on_and_lay_in_its_socket_is_not_carried_out() {
+    let node = Coordinator::new(3, 3);
+    let name = node.key(true);
+    let peer = peer(&node.bench, &node.shard);
+    node.bench.0.lay_ns.set(u64::from(GIVEN_US) * 1_000);
+    receive(&node.shard, peer, &timed(&to_carts(&name)));
+    assert_eq!(refusals(&node.bench, peer), [Some(ErrorCode::Expired)]);
+    node.bench.0.lay_ns.set(0);
+    receive(&node.shard, peer, &timed(&to_carts(&name)));
+    assert_eq!(refusals(&node.bench, peer), [], "it is under way");
+}
+
+/// While a process is stopped a frame that has begun grows older, and so does all else that is read next: the same time was taken off twice.
+#[test]
+fn what_a_core_stood_still_is_not_taken_off_twice() {
+    for (stopped_ms, is_late) in [(2_600, false), (5_100, true)] {
+        let (bench, shard) = alone();
+        let client = client(&bench, &shard);
+        let request = put(b"k", &[7; 1_000], Level::One);
+        let frame = frame_of(request.kind(), 1, 5_000_000, |out| request.encode(out));
+        shard.on_received(client, &frame[..500]);
+        bench.0.now_ns.set(bench.now_ns() + stopped_ms * MS);
+        receive(&shard, client, &frame);
+        pass(&bench, &shard, 1);
+        assert_eq!(refusals(&bench, client), [is_late.then_some(ErrorCode::Expired)]);
+    }
+}
