@@ -132,7 +132,7 @@ pub trait Env: Clone + 'static {
     fn send_fitting(&self, connection: Connection, encode: impl FnOnce(&mut Vec<u8>, usize) -> bool) -> Sent;
     /// Starts connecting to `address` (`host:port`). [`Handler::on_connected`] or [`Handler::on_closed`] follows, never within this call.
     fn connect(&self, address: &str) -> Connection;
-    /// Sends what is queued, then closes. [`Handler::on_closed`] does not follow.
+    /// Sends what is queued, then closes; on a connection that this side made, nothing that has not left leaves any more. [`Handler::on_closed`] does not follow.
     fn close(&self, connection: Connection);
     /// An accepted connection has said who it is. False = there is no place for it: clients leave some to peers. It is to be closed then.
     fn greeted(&self, connection: Connection, caller: Caller) -> bool {

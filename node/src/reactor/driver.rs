@@ -234,7 +234,7 @@ impl<H: Handler, E> Driver<H, E> {
                 let mut table = self.shared.table.borrow_mut();
                 // Closed meanwhile: dropping the socket is all there is to do.
                 let Some(link) = table.get(name) else { return };
-                link.stream = Some(self.shared.adopt(stream));
+                link.stream = Some(self.shared.adopt_outgoing(stream));
                 self.shared.mark_dirty(name, link);
                 drop(table);
                 if let Some(handler) = &self.handler {
@@ -445,6 +445,11 @@ impl<H: Handler, E> Driver<H, E> {
         for name in self.batch.drain(..) {
             let Some(link) = table.get(name) else { continue };
             link.dirty = false;
+            if link.closing && link.outgoing {
+                // Nobody waits for what was asked on it any more.
+                table.remove(name).into_iter().for_each(|link| self.deferred.end(link));
+                continue;
+            }
             let Some(stream) = &link.stream else { continue };
             if let Some(buffer) = link.output.start(now) {
                 self.shared.count(|counters| counters.sends += 1);

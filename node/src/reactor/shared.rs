@@ -294,6 +294,14 @@ impl Shared {
         Rc::new(stream)
     }
 
+    /// The same, of one that this side connected. When it is closed, however that comes about, what the kernel has not sent is not sent any more, and the other side is told
+    /// so: a write that was handed on and given up would lie there until the way is free again, and be carried out over what its client has written since.
+    pub(super) fn adopt_outgoing(&self, stream: TcpStream) -> Rc<TcpStream> {
+        // Fails as the above does.
+        let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        self.adopt(stream)
+    }
+
     pub(super) fn sleep(self: &Rc<Self>, nanoseconds: u64) -> impl Future<Output = ()> + 'static {
         let until_ns = clock_ns().saturating_add(nanoseconds);
         self.clone().sleep_until(until_ns)

@@ -1,7 +1,7 @@
 //! What a core takes on: of readers that sleep, of long frames, of connections.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -311,6 +311,37 @@ fn a_client_that_reads_slowly_does_not_keep_the_room_for_long_frames() {
         }
     }
     assert_eq!(answer(&mut third).len(), 60_000);
+    node.stop();
+}
+
+/// What had been asked of another node lay in the kernel when its connection was cut, and was carried out once the way was free again: a write long given up, over
+/// what its client had written since.
+#[test]
+fn what_has_not_left_when_a_connection_out_is_closed_is_never_sent() {
+    let node = Node::start(1, ReactorOptions { out_bytes_max: 64 << 20, ..ReactorOptions::default() });
+    let mut stream = node.connect();
+    let there = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut request = Vec::new();
+    frame(&mut request, format!("c{}", there.local_addr().unwrap()).as_bytes());
+    stream.write_all(&request).unwrap();
+    let (mut peer, _) = there.accept().unwrap();
+    peer.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(answer(&mut peer), b"ehello");
+    // More than the kernel takes, which has some of it.
+    assert_eq!(ask(&mut stream, b"u"), b"u");
+    assert_eq!(ask(&mut stream, b"e"), b"e");
+    assert_eq!(ask(&mut stream, b"U"), b"U");
+    (0..200).for_each(|_| assert_eq!(ask(&mut stream, b"e"), b"e"));
+    let (mut part, mut came) = (vec![0; 1 << 20], 0);
+    let end = loop {
+        match peer.read(&mut part) {
+            Ok(0) => panic!("it ends in good order, behind {came} bytes"),
+            Ok(bytes) => came += bytes,
+            Err(end) => break end,
+        }
+    };
+    assert_eq!(end.kind(), ErrorKind::ConnectionReset);
+    assert!(came < 24 << 20);
     node.stop();
 }
 
