@@ -121,6 +121,11 @@ impl Clock {
         self.floor = self.floor.max(order);
     }
 
+    /// An earlier life minted nothing above this: a bound below it says too little to a later one.
+    pub fn floor(&self) -> Order {
+        self.floor
+    }
+
     /// An order for a new write, above `seen` (the highest its client has seen). A refusal changes nothing.
     #[inline]
     pub fn mint(&mut self, wall_ms: u64, seen: Order) -> Result<Order, MintError> {

@@ -147,15 +147,16 @@ impl<E: Env> Shard<E> {
             return Ok(());
         }
         let wall_ms = self.believed_wall_ms();
-        // Once it was judged, everything that is minted from now on lies above what an earlier life can have had.
-        let is_known = self.is_bound_known || self.is_judged.get();
-        let bound = {
+        // Once it was judged, everything that is minted from now on lies above what an earlier life can have had. A bound below that says
+        // nothing of it, though, and the next life goes by the bound: it is told as known when it has come so far.
+        let is_above = |clock: &Clock, bound| self.is_judged.get() && bound >= clock.floor();
+        let (bound, is_known) = {
             let mut clock = self.clock.borrow_mut();
-            let must_tell = is_known && !self.is_bound_told_known.get();
+            let must_tell = !self.is_bound_told_known.get() && is_above(&clock, clock.bound());
             let bound = clock.lease(wall_ms).or_else(|| clock.relax(wall_ms));
-            bound.or_else(|| must_tell.then(|| clock.bound()))
+            let Some(bound) = bound.or_else(|| must_tell.then(|| clock.bound())) else { return Ok(()) };
+            (bound, self.is_bound_known || is_above(&clock, bound))
         };
-        let Some(bound) = bound else { return Ok(()) };
         let number = self.bound_number.get() + 1;
         let value = Bound { bound, cores: self.settings.cores, is_known }.encode();
         let key = BoundKey::of(&self.settings);

@@ -482,10 +482,8 @@ fn where_it_is_not_known_what_was_minted_before_others_are_asked_and_the_clock_b
     }
 }
 
-/// A node that did not know how far it had come wrote its first bound at once, as if it knew: started again before the others had told it the time, it minted
-/// by its own clock, below what it had minted before.
-#[test]
-fn what_is_not_known_of_a_clock_stays_so_over_restarts_until_others_have_told_the_time() {
+/// A node that does not know what it minted in an earlier life, and is to be one of three, of one core.
+fn not_knowing() -> Bench {
     let bench = Bench::new(MemDisk::new());
     let both = [0, 1].map(|core| open(&bench, laid_out(&bench, 3, 2, core)).expect("laid out for it"));
     // One core of two did not know, and was started as one of another number before it did.
@@ -494,7 +492,14 @@ fn what_is_not_known_of_a_clock_stays_so_over_restarts_until_others_have_told_th
     both[0].engine.stage(BoundKey::of(&both[0].settings).key(), record, 0).expect("taken");
     block_on(both[0].engine.commit()).expect("a sound disk");
     drop(both);
-    let mut bench = killed(&bench);
+    killed(&bench)
+}
+
+/// A node that did not know how far it had come wrote its first bound at once, as if it knew: started again before the others had told it the time, it minted
+/// by its own clock, below what it had minted before.
+#[test]
+fn what_is_not_known_of_a_clock_stays_so_over_restarts_until_others_have_told_the_time() {
+    let mut bench = not_knowing();
     // Some lives are long enough for bounds to be raised.
     for life_ms in [10, 5_000, 10] {
         let shard = open(&bench, laid_out(&bench, 3, 1, 0)).expect("laid out for it");
@@ -514,6 +519,44 @@ fn what_is_not_known_of_a_clock_stays_so_over_restarts_until_others_have_told_th
     let bench = killed(&bench);
     let shard = open(&bench, laid_out(&bench, 3, 1, 0)).expect("laid out for it");
     assert!(shard.is_bound_known, "once is enough");
+}
+
+/// As soon as others had told it the time, it wrote that it knew, with the bound that its own clock had come to. That lies below what it began above where the
+/// tolerated drift is long, and the next life went by it: it minted below what the node had minted before its bound was lost.
+#[test]
+fn a_bound_is_not_told_as_known_while_it_lies_below_what_may_have_been_minted() {
+    const DRIFT_MS: u64 = 5_000;
+    let tolerant = |bench: &Bench| {
+        let mut settings = laid_out(bench, 3, 1, 0);
+        settings.clock_drift_max_ms = DRIFT_MS;
+        open(bench, settings).expect("laid out for it")
+    };
+    let tell = |bench: &Bench, shard: &Shard<Bench>| {
+        let (now_ms, wall_ms) = (bench.now_ns() / MS, bench.wall_ms());
+        shard.walls.borrow_mut().tell(now_ms, NodeId(2), now_ms, wall_ms);
+    };
+    let mut bench = not_knowing();
+    // Minted by the life whose bound is lost: its clock was ahead as far as is tolerated, and followed one that was, too.
+    let lost = Order::from_wall_ms(bench.wall_ms() + 2 * DRIFT_MS);
+    for life_ms in [10, 1_100, 3_000] {
+        let shard = tolerant(&bench);
+        tell(&bench, &shard);
+        pass(&bench, &shard, life_ms);
+        assert!(!shard.is_bound_known, "it has not come so far yet");
+        assert_eq!(shard.mint(Order(0)), Err(ErrorCode::ClockDrift));
+        drop(shard);
+        bench = killed(&bench);
+    }
+    let shard = tolerant(&bench);
+    tell(&bench, &shard);
+    pass(&bench, &shard, 2 * DRIFT_MS + 1_000);
+    assert!(shard.mint(Order(0)).expect("its time has come") > lost);
+    drop(shard);
+    bench = killed(&bench);
+    let shard = tolerant(&bench);
+    assert!(shard.is_bound_known, "and it is told then");
+    pass(&bench, &shard, 1_100);
+    assert!(shard.mint(Order(0)).expect("at once") > lost);
 }
 
 /// Minted by nobody's wrong clock, an expiry was judged by one: a node that was set back showed again for an hour what had expired everywhere, and one
