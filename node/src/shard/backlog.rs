@@ -7,12 +7,19 @@ use ferrite_wire::CoreId;
 
 use crate::env::Hop;
 
-/// What waits, in its order for each core.
+/// What waits for one core, in its order.
+#[derive(Debug, Default)]
+struct Waiting {
+    messages: VecDeque<Hop>,
+    /// Bytes of their frames.
+    bytes: usize,
+}
+
+/// What waits for each core.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     /// None is empty.
-    by_core: BTreeMap<CoreId, VecDeque<Hop>>,
-    bytes: usize,
+    by_core: BTreeMap<CoreId, Waiting>,
 }
 
 impl Backlog {
@@ -20,9 +27,9 @@ impl Backlog {
         self.by_core.is_empty()
     }
 
-    /// Bytes of the frames in it.
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
+    /// Bytes of the frames in it for one core: those for another say nothing of what this one may have.
+    pub(super) fn bytes_of(&self, core: CoreId) -> usize {
+        self.by_core.get(&core).map_or(0, |waiting| waiting.bytes)
     }
 
     /// Sends, behind what waits for the same core already.
@@ -34,21 +41,21 @@ impl Backlog {
                 Err(message) => message,
             },
         };
-        self.bytes += message.frame_bytes();
-        self.by_core.entry(core).or_default().push_back(message);
+        let waiting = self.by_core.entry(core).or_default();
+        waiting.bytes += message.frame_bytes();
+        waiting.messages.push_back(message);
     }
 
     /// Tries again, core by core.
     pub(super) fn flush(&mut self, hop: impl Fn(CoreId, Hop) -> Result<(), Hop>) {
-        let Backlog { by_core, bytes } = self;
-        by_core.retain(|core, waiting| {
-            while let Some(message) = waiting.pop_front() {
+        self.by_core.retain(|core, waiting| {
+            while let Some(message) = waiting.messages.pop_front() {
                 let message_bytes = message.frame_bytes();
                 if let Err(message) = hop(*core, message) {
-                    waiting.push_front(message);
+                    waiting.messages.push_front(message);
                     return true;
                 }
-                *bytes -= message_bytes;
+                waiting.bytes -= message_bytes;
             }
             false
         });
@@ -83,7 +90,7 @@ mod tests {
             backlog.send(CoreId(core), reply(number), hop);
         }
         assert_eq!(sent.take(), [(CoreId(3), 5)]);
-        assert_eq!(backlog.bytes(), 40);
+        assert_eq!([1, 2, 3].map(|core| backlog.bytes_of(CoreId(core))), [20, 20, 0]);
         full.borrow_mut().pop();
         // Behind those before it, though its core has room by now.
         backlog.send(CoreId(2), reply(6), hop);
@@ -92,6 +99,6 @@ mod tests {
         full.borrow_mut().pop();
         backlog.flush(hop);
         assert_eq!(sent.take(), [(CoreId(1), 1), (CoreId(1), 3)]);
-        assert!(backlog.is_empty() && backlog.bytes() == 0);
+        assert!(backlog.is_empty());
     }
 }

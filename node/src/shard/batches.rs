@@ -36,6 +36,11 @@ pub(super) const PART_GRACE_NS: u64 = 25_000_000;
 const MULTI_GET_SLOT: u32 = u32::MAX;
 const MULTI_PUT_SLOT: u32 = u32::MAX - 1;
 
+/// Whether what hops under this connection is a part of a request of many keys, or the answer to one.
+pub(super) fn is_part(connection: Connection) -> bool {
+    [MULTI_GET_SLOT, MULTI_PUT_SLOT].contains(&connection.slot)
+}
+
 impl<E: Env> Shard<E> {
     /// Counts the parts of a request against the bounds of its connection and of this core. False = they are over one of them, and do not count.
     pub(super) fn admit_parts(&self, requester: Requester, parts: usize) -> bool {
@@ -74,7 +79,8 @@ impl<E: Env> Shard<E> {
         self.answer_error(part, code);
     }
 
-    /// Sends a part to the core that carries it out; one that finds no room in its queue is answered as overload.
+    /// Sends a part to the core that carries it out; one that finds no room in its queue, or has none there because of
+    /// those that were given up, is answered as overload.
     pub(super) fn hop_part(
         &self,
         core: CoreId,
@@ -101,14 +107,14 @@ impl<E: Env> Shard<E> {
         finish_frame(&mut frame, start, &header);
         let connection = Connection { slot, generation: index };
         let hop = Hop::Request { connection, from_peer: false, deadline_ns, frame };
-        if !self.ask_core(core, hop) {
+        if !self.may_ask_part(core) || !self.ask_core(core, hop) {
             self.answer_error(part, ErrorCode::Overloaded);
         }
     }
 
     /// A hop's reply belongs to a part if its connection says so: then this takes it.
     pub(super) fn take_part_reply(self: &Rc<Self>, connection: Connection, bytes: &[u8]) -> bool {
-        if ![MULTI_GET_SLOT, MULTI_PUT_SLOT].contains(&connection.slot) {
+        if !is_part(connection) {
             return false;
         }
         let Ok(Parsed::Frame { frame, .. }) = parse_frame(bytes, limits::BODY_BYTES_MAX) else {

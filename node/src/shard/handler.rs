@@ -102,7 +102,7 @@ impl<E: Env> Handler for Shard<E> {
             Hop::Progress(progress) => self.on_progress(from, progress),
             Hop::Absences(absences) => self.on_absences(absences),
             Hop::Reply { connection, frame } => {
-                self.core_answered();
+                self.core_answered(from, connection);
                 if shard.take_part_reply(connection, &frame) {
                     return;
                 }

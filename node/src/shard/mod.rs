@@ -39,6 +39,7 @@ mod multi_get;
 mod multi_put;
 mod passed;
 mod peers;
+mod questions;
 mod reach;
 mod reads;
 mod record;
@@ -97,6 +98,7 @@ use log_pump::AckQueue;
 use multi_get::{MULTI_GETS_MAX, MultiGet};
 use multi_put::{MULTI_PUTS_MAX, MultiPut};
 use passed::Passed;
+use questions::Questions;
 use reads::ReadOperation;
 use repairs::RepairOperation;
 use requester::Requester;
@@ -184,8 +186,7 @@ pub struct Shard<E: Env> {
     multi_puts: RefCell<Slab<MultiPut>>,
     /// Parts of multi-gets and multi-puts in flight.
     parts: Cell<usize>,
-    /// What other cores were asked, and have not answered.
-    hops_in_flight: Cell<usize>,
+    questions: Questions,
     deadlines: RefCell<Wheel<OperationId>>,
     hedges: RefCell<Hedges>,
     backlog: RefCell<Backlog>,
@@ -293,7 +294,7 @@ impl<E: Env> Shard<E> {
             multi_gets: RefCell::new(Slab::new(MULTI_GETS_MAX)),
             multi_puts: RefCell::new(Slab::new(MULTI_PUTS_MAX)),
             parts: Cell::new(0),
-            hops_in_flight: Cell::new(0),
+            questions: Questions::new(settings.cores, settings.hops_max),
             deadlines: RefCell::new(Wheel::new(now_ns, DEADLINE_GRAIN_NS)),
             hedges: RefCell::default(),
             backlog: RefCell::default(),

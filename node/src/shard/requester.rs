@@ -8,10 +8,8 @@ use ferrite_wire::{
 use super::Shard;
 use super::multi_get::MultiGetId;
 use super::multi_put::MultiPutId;
+use super::questions::share;
 use crate::env::{Connection, Env, Hop, Sent};
-
-/// Requests of a client in flight that may go to other cores however many others' do.
-const HOPS_OF_ONE_MIN: u32 = 16;
 
 /// Who waits for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,7 +151,8 @@ impl<E: Env> Shard<E> {
             }
             Requester::Core { core, connection, request } => {
                 let mut out = Vec::new();
-                let has_room = self.backlog.borrow().bytes() < self.settings.hop_backlog_bytes_max;
+                let bytes_max = share(self.settings.hop_backlog_bytes_max, self.settings.cores);
+                let has_room = self.backlog.borrow().bytes_of(core) < bytes_max;
                 if has_room || !overloaded(answer.kind(), request, &mut out) {
                     frame(answer, request, true, time, &mut out);
                 }
@@ -179,31 +178,9 @@ impl<E: Env> Shard<E> {
         }
     }
 
-    /// Asks another core; its answer is counted off when it comes. False = its queue is full.
-    pub(super) fn ask_core(&self, core: CoreId, question: Hop) -> bool {
-        let is_sent = self.env.hop(core, question).is_ok();
-        self.hops_in_flight.set(self.hops_in_flight.get() + usize::from(is_sent));
-        is_sent
-    }
-
-    /// Another core has answered.
-    pub(super) fn core_answered(&self) {
-        self.hops_in_flight.set(self.hops_in_flight.get().saturating_sub(1));
-    }
-
-    /// Whether a client's request may go to another core. An answer may wait there until this core has room for it, and however short it is, it takes
-    /// some bytes: who has few requests in flight always may, and who has more only while all of this core's are within a bound.
-    pub(super) fn may_ask_core(&self, connection: Connection) -> bool {
-        let has_few = || {
-            let mut sessions = self.sessions.borrow_mut();
-            sessions.get_mut(connection).is_some_and(|session| session.in_flight <= HOPS_OF_ONE_MIN)
-        };
-        self.hops_in_flight.get() < self.settings.hops_max || has_few()
-    }
-
     /// Sends to another core, or keeps the message until that core's queue has room again. What waits is bounded in number by
-    /// what that core has asked, for every message here is the one answer of one of its questions; and in bytes, for over the bound answers
-    /// are short.
+    /// what that core has asked, for every message here is the one answer of one of its questions; and in bytes, for over that core's
+    /// share of the bound answers are short.
     pub(super) fn send_hop(&self, core: CoreId, message: Hop) {
         self.backlog.borrow_mut().send(core, message, |core, message| self.env.hop(core, message));
     }

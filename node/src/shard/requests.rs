@@ -94,7 +94,7 @@ impl<E: Env> Shard<E> {
             Some(Err(_)) | None => None,
         };
         if let Some(core) = elsewhere {
-            if !self.may_ask_core(connection) {
+            if !self.may_ask_core(core, connection) {
                 ferrite_lsm::cover::mark("too much was asked of other cores");
                 return self.answer_error(requester, ErrorCode::Overloaded);
             }

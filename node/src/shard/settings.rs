@@ -91,9 +91,9 @@ pub struct ShardSettings {
     pub waiting_bytes_max: usize,
     /// Most bytes that operations keep while they wait for others: what reads have found so far, writes of siblings on their way.
     pub operation_bytes_max: usize,
-    /// Most bytes of answers to other cores that wait for room in their queues; over that, reads are answered "overloaded".
+    /// Most bytes of answers to other cores that wait for room in their queues, each core an equal share; over that, reads are answered "overloaded".
     pub hop_backlog_bytes_max: usize,
-    /// Most questions to other cores that are not answered, from which on clients with more than a few requests in flight are refused: the answers, which are
+    /// Most questions to other cores that are not answered, to each an equal share, from which on clients with more than a few requests in flight are refused: the answers, which are
     /// short where there is little room, may have to wait there.
     pub hops_max: usize,
     /// Most parts of requests of many keys in flight on this core.

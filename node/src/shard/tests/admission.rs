@@ -105,8 +105,8 @@ fn what_other_cores_are_asked_is_bounded_and_who_asks_for_little_is_not_refused(
         }
         bench.frames(connection).len() as u64
     };
-    assert_eq!((ask(much, 300), shard.hops_in_flight.get()), (200, 100), "beyond the bound they are refused");
-    assert_eq!((ask(little, 16), shard.hops_in_flight.get()), (0, 116), "a few are always taken");
+    assert_eq!((ask(much, 300), shard.questions.len()), (200, 100), "beyond the bound they are refused");
+    assert_eq!((ask(little, 16), shard.questions.len()), (0, 116), "a few are always taken");
     assert_eq!(ask(little, 1), 1);
     for (core, hop) in bench.0.hops.take() {
         let Hop::Request { connection, frame, .. } = hop else { panic!("{hop:?}") };
@@ -121,8 +121,76 @@ fn what_other_cores_are_asked_is_bounded_and_who_asks_for_little_is_not_refused(
         }
         shard.on_hop(core, Hop::Reply { connection, frame: answer });
     }
-    assert_eq!((bench.frames(little).len(), shard.hops_in_flight.get()), (16, 0));
-    assert_eq!((ask(little, 100), shard.hops_in_flight.get()), (0, 100));
+    assert_eq!((bench.frames(little).len(), shard.questions.len()), (16, 0));
+    assert_eq!((ask(little, 100), shard.questions.len()), (0, 100));
+}
+
+/// Names of keys that are this core's.
+fn names_of(shard: &Shard<Bench>, core: u16) -> impl Iterator<Item = [u8; 4]> {
+    let is_its =
+        move |name: &[u8; 4]| shard.route(&Key::plain(name)).expect("a table").hop == Some(CoreId(core));
+    (0u32..).map(u32::to_le_bytes).filter(is_its)
+}
+
+/// One bound was for the questions to all cores. One that stood still took it up, and whoever asked for much was refused by the others, too, which were well.
+#[test]
+fn a_core_that_stands_still_takes_up_its_own_share_of_questions_and_no_other_cores() {
+    let bench = Bench::new(MemDisk::new());
+    let mut settings = settings(1, 3, 3);
+    settings.hops_max = 100;
+    let shard = open(&bench, settings).expect("an empty disk opens");
+    let [still, well] = [1, 2].map(|core| names_of(&shard, core).next().expect("endless"));
+    let [first, second] = [0, 1].map(|_| client(&bench, &shard));
+    let ask = |connection, key: &[u8], count: u64| {
+        for number in 1..=count {
+            receive(&shard, connection, &request_frame(number, &get(key, Level::One)));
+        }
+        bench.frames(connection).len()
+    };
+    assert_eq!((ask(first, &still, 150), shard.questions.len()), (100, 50), "half of the bound");
+    assert_eq!((ask(second, &well, 40), shard.questions.len()), (0, 90), "as if nobody stood still");
+    assert_eq!((ask(second, &well, 20), shard.questions.len()), (10, 100), "it has a bound, too");
+}
+
+/// Parts that were given up stayed in the queue of the core that stood still, and counted nowhere: with each timeout as many more came.
+#[test]
+fn parts_that_were_given_up_take_up_the_share_of_the_core_that_they_wait_at() {
+    let bench = Bench::new(MemDisk::new());
+    let mut settings = settings(1, 3, 3);
+    settings.hops_max = 100;
+    settings.request_timeout_ns = 500 * MS;
+    let shard = open(&bench, settings).expect("an empty disk opens");
+    let connection = client(&bench, &shard);
+    let ask = |core: u16| {
+        let names: Vec<[u8; 4]> = names_of(&shard, core).take(30).collect();
+        let keys: Vec<Key<'_>> = names.iter().map(|name| Key::plain(name)).collect();
+        let get = frame_of(FrameKind::MultiGet, 1, 0, |out| {
+            Request::encode_multi_get(Epoch(0), Level::One, &keys, out);
+        });
+        receive(&shard, connection, &get);
+        pass(&bench, &shard, 600);
+        let frames = bench.frames(connection);
+        let [(header, body)] = &frames[..] else { panic!("one answer: {frames:?}") };
+        let Ok(Reply::Values(items)) = Reply::decode(header.kind, body) else { panic!("{header:?}") };
+        items.iter().filter(|item| matches!(item, Item::Error(ErrorCode::Overloaded))).count()
+    };
+    assert_eq!(
+        [1, 1, 1, 1].map(ask),
+        [0, 0, 10, 30],
+        "fifty that were given up, besides those that were not"
+    );
+    assert_eq!(shard.questions.len(), 80);
+    assert_eq!(ask(2), 0, "another core has its own");
+    for (core, hop) in bench.0.hops.take() {
+        let Hop::Request { connection, frame, .. } = hop else { continue };
+        let Ok(Parsed::Frame { frame, .. }) = parse_frame(&frame, limits::BODY_BYTES_MAX) else {
+            panic!("a whole frame")
+        };
+        let absent = Reply::Absent { answered: 1 };
+        let answer = frame_of(absent.kind(), frame.header.request.0, 0, |out| absent.encode(out));
+        shard.on_hop(core, Hop::Reply { connection, frame: answer });
+    }
+    assert_eq!((shard.questions.len(), ask(1)), (0, 0), "it went on");
 }
 
 /// A multi-get keeps what has been found until the last key is answered: a thousand of them kept four gigabytes.

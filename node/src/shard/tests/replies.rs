@@ -154,10 +154,11 @@ fn answers_that_wait_for_another_core_are_bounded_in_bytes() {
     for number in 21..=120 {
         ask(number, &get(&key, Level::One));
     }
-    assert!(shard.backlog.borrow().bytes() < 15_000, "{}", shard.backlog.borrow().bytes());
+    let bytes = || shard.backlog.borrow().bytes_of(CoreId(1));
+    assert!(bytes() < 15_000, "{}", bytes());
     bench.0.hops_full.set(false);
     shard.flush_hops();
-    assert_eq!(shard.backlog.borrow().bytes(), 0);
+    assert_eq!(bytes(), 0);
     let mut kinds = BTreeMap::new();
     for (core, hop) in bench.0.hops.borrow().iter() {
         let Hop::Reply { frame, .. } = hop else { panic!("only answers: {hop:?}") };
@@ -170,6 +171,44 @@ fn answers_that_wait_for_another_core_are_bounded_in_bytes() {
     let of = |kind: FrameKind| kinds.get(&(kind as u8)).copied().unwrap_or(0);
     assert_eq!((of(FrameKind::Done), of(FrameKind::Value) + of(FrameKind::Error)), (20, 100), "each once");
     assert!(of(FrameKind::Value) > 0 && of(FrameKind::Error) > 0);
+}
+
+/// Answers for one core that stood still took the room of all: whoever asked through another core was answered "overloaded".
+#[test]
+fn answers_that_wait_for_a_core_that_stands_still_take_no_other_cores_room() {
+    let bench = Bench::new(MemDisk::new());
+    let mut three_cores = settings(1, 3, 3);
+    three_cores.hop_backlog_bytes_max = 10_000;
+    let shard = open(&bench, three_cores).expect("an empty disk opens");
+    let owned = |at: &u32| {
+        let key = at.to_le_bytes();
+        shard.route(&Key::plain(&key)).is_ok_and(|route| route.hop.is_none())
+    };
+    let key = (0..).find(owned).expect("some key is this core's").to_le_bytes();
+    let connection = Connection { slot: 7, generation: 1 };
+    let ask = |core: u16, number: u64, request: &Request<'_>| {
+        let (deadline_ns, frame) = (bench.now_ns() + 1_000 * MS, request_frame(number, request));
+        shard.on_hop(CoreId(core), Hop::Request { connection, from_peer: false, deadline_ns, frame });
+        shard.on_batch_end();
+        bench.run();
+    };
+    let bytes_of = |core| shard.backlog.borrow().bytes_of(CoreId(core));
+    ask(1, 1, &put(&key, &[7; 1000], Level::One));
+    bench.0.hops.take();
+    bench.0.hops_full.set(true);
+    for number in 2..=41 {
+        ask(1, number, &get(&key, Level::One));
+    }
+    assert!((5_000..10_000).contains(&bytes_of(1)), "its share of two: {}", bytes_of(1));
+    for number in 1..=3 {
+        ask(2, number, &get(&key, Level::One));
+    }
+    bench.0.hops_full.set(false);
+    shard.flush_hops();
+    assert_eq!([1, 2].map(bytes_of), [0, 0]);
+    let hops = bench.0.hops.take();
+    let of_second = hops.iter().filter(|(core, _)| *core == CoreId(2)).map(|(_, hop)| hop.frame_bytes());
+    assert!(of_second.clone().count() == 3 && of_second.clone().all(|bytes| bytes > 1_000), "values");
 }
 
 /// A client was not told the time of a write in doubt. Its next write, through a node whose clock is behind, had an earlier version, and
