@@ -73,10 +73,11 @@ impl<E: Env> Shard<E> {
         }
     }
 
-    /// Gives up a part that was not answered in time.
-    pub(super) fn end_late_part(&self, part: Requester, code: ErrorCode) {
+    /// Gives up a part that was not answered in time. `seen`: it may have been given an order up to this.
+    pub(super) fn end_late_part(&self, part: Requester, code: ErrorCode, seen: Order) {
         self.count_expired(Waited::ForPart);
-        self.answer_error(part, code);
+        self.counters.count_error(code);
+        self.answer_seen(part, &Reply::Error { code, text: "" }, seen);
     }
 
     /// Sends a part to the core that carries it out; one that finds no room in its queue, or has none there because of

@@ -207,6 +207,7 @@ impl<E: Env> Shard<E> {
                     self.end_late_part(
                         Requester::Item { multi_get: MultiGetId(id), index },
                         ErrorCode::Timeout,
+                        Order(0),
                     );
                 }
             }

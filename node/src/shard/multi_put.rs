@@ -26,6 +26,8 @@ pub(super) struct MultiPutId(pub(super) OperationId);
 pub(super) struct MultiPut {
     requester: Requester,
     outcomes: Vec<Option<Outcome>>,
+    /// Which of them another core was asked for.
+    asked: Vec<bool>,
     waiting: usize,
     /// The highest order that was given, or may have been.
     seen: Order,
@@ -50,7 +52,8 @@ impl<E: Env> Shard<E> {
             return self.answer_error(requester, ErrorCode::Overloaded);
         }
         let (outcomes, deadline_ns) = (vec![None; parts], terms.deadline_ns);
-        let state = MultiPut { requester, outcomes, waiting: parts, seen: Order(0), deadline_ns };
+        let asked = vec![false; parts];
+        let state = MultiPut { requester, outcomes, asked, waiting: parts, seen: Order(0), deadline_ns };
         if parts == 0 {
             return self.finish_multi_put(state);
         }
@@ -62,7 +65,12 @@ impl<E: Env> Shard<E> {
             let route = self.route(entry.key());
             let elsewhere = route.as_ref().ok().and_then(|route| self.elsewhere(&request, *route));
             match elsewhere {
-                Some(core) => self.hop_part(core, item, terms.time, &request, terms.deadline_ns),
+                Some(core) => {
+                    if let Some(multi_put) = self.multi_puts.borrow_mut().get_mut(id.0) {
+                        multi_put.asked[index] = true;
+                    }
+                    self.hop_part(core, item, terms.time, &request, terms.deadline_ns);
+                }
                 None => self.execute_at(item, terms.time, &request, Some(route), terms.deadline_ns),
             }
         }
@@ -93,7 +101,8 @@ impl<E: Env> Shard<E> {
         }
     }
 
-    /// Answers those whose time was up some time ago, whatever their parts wait for. Nobody knows what becomes of these.
+    /// Answers those whose time was up some time ago, whatever their parts wait for. Nobody knows what becomes of these, but how high the orders are that they
+    /// can have been given: those of this core lie below what its clock has come to, those of another not above what any clock here may mint.
     pub(super) fn end_late_multi_puts(&self, now_ns: u64) {
         let late =
             self.multi_puts.borrow().ids_where(|multi_put| now_ns >= multi_put.deadline_ns + PART_GRACE_NS);
@@ -101,13 +110,19 @@ impl<E: Env> Shard<E> {
             let parts =
                 self.multi_puts.borrow_mut().get_mut(id).map_or(0, |multi_put| multi_put.outcomes.len());
             for index in 0..parts as u32 {
-                let waits = |multi_put: &mut MultiPut| multi_put.outcomes[index as usize].is_none();
-                if self.multi_puts.borrow_mut().get_mut(id).is_some_and(waits) {
-                    self.end_late_part(
-                        Requester::Entry { multi_put: MultiPutId(id), index },
-                        ErrorCode::Unknown,
-                    );
-                }
+                let waits = |multi_put: &mut MultiPut| {
+                    let at = index as usize;
+                    multi_put.outcomes[at].is_none().then(|| multi_put.asked[at])
+                };
+                let Some(is_elsewhere) = self.multi_puts.borrow_mut().get_mut(id).and_then(waits) else {
+                    continue;
+                };
+                let seen = match is_elsewhere {
+                    true => self.minted_max(),
+                    false => self.clock.borrow().latest(),
+                };
+                let part = Requester::Entry { multi_put: MultiPutId(id), index };
+                self.end_late_part(part, ErrorCode::Unknown, seen);
             }
         }
     }

@@ -109,6 +109,11 @@ impl<E: Env> Shard<E> {
         }
     }
 
+    /// No core of this node has minted anything above this.
+    pub(super) fn minted_max(&self) -> Order {
+        Order::from_wall_ms(self.believed_wall_ms().saturating_add(self.settings.clock_drift_max_ms))
+    }
+
     /// Takes note of a time that a peer told, or a record has. False = it is too far ahead to be believed.
     #[inline]
     pub(super) fn observe(&self, order: Order) -> bool {

@@ -219,6 +219,48 @@ fn parts_that_are_not_answered_in_time_are_given_up_and_what_comes_later_is_nobo
     assert!((0..100).any(is_drained), "nothing is waited for");
 }
 
+/// Parts that were given up were told as in doubt, but not how high they may have been minted: what their client wrote next, elsewhere, could lie below, and was
+/// hidden though it was acknowledged.
+#[test]
+fn parts_that_are_given_up_tell_their_client_the_time_that_they_may_have_been_minted_at() {
+    const GIVEN_MS: u64 = 100;
+    let names: Vec<[u8; 4]> = (0..20u32).map(u32::to_le_bytes).collect();
+    let entries: Vec<Entry<'_>> = names.iter().map(|name| entry(name, b"v")).collect();
+    let asked = frame_of(FrameKind::MultiPut, 1, (GIVEN_MS * 1_000) as u32, |out| {
+        Request::encode_multi_put(Epoch(0), Level::One, 0, entries.iter().copied(), out);
+    });
+    let time_of = |bench: &Bench, connection| {
+        let frames = bench.frames(connection);
+        let [(header, body)] = &frames[..] else { panic!("one answer: {frames:?}") };
+        let Ok(Reply::Outcomes(outcomes)) = Reply::decode(header.kind, body) else { panic!("{header:?}") };
+        assert!(outcomes.iter().any(|outcome| outcome == Outcome::Error(ErrorCode::Unknown)));
+        header.time
+    };
+    // Another core that stands still: by its deadline it may have minted them as far ahead as is tolerated.
+    let bench = Bench::new(MemDisk::new());
+    let shard = open(&bench, settings(1, 2, 4)).expect("an empty disk opens");
+    let connection = client(&bench, &shard);
+    let minted_max_ms = bench.wall_ms() + GIVEN_MS + shard.settings.clock_drift_max_ms;
+    receive(&shard, connection, &asked);
+    pass(&bench, &shard, GIVEN_MS + 60);
+    let told = time_of(&bench, connection);
+    assert!(told.wall_ms() >= minted_max_ms, "{} < {minted_max_ms}", told.wall_ms());
+    // This one, whose log does.
+    let (bench, shard) = alone();
+    let connection = client(&bench, &shard);
+    let ahead = Order::from_wall_ms(bench.wall_ms() + 400);
+    assert!(shard.observe(ahead));
+    receive(&shard, connection, &asked);
+    let minted = shard.clock.borrow().latest();
+    assert!(minted > ahead);
+    for _ in 0..GIVEN_MS + 60 {
+        bench.0.now_ns.set(bench.now_ns() + MS);
+        bench.0.wall_ms.set(bench.wall_ms() + 1);
+        shard.on_timer(bench.now_ns());
+    }
+    assert_eq!(time_of(&bench, connection), minted);
+}
+
 /// The whole of a batch is neither done nor not because one of its writes is in doubt.
 #[test]
 fn one_write_in_doubt_leaves_the_others_done() {
