@@ -348,10 +348,12 @@ impl Lane {
         self.advance();
     }
 
-    /// There was no room for a hint that was to be written again: it is read again, and what was read after it.
-    pub fn no_room(&mut self, attempt: u32, at: u64) {
+    /// There was no room for a hint that was to be written again: after a pause it is read again, and what was read after it. At once it
+    /// would be read, copied and refused with each tick of a busy log.
+    pub fn no_room(&mut self, options: &HintOptions, attempt: u32, at: u64, now_ns: u64) {
         if let Some(track) = self.track_of(attempt).filter(|track| track.waits_for(at).is_some()) {
             track.read_again(at);
+            track.throttle.rest(options, now_ns);
         }
     }
 

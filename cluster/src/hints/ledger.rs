@@ -240,9 +240,9 @@ impl Ledger {
     }
 
     /// See [`Lane::no_room`].
-    pub fn no_room(&mut self, id: LaneId, attempt: u32, at: u64) {
+    pub fn no_room(&mut self, id: LaneId, attempt: u32, at: u64, now_ns: u64) {
         if let Some(lane) = self.lanes.get_mut(&id) {
-            lane.no_room(attempt, at);
+            lane.no_room(&self.options, attempt, at, now_ns);
         }
     }
 

@@ -16,6 +16,9 @@ const WALKED_MAX: usize = 8;
 /// Most hints that the log takes again at a time.
 const ROOM: usize = 3;
 
+/// So long each step takes.
+const STEP_NS: u64 = 1_000_000;
+
 fn options() -> HintOptions {
     HintOptions {
         strict_bytes_max: 5_000,
@@ -92,6 +95,8 @@ struct Host {
     dealt: u64,
     /// Hints may have been counted that were delivered.
     is_rough: bool,
+    /// How often there was no room to write one again.
+    refused: u32,
 }
 
 impl Host {
@@ -111,6 +116,7 @@ impl Host {
             absent: BTreeSet::new(),
             dealt: 0,
             is_rough: false,
+            refused: 0,
         }
     }
 
@@ -138,7 +144,7 @@ impl Host {
     }
 
     fn step(&mut self, step: Step) {
-        self.now_ns += 1_000_000;
+        self.now_ns += STEP_NS;
         let wall_ms = 1_000 + self.now_ns / 1_000_000_000;
         match step {
             Step::Take(sloppy, bytes) => {
@@ -211,7 +217,8 @@ impl Host {
                     if fetch.rewrites && is_sent {
                         assert!(!self.copied.contains(&hint.at), "each is written again once");
                         if self.again.len() == ROOM {
-                            self.ledger.no_room(LANE, fetch.attempt, hint.at);
+                            self.refused += 1;
+                            self.ledger.no_room(LANE, fetch.attempt, hint.at, self.now_ns);
                             let ledger = &mut self.ledger;
                             let mut those_before = self.again.iter().filter(|again| again.2 == fetch.attempt);
                             assert!(
@@ -413,6 +420,8 @@ fn what_others_were_sent_is_not_kept_for_a_core_that_stays_away() {
         (0..4).for_each(|_| host.step(Step::Take(true, 50)));
         host.step(Step::Commit);
         for _ in 0..6 {
+            // What found no room rests for a moment.
+            host.now_ns += options().pause_min_ns;
             host.step(Step::Fetch);
             (0..host.sent.len()).for_each(|_| host.step(Step::Answer(0, 9)));
             host.step(Step::Commit);
@@ -457,6 +466,45 @@ fn what_was_written_again_is_not_once_more_though_others_were_refused() {
         host.check();
     }
     assert!(refused > 1 && host.copied.len() > 10, "{refused} {}", host.copied.len());
+    host.drain();
+}
+
+/// It was read again with each tick, fifty times a second: a hint of a megabyte, that fits a group only where nothing else is in it, kept a busy core busier.
+#[test]
+fn a_hint_that_finds_no_room_to_be_written_again_is_read_again_after_a_pause() {
+    let mut host = Host::new();
+    host.step(Step::Absent(1, true));
+    // No time passes while it does.
+    let fetch = |host: &mut Host| {
+        let now_ns = host.now_ns;
+        for _ in 0..6 {
+            host.now_ns = now_ns - STEP_NS;
+            host.step(Step::Fetch);
+            (0..host.sent.len()).for_each(|_| host.step(Step::Answer(0, 9)));
+        }
+        host.now_ns = now_ns;
+    };
+    let is_refused = |_: u32| {
+        (0..4).for_each(|_| host.step(Step::Take(true, 50)));
+        host.step(Step::Commit);
+        fetch(&mut host);
+        host.refused > 0
+    };
+    assert!((0..200).any(is_refused));
+    let pause_ns = options().pause_min_ns;
+    assert_eq!(host.refused, 1, "there is no more room than before");
+    host.now_ns += pause_ns - 1;
+    fetch(&mut host);
+    assert_eq!(host.refused, 1);
+    host.now_ns += 1;
+    fetch(&mut host);
+    assert_eq!(host.refused, 2, "it is tried again");
+    host.step(Step::Commit);
+    host.now_ns += pause_ns;
+    let copied = host.copied.len();
+    fetch(&mut host);
+    host.step(Step::Commit);
+    assert!(host.copied.len() > copied);
     host.drain();
 }
 

@@ -5,6 +5,7 @@
 //! | as many fast acknowledgements as the window is wide | one more, up to the bound | none |
 //! | a slow acknowledgement | halved, once for each window | none |
 //! | a refusal, or nothing at all | halved | doubled, up to the bound |
+//! | no room here to write again what was read | as it was | the shortest |
 //!
 //! Slow is what takes [`SLOW_FACTOR`] times as long as the target takes when it is well, and longer than the floor. How long that is, is learned: a faster
 //! acknowledgement lowers it at once; slower ones raise it a little each, but only while the window is narrow, for a wide one may be what slows
@@ -107,6 +108,11 @@ impl Throttle {
         self.ignored = 0;
         self.rests_until_ns = now_ns + self.pause_ns;
         self.pause_ns = (self.pause_ns * 2).min(options.pause_max_ns);
+    }
+
+    /// What was read has no place to go at this moment, which says nothing of the target: the shortest pause, and as much as before after it.
+    pub(super) fn rest(&mut self, options: &HintOptions, now_ns: u64) {
+        self.rests_until_ns = self.rests_until_ns.max(now_ns + options.pause_min_ns);
     }
 
     /// The target is there again: the pauses of before say nothing of it.

@@ -135,7 +135,7 @@ impl<E: Env> Shard<E> {
             Ok(()) => cover::mark("hint written again behind others"),
             Err(ErrorCode::Overloaded) => {
                 cover::mark("no room to write a hint again");
-                self.hints.borrow_mut().no_room(from, attempt, hint.at);
+                self.hints.borrow_mut().no_room(from, attempt, hint.at, self.env.now_ns());
                 return false;
             }
             Err(_) => self.delivery_failed(from, attempt, hint.at),
