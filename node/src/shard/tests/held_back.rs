@@ -7,6 +7,7 @@ use ferrite_wire::{ErrorCode, HintsAction, TableId, WriteAnswer};
 use super::hints::{answer, comes, drops, told, write, writes};
 use super::sloppy::{cart, named, of_five, one_of_five, sloppy};
 use super::*;
+use crate::shard::apart::Apart;
 
 /// The same disk, after the process was killed.
 fn again(bench: &Bench, settings: ShardSettings) -> (Bench, Rc<Shard<Bench>>) {
@@ -133,6 +134,30 @@ fn what_counted_in_a_table_that_went_is_there_when_the_table_is_back() {
     let (bench, shard) = again(&bench, of_five());
     assert_eq!(all_answer(&bench, &shard, &replicas, WriteAnswer::Applied).len(), 1);
     assert_eq!((held_back(&shard), shard.hints_owed()), (0, 0));
+}
+
+/// It is not delivered before a start, if ever: a core with no room left to keep what it writes apart refused all such writes until then, as if they might build
+/// on it.
+#[test]
+fn what_is_held_back_keeps_no_room_from_what_is_written_apart() {
+    let (bench, shard, from) = one_of_five();
+    shard.apart.replace(Apart::new(1, 1 << 20));
+    let is_elsewhere =
+        |name: &[u8; 4]| shard.route(&cart(name)).expect("a table that is declared").position.is_none();
+    let mut names = (0u32..).map(u32::to_le_bytes).filter(is_elsewhere);
+    let [first, second] = [0, 1].map(|_| names.next().expect("endless"));
+    let put = |number: u64, name: &[u8]| {
+        write(&bench, &shard, from, number, &sloppy(cart(name), b"v", Level::One));
+        let told = told(&bench, from);
+        pass(&bench, &shard, 20);
+        let [(_, told)] = told[..] else { panic!("one answer: {told:?}") };
+        told.map(|_| ())
+    };
+    assert_eq!(put(1, &first), Ok(()));
+    assert_eq!(put(2, &second), Err(ErrorCode::Overloaded), "the first is to be delivered yet");
+    all_answer(&bench, &shard, &[2, 3, 4, 5], WriteAnswer::Refused(ErrorCode::TooLarge));
+    assert_eq!((held_back(&shard), shard.hints_owed()), (1, 1));
+    assert_eq!(put(3, &second), Ok(()));
 }
 
 /// On a full disk it cannot be held back: it stays where it is.
