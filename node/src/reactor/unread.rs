@@ -1,5 +1,5 @@
-//! How long what a connection sent may have lain in its socket because it was not read from: its answers had piled up, there was no room for its long frame, or
-//! it waited for its share of a turn.
+//! How long what a connection sent may have lain here, in its socket or received, because it was not read from: its answers had piled up, there was no room for its long
+//! frame, or it waited for its share of a turn.
 //!
 //! A client that has waited for as long as it meant to has given up by then, and may have written something else since. So whoever takes in what was sent then counts
 //! the time that it lay there ([`Env::lay_ns`](crate::env::Env::lay_ns)): until the socket is found empty, or as much was received as sockets hold. What the
@@ -11,7 +11,7 @@ use std::net::TcpStream;
 
 use socket2::SockRef;
 
-/// A connection that is not read from for less waits no longer than any may in a long turn, in nanoseconds.
+/// What is received after less has waited no longer than any may in a long turn, in nanoseconds.
 const LYING_NS_MIN: u64 = 250_000_000;
 /// Most that is taken to lie in a socket, and in the one at the other end, in bytes.
 const LYING_BYTES_MAX: usize = 4 << 20;
@@ -19,9 +19,11 @@ const LYING_BYTES_MAX: usize = 4 << 20;
 /// Of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Unread {
-    /// When it was no longer read from, while it is not.
+    /// When it was no longer read from, while it is not. What was received before may be delivered meanwhile, a part at a time.
     since_ns: Option<u64>,
-    /// So long lay what is there; 0 = nothing is.
+    /// How long that has lasted by this delivery.
+    so_far_ns: u64,
+    /// So long lay what is there, but for that.
     lay_ns: u64,
     left_bytes: usize,
 }
@@ -32,9 +34,16 @@ impl Unread {
         self.since_ns.get_or_insert(now_ns);
     }
 
-    /// It is read from, or what was received is delivered.
+    /// What was received is delivered, be it read from again or not.
+    pub(super) fn delivers(&mut self, now_ns: u64) {
+        self.so_far_ns = self.since_ns.map_or(0, |since_ns| now_ns.saturating_sub(since_ns));
+    }
+
+    /// It is read from.
     pub(super) fn ends(&mut self, now_ns: u64) {
-        let lasted_ns = self.since_ns.take().map_or(0, |since_ns| now_ns.saturating_sub(since_ns));
+        self.delivers(now_ns);
+        let lasted_ns = std::mem::take(&mut self.so_far_ns);
+        self.since_ns = None;
         if lasted_ns < LYING_NS_MIN {
             return;
         }
@@ -47,7 +56,8 @@ impl Unread {
 
     /// By how much what is being delivered may be older than it seems, in nanoseconds.
     pub(super) fn lay_ns(&self) -> u64 {
-        self.lay_ns
+        let lay_ns = self.lay_ns + self.so_far_ns;
+        if lay_ns < LYING_NS_MIN { 0 } else { lay_ns }
     }
 
     /// So much was received.
@@ -55,9 +65,10 @@ impl Unread {
         self.left_bytes = self.left_bytes.saturating_sub(bytes);
     }
 
-    /// All that was received is delivered, and more is to be: whether anything lies there is asked of the socket if need be.
-    pub(super) fn goes_on(&mut self, stream: &TcpStream) {
-        if self.lay_ns > 0 && (self.left_bytes == 0 || is_empty(stream)) {
+    /// More is to be received, and of what was nothing whole is left; `is_all_gone`: nor a part of anything. Whether anything lies there is asked of the socket if
+    /// need be.
+    pub(super) fn goes_on(&mut self, stream: &TcpStream, is_all_gone: bool) {
+        if self.lay_ns > 0 && (self.left_bytes == 0 || is_all_gone && is_empty(stream)) {
             self.lay_ns = 0;
         }
     }
@@ -93,11 +104,27 @@ mod tests {
         assert_eq!(unread.lay_ns(), LYING_NS_MIN);
         client.write_all(b"ab").expect("it has room");
         stream.read_exact(&mut [0; 1]).expect("it comes");
-        unread.goes_on(&stream);
+        unread.goes_on(&stream, true);
         assert_eq!(unread.lay_ns(), LYING_NS_MIN, "there is more");
         stream.read_exact(&mut [0; 1]).expect("it comes");
-        unread.goes_on(&stream);
+        unread.goes_on(&stream, false);
+        assert_eq!(unread.lay_ns(), LYING_NS_MIN, "the rest of a frame that lay there is to come");
+        unread.goes_on(&stream, true);
         assert_eq!(unread.lay_ns(), 0, "what comes now is new");
+    }
+
+    /// Each part that was delivered took the time before it away, and what lay behind all of them seemed new.
+    #[test]
+    fn what_is_delivered_a_part_at_a_time_grows_older() {
+        let part_ns = LYING_NS_MIN / 3 + 1;
+        let mut unread = Unread::default();
+        for nth in 1..=4 {
+            unread.begins(10 + (nth - 1) * part_ns);
+            unread.delivers(10 + nth * part_ns);
+            assert_eq!(unread.lay_ns(), if nth < 3 { 0 } else { nth * part_ns });
+        }
+        unread.ends(10 + 5 * part_ns);
+        assert_eq!(unread.lay_ns(), 5 * part_ns, "so does what lies in the socket meanwhile");
     }
 
     /// A connection that sends as fast as it is read never leaves a socket empty.
@@ -114,7 +141,7 @@ mod tests {
             unread.begins(10);
             unread.ends(10 + LYING_NS_MIN);
             unread.received(LYING_BYTES_MAX / 4);
-            unread.goes_on(&stream);
+            unread.goes_on(&stream, true);
         }
         assert_eq!(unread.lay_ns(), 0);
     }

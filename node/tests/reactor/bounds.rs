@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ferrite_node::reactor::ReactorOptions;
+use socket2::SockRef;
 
 use crate::{Node, PATIENCE, answer, ask, frame};
 
@@ -154,6 +155,33 @@ fn the_kernel_keeps_little_for_a_client_that_does_not_read() {
     assert_eq!(answer(&mut sleeper), b"old", "it has lain in its socket since");
     assert_eq!(ask(&mut sleeper, b"o"), b"new");
     assert_eq!(ask(&mut sleeper, b"eawake"), b"eawake");
+    node.stop();
+}
+
+/// It was received with the first of them, and seemed as old as the last pause only, which was a short one.
+#[test]
+fn what_waits_behind_long_answers_grows_older_with_each_of_them() {
+    let node = Node::start(1, ReactorOptions::default());
+    let mut client = node.connect();
+    // So that each answer is on its way until it is read.
+    SockRef::from(&client).set_recv_buffer_size(64 * 1024).unwrap();
+    assert_eq!(ask(&mut client, b"l"), b"welcome");
+    let mut other = node.connect();
+    const ASKED: usize = 10;
+    let mut requests = [1, 0, b'M'].repeat(ASKED);
+    frame(&mut requests, b"o");
+    client.write_all(&requests).unwrap();
+    let mut buffer = vec![0; 1 << 20];
+    for _ in 0..ASKED {
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_millis(100) {
+            assert_eq!(ask(&mut other, b"e"), b"e");
+        }
+        client.read_exact(&mut buffer).unwrap();
+    }
+    assert_eq!(answer(&mut client), b"old");
+    assert!(node.seen.pauses.load(Ordering::SeqCst) >= ASKED - 1, "for it was paused each time");
+    assert_eq!(ask(&mut client, b"o"), b"new");
     node.stop();
 }
 

@@ -16,7 +16,7 @@ use ferrite_lsm::{Class, Directory, Disk, FileName, NameOp, Open, Pace, Sync};
 use ferrite_node::disk::{DiskOptions, supports_direct};
 use ferrite_node::reactor::{CoreError, CoreSetup, Post, ReactorOptions, RingEnv, mailboxes, run_core};
 use ferrite_node::ring::listen;
-use ferrite_node::{Caller, Connection, Env, Handler, Hop, Received};
+use ferrite_node::{Caller, Connection, Env, Handler, Hop, Received, Sent};
 use ferrite_wire::CoreId;
 
 /// Longest that a test waits for an answer before it fails rather than hangs.
@@ -43,6 +43,8 @@ struct Echo {
     timers: RefCell<Vec<(u64, Connection)>>,
     upstream: Cell<Option<(Connection, Connection)>>,
     remembered: Cell<Option<Connection>>,
+    /// What was received last is to be shown again.
+    waits: Cell<bool>,
 }
 
 impl Echo {
@@ -125,6 +127,15 @@ impl Echo {
             Some(b'm') => {
                 self.env.send(connection, |out| out.resize(out.len() + (1 << 20), b'm'));
             }
+            // The same, and waits where there is no room for it.
+            Some(b'M') => {
+                let fill = |out: &mut Vec<u8>, room: usize| {
+                    let fits = room >= 1 << 20;
+                    out.resize(out.len() + if fits { 1 << 20 } else { 0 }, b'm');
+                    fits
+                };
+                self.waits.set(self.env.send_fitting(connection, fill) == Sent::Full);
+            }
             // Asks whether this lay unread for a while.
             Some(b'o') => {
                 let lay = self.env.lay_ns(connection) > 0;
@@ -195,6 +206,9 @@ impl Handler for Echo {
                 self.reply(client, body);
             } else if !self.handle(connection, body) {
                 return Received::Close;
+            }
+            if self.waits.take() {
+                return Received::Consumed { used, need: 0 };
             }
             used += len;
         }
@@ -304,6 +318,7 @@ impl Node {
                         timers: RefCell::default(),
                         upstream: Cell::new(None),
                         remembered: Cell::new(None),
+                        waits: Cell::new(false),
                     })
                 })
             })

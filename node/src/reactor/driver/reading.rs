@@ -20,8 +20,11 @@ impl<H: Handler, E> Driver<H, E> {
         if link.closing {
             return;
         }
-        // What comes while it is not read from is not as old as what lay there before.
-        link.unread.goes_on(&stream);
+        // What comes while it is not read from is not as old as what lay there before. What found no room for its answer is, and all behind it.
+        let is_all_gone = link.input.unread().is_empty();
+        if !link.had_no_room {
+            link.unread.goes_on(&stream, is_all_gone);
+        }
         // Answers are always taken: two sides that each wait for the other to read would wait for ever.
         let waits_for_room = link.had_no_room && !link.output.is_clear();
         if !link.outgoing && (waits_for_room || link.output.queued_bytes() >= options.pause_bytes) {
@@ -36,7 +39,9 @@ impl<H: Handler, E> Driver<H, E> {
             return self.deferred.wait(name, is_turn, &mut table);
         }
         link.unread.ends(self.shared.now_ns.get());
-        link.unread.goes_on(&stream);
+        if !link.had_no_room {
+            link.unread.goes_on(&stream, is_all_gone);
+        }
         let buffer = link.input.lend(options.receive_bytes, link.need);
         self.shared.ring.receive(&stream, buffer, token(name));
     }
