@@ -11,11 +11,12 @@
 //! afar := nothing             a record in the core's local space; its order is the mark
 //! ```
 //!
-//! Invariant: the mark is in the log no later than the record that it is about. It is raised in steps of [`STEP_MS`], so that a run of such records does not
+//! Invariant: the mark is in the log no later than the record that it is about, unless the log refused the mark and then took the record. It is raised in steps of [`STEP_MS`], so that a run of such records does not
 //! write as many marks; the price is that writes look first for so much longer.
 //!
-//! A mark that the log refuses is staged again with the next such record, however far ahead it was: only one that is staged or durable spares that. What is looked
-//! for goes by all that were raised, refused or not.
+//! A mark that the log refuses is staged again at the next tick, and with the next such record, however far ahead it was: only one that is staged or durable
+//! spares that. A group that finds no buffer refuses what is in it, and what waited behind it is taken: the record without its mark. What is looked for goes by all
+//! that were raised, refused or not.
 //!
 //! What this leaves: replicas that have not got the record take the write, and where those suffice for its level it is acknowledged, and hidden once
 //! the record has spread. A change of the number of cores gives the highest mark to every core.
@@ -114,10 +115,7 @@ impl<E: Env> Shard<E> {
         let is_near = self.observe(order);
         if !is_near && !route.has_siblings() && order > self.afar.staged.get() {
             cover::mark("record from afar");
-            let mark = Order(order.0.saturating_add(Order::from_wall_ms(STEP_MS).0));
-            let record = Record { order: mark.0, actor: 0, flags: RecordFlags(0), expiry_ms: 0, value: b"" };
-            self.stage(KEY, record, 0, Ack::Afar(mark))?;
-            self.afar.raise(mark);
+            self.stage_mark(Order(order.0.saturating_add(Order::from_wall_ms(STEP_MS).0)))?;
             let (core, until_ms) = (self.settings.core.0, order.wall_ms());
             tracing::warn!(
                 core,
@@ -126,6 +124,22 @@ impl<E: Env> Shard<E> {
             );
         }
         Ok(is_near)
+    }
+
+    fn stage_mark(&self, mark: Order) -> Result<(), ErrorCode> {
+        let record = Record { order: mark.0, actor: 0, flags: RecordFlags(0), expiry_ms: 0, value: b"" };
+        self.stage(KEY, record, 0, Ack::Afar(mark))?;
+        self.afar.raise(mark);
+        Ok(())
+    }
+
+    /// Stages again what the log has refused: the record that it is about may be there.
+    pub(super) fn tend_mark(&self) {
+        let mark = self.afar.mark.get();
+        if mark > self.afar.staged.get() {
+            // What is refused now is tried again at the next tick.
+            let _refused = self.stage_mark(mark);
+        }
     }
 
     /// Whether a write of a key has to look first at what is there.

@@ -126,13 +126,14 @@ impl<E: Env> Shard<E> {
         self.clock.borrow().is_afar(self.env.wall_ms(), order)
     }
 
-    /// Compares wall clocks, and raises the persisted bound ahead of need.
+    /// Compares wall clocks, and raises the persisted bound ahead of need, and the mark of records from afar if the log has refused it.
     pub(super) fn tend_clock(self: &Rc<Self>) {
         self.walls.borrow_mut().forget(self.env.now_ns() / MS);
         self.is_unjudged();
         self.tell_wall_ahead();
         // What is refused now is tried again at the next tick.
         let _refused = self.raise_bound();
+        self.tend_mark();
     }
 
     /// What has expired for everybody, and may be done away with: by a wall clock that is not ahead of most others'. `None` = there are not enough

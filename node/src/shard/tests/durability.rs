@@ -207,3 +207,18 @@ fn code_of_last(bench: &Bench, connection: Connection) -> Option<ErrorCode> {
     let (header, body) = frames.last().expect("an answer");
     code_of(header, body)
 }
+
+/// A group that found no buffer refused the mark in it, and the record that waited behind it was taken alone: no further record came to bring its mark, and after
+/// a restart nobody looked for it.
+#[test]
+fn a_mark_of_a_record_from_afar_that_was_refused_is_written_though_no_other_record_comes() {
+    let bench = Bench::new(MemDisk::new());
+    let shard = open(&bench, settings(2, 1, 2)).expect("an empty disk opens");
+    let mark = Order::from_wall_ms(bench.wall_ms() + 3_600_000);
+    shard.afar.raise(mark);
+    shard.afar.refused();
+    pass(&bench, &shard, 100);
+    drop(shard);
+    let shard = open(&bench, settings(2, 1, 2)).expect("the same data");
+    assert_eq!(shard.afar.mark(), mark);
+}
