@@ -31,6 +31,8 @@ pub(super) struct MultiPut {
     waiting: usize,
     /// The highest order that was given, or may have been.
     seen: Order,
+    /// As high as another core may mint in time, by the wall clock of when it was asked.
+    minted_max: Order,
     /// When nobody waits for it any more.
     deadline_ns: u64,
 }
@@ -53,7 +55,8 @@ impl<E: Env> Shard<E> {
         }
         let (outcomes, deadline_ns) = (vec![None; parts], terms.deadline_ns);
         let asked = vec![false; parts];
-        let state = MultiPut { requester, outcomes, asked, waiting: parts, seen: Order(0), deadline_ns };
+        let (seen, minted_max) = (Order(0), self.minted_max_by(deadline_ns));
+        let state = MultiPut { requester, outcomes, asked, waiting: parts, seen, minted_max, deadline_ns };
         if parts == 0 {
             return self.finish_multi_put(state);
         }
@@ -102,7 +105,8 @@ impl<E: Env> Shard<E> {
     }
 
     /// Answers those whose time was up some time ago, whatever their parts wait for. Nobody knows what becomes of these, but how high the orders are that they
-    /// can have been given: those of this core lie below what its clock has come to, those of another not above what any clock here may mint.
+    /// can have been given: those of this core lie below what its clock has come to, those of another not above what any clock here may mint, nor might before the
+    /// wall clock was set back.
     pub(super) fn end_late_multi_puts(&self, now_ns: u64) {
         let late =
             self.multi_puts.borrow().ids_where(|multi_put| now_ns >= multi_put.deadline_ns + PART_GRACE_NS);
@@ -112,13 +116,15 @@ impl<E: Env> Shard<E> {
             for index in 0..parts as u32 {
                 let waits = |multi_put: &mut MultiPut| {
                     let at = index as usize;
-                    multi_put.outcomes[at].is_none().then(|| multi_put.asked[at])
+                    multi_put.outcomes[at].is_none().then(|| (multi_put.asked[at], multi_put.minted_max))
                 };
-                let Some(is_elsewhere) = self.multi_puts.borrow_mut().get_mut(id).and_then(waits) else {
+                let Some((is_elsewhere, minted_max)) =
+                    self.multi_puts.borrow_mut().get_mut(id).and_then(waits)
+                else {
                     continue;
                 };
                 let seen = match is_elsewhere {
-                    true => self.minted_max(),
+                    true => minted_max.max(self.minted_max_by(now_ns)),
                     false => self.clock.borrow().latest(),
                 };
                 let part = Requester::Entry { multi_put: MultiPutId(id), index };

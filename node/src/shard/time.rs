@@ -109,9 +109,11 @@ impl<E: Env> Shard<E> {
         }
     }
 
-    /// No core of this node has minted anything above this.
-    pub(super) fn minted_max(&self) -> Order {
-        Order::from_wall_ms(self.believed_wall_ms().saturating_add(self.settings.clock_drift_max_ms))
+    /// No core of this node mints anything above this until then, unless the wall clock is set forward.
+    pub(super) fn minted_max_by(&self, until_ns: u64) -> Order {
+        let ahead_ms =
+            until_ns.saturating_sub(self.env.now_ns()) / 1_000_000 + self.settings.clock_drift_max_ms;
+        Order::from_wall_ms(self.believed_wall_ms().saturating_add(ahead_ms))
     }
 
     /// Takes note of a time that a peer told, or a record has. False = it is too far ahead to be believed.
