@@ -1,7 +1,7 @@
 //! The middle, event by event: routing, matching, retries, deadlines, bounds.
 
 use crate::frames::{done, encoded, error, header, reply_frame, topology, version};
-use crate::script::{Script, options};
+use crate::script::{Script, Seen, options};
 use ferrite_client::{
     Completion, ErrorCode, FOR_EVER, Key, Operation, Options, ReadError, ReadOptions, Replaces, Siblings,
     UnknownReason, WriteOptions, WriteOutcome,
@@ -274,10 +274,8 @@ fn a_connection_that_owes_a_write_is_reset_and_one_that_owes_a_read_is_closed() 
     assert_eq!(script.reset, [asked.connection], "what it answers does not fit");
 }
 
-/// It lay in the client until the socket took something again, and was sent then, with all of the time that it had had at first: carried out late, it won over what
-/// its caller had written since.
-#[test]
-fn a_write_whose_time_was_up_before_the_socket_took_it_is_not_sent() {
+/// A node that has answered one write, and whose socket takes nothing more, with that write.
+fn with_a_stuck_socket() -> (Script, Seen) {
     let mut script = Script::with_nodes(Options { timeout: ms(1_000), ..options(&["n1:7100"]) }, 1);
     script.submit(0, put());
     script.connect_all();
@@ -285,6 +283,14 @@ fn a_write_whose_time_was_up_before_the_socket_took_it_is_not_sent() {
     script.reply(&first, &done());
     script.completion();
     script.is_stuck = true;
+    (script, first)
+}
+
+/// It lay in the client until the socket took something again, and was sent then, with all of the time that it had had at first: carried out late, it won over what
+/// its caller had written since.
+#[test]
+fn a_write_whose_time_was_up_before_the_socket_took_it_is_not_sent() {
+    let (mut script, first) = with_a_stuck_socket();
     script.submit(1, put());
     script.advance(ms(600));
     script.submit(2, put());
@@ -303,13 +309,7 @@ fn a_write_whose_time_was_up_before_the_socket_took_it_is_not_sent() {
 /// All that waited for a socket went into one buffer with the time that was left then, and lay there: what its caller had long given up was carried out.
 #[test]
 fn what_does_not_fit_one_output_is_told_the_time_that_is_left_when_it_leaves() {
-    let mut script = Script::with_nodes(Options { timeout: ms(1_000), ..options(&["n1:7100"]) }, 1);
-    script.submit(0, put());
-    script.connect_all();
-    let first = script.request();
-    script.reply(&first, &done());
-    script.completion();
-    script.is_stuck = true;
+    let (mut script, _) = with_a_stuck_socket();
     let long = vec![7; 40 * 1024];
     let put = |timeout| {
         let options = WriteOptions { timeout: Some(timeout), ..Default::default() };

@@ -121,9 +121,8 @@ fn a_full_disk_that_takes_no_mark_loses_no_hint() {
     assert_eq!(again.hints_owed(), 30, "nothing is lost");
 }
 
-/// Hints that were delivered stayed while a full disk had no room for their mark; and it was full of them.
-#[test]
-fn what_was_delivered_is_left_out_of_tables_when_its_mark_was_refused() {
+/// A node whose third has taken four of its thirty hints, in the same turn, and its client.
+fn with_four_of_thirty_delivered() -> (Bench, Rc<Shard<Bench>>, Connection) {
     let mut settings = patient(3);
     settings.engine.memtable_bytes = 128 << 10;
     let (bench, shard, second, from) = without_the_third(settings);
@@ -135,6 +134,22 @@ fn what_was_delivered_is_left_out_of_tables_when_its_mark_was_refused() {
     for (number, ..) in &sent[..4] {
         answer(&bench, &shard, third, *number, WriteAnswer::Applied);
     }
+    (bench, shard, from)
+}
+
+/// Writes until memtables are flushed, and with them what is retired is left out.
+fn fill_memtables(bench: &Bench, shard: &Rc<Shard<Bench>>, from: Connection) {
+    let flushes = shard.engine.stats().flushes;
+    for number in 0..200u64 {
+        write(bench, shard, from, number, &put(&number.to_be_bytes(), &[7; 1_000], Level::One));
+    }
+    assert!(shard.engine.stats().flushes > flushes);
+}
+
+/// Hints that were delivered stayed while a full disk had no room for their mark; and it was full of them.
+#[test]
+fn what_was_delivered_is_left_out_of_tables_when_its_mark_was_refused() {
+    let (bench, shard, from) = with_four_of_thirty_delivered();
     // No tick comes in between that would write it.
     let (lane, mark) = {
         let mut hints = shard.hints.borrow_mut();
@@ -143,11 +158,7 @@ fn what_was_delivered_is_left_out_of_tables_when_its_mark_was_refused() {
     };
     assert!(mark.is_some());
     shard.hint_marked(lane, None);
-    let flushes = shard.engine.stats().flushes;
-    for number in 0..200u64 {
-        write(&bench, &shard, from, number, &put(&number.to_be_bytes(), &[7; 1_000], Level::One));
-    }
-    assert!(shard.engine.stats().flushes > flushes);
+    fill_memtables(&bench, &shard, from);
     assert_eq!(stored(&shard).0, 26);
 }
 
@@ -168,28 +179,14 @@ fn stored(shard: &Shard<Bench>) -> (usize, usize) {
 /// them the full disk.
 #[test]
 fn what_was_delivered_is_left_out_of_tables_when_its_mark_was_not_even_staged() {
-    let mut settings = patient(3);
-    settings.engine.memtable_bytes = 128 << 10;
-    let (bench, shard, second, from) = without_the_third(settings);
-    write_and_ack(&bench, &shard, from, second, 30);
-    pass(&bench, &shard, 20);
-    let third = comes(&bench, &shard, 3);
-    pass(&bench, &shard, 20);
-    let sent = writes(&bench, third);
-    for (number, ..) in &sent[..4] {
-        answer(&bench, &shard, third, *number, WriteAnswer::Applied);
-    }
+    let (bench, shard, from) = with_four_of_thirty_delivered();
     let lane = shard.hints.borrow().lanes().next().expect("one").0;
     let key = mark_key(lane);
     // A mark overtakes nobody who waits for room.
     assert!(shard.waiting.borrow_mut().enter(u64::MAX, key, local_record(1, b""), 0, Ack::Nobody));
     shard.mark_hints();
     shard.waiting.borrow_mut().leave();
-    let flushes = shard.engine.stats().flushes;
-    for number in 0..200u64 {
-        write(&bench, &shard, from, number, &put(&number.to_be_bytes(), &[7; 1_000], Level::One));
-    }
-    assert!(shard.engine.stats().flushes > flushes);
+    fill_memtables(&bench, &shard, from);
     assert_eq!(stored(&shard), (26, 0), "and no mark did it");
 }
 

@@ -127,6 +127,12 @@ fn a_replica_whose_answer_finds_no_room_refuses_the_read() {
     assert!(bench.0.closed.borrow().is_empty());
 }
 
+/// The first key that is this core's.
+fn own_key(shard: &Shard<Bench>) -> [u8; 4] {
+    let is_own = |key: &[u8; 4]| shard.route(&Key::plain(key)).is_ok_and(|route| route.hop.is_none());
+    (0..).map(u32::to_le_bytes).find(is_own).expect("some key is")
+}
+
 /// Large answers to another core, whose queue was full, used to wait without a bound on their bytes: eight connections that did not
 /// read their answers came to more than a gigabyte.
 #[test]
@@ -135,11 +141,7 @@ fn answers_that_wait_for_another_core_are_bounded_in_bytes() {
     let mut two_cores = settings(1, 2, 2);
     two_cores.hop_backlog_bytes_max = 5_000;
     let shard = open(&bench, two_cores).expect("an empty disk opens");
-    let owned = |at: &u32| {
-        let key = at.to_le_bytes();
-        shard.route(&Key::plain(&key)).is_ok_and(|route| route.hop.is_none())
-    };
-    let key = (0..).find(owned).expect("some key is this core's").to_le_bytes();
+    let key = own_key(&shard);
     let connection = Connection { slot: 7, generation: 1 };
     let ask = |number: u64, request: &Request<'_>| {
         let (deadline_ns, frame) = (bench.now_ns() + 1_000 * MS, request_frame(number, request));
@@ -180,11 +182,7 @@ fn answers_that_wait_for_a_core_that_stands_still_take_no_other_cores_room() {
     let mut three_cores = settings(1, 3, 3);
     three_cores.hop_backlog_bytes_max = 10_000;
     let shard = open(&bench, three_cores).expect("an empty disk opens");
-    let owned = |at: &u32| {
-        let key = at.to_le_bytes();
-        shard.route(&Key::plain(&key)).is_ok_and(|route| route.hop.is_none())
-    };
-    let key = (0..).find(owned).expect("some key is this core's").to_le_bytes();
+    let key = own_key(&shard);
     let connection = Connection { slot: 7, generation: 1 };
     let ask = |core: u16, number: u64, request: &Request<'_>| {
         let (deadline_ns, frame) = (bench.now_ns() + 1_000 * MS, request_frame(number, request));
