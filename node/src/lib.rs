@@ -15,7 +15,7 @@ pub mod ring;
 pub mod server;
 pub mod shard;
 pub mod startup;
-pub mod table_modes;
+pub mod table_shapes;
 
 pub use env::{Caller, Connection, Env, Handler, Hop, Received, Sent};
 pub use layout::lay_out;

@@ -26,7 +26,7 @@ use crate::place::Place;
 use crate::reactor::{CoreError, CoreSetup, PEER_CONNECTIONS, ReactorOptions, mailboxes, run_core};
 use crate::shard::{Joining, Shard, ShardSettings, UNLISTED_MAX};
 use crate::startup::{self, StartupError};
-use crate::table_modes;
+use crate::table_shapes;
 
 /// A read that waits for the disk is allowed for so many bytes of a core's reserve: a task of some kilobytes, beside its block, which is counted elsewhere.
 const DISK_READ_BYTES: usize = 16 * 1024;
@@ -136,7 +136,7 @@ pub fn serve(config: &Config, node: &Node, ready: impl FnOnce(&Started)) -> Resu
     let layout = layout::settle(&plan, cpus[0], &directory)?;
     // Stores are never fewer than there were.
     memory::check(memory, &config.server, cores, plan.stores.max(layout.stores()))?;
-    table_modes::settle(directory.path(), &config.tables).map_err(StartupError::Tables)?;
+    table_shapes::settle(directory.path(), &config.tables).map_err(StartupError::Tables)?;
     let plan = plan.placed(node, layout, Place::take(directory.path()));
     let (posts, boxes) = mailboxes(cpus.len(), plan.plan.memory.reserve.mail)?;
     // Signals are taken before threads exist, so that no thread is killed by one.

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ferrite_cli::local::LocalCluster;
+use ferrite_cli::local::{LocalCluster, LocalError};
 use ferrite_client::{BlockingClient, ReadOptions};
 
 use crate::{client, configured, directory, ferrite, outcome};
@@ -255,4 +255,40 @@ fn a_table_keeps_its_mode_for_life() {
     cluster.start(0).expect("with the old mode it starts");
     let got = ferrite(home.path(), &["get", "7", "--table", "wishes"]);
     assert_eq!(String::from_utf8(got.stdout).unwrap(), "a bicycle");
+}
+
+/// With more replicas than they have, records were asked of nodes that had never had them: a quorum of those said that there was nothing.
+#[test]
+fn a_table_keeps_its_number_of_replicas_for_life() {
+    let home = directory();
+    let mut cluster = configured(home.path(), 3);
+    let file = cluster.config_file().to_owned();
+    let made = std::fs::read_to_string(&file).unwrap();
+    declare(&file, &made, CARTS);
+    cluster.start_all().expect("the nodes start");
+    let key = |number: u32| number.to_string();
+    for number in 0..8 {
+        assert!(ferrite(home.path(), &["put", &key(number), "plums", "--table", "carts"]).status.success());
+    }
+    (0..3).for_each(|index| assert!(cluster.stop(index).expect("it stops").success()));
+
+    for (table, found, tables, of_all) in [
+        ("carts", 1, CARTS.replace("replication = 1", "replication = 3"), "replication = 3"),
+        ("default", 3, CARTS.to_owned(), "replication = 2"),
+    ] {
+        declare(&file, &made.replace("replication = 3", of_all), &tables);
+        let refused = cluster.start(0).expect_err("it is refused");
+        let LocalError::Ended { status, log: said, .. } = refused else { panic!("{refused}") };
+        assert_eq!(status.code(), Some(2), "{said}");
+        let words = format!("table {table} is declared with replication = ");
+        let remedy = format!("put replication = {found} back");
+        assert!(said.contains(&words) && said.contains(&remedy), "{said}");
+    }
+
+    declare(&file, &made, CARTS);
+    cluster.start_all().expect("with the old numbers they start");
+    for number in 0..8 {
+        let got = ferrite(home.path(), &["get", &key(number), "--table", "carts", "--level", "all"]);
+        assert_eq!(String::from_utf8(got.stdout).unwrap(), "plums");
+    }
 }

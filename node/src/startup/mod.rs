@@ -19,7 +19,7 @@ use ferrite_wire::CoreId;
 use crate::config::{ByteSize, Config, Node};
 use crate::identity::{DataDirectory, Identity, IdentityError};
 use crate::memory;
-use crate::table_modes::{self, TableModesError};
+use crate::table_shapes::{self, TableShapesError};
 
 pub use host::refuse_huge_pages;
 pub(crate) use patience::{Patience, is_alive};
@@ -154,7 +154,7 @@ pub enum StartupError {
     /// The data directory cannot be used.
     Directory(IdentityError),
     /// Its records are not as the configuration declares their tables.
-    Tables(TableModesError),
+    Tables(TableShapesError),
 }
 
 /// Checks everything `node` needs, and takes its data directory.
@@ -180,7 +180,7 @@ pub fn prepare(config: &Config, node: &Node) -> Result<Ready, StartupError> {
     };
     let directory = DataDirectory::open(&node.data, &identity).map_err(StartupError::Directory)?;
     direct::check(directory.path())?;
-    table_modes::check(directory.path(), &config.tables).map_err(StartupError::Tables)?;
+    table_shapes::check(directory.path(), &config.tables).map_err(StartupError::Tables)?;
     Ok(Ready { cpus, memory, directory })
 }
 
