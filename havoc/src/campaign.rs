@@ -95,10 +95,28 @@ impl Plan {
     }
 }
 
+/// The faults of a plan that can be done on its ground, and what is left out of it, and why.
+fn possible(kind: Kind, only: &[Fault]) -> Result<(Vec<Fault>, Vec<String>), Obstacle> {
+    let is_wanted = |fault: &Fault| only.is_empty() || only.contains(fault);
+    let wanted = Fault::ALL.into_iter().filter(is_wanted);
+    let (can, cannot): (Vec<Fault>, Vec<Fault>) = wanted.partition(|fault| fault.why_not(kind).is_none());
+    let told = |fault: &Fault| fault.why_not(kind).map(|why| format!("{fault}: {why}"));
+    let skipped: Vec<String> = cannot.iter().filter_map(told).collect();
+    if can.is_empty() {
+        let why = format!(
+            "{}; run it as root and without --no-root, or name other faults with --only",
+            skipped.join("; ")
+        );
+        return Err(Obstacle::new(format!("do any of these faults on {kind}"), why));
+    }
+    Ok((can, skipped))
+}
+
 /// A campaign under way.
 struct Campaign<'a> {
     nodes: Nodes,
     plan: &'a Plan,
+    faults: Vec<Fault>,
     rng: Rng,
     writers: Vec<(usize, BlockingClient, Registers)>,
     kept: Vec<Set>,
@@ -110,8 +128,8 @@ struct Campaign<'a> {
 /// Does it. `program` is the `ferrite` binary, `home` a directory on a file system that takes direct I/O; `say` is told of each round.
 pub fn run(program: &Path, home: &Path, plan: &Plan, mut say: impl FnMut(&str)) -> Result<Report, Obstacle> {
     let started = Instant::now();
-    // Only in a mount namespace of its own can something be mounted that nobody has to unmount.
-    let small_disk = (plan.kind == Kind::Namespaces).then_some(NODES - 1);
+    let (faults, skipped) = possible(plan.kind, &plan.only)?;
+    let small_disk = Fault::FullDisk.why_not(plan.kind).is_none().then_some(NODES - 1);
     let cores = match plan.kind {
         Kind::Namespaces => 2,
         Kind::Loopback | Kind::Plain => 1,
@@ -128,10 +146,7 @@ pub fn run(program: &Path, home: &Path, plan: &Plan, mut say: impl FnMut(&str)) 
     let ground = Ground::new(plan.kind, NODES, cores)?;
     let mut nodes = Nodes::configure(program, home, ground, shape)?;
     nodes.start_all()?;
-    let mut report = Report { ground: plan.kind.to_string(), seed: plan.seed, ..Report::default() };
-    if small_disk.is_none() {
-        report.skipped.push(format!("{}: nothing can be mounted without a namespace", Fault::FullDisk));
-    }
+    let report = Report { ground: plan.kind.to_string(), seed: plan.seed, skipped, ..Report::default() };
     let writers = (0..WRITERS).map(|number| {
         let at = number;
         let seed = plan.seed.wrapping_mul(31).wrapping_add(number as u64 + 1);
@@ -139,8 +154,8 @@ pub fn run(program: &Path, home: &Path, plan: &Plan, mut say: impl FnMut(&str)) 
     });
     let writers = writers.collect();
     let (rng, log_bytes) = (Rng::new(plan.seed), vec![0; NODES]);
-    let mut campaign =
-        Campaign { nodes, plan, rng, writers, kept: Vec::new(), carts: Carts::default(), report, log_bytes };
+    let (kept, carts) = (Vec::new(), Carts::default());
+    let mut campaign = Campaign { nodes, plan, faults, rng, writers, kept, carts, report, log_bytes };
     let mut deck = Vec::new();
     let mut round = 0;
     while round < plan.rounds && started.elapsed() < plan.time {
@@ -154,6 +169,10 @@ pub fn run(program: &Path, home: &Path, plan: &Plan, mut say: impl FnMut(&str)) 
         if campaign.report.violations.len() >= VIOLATIONS_MAX {
             break;
         }
+    }
+    if round == 0 {
+        let why = format!("{:?} were over before the nodes ran; give it longer with --for", plan.time);
+        return Err(Obstacle::new("do a fault", why));
     }
     for node in 0..NODES {
         if let Err(obstacle) = campaign.nodes.stop(node) {
@@ -174,11 +193,7 @@ pub fn log_files(home: &Path) -> Vec<PathBuf> {
 impl Campaign<'_> {
     /// All faults that can be done here, in random order.
     fn deal(&mut self) -> Vec<Fault> {
-        let can = |fault: &Fault| {
-            (self.plan.only.is_empty() || self.plan.only.contains(fault))
-                && (*fault != Fault::FullDisk || self.nodes.small_disk().is_some())
-        };
-        let mut deck: Vec<Fault> = Fault::ALL.into_iter().filter(can).collect();
+        let mut deck = self.faults.clone();
         for at in (1..deck.len()).rev() {
             deck.swap(at, self.rng.below(at as u64 + 1) as usize);
         }
@@ -428,5 +443,33 @@ struct StopAtEnd<'a>(&'a AtomicBool);
 impl Drop for StopAtEnd<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With none left nothing was done, nothing was lost, and that was what was said.
+    #[test]
+    fn a_plan_without_a_fault_that_can_be_done_is_no_plan() {
+        let of = |kind, only: &[Fault]| possible(kind, only);
+        let said = of(Kind::Loopback, &[Fault::FullDisk]).expect_err("it needs a mount").to_string();
+        assert!(
+            said.starts_with("cannot do any of these faults on loopback behind a fault proxy: full disk: ")
+        );
+        assert!(
+            said.contains("run it as root and without --no-root, or name other faults with --only"),
+            "{said}"
+        );
+        assert!(!said.contains('\n'), "{said}");
+
+        let (can, skipped) = of(Kind::Namespaces, &[Fault::FullDisk]).expect("it can be mounted there");
+        assert_eq!((can, skipped.len()), (vec![Fault::FullDisk], 0));
+        let (can, skipped) = of(Kind::Loopback, &[Fault::FullDisk, Fault::Kill]).expect("one of two");
+        assert_eq!(can, [Fault::Kill]);
+        assert_eq!(skipped, ["full disk: nothing can be mounted without a namespace"]);
+        let (can, skipped) = of(Kind::Loopback, &[]).expect("most of them");
+        assert_eq!((can.len(), skipped.len()), (Fault::ALL.len() - 1, 1));
     }
 }

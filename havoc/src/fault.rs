@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use ferrite_client::{ErrorCode, Key, Level, WriteOptions, WriteOutcome};
 use ferrite_loadgen::chooser::Rng;
 
+use crate::ground::Kind;
 use crate::nodes::Nodes;
 use crate::{Obstacle, wait_for};
 
@@ -56,6 +57,18 @@ impl Fault {
         Fault::Wipe,
         Fault::FullDisk,
     ];
+
+    /// Why it cannot be done on a ground; `None` = it can be.
+    pub fn why_not(self, kind: Kind) -> Option<&'static str> {
+        match (self, kind) {
+            // Only in a mount namespace of its own can something be mounted that nobody has to unmount.
+            (Fault::FullDisk, Kind::Loopback | Kind::Plain) => {
+                Some("nothing can be mounted without a namespace")
+            }
+            (Fault::Partition | Fault::OneWay, Kind::Plain) => Some("nothing can be cut on plain loopback"),
+            _ => None,
+        }
+    }
 
     /// By how much clocks of nodes differ at most while it lasts: all of them are one machine's, up to where they are set off.
     pub fn drift(self) -> Duration {

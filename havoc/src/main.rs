@@ -14,8 +14,10 @@ use ferrite_havoc::home::Home;
 
 /// Do everything to five real nodes that the world does to nodes, with checked writers through all of it
 ///
-/// Partitions, one-way ones too, stops, kills, wrong clocks, wiped directories and full disks, until time is up. Exit codes: 0 = nothing
-/// was lost; 1 = something was, and the nodes' logs are kept, or a figure is not what it must be; 2 = it could not be done.
+/// Partitions, one-way ones too, stops, kills, wrong clocks, wiped directories and full disks, until time is up. A full disk needs namespaces
+/// of its own, which the system gives to root and, where it is so set up, to users; all else is done without them, too. Exit codes: 0 =
+/// nothing was lost; 1 = something was, and the nodes' logs are kept, or a figure of `down`, `slow` or `flood` is not what its own --help
+/// says it must be; 2 = it could not be done, or there was no fault to do.
 #[derive(Parser)]
 #[command(name = "ferrite-havoc", version, max_term_width = 100)]
 struct Havoc {
@@ -25,7 +27,8 @@ struct Havoc {
     /// What is drawn at random; another one each time, if not given
     #[arg(long)]
     seed: Option<u64>,
-    /// Only these faults, by name; a wrong one is told all names
+    /// Only these faults: partition, one-way-partition, pause, kill, clock-offset, wiped-directory, and full-disk, which needs root or
+    /// a user namespace
     #[arg(long, value_name = "FAULT", value_delimiter = ',')]
     only: Vec<Fault>,
     #[command(flatten)]
@@ -38,10 +41,19 @@ struct Havoc {
 #[derive(clap::Subcommand)]
 enum Figure {
     /// A node down under load, and back: reads at ONE on it second by second, and hints until they are delivered
+    ///
+    /// Exits with 1 where reads at ONE on the node are not all right within 10 s after its return, or in the end; where nothing was written while it
+    /// was down; and where hints for it were not kept, or not delivered while it was watched.
     Down(figures::down::Options),
     /// Reads at QUORUM while one replica is slow
+    ///
+    /// Exits with 1 where the 99th percentile of answered reads is more than 2 times the healthy one, where extra reads are more than 5 %, or are not
+    /// told, and where any read failed, or none was answered.
     Slow(figures::slow::Options),
     /// Memory, and p99 of established clients, while other connections do nothing good
+    ///
+    /// Exits with 1 where in any row the 99th percentile is more than 2 times what it is alone, more than 1 % of operations failed, none was done,
+    /// or nobody else was connected; and where the node ever took more memory than it was given and a tenth.
     Flood(figures::flood::Options),
     /// The connections of the figure "flood" that do nothing good: a process of their own
     #[command(hide = true)]
@@ -105,19 +117,24 @@ fn run(havoc: &Havoc) -> Result<bool, Obstacle> {
     }
     if let Some(figure) = &havoc.figure {
         let (program, home) = (havoc.where_.program()?, havoc.where_.home()?);
-        match figure {
+        let wrong = match figure {
             Figure::Down(options) => {
-                return Ok(is_well(figures::down::run(&program, home.path(), *options)?.wrong()));
+                let outcome = figures::down::run(&program, home.path(), *options)?;
+                outcome.wrong().or_else(|| outcome.late())
             }
             Figure::Slow(options) => figures::slow::run(&program, home.path(), *options)?,
-            Figure::Flood(options) => {
-                return Ok(is_well(figures::flood::run(&program, home.path(), options)?));
-            }
+            Figure::Flood(options) => figures::flood::run(&program, home.path(), options)?,
             Figure::Crowd(_) => unreachable!("it needs no nodes"),
-            Figure::Cost(options) => figures::cost::run(&program, home.path(), *options)?,
-            Figure::Together(options) => figures::together::run(&program, home.path(), *options)?,
-        }
-        return Ok(true);
+            Figure::Cost(options) => {
+                figures::cost::run(&program, home.path(), *options)?;
+                None
+            }
+            Figure::Together(options) => {
+                figures::together::run(&program, home.path(), *options)?;
+                None
+            }
+        };
+        return Ok(is_well(wrong));
     }
     let kind = ground(havoc.where_.no_root)?;
     let (program, home) = (havoc.where_.program()?, havoc.where_.home()?);
@@ -164,4 +181,23 @@ fn ground(no_root: bool) -> Result<Kind, Obstacle> {
 fn now_s() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn help_names_every_fault_and_which_needs_root() {
+        let help = Havoc::command().render_long_help().to_string();
+        let only = help.split("--only").nth(1).expect("an option").split("--").next().expect("its text");
+        let only = only.split_whitespace().collect::<Vec<_>>().join(" ");
+        for fault in Fault::ALL {
+            let name = fault.to_string().replace(' ', "-");
+            assert!(only.contains(&name), "{name}: {only}");
+        }
+        assert!(only.contains("full-disk, which needs root"), "{only}");
+    }
 }

@@ -4,7 +4,8 @@
 //! been acknowledged of the record before it was sent, or something later. What is acknowledged by the two others may come to the node a
 //! moment later, so that single reads may be wrong at any time; but in the end each record is read until what had been acknowledged of it
 //! is there, a bounded number of times. Where it is not, where hints are left, or where the node missed nothing, the figure
-//! [is wrong](Outcome::wrong).
+//! [is wrong](Outcome::wrong). It is, too, where the node is [late](Outcome::late): a second reader reads every record until what had been
+//! acknowledged of it when the node came back is there, and is given ten seconds for all of them.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -53,6 +54,9 @@ const BEFORE: Duration = Duration::from_secs(2);
 const POLLS_MAX: u32 = 200;
 const POLL_PAUSE: Duration = Duration::from_millis(50);
 
+/// Longest time from the node's return until all that had been acknowledged by then is read on it at ONE.
+const RIGHT_WITHIN: Duration = Duration::from_secs(10);
+
 /// What came of it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Outcome {
@@ -62,6 +66,8 @@ pub struct Outcome {
     pub owed: Option<u64>,
     /// When none was left, from its return on; `None` = it was not seen.
     pub drained: Option<Duration>,
+    /// When every record was right at ONE as it had been acknowledged at its return, from then on; `None` = some were not in time.
+    pub right: Option<Duration>,
     /// Records that were read on it in the end.
     pub records: u64,
     /// Those of them that it did not have as they had been acknowledged.
@@ -69,6 +75,17 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// What took too long, in one line. It depends on the machine, unlike what [is wrong](Outcome::wrong).
+    pub fn late(&self) -> Option<String> {
+        let within = RIGHT_WITHIN.as_secs();
+        match self.right {
+            Some(right) if right <= RIGHT_WITHIN => None,
+            Some(_) | None => Some(format!(
+                "reads at ONE on the node were not all right within {within} s after its return"
+            )),
+        }
+    }
+
     /// What should not be, in one line.
     pub fn wrong(&self) -> Option<String> {
         if self.missed == 0 {
@@ -154,7 +171,59 @@ fn watch(
     let owed = hints(nodes);
     nodes.start(VICTIM)?;
     let back = Instant::now();
-    let mut drained = None;
+    let nodes = &*nodes;
+    let promised = promised(floors);
+    let (right, by_seconds) = std::thread::scope(|scope| {
+        let mut checker = nodes.client_of(VICTIM, &[VICTIM]);
+        let checking = scope.spawn(move || {
+            let left = not_right(&mut checker, promised, |_| back.elapsed() < RIGHT_WITHIN);
+            left.is_empty().then(|| back.elapsed())
+        });
+        let by_seconds = by_seconds(nodes, options, back, floors);
+        (checking.join().expect("a reader does not panic"), by_seconds)
+    });
+    let (more, drained) = by_seconds;
+    lines.extend(more);
+    let mut reader = nodes.client_of(VICTIM, &[VICTIM]);
+    let stale = not_right(&mut reader, self::promised(floors), |polls| polls < POLLS_MAX).len() as u64;
+    println!(
+        "one of {} nodes down for {:.0} s under {} writes a second at QUORUM: {missed} writes missed; hints owed at its return: {}",
+        nodes.len(),
+        options.down.as_secs_f64(),
+        options.rate,
+        owed.map_or_else(|| "not told".to_owned(), |owed| owed.to_string()),
+    );
+    println!();
+    println!("| second after its return | reads at ONE on it | failed | right | hints left |");
+    println!("|---|---:|---:|---:|---:|");
+    lines.iter().for_each(|line| println!("{line}"));
+    match drained {
+        Some(time) => println!("\nhints were drained {:.1} s after its return", time.as_secs_f64()),
+        None => println!("\nhints were not seen drained"),
+    }
+    let within = RIGHT_WITHIN.as_secs();
+    match right {
+        Some(time) => println!(
+            "at ONE on it every record was right as acknowledged at its return {:.1} s after it, of {within} s that it has",
+            time.as_secs_f64()
+        ),
+        None => println!(
+            "at ONE on it not every record was right as acknowledged at its return within {within} s"
+        ),
+    }
+    let records = floors.len() as u64;
+    println!("at ONE on it in the end: {} of {records} records right", records - stale);
+    Ok(Outcome { missed, owed, drained, right, records, stale })
+}
+
+/// Reads on the node second by second after its return; and when hints were seen drained, from then on.
+fn by_seconds(
+    nodes: &Nodes,
+    options: Options,
+    back: Instant,
+    floors: &[AtomicU64],
+) -> (Vec<String>, Option<Duration>) {
+    let (mut lines, mut drained) = (Vec::new(), None);
     let mut second = 0;
     // A client of its own: one that saw the node down would wait before it tries again.
     let mut reader = nodes.client_of(VICTIM, &[VICTIM]);
@@ -172,41 +241,31 @@ fn watch(
         }
         lines.push(reads.line(&format!("{second}"), left));
     }
-    let stale = stale(&mut reader, floors);
-    println!(
-        "one of {} nodes down for {:.0} s under {} writes a second at QUORUM: {missed} writes missed; hints owed at its return: {}",
-        nodes.len(),
-        options.down.as_secs_f64(),
-        options.rate,
-        owed.map_or_else(|| "not told".to_owned(), |owed| owed.to_string()),
-    );
-    println!();
-    println!("| second after its return | reads at ONE on it | failed | right | hints left |");
-    println!("|---|---:|---:|---:|---:|");
-    lines.iter().for_each(|line| println!("{line}"));
-    match drained {
-        Some(time) => println!("\nhints were drained {:.1} s after its return", time.as_secs_f64()),
-        None => println!("\nhints were not seen drained"),
-    }
-    let records = floors.len() as u64;
-    println!("at ONE on it in the end: {} of {records} records right", records - stale);
-    Ok(Outcome { missed, owed, drained, records, stale })
+    (lines, drained)
 }
 
-/// How many records the node does not come to have as they are acknowledged now.
-fn stale(reader: &mut BlockingClient, floors: &[AtomicU64]) -> u64 {
-    let floors = floors.iter().map(|floor| floor.load(Ordering::Acquire));
-    let mut left: Vec<(u64, u64)> = (0..).zip(floors).collect();
-    for poll in 0..POLLS_MAX {
-        if poll > 0 {
+/// What is acknowledged of each record by now.
+fn promised(floors: &[AtomicU64]) -> Vec<(u64, u64)> {
+    (0..).zip(floors.iter().map(|floor| floor.load(Ordering::Acquire))).collect()
+}
+
+/// Reads records on the node until what is promised of each is there, as long as it may; those of which it is not. The number of times that all
+/// that are left have been read decides, or time does.
+fn not_right(
+    reader: &mut BlockingClient,
+    mut left: Vec<(u64, u64)>,
+    goes_on: impl Fn(u32) -> bool,
+) -> Vec<(u64, u64)> {
+    for polls in 0.. {
+        if polls > 0 {
             std::thread::sleep(POLL_PAUSE);
         }
-        left.retain(|(record, floor)| is_right(reader, *record, *floor) != Some(true));
-        if left.is_empty() {
+        left.retain(|(record, floor)| !goes_on(polls) || is_right(reader, *record, *floor) != Some(true));
+        if left.is_empty() || !goes_on(polls + 1) {
             break;
         }
     }
-    left.len() as u64
+    left
 }
 
 /// Whether a read at ONE finds that or something later; `None` = it is not answered.
@@ -286,7 +345,8 @@ mod tests {
 
     #[test]
     fn what_was_not_missed_kept_drained_or_right_is_wrong() {
-        let well = Outcome { missed: 9, owed: Some(9), drained: Some(Duration::ZERO), records: 5, stale: 0 };
+        let (drained, right) = (Some(Duration::ZERO), Some(Duration::ZERO));
+        let well = Outcome { missed: 9, owed: Some(9), drained, right, records: 5, stale: 0 };
         assert_eq!(well.wrong(), None);
         for (outcome, word) in [
             (Outcome { missed: 0, ..well }, "no write"),
@@ -296,6 +356,18 @@ mod tests {
             (Outcome { stale: 1, ..well }, "1 of 5 records"),
         ] {
             assert!(outcome.wrong().is_some_and(|said| said.contains(word)), "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn a_node_that_is_not_right_at_one_within_ten_seconds_is_late() {
+        let right = |right| Outcome { right, ..Outcome::default() }.late();
+        assert_eq!(right(Some(Duration::from_secs(10))), None);
+        for late in [None, Some(Duration::from_millis(10_001))] {
+            assert!(
+                right(late).is_some_and(|said| said.contains("within 10 s after its return")),
+                "{late:?}"
+            );
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Memory, and how long established clients wait, while thousands of connections do nothing good.
 //!
 //! The node has one CPU for itself, if there are two. Established clients share another with the others, which are a process of their own that
-//! runs when nobody else wants to (`chrt --idle`, where there is one): it is the node that is measured. Where its memory was ever more
-//! than it was given and a tenth, the figure is wrong.
+//! runs when nobody else wants to (`chrt --idle`, where there is one): it is the node that is measured. The figure is wrong where its memory was
+//! ever more than it was given and a tenth, and where the established clients have not [their share](Row::wrong): the 99th percentile of what
+//! they do is at most twice what it is when they are alone.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -78,16 +79,63 @@ const LARGE_BYTES: usize = 64 * 1024;
 const GETS: u64 = 64;
 const LARGE: &[u8] = b"large";
 
+/// Most operations of a hundred that may fail: of more, the 99th percentile is no longer that of those that were done.
+const FAILED_PERCENT_MAX: u64 = 1;
+
 /// What one row came to.
-#[derive(Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Row {
+    done: u64,
+    failed: u64,
+    p99_us: f32,
+    /// Most connections of others that were there at a time; `None` = there were to be none.
+    open: Option<u64>,
+}
+
+impl Row {
+    /// What is wrong with how long established clients waited, against a row without others.
+    fn wrong(&self, alone: &Row) -> Option<String> {
+        let all = self.done + self.failed;
+        let ratio = super::ratio(self.p99_us, alone.p99_us);
+        if self.done == 0 {
+            Some("nothing was done for the established clients".to_owned())
+        } else if self.failed * 100 > all * FAILED_PERCENT_MAX {
+            let failed = self.failed;
+            Some(format!("{failed} of {all} operations failed, more than {FAILED_PERCENT_MAX} %"))
+        } else if self.open == Some(0) {
+            Some("nobody else was ever connected".to_owned())
+        } else if ratio > super::P99_RATIO_MAX {
+            let most = super::P99_RATIO_MAX;
+            Some(format!("p99 is {ratio:.2} times what it is alone, more than {most:.0}"))
+        } else {
+            None
+        }
+    }
+}
+
+/// What is being measured of one row.
+#[derive(Default)]
+struct Measuring {
     measured: Measured,
     resident_bytes: u64,
     open: u64,
+    arrived: u64,
+}
+
+impl Measuring {
+    fn row(&mut self, behaviour: Behaviour) -> Row {
+        let p99_us = self.measured.quantile_us(0.99);
+        let open = (behaviour != Behaviour::Absent).then_some(self.open);
+        Row { done: self.measured.done, failed: self.measured.failed, p99_us, open }
+    }
+
+    fn arrived_per_second(&self) -> f64 {
+        self.arrived as f64 / self.measured.time.as_secs_f64().max(1e-9)
+    }
 }
 
 /// What is wrong with a node that took that much memory at most, in one line.
-fn wrong(most_bytes: u64) -> Option<String> {
+fn wrong_memory(most_bytes: u64) -> Option<String> {
     let bound = super::MEMORY_BYTES / 10 * 11;
     (most_bytes == 0 || most_bytes > bound).then(|| {
         format!(
@@ -108,7 +156,7 @@ pub fn run(program: &Path, home: &Path, options: &Options) -> Result<Option<Stri
     if !large.is_done() {
         return Err(Obstacle::new("write a large value", large));
     }
-    let mut rows: [Row; ROWS.len()] = Default::default();
+    let mut rows: [Measuring; ROWS.len()] = Default::default();
     for _ in 0..options.rounds.max(1) {
         for ((_, behaviour), row) in ROWS.iter().zip(&mut rows) {
             if !is_wanted(options, *behaviour) {
@@ -126,28 +174,39 @@ pub fn run(program: &Path, home: &Path, options: &Options) -> Result<Option<Stri
         options.turn.as_secs_f64()
     );
     println!();
-    println!("| others | open at most | op/s | failed | p50 µs | p99 µs | p99 / alone | memory MiB |");
-    println!("|---|---:|---:|---:|---:|---:|---:|---:|");
-    let mut alone = 0.0;
-    for ((name, behaviour), row) in ROWS.iter().zip(&mut rows) {
+    println!(
+        "| others | open at most | arrived /s | op/s | failed | p50 µs | p99 µs | p99 / alone | goal {:.0} × | memory MiB |",
+        super::P99_RATIO_MAX
+    );
+    println!("|---|---:|---:|---:|---:|---:|---:|---:|---|---:|");
+    let mut wrong = Vec::new();
+    let mut alone = Row::default();
+    for ((name, behaviour), measuring) in ROWS.iter().zip(&mut rows) {
         if !is_wanted(options, *behaviour) {
             continue;
         }
-        let (p50, p99) = (row.measured.quantile_us(0.5), row.measured.quantile_us(0.99));
+        let row = measuring.row(*behaviour);
         if *behaviour == Behaviour::Absent {
-            alone = p99.max(1.0);
+            alone = row;
         }
+        let missed = row.wrong(&alone);
         println!(
-            "| {name} | {} | {:.0} | {} | {p50:.0} | {p99:.0} | {:.2} | {} |",
-            row.open,
-            row.measured.per_second(),
-            row.measured.failed,
-            p99 / alone,
-            row.resident_bytes >> 20
+            "| {name} | {} | {:.0} | {:.0} | {} | {:.0} | {:.0} | {:.2} | {} | {} |",
+            measuring.open,
+            measuring.arrived_per_second(),
+            measuring.measured.per_second(),
+            row.failed,
+            measuring.measured.quantile_us(0.5),
+            row.p99_us,
+            super::ratio(row.p99_us, alone.p99_us),
+            if missed.is_none() { "within" } else { "missed" },
+            measuring.resident_bytes >> 20
         );
+        wrong.extend(missed.map(|missed| format!("{name}: {missed}")));
     }
     let most_bytes = nodes.pid(0).map_or(0, |pid| memory_line(pid, "VmHWM:"));
-    Ok(wrong(most_bytes))
+    wrong.extend(wrong_memory(most_bytes));
+    Ok(super::in_one_line(wrong))
 }
 
 fn is_wanted(options: &Options, behaviour: Behaviour) -> bool {
@@ -159,12 +218,13 @@ fn turn(
     clients: &mut [BlockingClient],
     behaviour: Behaviour,
     options: &Options,
-    row: &mut Row,
+    row: &mut Measuring,
 ) -> Result<(), Obstacle> {
     let address: SocketAddr =
         nodes.contact(0).parse().map_err(|error| Obstacle::new("read an address", error))?;
     let pid = nodes.pid(0).ok_or_else(|| Obstacle::new("look at the node", "it does not run"))?;
-    let (stop, most_open, resident) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    let stop = AtomicBool::new(false);
+    let [most_open, arrived, resident] = [const { AtomicU64::new(0) }; 3];
     let crowd = CrowdOptions { address, behaviour, connections: options.connections };
     let mut crowd = (behaviour != Behaviour::Absent).then(|| Crowd::start(crowd)).transpose()?;
     let told = crowd.as_mut().and_then(|crowd| crowd.0.stdout.take());
@@ -177,8 +237,9 @@ fn turn(
         });
         scope.spawn(|| {
             let lines = told.into_iter().flat_map(|told| BufReader::new(told).lines());
-            for open in lines.map_while(Result::ok).filter_map(|line| line.parse().ok()) {
+            for (open, so_far) in lines.map_while(Result::ok).filter_map(|line| told_by_crowd(&line)) {
                 most_open.fetch_max(open, Ordering::Relaxed);
+                arrived.fetch_max(so_far, Ordering::Relaxed);
             }
         });
         let read = ReadOptions { level: Some(Level::One), ..ReadOptions::default() };
@@ -196,7 +257,14 @@ fn turn(
     row.measured.add(measured);
     row.resident_bytes = row.resident_bytes.max(resident.into_inner());
     row.open = row.open.max(most_open.into_inner());
+    row.arrived += arrived.into_inner();
     Ok(())
+}
+
+/// How many connections are open, and how many there have been, as the crowd's process says it.
+fn told_by_crowd(line: &str) -> Option<(u64, u64)> {
+    let (open, arrived) = line.split_once(' ')?;
+    Some((open.parse().ok()?, arrived.parse().ok()?))
 }
 
 /// A process of connections that do nothing good. It ends with this.
@@ -223,7 +291,7 @@ impl Drop for Crowd {
     }
 }
 
-/// The process of the others: ends when its input does, and says on its output how many connections are open.
+/// The process of the others: ends when its input does, and says on its output how many connections are open and how many have come so far.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct CrowdOptions {
     /// Of the node
@@ -244,16 +312,18 @@ impl CrowdOptions {
     /// Keeps so many connections up that do nothing good, until the input ends.
     pub fn run(self) {
         raise_descriptors();
-        let (stop, open) = (AtomicBool::new(false), AtomicU64::new(0));
+        let (stop, counts) = (AtomicBool::new(false), Counts::default());
         std::thread::scope(|scope| {
             for _ in 0..THREADS {
                 scope.spawn(|| {
-                    misbehave(self.address, self.behaviour, self.connections / THREADS, &stop, &open);
+                    misbehave(self.address, self.behaviour, self.connections / THREADS, &stop, &counts);
                 });
             }
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
-                    println!("{}", open.load(Ordering::Relaxed));
+                    let [open, arrived] =
+                        [&counts.open, &counts.arrived].map(|count| count.load(Ordering::Relaxed));
+                    println!("{open} {arrived}");
                     std::thread::sleep(SAMPLE_EVERY);
                 }
             });
@@ -264,8 +334,17 @@ impl CrowdOptions {
     }
 }
 
+/// Connections of all threads.
+#[derive(Default)]
+struct Counts {
+    open: AtomicU64,
+    /// All there have been.
+    arrived: AtomicU64,
+}
+
 /// Keeps a thread's share of the connections up.
-fn misbehave(address: SocketAddr, behaviour: Behaviour, share: usize, stop: &AtomicBool, open: &AtomicU64) {
+fn misbehave(address: SocketAddr, behaviour: Behaviour, share: usize, stop: &AtomicBool, counts: &Counts) {
+    let Counts { open, arrived } = counts;
     let (hello, gets) = (hello(), gets());
     let mut connections: Vec<TcpStream> = Vec::new();
     while !stop.load(Ordering::Relaxed) {
@@ -290,6 +369,7 @@ fn misbehave(address: SocketAddr, behaviour: Behaviour, share: usize, stop: &Ato
                 }
                 connections.push(connection);
                 open.fetch_add(1, Ordering::Relaxed);
+                arrived.fetch_add(1, Ordering::Relaxed);
             }
         }
         if behaviour == Behaviour::Flood && connections.len() >= share {
@@ -362,8 +442,30 @@ mod tests {
 
     #[test]
     fn more_than_the_memory_and_a_tenth_is_wrong_and_so_is_a_node_that_is_gone() {
-        assert_eq!(wrong(281 << 20), None);
-        assert!(wrong(282 << 20).is_some_and(|said| said.contains("282 MiB")));
-        assert!(wrong(0).is_some());
+        assert_eq!(wrong_memory(281 << 20), None);
+        assert!(wrong_memory(282 << 20).is_some_and(|said| said.contains("282 MiB")));
+        assert!(wrong_memory(0).is_some());
+    }
+
+    #[test]
+    fn clients_that_wait_twice_as_long_fail_or_are_beside_nobody_are_wrong() {
+        let alone = Row { done: 1_000, failed: 0, p99_us: 500.0, open: None };
+        let beside = Row { p99_us: 1_000.0, open: Some(1), ..alone };
+        assert_eq!((alone.wrong(&alone), beside.wrong(&alone)), (None, None));
+        assert_eq!(Row { done: 990, failed: 10, ..beside }.wrong(&alone), None);
+        for (row, words) in [
+            (Row { p99_us: 1_010.0, ..beside }, "p99 is 2.02 times what it is alone, more than 2"),
+            (Row { done: 989, failed: 11, ..beside }, "11 of 1000 operations failed, more than 1 %"),
+            (Row { open: Some(0), ..beside }, "nobody else was ever connected"),
+            (Row { done: 0, p99_us: 0.0, ..beside }, "nothing was done for the established clients"),
+        ] {
+            assert_eq!(row.wrong(&alone).as_deref(), Some(words));
+        }
+    }
+
+    #[test]
+    fn a_crowd_tells_how_many_are_open_and_how_many_came() {
+        assert_eq!(told_by_crowd("12 340"), Some((12, 340)));
+        assert_eq!((told_by_crowd("12"), told_by_crowd("12 x"), told_by_crowd("")), (None, None, None));
     }
 }

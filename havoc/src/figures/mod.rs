@@ -1,6 +1,8 @@
 //! What faults and levels cost, in tables: each figure is one command, whose defaults are short enough for a try.
 //!
 //! All run on loopback, whose latency is that of the machine. CPU is that of the nodes' processes, all their threads.
+//!
+//! Those that have a goal say in one line where it is missed. That is judged by functions of the numbers alone.
 
 pub mod cost;
 pub mod down;
@@ -21,6 +23,9 @@ use crate::{Obstacle, failed};
 const SERVER: &str = "memory = \"256MiB\"\nspin = \"off\"";
 /// The memory that these lines give a node.
 const MEMORY_BYTES: u64 = 256 << 20;
+
+/// A 99th percentile is at most so many times what it is when all is well: the goal, with a slow replica as with others who do nothing good.
+const P99_RATIO_MAX: f32 = 2.0;
 
 /// A cluster that runs, all of its nodes replicas of everything up to three.
 fn start(program: &Path, home: &Path, kind: Kind, nodes: usize) -> Result<Nodes, Obstacle> {
@@ -69,6 +74,16 @@ fn start_on(
     let mut nodes = Nodes::configure(program, home, ground, shape)?;
     nodes.start_all()?;
     Ok(nodes)
+}
+
+/// How many times the other one percentile is; of none there is nothing to say.
+fn ratio(of: f32, to: f32) -> f32 {
+    of / to.max(1.0)
+}
+
+/// All that is wrong, in one line.
+fn in_one_line(wrong: Vec<String>) -> Option<String> {
+    (!wrong.is_empty()).then(|| wrong.join("; "))
 }
 
 /// The one in the middle.
