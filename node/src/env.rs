@@ -144,7 +144,8 @@ pub trait Env: Clone + 'static {
         let _ = connection;
         true
     }
-    /// By how much what a connection sent, and is being told now, may be older than it seems, in nanoseconds: it was not read from.
+    /// By how much what a connection sent, and is being told now, may be older than it seems, in nanoseconds: it was not read from that long ago. What the core stood still
+    /// since then is in it.
     fn lay_ns(&self, connection: Connection) -> u64 {
         let _ = connection;
         0

@@ -307,7 +307,7 @@ impl<H: Handler, E> Driver<H, E> {
             let mut table = self.shared.table.borrow_mut();
             let Some(link) = table.get(name).filter(|link| !link.closing) else { return 0 };
             link.had_no_room = false;
-            link.unread.delivers(self.shared.now_ns.get());
+            link.unread.delivers(self.shared.now_ns.get(), link.input.unread().len());
             (std::mem::replace(&mut link.input, super::buffers::Input::new(0)), link.output.queued_bytes())
         };
         let received = handler.on_received(name, input.unread());

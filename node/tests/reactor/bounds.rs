@@ -185,6 +185,47 @@ fn what_waits_behind_long_answers_grows_older_with_each_of_them() {
     node.stop();
 }
 
+/// The end of what lay there through the first pause was taken for the end of all that lay there: what had lain through the second one was new.
+#[test]
+fn what_lay_behind_a_long_answer_is_old_however_much_lay_behind_the_one_before() {
+    let node = Node::start(1, ReactorOptions::default());
+    let mut client = node.connect();
+    SockRef::from(&client).set_recv_buffer_size(64 * 1024).unwrap();
+    assert_eq!(ask(&mut client, b"l"), b"welcome");
+    let mut other = node.connect();
+    // What is not answered, in frames of about a kilobyte.
+    let silent = |bytes: usize| {
+        let mut frames = Vec::new();
+        while frames.len() < bytes {
+            frame(&mut frames, &[b'k'; 1000]);
+        }
+        frames
+    };
+    client.write_all(&[1, 0, b'm']).unwrap();
+    let mut writer = client.try_clone().unwrap();
+    let writing = std::thread::spawn(move || {
+        // Four megabytes, and more than is received at a time on either side of them.
+        let parts = [&silent((4 << 20) - 300_000)[..], &[1, 0, b'm'], &silent(600_000), &[1, 0, b'o']];
+        writer.write_all(&parts.concat()).unwrap();
+    });
+    let mut buffer = vec![0; 1 << 20];
+    for (pause, long) in [(1, Duration::from_millis(300)), (2, Duration::from_millis(600))] {
+        let (asked, mut began) = (Instant::now(), Instant::now());
+        while began.elapsed() < long {
+            assert!(asked.elapsed() < PATIENCE, "pause {pause} does not begin");
+            assert_eq!(ask(&mut other, b"e"), b"e");
+            if node.seen.pauses.load(Ordering::SeqCst) < pause || pause == 2 && !writing.is_finished() {
+                began = Instant::now();
+            }
+        }
+        client.read_exact(&mut buffer).unwrap();
+    }
+    assert_eq!(answer(&mut client), b"old");
+    writing.join().unwrap();
+    assert_eq!(ask(&mut client, b"o"), b"new");
+    node.stop();
+}
+
 /// Each connection was bounded for itself: two thousand that sent most of a long frame and then nothing took gigabytes.
 #[test]
 fn long_frames_share_room_and_wait_for_one_another() {

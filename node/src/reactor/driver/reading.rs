@@ -21,10 +21,8 @@ impl<H: Handler, E> Driver<H, E> {
             return;
         }
         // What comes while it is not read from is not as old as what lay there before. What found no room for its answer is, and all behind it.
-        let is_all_gone = link.input.unread().is_empty();
-        if !link.had_no_room {
-            link.unread.goes_on(&stream, is_all_gone);
-        }
+        let unread_bytes = link.input.unread().len();
+        link.unread.goes_on(&stream, unread_bytes);
         // Answers are always taken: two sides that each wait for the other to read would wait for ever.
         let waits_for_room = link.had_no_room && !link.output.is_clear();
         if !link.outgoing && (waits_for_room || link.output.queued_bytes() >= options.pause_bytes) {
@@ -38,10 +36,7 @@ impl<H: Handler, E> Driver<H, E> {
             self.shared.count(|counters| counters.large_waits += 1);
             return self.deferred.wait(name, is_turn, &mut table);
         }
-        link.unread.ends(self.shared.now_ns.get());
-        if !link.had_no_room {
-            link.unread.goes_on(&stream, is_all_gone);
-        }
+        link.unread.ends(self.shared.now_ns.get(), &stream, unread_bytes);
         let buffer = link.input.lend(options.receive_bytes, link.need);
         self.shared.ring.receive(&stream, buffer, token(name));
     }
