@@ -417,16 +417,15 @@ impl<E: Env> Shard<E> {
         }
     }
 
-    /// How long a request that is read now may take whose header says so many microseconds, and that is older than it seems by `came_late_ns`. That may be because
-    /// this core stood still, and is then not taken off twice.
+    /// How long a request that is read now may take whose header says so many microseconds, and that is older than it seems by `came_late_ns`. What this core stood
+    /// still meanwhile is in that, and is not taken off twice.
     fn timeout_ns(&self, deadline_us: u32, came_late_ns: u64) -> u64 {
         let by_default_ns = self.settings.request_timeout_ns;
         let given_ns = match deadline_us {
             0 => by_default_ns,
             us => (u64::from(us) * 1_000).min(self.settings.deadline_max_ns.max(by_default_ns)),
         };
-        let waited_ns = self.standstill.waited_ns(self.env.now_ns(), self.tend_ns.get());
-        given_ns.saturating_sub(waited_ns.max(came_late_ns))
+        given_ns.saturating_sub(self.standstill.late_ns(self.env.now_ns(), self.tend_ns.get(), came_late_ns))
     }
 
     /// Closes a connection from this side.

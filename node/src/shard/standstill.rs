@@ -44,6 +44,14 @@ impl Standstill {
         let before_ns = if due_ns.min(now_ns) < self.until_ns.get() { self.lasted_ns.get() } else { 0 };
         before_ns + if late_ns >= STILL_NS_MIN { late_ns } else { 0 }
     }
+
+    /// The same of what has been here for so long and could not be read: it may have waited before that, if the core had just stood still.
+    pub(super) fn late_ns(&self, now_ns: u64, due_ns: u64, here_ns: u64) -> u64 {
+        let (came_ns, until_ns) = (now_ns.saturating_sub(here_ns), self.until_ns.get());
+        let had_stood_still = came_ns < until_ns && came_ns + AFTER_NS >= until_ns;
+        let before_ns = if had_stood_still { self.lasted_ns.get() } else { 0 };
+        self.waited_ns(now_ns, due_ns).max(here_ns + before_ns)
+    }
 }
 
 #[cfg(test)]
@@ -62,6 +70,21 @@ mod tests {
         still.kept_up(next_ns, next_ns);
         assert_eq!(still.waited_ns(next_ns + 1, next_ns + 20_000_000), 3_000_000_000);
         assert_eq!(still.waited_ns(now_ns + AFTER_NS, now_ns + AFTER_NS + 20_000_000), 0);
+    }
+
+    /// The longer of the two was taken for both.
+    #[test]
+    fn what_could_not_be_read_after_a_standstill_waited_for_both() {
+        const S: u64 = 1_000_000_000;
+        let (still, due_ns) = (Standstill::default(), 10 * S);
+        still.kept_up(due_ns + 3 * S, due_ns);
+        let late_ns = |now_ns, here_ns| still.late_ns(now_ns, now_ns, here_ns);
+        assert_eq!(late_ns(14 * S, S), 4 * S);
+        assert_eq!(late_ns(19 * S, 6 * S), 9 * S, "also when it is forgotten by then");
+        assert_eq!(late_ns(19 * S, 4 * S), 4 * S, "what came so long after it had not waited");
+        assert_eq!(late_ns(19 * S, 7 * S), 7 * S, "nor what was here before");
+        assert_eq!(late_ns(14 * S, 0), 3 * S);
+        assert_eq!(still.late_ns(19 * S, 15 * S, 5 * S), 8 * S, "it stands still once more");
     }
 
     /// The second time was taken for all that the core had stood still, and what had waited through both was new.

@@ -185,3 +185,20 @@ fn what_a_core_stood_still_is_not_taken_off_twice() {
         assert_eq!(refusals(&bench, client), [is_late.then_some(ErrorCode::Expired)]);
     }
 }
+
+/// After a standstill its connection was not read from, because of the answers to what had come meanwhile: only the longer of the two was taken off.
+#[test]
+fn a_write_that_lay_in_its_socket_after_a_standstill_waited_for_both() {
+    for (stopped_ms, is_late) in [(1_900, false), (2_100, true)] {
+        let (bench, shard) = alone();
+        let client = client(&bench, &shard);
+        bench.0.now_ns.set(bench.now_ns() + stopped_ms * MS);
+        pass(&bench, &shard, 1);
+        pass(&bench, &shard, 3_000);
+        bench.0.lay_ns.set(3_000 * MS);
+        let request = put(b"k", b"v", Level::One);
+        receive(&shard, client, &frame_of(request.kind(), 1, 5_000_000, |out| request.encode(out)));
+        pass(&bench, &shard, 1);
+        assert_eq!(refusals(&bench, client), [is_late.then_some(ErrorCode::Expired)], "{stopped_ms}");
+    }
+}
