@@ -362,20 +362,19 @@ impl Pipeline {
         self.connections.get_mut(id.slot as usize)?.as_mut().filter(|connection| connection.id == id)
     }
 
-    /// Whether a write that was sent on a connection was given up.
+    /// Whether a write that was sent on a connection has no answer, be it waited for or given up: whoever closes the connection resets it.
     pub fn owes_write(&self, connection: ConnectionId) -> bool {
         let slot = self.connections.get(connection.slot as usize).and_then(Option::as_ref);
+        let is_sent =
+            |call: &Call| matches!(call.place, Place::Sent { connection: on, .. } if on == connection);
+        let mut calls = (0..self.calls.slots()).filter_map(|slot| self.calls.get(slot));
         slot.is_some_and(|open| open.id == connection && open.owes_write)
+            || calls.any(|call| call.is_write() && is_sent(call))
     }
 
     /// Has the front close a connection, with all that is owed on it given up.
     fn close(&mut self, connection: ConnectionId) {
-        let is_sent =
-            |call: &Call| matches!(call.place, Place::Sent { connection: on, .. } if on == connection);
-        let slots = 0..self.calls.slots();
-        let owes_write = self.owes_write(connection)
-            || slots.filter_map(|slot| self.calls.get(slot)).any(|call| call.is_write() && is_sent(call));
-        self.actions.push_back(match owes_write {
+        self.actions.push_back(match self.owes_write(connection) {
             true => Action::Reset(connection),
             false => Action::Close(connection),
         });

@@ -87,6 +87,18 @@ async fn what_was_not_sent_of_a_write_that_was_given_up_is_never_sent() {
     tokio::task::spawn_blocking(move || server.hears_of_a_reset()).await.unwrap();
 }
 
+/// Nobody waited for it any more, and nobody had given it up: the rest of it was sent behind the client, as soon as the server read again.
+#[tokio::test]
+async fn what_was_not_sent_of_a_write_is_never_sent_once_the_client_is_gone() {
+    let server = Stuck::start();
+    let client = Client::builder().seeds([&server.address]).connect().await.unwrap();
+    let value = vec![7; 1 << 20];
+    let put = client.put(Key::plain(b"k"), &value, WRITE);
+    assert!(tokio::time::timeout(Duration::from_millis(100), put).await.is_err());
+    drop(client);
+    tokio::task::spawn_blocking(move || server.hears_of_a_reset()).await.unwrap();
+}
+
 #[tokio::test]
 async fn dropping_the_last_handle_closes_the_connections() {
     let server = Shelf::default().serve();

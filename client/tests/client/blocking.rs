@@ -10,6 +10,7 @@ use ferrite_wire::Request;
 use socket2::SockRef;
 use std::net::TcpStream;
 use std::ops::ControlFlow;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -143,6 +144,32 @@ fn the_system_takes_little_that_it_cannot_send_yet() {
     for stream in streams.iter() {
         assert_eq!(SockRef::from(stream).tcp_notsent_lowat().unwrap(), 64 * 1024);
     }
+}
+
+/// It was dropped in the midst of a batch, with writes under way that nobody had given up.
+#[test]
+fn what_was_not_sent_of_a_batch_is_never_sent_once_the_client_is_gone() {
+    let shelf = Shelf::default();
+    let server = Fake::start(move |header, request| match request {
+        Request::Put { value: b"silent", .. } => Answer::Silence,
+        _ => shelf.answer(header, request),
+    });
+    let streams = Arc::new(Mutex::new(Vec::new()));
+    let dialled = streams.clone();
+    let dial: Dial = Arc::new(move |address, _| {
+        let stream = TcpStream::connect(address)?;
+        dialled.lock().unwrap().push(stream.try_clone()?);
+        Ok(stream)
+    });
+    let mut client = BlockingClient::builder().seeds([&server.address]).start_blocking_through(dial);
+    client.ping(READ).unwrap();
+    let records = [&b"silent"[..], b"answered"].map(|value| Record::plain(value, value));
+    let batch = move || client.put_many(records, WRITE, 2, |_, _| panic!("its caller is in trouble"));
+    std::panic::catch_unwind(AssertUnwindSafe(batch)).unwrap_err();
+    let streams = streams.lock().unwrap();
+    let resets =
+        streams.iter().filter(|stream| SockRef::from(stream).linger().unwrap() == Some(Duration::ZERO));
+    assert_eq!(resets.count(), 1, "that with the write under way");
 }
 
 #[test]
