@@ -198,6 +198,14 @@ impl Router {
         list.iter().take(count).filter_map(|id| topology.nodes.binary_search_by_key(id, |node| node.id).ok())
     }
 
+    /// How many replicas `target` has; 0 if that is not known, or it is no key.
+    pub(crate) fn replicas_count(&self, target: Target) -> usize {
+        match (target, &self.topology) {
+            (Target::Token(token, count), Some(topology)) => self.replicas(topology, token, count).count(),
+            _ => 0,
+        }
+    }
+
     /// The owning cores of the replicas of `target` in preference order, as far as they are known.
     pub(crate) fn owners(&self, target: Target) -> impl Iterator<Item = EndpointId> {
         let of_token = match (target, &self.topology) {

@@ -14,8 +14,8 @@ use ferrite_wire::{Epoch, ErrorCode, Fault, FrameHeader, FrameKind, Item, Key, R
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Most faults that servers may answer a call with before the last one is its answer.
-const FAULTS_MAX: u32 = 3;
+/// So many faults servers may answer a call with at least before the last one is its answer. They may be as many as its key has replicas.
+const FAULTS_LEAST: usize = 3;
 
 /// A call that meets one overloaded server after another pauses at most this many times [`ROUND_PAUSE`].
 const PAUSES_MAX: u32 = 8;
@@ -202,15 +202,16 @@ impl Pipeline {
         let next = after(fault.code, call.is_write());
         call.place = Place::Paused(now);
         call.faults += 1;
-        let faults = call.faults;
+        let (faults, target) = (call.faults, call.target);
         if next == Next::Unknown {
             let outcome = WriteOutcome::Unknown(UnknownReason::Server(fault));
             return self.complete(now, slot, Completion::Write(outcome));
         }
         call.last_fault = Some(fault);
+        let faults_max = self.router.replicas_count(target).max(FAULTS_LEAST);
         match next {
             Next::Answer | Next::Unknown => self.finish_spent(now, slot),
-            Next::OtherReplica if faults >= FAULTS_MAX => self.finish_spent(now, slot),
+            Next::OtherReplica if faults as usize >= faults_max => self.finish_spent(now, slot),
             Next::OtherReplica => self.route(now, slot),
             Next::AfterPause => self.pause_after_overload(now, slot, faults),
         }

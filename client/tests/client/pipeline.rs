@@ -143,6 +143,38 @@ fn a_read_tries_each_replica_and_a_write_only_what_is_safe() {
     }
 }
 
+/// It ended with the third refusal however many replicas there were: with three of five that had lost their disks it was not applied, where two would have taken it.
+#[test]
+fn a_write_is_not_applied_only_once_each_replica_has_refused_it() {
+    for fenced in 3..=5 {
+        let mut script = Script::with_nodes(options(&["n1:7101"]), 5);
+        script.submit(1, put());
+        let mut asked = Vec::new();
+        for _ in 0..fenced {
+            script.connect_all();
+            let request = script.request();
+            script.reply(&request, &error(ErrorCode::Fenced));
+            asked.push(request.address);
+        }
+        if fenced < 5 {
+            script.connect_all();
+            let request = script.request();
+            script.reply(&request, &done());
+            asked.push(request.address);
+        }
+        let outcome = script.completion().1;
+        match fenced {
+            5 => assert!(
+                matches!(&outcome, Completion::Write(WriteOutcome::NotApplied(fault)) if fault.code == ErrorCode::Fenced)
+            ),
+            _ => assert!(matches!(&outcome, Completion::Write(WriteOutcome::Done { .. }))),
+        }
+        asked.sort();
+        asked.dedup();
+        assert_eq!(asked.len(), (fenced + 1).min(5), "each of them once");
+    }
+}
+
 #[test]
 fn a_refused_read_ends_with_the_last_refusal() {
     let mut script = Script::with_nodes(options(&["n1:7101"]), 3);
