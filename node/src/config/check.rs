@@ -100,6 +100,22 @@ impl Place<'_> {
         Ok(found)
     }
 
+    /// A length of time in whole milliseconds.
+    pub(super) fn whole_ms(
+        &self,
+        key: &'static str,
+        value: &Spanned<Interval>,
+        min: Interval,
+        max: Interval,
+    ) -> Result<u64, ConfigError> {
+        let found = self.within(key, value, min, max)?.0;
+        if found.subsec_micros() % 1_000 != 0 {
+            let words = format!("{key} = {}: write whole milliseconds", Interval(found));
+            return Err(self.fail(&value.span(), Problem::Grammar(words)));
+        }
+        Ok(found.as_millis() as u64)
+    }
+
     /// A number of replicas, for which there are nodes.
     pub(super) fn replication(&self, value: &Spanned<u32>, nodes: usize) -> Result<usize, ConfigError> {
         let replication = self.within("replication", value, 1, REPLICAS_MAX as u32)?;

@@ -161,6 +161,11 @@ pub enum Problem {
         /// Its name.
         name: String,
     },
+    /// What is held back for nobody is to be forgotten.
+    ForgetsStranger {
+        /// The number.
+        id: u16,
+    },
     /// An address that others can reach, and nothing that tells friend from foe.
     InsecureNetwork {
         /// The address.
@@ -263,6 +268,11 @@ impl fmt::Display for Problem {
             Problem::ForgetsMember { id, name } => write!(
                 f,
                 "forget = [{id}]: that is \"{name}\", which is a member and will want its hints: name only nodes that have left"
+            ),
+            Problem::ForgetsStranger { id } => write!(
+                f,
+                "forget_held_back = [{id}]: no node is listed with that number: name members only; what is kept for nodes that are no members \
+                 any more goes with forget = [{id}]"
             ),
             Problem::InsecureNetwork { address } => write!(
                 f,

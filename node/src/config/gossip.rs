@@ -84,14 +84,7 @@ fn options(section: &Spanned<RawGossip>, place: &Place<'_>) -> Result<GossipOpti
     let raw = section.get_ref();
     let ms = |key, value: &Option<Spanned<Interval>>, default, min| match value {
         None => Ok(default),
-        Some(value) => {
-            let found = place.within(key, value, min, TIME_MAX)?.0;
-            if found.subsec_micros() % 1_000 != 0 {
-                let words = format!("{key} = {}: write whole milliseconds", Interval(found));
-                return Err(place.fail(&value.span(), Problem::Grammar(words)));
-            }
-            Ok(found.as_millis() as u64)
-        }
+        Some(value) => place.whole_ms(key, value, min, TIME_MAX),
     };
     let options = GossipOptions {
         probe_period_ms: ms("probe_interval", &raw.probe_interval, defaults.probe_period_ms, TIME_MIN)?,

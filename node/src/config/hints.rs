@@ -56,7 +56,7 @@ pub(super) struct RawHints {
     #[serde(default)]
     forget: Vec<Spanned<u16>>,
     #[serde(default)]
-    forget_held_back: Vec<u16>,
+    forget_held_back: Vec<Spanned<u16>>,
 }
 
 /// What a file says of them. A bound for one node that is not written is at most that for all.
@@ -81,7 +81,7 @@ pub(super) fn hints(
         return Err(place.fail(&span, Problem::Hints { rule }));
     }
     let strict_age_max_ms = match &raw.max_age {
-        Some(age) => place.within("max_age", age, AGE_MIN, AGE_MAX)?.0.as_millis() as u64,
+        Some(age) => place.whole_ms("max_age", age, AGE_MIN, AGE_MAX)?,
         None => defaults.strict_age_max_ms,
     };
     let delivery_bytes_max =
@@ -99,6 +99,14 @@ pub(super) fn hints(
         }
         forget.push(gone);
     }
+    let mut forget_held_back = Vec::with_capacity(raw.forget_held_back.len());
+    for id in &raw.forget_held_back {
+        let member = NodeId(*id.get_ref());
+        if !nodes.iter().any(|node| node.id == member) {
+            return Err(place.fail(&id.span(), Problem::ForgetsStranger { id: member.0 }));
+        }
+        forget_held_back.push(member);
+    }
     let options = HintOptions {
         strict_bytes_max,
         bytes_max,
@@ -107,6 +115,5 @@ pub(super) fn hints(
         storm_per_s,
         ..defaults
     };
-    let forget_held_back = raw.forget_held_back.iter().copied().map(NodeId).collect();
     Ok(Hints { options, forget, forget_held_back })
 }

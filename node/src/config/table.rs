@@ -5,7 +5,7 @@
 //! name = "carts"            # 1 to 64 of a-z, 0-9, '-' and '_'
 //! mode = "siblings"         # or "lww", which is what a table has that does not say
 //! replication = 3           # the cluster's, where the table does not say
-//! ttl = "30d"               # of writes that name none; without it records live for ever
+//! ttl = "30d"               # of writes that name none, in whole milliseconds; without it records live for ever
 //! max_siblings = 32         # of a table with siblings
 //! ```
 //!
@@ -107,7 +107,7 @@ fn table(raw: &RawTable, cluster: &Cluster, nodes: usize, place: &Place<'_>) -> 
         None => cluster.replication,
     };
     let ttl_ms = match &raw.ttl {
-        Some(ttl) => place.within("ttl", ttl, TTL_MIN, TTL_MAX)?.0.as_millis() as u64,
+        Some(ttl) => place.whole_ms("ttl", ttl, TTL_MIN, TTL_MAX)?,
         None => 0,
     };
     let max_siblings = match (&raw.max_siblings, mode) {

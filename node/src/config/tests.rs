@@ -213,6 +213,8 @@ fn every_mistake_in_a_table_is_one_line_with_its_place_and_a_remedy() {
         ("name = \"a\"\nreplication = 0", 26, "replication = 0: write something from 1 to 16"),
         ("name = \"a\"\nttl = \"30\"", 26, "has no unit"),
         ("name = \"a\"\nttl = \"0s\"", 26, "write something from 1ms to 36500d"),
+        // It became 1ms, and nothing was said.
+        ("name = \"a\"\nttl = \"1500us\"", 26, "ttl = 1500us: write whole milliseconds"),
         ("name = \"a\"\nmax_siblings = 3", 26, "goes with mode = \"siblings\": remove it, or set the mode"),
         ("name = \"a\"\nmode = \"lww\"\nmax_siblings = 3", 27, "goes with mode = \"siblings\""),
         (
@@ -356,6 +358,10 @@ fn hints_have_defaults_and_their_mistakes_are_one_line_with_their_place_and_a_re
         ("max_in_flight = 5", 25, "\"5\" has no unit"),
         ("max_per_core = \"2MiB\"\nmax_per_node = \"3MiB\"", 26, "max_per_node is more than max_per_core"),
         ("max_age = \"1h\"\nforget = [9, 1]", 26, "forget = [1]: that is \"n1\", which is a member"),
+        // A number that no node has was taken, against what the key says.
+        ("forget_held_back = [1,\n700]", 26, "forget_held_back = [700]: no node is listed with that number"),
+        ("forget_held_back = [700]", 25, "no members any more goes with forget = [700]"),
+        ("max_age = \"60000500us\"", 25, "max_age = 60000500us: write whole milliseconds"),
         ("most = 1", 25, "unknown field `most`"),
     ] {
         let text = with(lines).expect_err(lines).to_string();
