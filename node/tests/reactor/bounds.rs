@@ -153,6 +153,8 @@ fn the_kernel_keeps_little_for_a_client_that_does_not_read() {
         sleeper.read_exact(&mut buffer).unwrap();
     }
     assert_eq!(answer(&mut sleeper), b"old", "it has lain in its socket since");
+    // By its answer the socket is found empty; before, what comes may find the last pause not ended.
+    assert_eq!(ask(&mut sleeper, b"e"), b"e");
     assert_eq!(ask(&mut sleeper, b"o"), b"new");
     assert_eq!(ask(&mut sleeper, b"eawake"), b"eawake");
     node.stop();
@@ -181,6 +183,7 @@ fn what_waits_behind_long_answers_grows_older_with_each_of_them() {
     }
     assert_eq!(answer(&mut client), b"old");
     assert!(node.seen.pauses.load(Ordering::SeqCst) >= ASKED - 1, "for it was paused each time");
+    assert_eq!(ask(&mut client, b"e"), b"e");
     assert_eq!(ask(&mut client, b"o"), b"new");
     node.stop();
 }
@@ -222,6 +225,7 @@ fn what_lay_behind_a_long_answer_is_old_however_much_lay_behind_the_one_before()
     }
     assert_eq!(answer(&mut client), b"old");
     writing.join().unwrap();
+    assert_eq!(ask(&mut client, b"e"), b"e");
     assert_eq!(ask(&mut client, b"o"), b"new");
     node.stop();
 }
