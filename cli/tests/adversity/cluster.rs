@@ -56,13 +56,17 @@ pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T 
 }
 
 impl Cluster {
-    /// A cluster whose nodes do not run yet.
+    /// A cluster whose nodes do not run yet. Each has little memory.
     pub(crate) fn configure(program: &Path, home: TempDir, wanted: Wanted<'_>) -> Cluster {
+        Cluster::configure_with(program, home, wanted, ByteSize::mib(64))
+    }
+
+    fn configure_with(program: &Path, home: TempDir, wanted: Wanted<'_>, memory: ByteSize) -> Cluster {
         let shape = Shape {
             name: "adversity".into(),
             nodes: wanted.nodes,
             cores: wanted.cores,
-            memory: ByteSize::mib(64),
+            memory,
             first_port: None,
         };
         let local = LocalCluster::create(program, home.path(), &shape).expect("a configuration");
@@ -74,9 +78,17 @@ impl Cluster {
 
     /// A cluster that runs.
     pub(crate) fn start(wanted: Wanted<'_>) -> Cluster {
-        let mut cluster = Cluster::configure(program(), directory(), wanted);
-        cluster.local.start_all().expect("all nodes start");
-        cluster
+        Cluster::configure(program(), directory(), wanted).started()
+    }
+
+    /// A cluster that runs, whose nodes have so much memory each.
+    pub(crate) fn start_with(wanted: Wanted<'_>, memory: ByteSize) -> Cluster {
+        Cluster::configure_with(program(), directory(), wanted, memory).started()
+    }
+
+    fn started(mut self) -> Cluster {
+        self.local.start_all().expect("all nodes start");
+        self
     }
 
     /// A client that knows all nodes.
