@@ -27,6 +27,7 @@ use std::rc::Rc;
 use ferrite_lsm::{Engine, Prefix, Record, RecordFlags, cover};
 use ferrite_wire::{ErrorCode, Key, Order, TableId};
 
+use super::expiry::Waited;
 use super::held::Holding;
 use super::log_pump::Ack;
 use super::{Route, Shard};
@@ -153,7 +154,8 @@ impl<E: Env> Shard<E> {
         self.held.hold(key.partition.len() + key.sort.len() + value.len())
     }
 
-    /// Looks. `then` is called once: with an error if a record from afar is there, or nobody can tell. Until then what it keeps is held.
+    /// Looks. `then` is called once: with an error if a record from afar is there, nobody can tell, or that took longer than whoever asks waits: what is minted
+    /// by then lies above what its client has written since. Until then what it keeps is held.
     pub(super) fn look_first(
         self: &Rc<Self>,
         route: &Route,
@@ -168,7 +170,7 @@ impl<E: Env> Shard<E> {
                     cover::mark("write refused on top of a record from afar");
                     Err(ErrorCode::ClockDrift)
                 }
-                Some(_) | None => Ok(()),
+                Some(_) | None => shard.in_time(deadline_ns, Waited::ForDisk),
             });
             then(shard, looked);
             drop(holding);

@@ -10,7 +10,7 @@
 //! | the same, from a peer | when that core takes it | `at_replica` |
 //! | for room in the log | when there is room, and every 20 ms | `waiting_for_log` |
 //! | for a key's latch | when it is free | `waiting_for_latch` |
-//! | for the disk | before it is read | `waiting_for_disk` |
+//! | for the disk | before it is read, and after that if it writes | `waiting_for_disk` |
 //! | a request of many keys, for one of its parts | every 20 ms | `waiting_for_part`, each part |
 //!
 //! What was not begun was not applied: the answer says so ([`ErrorCode::Expired`]). What became of a part that is given up nobody knows: it is a read that is late
@@ -43,7 +43,7 @@ pub(super) enum Waited {
     ForLog,
     /// A write, for the latch of its key.
     ForLatch,
-    /// A read, for the disk.
+    /// A read, or a write that reads first, for the disk.
     ForDisk,
     /// A request of many keys, for a part.
     ForPart,

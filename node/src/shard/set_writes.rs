@@ -260,6 +260,8 @@ impl<E: Env> Shard<E> {
             ErrorCode::Overloaded | ErrorCode::Expired => code.into(),
             _ => unreadable(),
         })?;
+        // It may have been read for longer than its client waits, and what is minted now lies above what that has written since.
+        self.in_time(write.deadline_ns, Waited::ForDisk)?;
         let mut set = match &found {
             None => SiblingSet::default(),
             Some(record) => set_of(&record.as_record()).ok_or_else(unreadable)?,

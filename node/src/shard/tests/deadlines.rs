@@ -1,6 +1,6 @@
 //! What a core passes on bears the time that is left, so that it is dropped wherever nobody waits for it any more (`expiry.rs`).
 
-use ferrite_wire::{ErrorCode, OVERWRITE, ReadWant, ReplicaAnswer, Reply, Version, WriteAnswer};
+use ferrite_wire::{ErrorCode, OVERWRITE, ReadWant, ReplicaAnswer, Reply, Table, Version, WriteAnswer};
 
 use super::coordinator::{Coordinator, What, carts};
 use super::*;
@@ -201,4 +201,54 @@ fn a_write_that_lay_in_its_socket_after_a_standstill_waited_for_both() {
         pass(&bench, &shard, 1);
         assert_eq!(refusals(&bench, client), [is_late.then_some(ErrorCode::Expired)], "{stopped_ms}");
     }
+}
+
+/// What a write found at its key decided whether it was minted, however long that took to be read: by then its client had given it up and written something
+/// else, and what was minted now lay above that.
+#[test]
+fn a_write_whose_key_was_looked_at_for_longer_than_its_time_is_not_carried_out() {
+    let bench = Bench::new(MemDisk::new());
+    let tables = Tables::new(vec![Table::default_of(3), carts()]).expect("a sound list");
+    let mut settings = settings_with(2, 1, 1, tables);
+    (settings.engine.memtable_bytes, settings.engine.cache_bytes) = (16 * 1024, 0);
+    let shard = open(&bench, settings).expect("an empty disk opens");
+    let (client, peer) = (client(&bench, &shard), peer(&bench, &shard));
+    let cart = Request::Put {
+        epoch: Epoch(0),
+        level: Level::One,
+        options: 0,
+        key: Key { table: carts().id, ..Key::plain(b"cart") },
+        ttl_ms: 0,
+        context: b"",
+        value: b"v",
+    };
+    receive(&shard, client, &request_frame(1, &cart));
+    for number in 0..200u64 {
+        receive(&shard, client, &request_frame(1, &put(&number.to_le_bytes(), &[7; 1_000], Level::One)));
+        pass(&bench, &shard, 1);
+    }
+    pass(&bench, &shard, 100);
+    bench.frames(client);
+    // Some other key has a record from afar, and these lie on a disk that is slow.
+    shard.afar.raise(Order::from_wall_ms(bench.wall_ms() + 3_600_000));
+    bench.0.disk.defer();
+    let [cold, theirs] = [0, 1].map(u64::to_le_bytes);
+    receive(&shard, client, &timed(&put(&cold, b"new", Level::One)));
+    receive(&shard, client, &timed(&cart));
+    let version = Version { order: Order::from_wall_ms(bench.wall_ms()), ..Version::default() };
+    let share =
+        PeerMessage::ReplicaWrite { vnode_epoch: Epoch(1), key: Key::plain(&theirs), version, value: b"new" };
+    receive(&shard, peer, &message_frame(2, GIVEN_US, &share));
+    bench.run();
+    assert_eq!(shard.disk_reads.get(), 3, "all three are looked at");
+    bench.0.now_ns.set(bench.now_ns() + u64::from(GIVEN_US) * 1_000);
+    for _ in 0..ROUNDS {
+        bench.0.disk.complete_all();
+        bench.run();
+    }
+    assert_eq!(refusals(&bench, client), [Some(ErrorCode::Expired); 2]);
+    assert_eq!((shard.acks.borrow().len(), shard.engine.has_staged()), (0, false), "nothing was staged");
+    let (header, body) = bench.frames(peer).remove(0);
+    let refused = PeerMessage::ReplicaWriteAnswer(WriteAnswer::Refused(ErrorCode::Expired));
+    assert_eq!(PeerMessage::decode(header.kind, &body), Ok(refused));
 }
