@@ -17,6 +17,7 @@
 //! | is silent at the deadline | then |
 //! | is there and was heard of lately, and was silent or overloaded | as far as [`Ledger::may_hint_live`](ferrite_cluster::hints::Ledger::may_hint_live) allows: a storm of hints would be more load for who has too much |
 //! | has a stand-in that acknowledged | none: the stand-in delivers |
+//! | has not answered when this node stops | then, however many: what is on its way to it may be lost with the link, and nobody is left who knows of it |
 //! | refused for good (`too large`, `malformed`, `clock drift`) | none: it would again |
 
 use std::cell::Cell;
@@ -184,6 +185,33 @@ impl<E: Env> Shard<E> {
         true
     }
 
+    /// This node stops, and nothing else is in flight: whoever has not answered has missed the write, and hints are made, as many as the log takes. True = some
+    /// are on their way to it.
+    pub(super) fn settle_before_end(self: &Rc<Self>) -> bool {
+        let has_ended = |operation: &Operation| matches!(operation, Operation::Write(write) if write.ended);
+        let ended = self.operations.borrow().ids_where(has_ended);
+        for id in ended {
+            self.foreclose(id);
+        }
+        loop {
+            if self.engine.has_staged() || self.disk_reads.get() > 0 {
+                self.start_pump();
+                return true;
+            }
+            let before = self.owed.borrow().len();
+            self.make_hints(HINTS_AT_ONCE);
+            let is_on_its_way = self.engine.has_staged() || self.disk_reads.get() > 0;
+            if !is_on_its_way && self.owed.borrow().len() == before {
+                break;
+            }
+        }
+        // The log has nothing in flight that would make room: it takes none any more.
+        for owed in self.owed.take() {
+            self.hints.borrow_mut().count_drop(owed.target, DropReason::NotWritten);
+        }
+        false
+    }
+
     fn end_debt(&self, id: OperationId) {
         let ended = self.operations.borrow_mut().remove(id);
         assert!(ended.is_some(), "found by the caller");
@@ -211,7 +239,8 @@ impl<E: Env> Shard<E> {
             // Nobody keeps a hint for this node: what its log refused it gets when it is read, or not at all.
             return self.hints.borrow_mut().count_drop(target, DropReason::NotWritten);
         }
-        if self.is_heard_of(target) && !self.hints.borrow_mut().may_hint_live(target, self.env.now_ns()) {
+        let may_be_spared = self.is_heard_of(target) && !self.stopping.get();
+        if may_be_spared && !self.hints.borrow_mut().may_hint_live(target, self.env.now_ns()) {
             return;
         }
         if self.with_write(id, |write| Some(write.own == Own::Refused)) == Some(true) {

@@ -187,7 +187,7 @@ impl<E: Env> Handler for Shard<E> {
         }
         let idle = self.acks.borrow().len() == 0
             && self.waiting.borrow().is_empty()
-            // What a write still owes when the node stops is not waited for.
+            // What writes still owe is not waited for: hints are made of it.
             && self.operations.borrow().len() == self.debts.get()
             && self.hint_fetches.get() == 0
             && self.multi_gets.borrow().len() == 0
@@ -200,8 +200,11 @@ impl<E: Env> Handler for Shard<E> {
             && !self.lease_staged.get()
             && !self.job_runs.get();
         if idle && !self.engine.has_staged() {
-            self.pump_runs.set(true);
             let shard = self.rc();
+            if shard.settle_before_end() {
+                return false;
+            }
+            self.pump_runs.set(true);
             self.env.spawn(async move {
                 shard.leave_actor();
                 if let Err(error) = shard.engine.close().await {

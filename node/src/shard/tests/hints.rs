@@ -296,6 +296,34 @@ fn more_than_a_group_of_the_log_holds_may_be_owed_at_once() {
     assert_eq!(take_all(&bench, &shard, third).len(), 100);
 }
 
+/// What writes still owed when their node stopped was owed by nobody after that; and what lay in its kernel for a replica that was slow went with the link.
+#[test]
+fn what_writes_owe_when_their_node_stops_is_kept_for_those_who_have_not_answered() {
+    let mut settings = patient(3);
+    settings.hints.storm_per_s = 5;
+    let (bench, shard, second, from) = without_the_third(settings);
+    let third = comes(&bench, &shard, 3);
+    for number in 1..=100u64 {
+        let value = [number as u8; 2_000];
+        write(&bench, &shard, from, number, &put(&number.to_le_bytes(), &value, Level::Quorum));
+        let [(at, ..)] = writes(&bench, second)[..] else { panic!("one write") };
+        answer(&bench, &shard, second, at, WriteAnswer::Applied);
+    }
+    answer(&bench, &shard, third, writes(&bench, third)[0].0, WriteAnswer::Applied);
+    assert_eq!((told(&bench, from).len(), shard.debts.get()), (100, 99), "the third is silent but for one");
+    shard.on_stop();
+    let is_drained = |_: u64| {
+        pass(&bench, &shard, 1);
+        shard.is_drained()
+    };
+    assert!((0..100).any(is_drained), "nobody is waited for");
+    drop(shard);
+    let shard = open(&bench, patient(3)).expect("the same data");
+    assert_eq!(shard.hints_owed(), 99);
+    let third = comes(&bench, &shard, 3);
+    assert_eq!(take_all(&bench, &shard, third).len(), 99);
+}
+
 /// While clients wrote as fast as the log could take it, something always waited for room, and every hint of an outage was dropped.
 #[test]
 fn hints_are_made_while_writes_wait_for_room_in_the_log() {
