@@ -5,7 +5,7 @@
 //!
 //! | asked | over the share of a core |
 //! |---|---|
-//! | a client's request | refused as overload, unless the connection has few in flight |
+//! | a client's request | refused as overload, unless the connection has few in flight; parts that were not given up take nothing of the share from these |
 //! | a part of a request of many keys | refused as overload once so many that were given up still wait there: those that are not are bounded as parts |
 //! | a peer's request | asked all the same: only answers may wait for room |
 
@@ -80,13 +80,16 @@ impl<E: Env> Shard<E> {
     }
 
     /// Whether a client's request may go to another core: who has few requests in flight always may, and who has more only while those to that core
-    /// are within its bound.
+    /// are within its bound. Parts are bounded by themselves, and take of it only what those that were given up leave there.
     pub(super) fn may_ask_core(&self, core: CoreId, connection: Connection) -> bool {
         let has_few = || {
             let mut sessions = self.sessions.borrow_mut();
             sessions.get_mut(connection).is_some_and(|session| session.in_flight <= HOPS_OF_ONE_MIN)
         };
-        self.questions.of(core).all.get() < self.questions.each_max || has_few()
+        let of = self.questions.of(core);
+        let whole = of.all.get().saturating_sub(of.parts.get());
+        let given_up = of.parts.get().saturating_sub(self.parts.get());
+        whole + given_up < self.questions.each_max || has_few()
     }
 
     /// Whether a part may go to another core. It counts as one of this core already, and so do all that were not given up.

@@ -152,6 +152,39 @@ fn a_core_that_stands_still_takes_up_its_own_share_of_questions_and_no_other_cor
     assert_eq!((ask(second, &well, 20), shard.questions.len()), (10, 100), "it has a bound, too");
 }
 
+/// Parts counted as single requests do, though as many may be there by their own bound: two batches filled the share of each core, and every client with more than a
+/// few requests in flight was refused until they were answered.
+#[test]
+fn parts_that_are_waited_for_take_nothing_of_what_single_requests_are_held_to() {
+    let bench = Bench::new(MemDisk::new());
+    let mut settings = settings(1, 3, 3);
+    settings.hops_max = 100;
+    let shard = open(&bench, settings).expect("an empty disk opens");
+    let [batches, single] = [0, 1].map(|_| client(&bench, &shard));
+    let names: Vec<[u8; 4]> = names_of(&shard, 1).take(60).collect();
+    let keys: Vec<Key<'_>> = names.iter().map(|name| Key::plain(name)).collect();
+    let get_all = frame_of(FrameKind::MultiGet, 1, 0, |out| {
+        Request::encode_multi_get(Epoch(0), Level::One, &keys, out);
+    });
+    receive(&shard, batches, &get_all);
+    assert_eq!(
+        (bench.frames(batches).len(), shard.questions.len()),
+        (0, 60),
+        "more than the share of a core"
+    );
+    let ask = |connection| {
+        for number in 1..=20 {
+            receive(&shard, connection, &request_frame(number, &get(&names[0], Level::One)));
+        }
+        bench.frames(connection).len()
+    };
+    assert_eq!((ask(single), shard.questions.len()), (0, 80));
+    // Given up they are bounded by nothing else.
+    pass(&bench, &shard, shard.settings.request_timeout_ns / MS + 60);
+    assert_eq!((bench.frames(batches).len(), shard.parts.get()), (1, 0));
+    assert_eq!((ask(client(&bench, &shard)), shard.questions.len()), (4, 96), "sixteen are always taken");
+}
+
 /// Parts that were given up stayed in the queue of the core that stood still, and counted nowhere: with each timeout as many more came.
 #[test]
 fn parts_that_were_given_up_take_up_the_share_of_the_core_that_they_wait_at() {
