@@ -31,7 +31,7 @@ pub(super) struct MultiPut {
     waiting: usize,
     /// The highest order that was given, or may have been.
     seen: Order,
-    /// As high as another core may mint in time, by the wall clock of when it was asked.
+    /// As high as another core may have minted in time, or may yet, by the wall clock of when it was asked and of each tick since.
     minted_max: Order,
     /// When nobody waits for it any more.
     deadline_ns: u64,
@@ -62,12 +62,15 @@ impl<E: Env> Shard<E> {
         }
         let id = MultiPutId(self.multi_puts.borrow_mut().insert(state));
         let epoch = self.ring.borrow().epoch();
+        let is_ahead = self.is_wall_ahead();
         for (index, entry) in entries.iter().enumerate() {
             let item = Requester::Entry { multi_put: id, index: index as u32 };
             let request = entry.request(epoch, terms.level, terms.options);
             let route = self.route(entry.key());
             let elsewhere = route.as_ref().ok().and_then(|route| self.elsewhere(&request, *route));
             match elsewhere {
+                // That core may not know it yet. It would mint far ahead, and if it does not answer its client had to be told that it may have.
+                Some(_) if is_ahead => self.answer_error(item, ErrorCode::ClockDrift),
                 Some(core) => {
                     if let Some(multi_put) = self.multi_puts.borrow_mut().get_mut(id.0) {
                         multi_put.asked[index] = true;
@@ -105,9 +108,12 @@ impl<E: Env> Shard<E> {
     }
 
     /// Answers those whose time was up some time ago, whatever their parts wait for. Nobody knows what becomes of these, but how high the orders are that they
-    /// can have been given: those of this core lie below what its clock has come to, those of another not above what any clock here may mint, nor might before the
-    /// wall clock was set back.
+    /// can have been given: those of this core lie below what its clock has come to, those of another not above what any clock here may mint, or might while
+    /// they waited: the wall clock may have been set meanwhile, and back.
     pub(super) fn end_late_multi_puts(&self, now_ns: u64) {
+        for multi_put in self.multi_puts.borrow_mut().iter_mut() {
+            multi_put.minted_max = multi_put.minted_max.max(self.minted_max_by(multi_put.deadline_ns));
+        }
         let late =
             self.multi_puts.borrow().ids_where(|multi_put| now_ns >= multi_put.deadline_ns + PART_GRACE_NS);
         for id in late {
@@ -123,10 +129,7 @@ impl<E: Env> Shard<E> {
                 else {
                     continue;
                 };
-                let seen = match is_elsewhere {
-                    true => minted_max.max(self.minted_max_by(now_ns)),
-                    false => self.clock.borrow().latest(),
-                };
+                let seen = if is_elsewhere { minted_max } else { self.clock.borrow().latest() };
                 let part = Requester::Entry { multi_put: MultiPutId(id), index };
                 self.end_late_part(part, ErrorCode::Unknown, seen);
             }

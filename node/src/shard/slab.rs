@@ -72,6 +72,11 @@ impl<T> Slab<T> {
         if *generation == id.generation { value.as_mut() } else { None }
     }
 
+    /// All entries that have not ended.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.entries.iter_mut().filter_map(|(_, value)| value.as_mut())
+    }
+
     /// Whether the entry has not ended.
     pub(super) fn contains(&self, id: OperationId) -> bool {
         let entry = self.entries.get(id.slot as usize);

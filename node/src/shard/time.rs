@@ -109,11 +109,13 @@ impl<E: Env> Shard<E> {
         }
     }
 
-    /// No core of this node mints anything above this until then, unless the wall clock is set forward.
+    /// No core of this node mints anything above this until then, unless the wall clock is set forward. Each goes by that clock, or by nothing while it finds it
+    /// ahead: what this core knows of others' another may not.
     pub(super) fn minted_max_by(&self, until_ns: u64) -> Order {
-        let ahead_ms =
-            until_ns.saturating_sub(self.env.now_ns()) / 1_000_000 + self.settings.clock_drift_max_ms;
-        Order::from_wall_ms(self.believed_wall_ms().saturating_add(ahead_ms))
+        let left_ms = until_ns.saturating_sub(self.env.now_ns()).div_ceil(1_000_000);
+        let ahead_ms = left_ms + self.settings.clock_drift_max_ms;
+        // All that can be minted in the last millisecond lies below the next.
+        Order::from_wall_ms(self.env.wall_ms().saturating_add(ahead_ms + 1))
     }
 
     /// Takes note of a time that a peer told, or a record has. False = it is too far ahead to be believed.

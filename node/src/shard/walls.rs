@@ -6,6 +6,7 @@
 //! | while this node is ahead of most by more than the drift | because |
 //! |---|---|
 //! | it mints nothing: a write that it coordinates is refused (`clock drift`), and goes to another node | nobody could write the keys after it |
+//! | a core that knows it asks no other core to mint a part of a request: that one may not know it | its client would have to be told how far ahead that may have minted |
 //! | the clock's bound goes by the others' wall clocks | the next life would wait for it |
 //! | so does what merges may do away with as expired | it has not expired |
 //! | what readers are shown as expired goes by the others' wall clocks, also while it is behind | it would be back, or be gone too soon |

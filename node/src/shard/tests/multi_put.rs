@@ -236,17 +236,20 @@ fn parts_that_are_given_up_tell_their_client_the_time_that_they_may_have_been_mi
         assert!(outcomes.iter().any(|outcome| outcome == Outcome::Error(ErrorCode::Unknown)));
         header.time
     };
-    // Another core that stands still: by its deadline it may have minted them as far ahead as is tolerated, of a wall clock that was set back since, too.
-    for set_back_ms in [0, 300] {
+    // Another core that stands still: by its deadline it may have minted them as far ahead as is tolerated, of a wall clock that was set back since, too. Or set
+    // forward after it was asked, and back before this is told.
+    for (forward_ms, back_ms) in [(0, 0), (0, 300), (300, 300)] {
         let bench = Bench::new(MemDisk::new());
         let shard = open(&bench, settings(1, 2, 4)).expect("an empty disk opens");
         let connection = client(&bench, &shard);
-        let minted_max_ms = bench.wall_ms() + GIVEN_MS + shard.settings.clock_drift_max_ms;
+        let minted_max_ms = bench.wall_ms() + forward_ms + GIVEN_MS + shard.settings.clock_drift_max_ms;
         receive(&shard, connection, &asked);
-        bench.0.wall_ms.set(bench.wall_ms() - set_back_ms);
-        pass(&bench, &shard, GIVEN_MS + 60);
+        bench.0.wall_ms.set(bench.wall_ms() + forward_ms);
+        pass(&bench, &shard, GIVEN_MS / 2);
+        bench.0.wall_ms.set(bench.wall_ms() - back_ms);
+        pass(&bench, &shard, GIVEN_MS / 2 + 60);
         let told = time_of(&bench, connection);
-        assert!(told.wall_ms() >= minted_max_ms, "{} < {minted_max_ms}", told.wall_ms());
+        assert!(told.wall_ms() > minted_max_ms, "{} <= {minted_max_ms}", told.wall_ms());
     }
     // This one, whose log does.
     let (bench, shard) = alone();
@@ -262,6 +265,37 @@ fn parts_that_are_given_up_tell_their_client_the_time_that_they_may_have_been_mi
         shard.on_timer(bench.now_ns());
     }
     assert_eq!(time_of(&bench, connection), minted);
+}
+
+/// A core that knew its node's wall clock to be ahead told the time by others' for parts of another core, which did not know it: that had minted by its own.
+#[test]
+fn a_core_that_knows_its_wall_clock_to_be_ahead_asks_no_other_to_mint() {
+    let bench = Bench::new(MemDisk::new());
+    let shard = open(&bench, settings(1, 2, 4)).expect("an empty disk opens");
+    let connection = client(&bench, &shard);
+    let names: Vec<[u8; 4]> = (0..20u32).map(u32::to_le_bytes).collect();
+    let entries: Vec<Entry<'_>> = names.iter().map(|name| entry(name, b"v")).collect();
+    let tell_ahead_by = |ms: u64| {
+        for node in [2, 3] {
+            let (now_ms, told_ms) = (bench.now_ns() / MS, bench.wall_ms() - ms);
+            shard.walls.borrow_mut().tell(now_ms, NodeId(node), now_ms, told_ms);
+        }
+    };
+    tell_ahead_by(600);
+    receive(&shard, connection, &asked(1, Level::One, &entries));
+    let refused = outcomes(&bench, connection);
+    assert!(refused.iter().all(|outcome| *outcome == Outcome::Error(ErrorCode::ClockDrift)), "{refused:?}");
+    assert_eq!(shard.questions.len(), 0);
+    tell_ahead_by(400);
+    let timeout_ms = shard.settings.request_timeout_ns / MS;
+    let may_mint_ms = bench.wall_ms() + timeout_ms + shard.settings.clock_drift_max_ms;
+    receive(&shard, connection, &asked(2, Level::One, &entries));
+    assert!(shard.questions.len() > 0, "that much is tolerated");
+    // Found out after they were asked.
+    tell_ahead_by(600);
+    pass(&bench, &shard, timeout_ms + 60);
+    let frames = bench.frames(connection);
+    assert!(frames[0].0.time.wall_ms() > may_mint_ms, "{frames:?}");
 }
 
 /// The whole of a batch is neither done nor not because one of its writes is in doubt.
