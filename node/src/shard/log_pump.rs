@@ -28,6 +28,8 @@ pub(super) enum Ack {
         requester: Requester,
         /// The version it was given.
         version: Version,
+        /// When it is told that nobody knows.
+        deadline_ns: u64,
     },
     /// Answer the coordinator on another node.
     Peer(Requester),
@@ -75,6 +77,8 @@ pub(super) enum Ack {
 #[derive(Debug, Default)]
 pub(super) struct AckQueue {
     waiting: VecDeque<(Seq, Ack)>,
+    /// The first of them at the last tick.
+    first_before: Option<Seq>,
 }
 
 impl AckQueue {
@@ -93,6 +97,25 @@ impl AckQueue {
             Some((seq, _)) if *seq <= durable => self.waiting.pop_front().map(|(_, ack)| ack),
             _ => None,
         }
+    }
+
+    /// Clients whose time is up, with what they were given: they are not answered again. Looked for while the log stands still, so that while it does not this
+    /// costs a comparison.
+    fn take_late(&mut self, now_ns: u64) -> Vec<(Requester, Version)> {
+        let first = self.waiting.front().map(|(seq, _)| *seq);
+        let mut late = Vec::new();
+        if first.is_none() || std::mem::replace(&mut self.first_before, first) != first {
+            return late;
+        }
+        for (_, ack) in &mut self.waiting {
+            if let Ack::Client { requester, version, deadline_ns } = *ack
+                && now_ns >= deadline_ns
+            {
+                late.push((requester, version));
+                *ack = Ack::Nobody;
+            }
+        }
+        late
     }
 }
 
@@ -203,7 +226,7 @@ impl<E: Env> Shard<E> {
     /// Answers whoever waited for a record that was certainly not applied here, or perhaps was (`Unknown`).
     fn refuse_ack(self: &Rc<Self>, ack: Ack, code: ErrorCode) {
         match ack {
-            Ack::Client { requester, version } if code == ErrorCode::Unknown => {
+            Ack::Client { requester, version, .. } if code == ErrorCode::Unknown => {
                 self.answer_in_doubt(requester, version);
             }
             Ack::Client { requester, .. } => self.answer_error(requester, code),
@@ -228,6 +251,12 @@ impl<E: Env> Shard<E> {
             Ack::Afar(_) => self.afar.refused(),
             Ack::Nobody => {}
         }
+    }
+
+    /// Answers the clients of writes that have no operation, for this node has their only replica, once their time is up: nobody knows what becomes of these.
+    pub(super) fn end_late_puts(&self, now_ns: u64) {
+        let late = self.acks.borrow_mut().take_late(now_ns);
+        late.into_iter().for_each(|(requester, version)| self.answer_in_doubt(requester, version));
     }
 
     /// Starts the pump unless it runs or has nothing to do. Called when a whole batch of requests has been staged.
@@ -269,7 +298,7 @@ impl<E: Env> Shard<E> {
             let ack = self.acks.borrow_mut().pop_through(durable);
             let Some(ack) = ack else { break };
             match ack {
-                Ack::Client { requester, version } => {
+                Ack::Client { requester, version, .. } => {
                     self.answer(requester, &Reply::Done { version, answered: 1, sloppy: false });
                 }
                 Ack::Peer(requester) => {

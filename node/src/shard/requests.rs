@@ -316,7 +316,7 @@ impl<E: Env> Shard<E> {
             if level.needed(1) > 1 {
                 return self.answer_error(requester, ErrorCode::Unavailable);
             }
-            let ack = Ack::Client { requester, version: write.version };
+            let ack = Ack::Client { requester, version: write.version, deadline_ns };
             let key = engine_key(&key, route.vnode, route.token);
             let record = record_of(&write.version, value);
             if let Err(code) = self.stage_by(deadline_ns, key, record, route.vnode_epoch.0, ack) {

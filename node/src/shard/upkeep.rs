@@ -52,6 +52,7 @@ impl<E: Env> Shard<E> {
         drop((operations, deadlines));
         self.end_late_multi_gets(now_ns);
         self.end_late_multi_puts(now_ns);
+        self.end_late_puts(now_ns);
         self.tend_clock();
         self.tend_log(now_ns);
         self.mark_hints();

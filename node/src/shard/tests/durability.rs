@@ -76,6 +76,38 @@ fn a_write_in_doubt_of_which_there_is_one_replica_tells_its_time() {
     assert_eq!(header.time, minted);
 }
 
+/// It was answered when the log had it, however late. Its client had given it up by then without having been told any time, and what that wrote next, through a node
+/// whose clock is behind, lay below and was hidden though it was acknowledged.
+#[test]
+fn a_write_of_which_there_is_one_replica_is_in_doubt_at_its_deadline_and_tells_its_time() {
+    let (bench, shard) = alone();
+    let connection = client(&bench, &shard);
+    bench.0.disk.defer();
+    let short = put(b"a", b"1", Level::One);
+    receive(&shard, connection, &frame_of(short.kind(), 1, 100_000, |out| short.encode(out)));
+    let minted = shard.clock.borrow().latest();
+    assert!(minted > Order(0));
+    receive(&shard, connection, &request_frame(2, &put(b"b", b"2", Level::One)));
+    pass(&bench, &shard, 99);
+    assert!(bench.frames(connection).is_empty());
+    pass(&bench, &shard, 45);
+    let frames = bench.frames(connection);
+    let [(header, body)] = &frames[..] else { panic!("one answer: {frames:?}") };
+    let told = (header.request, code_of(header, body), header.time);
+    assert_eq!(told, (RequestId(1), Some(ErrorCode::Unknown), minted));
+    let_disk_work(&bench);
+    let frames = bench.frames(connection);
+    let [(header, body)] = &frames[..] else { panic!("one answer: {frames:?}") };
+    assert_eq!(
+        (header.request, code_of(header, body)),
+        (RequestId(2), None),
+        "the first is not answered again"
+    );
+    let in_flight = shard.sessions.borrow_mut().get_mut(connection).expect("open").in_flight;
+    assert_eq!(in_flight, 0);
+    assert_eq!(shard.acks.borrow().len(), 0);
+}
+
 /// The node ends itself when all its cores are fenced, so it must hear of every fence: also of one that no commit met.
 #[test]
 fn a_fence_that_background_work_found_is_told() {
