@@ -33,6 +33,8 @@ pub(crate) struct Socket {
     pub(crate) peer: Option<SocketId>,
     /// The node of the other end, once there was one and if it is on a node.
     pub(crate) remote: Option<usize>,
+    /// This side has made the connection.
+    pub(crate) is_made_here: bool,
     /// Bytes on their way to this end, with the time each piece arrives.
     pub(crate) arriving: VecDeque<(u64, Vec<u8>)>,
     /// The other end has closed; told when everything before it has arrived. The time it is known.
@@ -78,6 +80,7 @@ impl Network {
             owner,
             peer: None,
             remote: None,
+            is_made_here: false,
             arriving: VecDeque::new(),
             closing: None,
             inbox: Vec::new(),
@@ -92,14 +95,31 @@ impl Network {
         self.by_core.get(&(process, core, connection.slot)).copied()
     }
 
-    /// Makes two sockets the ends of one connection.
+    /// Makes two sockets the ends of one connection, which `one` has made.
     pub(crate) fn join(&mut self, one: SocketId, other: SocketId) {
         for (end, peer) in [(one, other), (other, one)] {
             let remote = self.sockets.get(&peer).and_then(|peer| Network::node_of(peer.owner));
             if let Some(socket) = self.sockets.get_mut(&end) {
                 (socket.peer, socket.remote) = (Some(peer), remote);
+                socket.is_made_here = end == one;
             }
         }
+    }
+
+    /// What a core has sent and has not arrived is lost if this is a link that it has made: that is reset when it closes. Says whether it is.
+    pub(crate) fn lose_unless_arrived(&mut self, id: SocketId, now_ns: u64) -> bool {
+        let Some(socket) = self.sockets.get(&id) else { return false };
+        if !socket.is_made_here || Network::node_of(socket.owner).is_none() {
+            return false;
+        }
+        if let Some(peer) = socket.peer {
+            // What a partition holds up has not arrived, whenever it was due.
+            let is_open = self.is_open(peer);
+            if let Some(peer) = self.sockets.get_mut(&peer) {
+                peer.arriving.retain(|(at, _)| is_open && *at <= now_ns);
+            }
+        }
+        true
     }
 
     /// Closes an end. The other end learns of it at `known_ns`, or never (`None`: the machine vanished).

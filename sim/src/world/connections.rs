@@ -263,7 +263,7 @@ impl World {
         }
     }
 
-    /// A core closes a connection: what is queued leaves first.
+    /// A core closes a connection.
     pub(crate) fn close(&self, process: ProcessId, core: u16, connection: Connection) {
         let id = self.network.borrow().of_core(process, core, connection);
         if let Some(id) = id {
@@ -271,9 +271,12 @@ impl World {
         }
     }
 
-    /// Closes a socket from its own side.
+    /// Closes a socket from its own side: what is queued leaves first, unless it is a link that a core has made.
     pub(crate) fn shut(&self, id: SocketId) {
-        self.flush_socket(id);
+        let is_reset = self.network.borrow_mut().lose_unless_arrived(id, self.now_ns());
+        if !is_reset {
+            self.flush_socket(id);
+        }
         let known_ns = self.now_ns() + self.between(20_000, 1_000_000);
         let peer = self.network.borrow_mut().close(id, Some(known_ns));
         if let Some(peer) = peer {

@@ -169,6 +169,9 @@ impl World {
                 Death::Kill | Death::Exit => Some(self.now_ns() + self.between(20_000, 500_000)),
             };
             let mut network = self.network.borrow_mut();
+            if known_ns.is_some() {
+                network.lose_unless_arrived(socket, self.now_ns());
+            }
             let peer = network.close(socket, known_ns);
             if let Some(peer) = peer
                 && known_ns.is_none()
