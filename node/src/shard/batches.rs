@@ -93,7 +93,9 @@ impl<E: Env> Shard<E> {
         let (slot, id, index) = match part {
             Requester::Item { multi_get, index } => (MULTI_GET_SLOT, multi_get.0, index),
             Requester::Entry { multi_put, index } => (MULTI_PUT_SLOT, multi_put.0, index),
-            Requester::Connection { .. } | Requester::Core { .. } => unreachable!("these are whole requests"),
+            Requester::Connection { .. } | Requester::Core { .. } | Requester::Nobody => {
+                unreachable!("these are whole requests")
+            }
         };
         let mut frame = Vec::new();
         let start = start_frame(&mut frame);

@@ -180,10 +180,13 @@ impl<E: Env> Shard<E> {
         self.answers_alone(&route, level).then(|| engine_key(key, route.vnode, route.token))
     }
 
-    /// Whether this core's own copy of a key is all that a read of it needs.
+    /// Whether this core's own copy of a key is all that a read of it needs, and nothing follows it.
     #[inline]
     pub(super) fn answers_alone(&self, route: &Route, level: Level) -> bool {
-        route.hop.is_none() && route.position.is_some() && level.needed(route.replicas) == 1
+        route.hop.is_none()
+            && route.position.is_some()
+            && level.needed(route.replicas) == 1
+            && !self.is_compared_after(1, route.replicas)
     }
 
     #[inline]

@@ -13,6 +13,7 @@ mod apart;
 mod backlog;
 mod batches;
 mod clock_bounds;
+mod comparisons;
 mod debts;
 mod dots;
 mod expiry;
@@ -85,6 +86,7 @@ use crate::recovered;
 use afar::Afar;
 use apart::{APART_KEYS_MAX, Apart};
 use backlog::Backlog;
+use comparisons::Comparisons;
 use debts::Owed;
 use forward::ForwardOperation;
 use gossip::Gossip;
@@ -189,6 +191,7 @@ pub struct Shard<E: Env> {
     questions: Questions,
     deadlines: RefCell<Wheel<OperationId>>,
     hedges: RefCell<Hedges>,
+    comparisons: Comparisons,
     backlog: RefCell<Backlog>,
     counters: Counters,
     /// When the shard was opened.
@@ -297,6 +300,7 @@ impl<E: Env> Shard<E> {
             questions: Questions::new(settings.cores, settings.hops_max),
             deadlines: RefCell::new(Wheel::new(now_ns, DEADLINE_GRAIN_NS)),
             hedges: RefCell::default(),
+            comparisons: Comparisons::default(),
             backlog: RefCell::default(),
             counters: Counters::new(&recovery),
             opened_ns: now_ns,

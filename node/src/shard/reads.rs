@@ -10,8 +10,8 @@ use ferrite_cluster::{
 };
 use ferrite_lsm::cover;
 use ferrite_wire::{
-    ErrorCode, Key, Level, PeerMessage, ReadWant, ReplicaAnswer, Reply, TableId, Version, WriteAnswer,
-    limits::REPLICAS_MAX,
+    ErrorCode, Key, Level, NodeId, PeerMessage, ReadWant, ReplicaAnswer, Reply, TableId, Version,
+    WriteAnswer, limits::REPLICAS_MAX,
 };
 
 use super::hedges::Timed;
@@ -23,6 +23,20 @@ use super::sets::{arrived, clock_of, join_into};
 use super::slab::OperationId;
 use super::{Operation, Route, Shard};
 use crate::env::{Connection, Env};
+
+/// Whom a read asks, and what it does about those that are behind.
+pub(super) struct Plan {
+    pub(super) candidates: Candidates,
+    /// How many of them must answer.
+    pub(super) needed: u8,
+    pub(super) repairing: Repairing,
+    /// How each replica is reached; this node has no connection to itself.
+    pub(super) connections: [Option<Connection>; REPLICAS_MAX],
+    /// The replicas' nodes.
+    pub(super) nodes: [NodeId; REPLICAS_MAX],
+    /// Whether its answers tell how fast others are, and it earns towards the budget of hedges.
+    pub(super) is_timed: bool,
+}
 
 /// One read in flight.
 #[derive(Debug)]
@@ -126,27 +140,52 @@ impl<E: Env> Shard<E> {
         if !self.has_room_to_coordinate() {
             return self.answer_error(requester, ErrorCode::Overloaded);
         }
+        let reach = self.reach(route);
+        let (nodes, slow) = self.laggards(route);
+        let candidates = Candidates {
+            replicas: route.replicas as u8,
+            live: reach.live,
+            slow,
+            absent: reach.absent(),
+            local: route.position.map(|at| at as u8),
+        };
+        let needed = level.needed(route.replicas) as u8;
+        let repairing = match then {
+            // The write that follows replaces on all replicas what is found here.
+            Some(_) => Repairing::Never,
+            None => Repairing::of_level(needed, candidates.replicas),
+        };
+        let plan =
+            Plan { candidates, needed, repairing, connections: reach.connections, nodes, is_timed: true };
+        self.begin_read(requester, route, key, deadline_ns, plan, then);
+    }
+
+    /// Asks those that a plan says.
+    pub(super) fn begin_read(
+        self: &Rc<Self>,
+        requester: Requester,
+        route: Route,
+        key: &Key<'_>,
+        deadline_ns: u64,
+        plan: Plan,
+        then: Option<Box<SetWrite>>,
+    ) {
         let Some(holding) = self.held.hold(key.partition.len() + key.sort.len()) else {
             return self.answer_error(requester, ErrorCode::Overloaded);
         };
-        let reach = self.reach(route);
-        let local = route.position.map(|at| at as u8);
-        let needed = level.needed(route.replicas) as u8;
+        let Plan { candidates, needed, repairing, connections, nodes, is_timed } = plan;
         let reading = if route.has_siblings() { Reading::Joined } else { Reading::Newest };
-        let replicas = route.replicas as u8;
-        let (nodes, slow) = self.laggards(route);
-        let (live, absent) = (reach.live, reach.absent());
-        let candidates = Candidates { replicas, live, slow, absent, local };
-        // The write that follows replaces on all replicas what is found here.
-        let repairing = if then.is_some() { Repairing::Never } else { Repairing::of_level(needed, replicas) };
         let Ok((quorum, asks)) = ReadQuorum::start(reading, repairing, candidates, needed) else {
             return self.answer_error(requester, ErrorCode::Unavailable);
         };
-        if asks.iter().any(|ask| absent.contains(ask.replica)) {
+        if asks.iter().any(|ask| candidates.absent.contains(ask.replica)) {
             cover::mark("absent replica read");
         }
-        let elsewhere: ReplicaSet =
-            asks.iter().map(|ask| ask.replica).filter(|replica| Some(*replica) != local).collect();
+        let elsewhere: ReplicaSet = asks
+            .iter()
+            .map(|ask| ask.replica)
+            .filter(|replica| is_timed && Some(*replica) != candidates.local)
+            .collect();
         let may_hedge = quorum.may_hedge() && !elsewhere.is_empty();
         let operation = ReadOperation {
             requester,
@@ -161,7 +200,7 @@ impl<E: Env> Shard<E> {
             holding,
             then,
             timed: self.timed(elsewhere, nodes),
-            connections: reach.connections,
+            connections,
         };
         let id = self.operations.borrow_mut().insert(Operation::Read(Box::new(operation)));
         self.deadlines.borrow_mut().add(deadline_ns, id);
@@ -170,7 +209,7 @@ impl<E: Env> Shard<E> {
         }
         // Others first: they work while this node reads its own copy.
         for ask in asks.iter().rev() {
-            self.ask_read(id, route, *ask, reach.connections[ask.replica as usize], key, deadline_ns);
+            self.ask_read(id, route, *ask, connections[ask.replica as usize], key, deadline_ns);
         }
     }
 

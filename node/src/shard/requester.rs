@@ -46,6 +46,8 @@ pub(super) enum Requester {
         /// Which of its entries.
         index: u32,
     },
+    /// Nobody: replicas are compared.
+    Nobody,
 }
 
 /// An answer that can be encoded: a reply to a client or a message to a peer.
@@ -117,13 +119,16 @@ impl<E: Env> Shard<E> {
         match requester {
             Requester::Item { multi_get, index } => self.answer_item(multi_get, index, reply, seen),
             Requester::Entry { multi_put, index } => self.answer_entry(multi_put, index, reply, seen),
+            Requester::Nobody => self.on_compared(),
             _ => self.deliver(requester, reply, seen),
         }
     }
 
     /// Answers with an error.
     pub(super) fn answer_error(&self, requester: Requester, code: ErrorCode) {
-        self.counters.count_error(code);
+        if requester != Requester::Nobody {
+            self.counters.count_error(code);
+        }
         let text = if code == ErrorCode::ClockDrift { self.drift_text() } else { "" };
         self.answer(requester, &Reply::Error { code, text });
     }
@@ -158,7 +163,9 @@ impl<E: Env> Shard<E> {
                 }
                 self.send_hop(core, Hop::Reply { connection, frame: out });
             }
-            Requester::Item { .. } | Requester::Entry { .. } => unreachable!("items are answered by reply"),
+            Requester::Item { .. } | Requester::Entry { .. } | Requester::Nobody => {
+                unreachable!("these are answered by reply")
+            }
         }
     }
 

@@ -258,6 +258,21 @@ impl<E: Env> Shard<E> {
         key: &Key<'_>,
         deadline_ns: u64,
     ) {
+        let is_compared = self.is_compared_after(level.needed(route.replicas), route.replicas);
+        self.get_alone_or_with_others(requester, route, level, key, deadline_ns);
+        if is_compared {
+            self.compare_replicas(route, key);
+        }
+    }
+
+    fn get_alone_or_with_others(
+        self: &Rc<Self>,
+        requester: Requester,
+        route: Route,
+        level: Level,
+        key: &Key<'_>,
+        deadline_ns: u64,
+    ) {
         if route.position.is_some() && level.needed(route.replicas) == 1 {
             let context_hash = route.context_hash(key);
             return self.local_read(route, key, deadline_ns, move |shard, found| match found {

@@ -6,6 +6,7 @@ use ferrite_cluster::gossip::GossipOptions;
 use ferrite_cluster::hints::HintOptions;
 use ferrite_wire::{CoreId, Key, NodeId, Topology, limits};
 
+use super::comparisons::READS_PER_COMPARISON;
 use super::sets::joining_sets;
 use crate::{Place, Placement};
 
@@ -104,6 +105,8 @@ pub struct ShardSettings {
     /// Most bytes of sets of siblings that are kept in mind as they were written apart from their replicas, with their keys; over that, such writes
     /// are answered "overloaded", unless nobody is owed a hint.
     pub apart_bytes_max: usize,
+    /// Of how many reads at ONE one is followed by a comparison of replicas.
+    pub reads_per_comparison: u32,
     /// Most reads waiting for the disk on this core.
     pub disk_reads_max: usize,
     /// How much is kept for nodes that are away, and how fast it is delivered.
@@ -169,6 +172,7 @@ impl ShardSettings {
             parts_max: PARTS_MAX,
             debt_bytes_max: 16 << 20,
             apart_bytes_max: 16 << 20,
+            reads_per_comparison: READS_PER_COMPARISON,
             disk_reads_max: 4_096,
             hints: HintOptions::default(),
             forget_hints_for: Vec::new(),

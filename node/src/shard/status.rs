@@ -123,6 +123,7 @@ impl<E: Env> Shard<E> {
             ("read_repairs.before_answer", &self.counters.repairs.before),
             ("read_repairs.after_answer", &self.counters.repairs.after),
             ("read_repairs.dropped", &self.counters.repairs.dropped),
+            ("read_repairs.comparisons", &self.comparisons.begun),
             ("read_repairs.records", &self.counters.repairs.written),
             ("hedges.reads", &self.counters.hedges.reads),
             ("hedges.sent", &self.counters.hedges.sent),

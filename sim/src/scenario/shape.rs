@@ -30,6 +30,8 @@ pub(super) const CORES_MAX: u16 = 3;
 const ODD_ONE_IN: u64 = 32;
 /// Gossip is in one run of so many.
 const ODD_GOSSIP_ONE_IN: u64 = 10;
+/// Replicas are compared behind one read in so many: far more than servers do.
+const READS_PER_COMPARISON: u32 = 6;
 /// Longest value in runs with large ones.
 const LARGE_BYTES: u64 = 48 * 1024;
 
@@ -178,6 +180,7 @@ impl Options {
         settings.hop_backlog_bytes_max = self.hop_backlog_bytes_max;
         settings.request_timeout_ns = self.request_timeout_ns;
         settings.operations_max = self.operations_max;
+        settings.reads_per_comparison = READS_PER_COMPARISON;
         settings.waiting_bytes_max = self.waiting_bytes_max;
         settings.disk_reads_max = self.disk_reads_max;
         settings.scrub_bytes_per_s = self.scrub_bytes_per_s;

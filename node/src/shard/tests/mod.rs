@@ -6,6 +6,7 @@ mod admission;
 mod clocks;
 mod cluster;
 mod comebacks;
+mod comparisons;
 mod coordinator;
 mod deadlines;
 mod drain;
