@@ -26,7 +26,7 @@ use std::rc::Rc;
 use ferrite_cluster::hints::DropReason;
 use ferrite_cluster::{ReplicaSet, WriteOutcome};
 use ferrite_lsm::cover;
-use ferrite_wire::{ErrorCode, Key, NodeId, TableId, Version};
+use ferrite_wire::{ErrorCode, Key, NodeId, TableId, Version, WriteAnswer};
 
 use super::expiry::NEVER_NS;
 use super::held::{Held, Holding};
@@ -210,6 +210,17 @@ impl<E: Env> Shard<E> {
             self.hints.borrow_mut().count_drop(owed.target, DropReason::NotWritten);
         }
         false
+    }
+
+    /// This node's log has refused its own copy of a write, or lost it. A write that was answered by others and owes nobody else is no operation any more by
+    /// then: that this node lacks it is counted none the less.
+    pub(super) fn refuse_own(self: &Rc<Self>, id: OperationId, replica: u8, code: ErrorCode) {
+        let is_over = !self.operations.borrow().contains(id);
+        if is_over {
+            cover::mark("own copy refused after its write had ended");
+            return self.hints.borrow_mut().count_drop(self.settings.node, DropReason::NotWritten);
+        }
+        self.on_write_answer(id, replica, WriteAnswer::Refused(code));
     }
 
     fn end_debt(&self, id: OperationId) {

@@ -233,16 +233,14 @@ impl<E: Env> Shard<E> {
             Ack::Peer(requester) => {
                 self.answer_peer(requester, &PeerMessage::ReplicaWriteAnswer(WriteAnswer::Refused(code)));
             }
-            Ack::Local { operation, replica } => {
-                self.on_write_answer(operation, replica, WriteAnswer::Refused(code));
-            }
+            Ack::Local { operation, replica } => self.refuse_own(operation, replica, code),
             Ack::Repair { operation, replica } => {
                 self.on_repair_answer(operation, replica, WriteAnswer::Refused(code));
             }
             Ack::Set { operation, replica, latch } => {
                 // Others may have the set, and this replica has not.
                 self.renew_actor();
-                self.on_write_answer(operation, replica, WriteAnswer::Refused(code));
+                self.refuse_own(operation, replica, code);
                 self.release_latch(latch);
             }
             Ack::Hint(hint) => self.hint_written(hint, Some(code)),

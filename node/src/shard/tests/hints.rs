@@ -1,6 +1,7 @@
 //! What a shard keeps for replicas that miss writes, and how it delivers it.
 
 use ferrite_cluster::hints::DropReason;
+use ferrite_lsm::mem_disk::Fault;
 use ferrite_wire::{ErrorCode, HintsAction, Mode, Reply, Table, TableId, Version, VersionFlags, WriteAnswer};
 
 use super::tables::accepted_by;
@@ -350,6 +351,30 @@ fn hints_are_made_while_writes_wait_for_room_in_the_log() {
     pass(&bench, &shard, 20);
     assert_eq!((told(&bench, from).len(), shard.hints_owed()), (200, 200));
     assert_eq!(drops(&shard, DropReason::NotWritten) + drops(&shard, DropReason::Untracked), 0);
+}
+
+/// A disk became full while others acknowledged a write at ONE. The write had ended by the time that its coordinator's own log refused it, so nobody was
+/// told, and nothing counted, that this replica lacks it.
+#[test]
+fn an_own_copy_that_is_refused_after_its_write_has_ended_is_counted() {
+    let (bench, shard, second, from) = without_the_third(patient(3));
+    let third = comes(&bench, &shard, 3);
+    bench.0.disk.defer();
+    write(&bench, &shard, from, 1, &put(b"k", b"v", Level::One));
+    for other in [second, third] {
+        let [(at, ..)] = writes(&bench, other)[..] else { panic!("one write") };
+        answer(&bench, &shard, other, at, WriteAnswer::Applied);
+    }
+    assert_eq!((told(&bench, from).len(), shard.operations.borrow().len()), (1, 0));
+    assert_eq!(drops(&shard, DropReason::NotWritten), 0);
+    let [own] = bench.0.disk.in_flight(None)[..] else { panic!("the group with the record") };
+    assert!(bench.0.disk.fail(own.id, Fault::NoSpace));
+    for _ in 0..ROUNDS {
+        bench.run();
+        bench.0.disk.complete_all();
+    }
+    assert_eq!(drops(&shard, DropReason::NotWritten), 1);
+    assert!(!shard.hint_counts().is_complete());
 }
 
 /// A node that was gone, and not yet missed, was spared hints as one that had too much to do.
