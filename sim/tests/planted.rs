@@ -66,7 +66,8 @@ fn a_directory_that_is_not_synced_is_caught() {
 
 #[test]
 fn a_block_that_is_taken_for_what_it_should_be_is_caught() {
-    assert_caught("block-not-verified", 20, &["a value that nobody wrote", "a sibling that nobody wrote"]);
+    // Flipped bits rarely lie in a value that is read before it is compacted: one run in forty shows one.
+    assert_caught("block-not-verified", 60, &["a value that nobody wrote", "a sibling that nobody wrote"]);
 }
 
 #[test]
