@@ -44,6 +44,9 @@ pub(super) const HINTS_AT_ONCE: usize = 32;
 /// Bytes of them, from which no more are.
 const HINT_BYTES_AT_ONCE: usize = 64 << 10;
 
+/// How long a node that stops makes hints of what is owed, in nanoseconds.
+pub(super) const LAST_HINTS_NS: u64 = 4_000_000_000;
+
 /// A hint that is yet to be made.
 #[derive(Debug)]
 pub(super) struct Owed {
@@ -186,7 +189,7 @@ impl<E: Env> Shard<E> {
     }
 
     /// This node stops, and nothing else is in flight: whoever has not answered has missed the write, and hints are made, as many as the log takes. True = some
-    /// are on their way to it.
+    /// are on their way to it. What is left after [`LAST_HINTS_NS`] is counted as dropped: a stop has its time, and beyond it the log is not closed in order.
     pub(super) fn settle_before_end(self: &Rc<Self>) -> bool {
         let has_ended = |operation: &Operation| matches!(operation, Operation::Write(write) if write.ended);
         let ended = self.operations.borrow().ids_where(has_ended);
@@ -206,10 +209,15 @@ impl<E: Env> Shard<E> {
             }
         }
         // The log has nothing in flight that would make room: it takes none any more.
+        self.drop_owed();
+        false
+    }
+
+    /// Counts what is owed and will not be written.
+    fn drop_owed(&self) {
         for owed in self.owed.take() {
             self.hints.borrow_mut().count_drop(owed.target, DropReason::NotWritten);
         }
-        false
     }
 
     /// This node's log has refused its own copy of a write, or lost it. A write that was answered by others and owes nobody else is no operation any more by
@@ -268,6 +276,9 @@ impl<E: Env> Shard<E> {
     pub(super) fn make_hints(self: &Rc<Self>, most: usize) {
         if self.owed.borrow().is_empty() {
             return;
+        }
+        if self.stopping.get() && self.env.now_ns() >= self.stopped_ns.get() + LAST_HINTS_NS {
+            return self.drop_owed();
         }
         // What may still be written. Shared with reads of the disk that are on their way.
         let room = Rc::new(Cell::new(HINT_BYTES_AT_ONCE));

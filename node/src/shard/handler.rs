@@ -177,6 +177,7 @@ impl<E: Env> Handler for Shard<E> {
 
     fn on_stop(&self) {
         self.stopping.set(true);
+        self.stopped_ns.set(self.env.now_ns());
         self.rc().leave_gossip();
         self.engine.stop_compactions();
     }

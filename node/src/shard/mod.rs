@@ -220,6 +220,8 @@ pub struct Shard<E: Env> {
     synced_ns: Cell<u64>,
     lease_staged: Cell<bool>,
     stopping: Cell<bool>,
+    /// When it was asked to stop.
+    stopped_ns: Cell<u64>,
     closed: Cell<bool>,
     /// Called once when a sync has failed.
     on_fence: RefCell<Option<Box<dyn FnOnce()>>>,
@@ -320,6 +322,7 @@ impl<E: Env> Shard<E> {
             synced_ns: Cell::new(now_ns),
             lease_staged: Cell::new(false),
             stopping: Cell::new(false),
+            stopped_ns: Cell::new(0),
             closed: Cell::new(false),
             on_fence: RefCell::default(),
             fence_told: Cell::new(false),

@@ -6,6 +6,7 @@ use ferrite_wire::{ErrorCode, HintsAction, Mode, Reply, Table, TableId, Version,
 
 use super::tables::accepted_by;
 use super::*;
+use crate::shard::debts::LAST_HINTS_NS;
 
 /// Settings of a node that cuts no silent peer.
 pub(super) fn patient(nodes: u16) -> ShardSettings {
@@ -323,6 +324,33 @@ fn what_writes_owe_when_their_node_stops_is_kept_for_those_who_have_not_answered
     assert_eq!(shard.hints_owed(), 99);
     let third = comes(&bench, &shard, 3);
     assert_eq!(take_all(&bench, &shard, third).len(), 99);
+}
+
+/// A stop has its time. With long values and a slow disk what was owed took longer, and the log was not closed in order.
+#[test]
+fn a_stop_ends_in_order_though_more_is_owed_than_it_has_time_for() {
+    let (bench, shard, second, from) = without_the_third(patient(3));
+    comes(&bench, &shard, 3);
+    for number in 1..=100u64 {
+        let value = [number as u8; 2_000];
+        write(&bench, &shard, from, number, &put(&number.to_le_bytes(), &value, Level::Quorum));
+        let [(at, ..)] = writes(&bench, second)[..] else { panic!("one write") };
+        answer(&bench, &shard, second, at, WriteAnswer::Applied);
+    }
+    shard.on_stop();
+    bench.0.disk.defer();
+    assert!(!shard.is_drained());
+    bench.run();
+    bench.0.now_ns.set(bench.now_ns() + LAST_HINTS_NS);
+    let is_drained = |_: usize| {
+        bench.0.disk.complete_all();
+        bench.run();
+        shard.is_drained()
+    };
+    assert!((0..100).any(is_drained));
+    let left = drops(&shard, DropReason::NotWritten);
+    assert!((1..100).contains(&left), "{left}: some were made, and what was not is told");
+    assert_eq!(shard.hints_owed(), 100 - left);
 }
 
 /// While clients wrote as fast as the log could take it, something always waited for room, and every hint of an outage was dropped.
