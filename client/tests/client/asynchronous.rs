@@ -93,8 +93,14 @@ async fn what_was_not_sent_of_a_write_is_never_sent_once_the_client_is_gone() {
     let server = Stuck::start();
     let client = Client::builder().seeds([&server.address]).connect().await.unwrap();
     let value = vec![7; 1 << 20];
-    let put = client.put(Key::plain(b"k"), &value, WRITE);
-    assert!(tokio::time::timeout(Duration::from_millis(100), put).await.is_err());
+    let begun = tokio::task::spawn_blocking(move || {
+        server.has_begun();
+        server
+    });
+    let server = tokio::select! {
+        outcome = client.put(Key::plain(b"k"), &value, WRITE) => panic!("nobody answers: {outcome:?}"),
+        server = begun => server.unwrap(),
+    };
     drop(client);
     tokio::task::spawn_blocking(move || server.hears_of_a_reset()).await.unwrap();
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -115,6 +115,7 @@ impl Drop for Fake {
 /// A server that answers the handshake, has no topology, and then reads nothing for a while.
 pub(crate) struct Stuck {
     pub(crate) address: String,
+    begun: Receiver<()>,
     goes_on: Sender<()>,
     serving: JoinHandle<std::io::Result<()>>,
 }
@@ -124,6 +125,7 @@ impl Stuck {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (goes_on, waits) = channel();
+        let (begins, begun) = channel();
         let serving = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut bytes = vec![0; 64 * 1024];
@@ -143,6 +145,8 @@ impl Stuck {
             stream.write_all(&hello_reply_frame(CLUSTER)).unwrap();
             let asked = next(&mut stream);
             stream.write_all(&reply_to(asked, &error(ErrorCode::Unsupported))).unwrap();
+            stream.peek(&mut [0]).unwrap();
+            begins.send(()).unwrap();
             waits.recv().unwrap();
             let began = Instant::now();
             while began.elapsed() < PATIENCE {
@@ -153,7 +157,12 @@ impl Stuck {
             }
             Ok(())
         });
-        Stuck { address, goes_on, serving }
+        Stuck { address, begun, goes_on, serving }
+    }
+
+    /// Waits until something lies there that it does not read.
+    pub(crate) fn has_begun(&self) {
+        self.begun.recv().unwrap();
     }
 
     /// It is told that nothing more comes before it has read what has come.
