@@ -12,6 +12,7 @@ use super::Shard;
 use super::batches::PART_GRACE_NS;
 use super::requester::Requester;
 use super::slab::OperationId;
+use super::upkeep::TEND_INTERVAL_NS;
 use crate::env::Env;
 
 /// Most multi-puts in flight on a core.
@@ -111,7 +112,9 @@ impl<E: Env> Shard<E> {
     /// can have been given: those of this core lie below what its clock has come to, those of another not above what any clock here may mint, or might while
     /// they waited: the wall clock may have been set meanwhile, and back.
     pub(super) fn end_late_multi_puts(&self, now_ns: u64) {
-        for multi_put in self.multi_puts.borrow_mut().iter_mut() {
+        // The first tick after the deadline is the last that says what could be minted until then; what a later one said nobody in step would take from a client yet.
+        let may_be_minted = |multi_put: &&mut MultiPut| now_ns < multi_put.deadline_ns + TEND_INTERVAL_NS;
+        for multi_put in self.multi_puts.borrow_mut().iter_mut().filter(may_be_minted) {
             multi_put.minted_max = multi_put.minted_max.max(self.minted_max_by(multi_put.deadline_ns));
         }
         let late =

@@ -12,7 +12,7 @@ use super::{Shard, status};
 use crate::env::Env;
 
 /// How often links and sessions are looked after, in nanoseconds.
-const TEND_INTERVAL_NS: u64 = 20_000_000;
+pub(super) const TEND_INTERVAL_NS: u64 = 20_000_000;
 /// After so long without writes the log gives back the space that it keeps ready for them, in nanoseconds.
 const REST_AFTER_NS: u64 = 10_000_000_000;
 /// Deadlines of operations that have ended, from which they are pruned: 4 MiB of them.
