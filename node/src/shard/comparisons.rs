@@ -11,8 +11,8 @@
 //! ```
 //!
 //! Bound: one question more to another node for so many reads, and so many comparisons of a core in flight at a time
-//! ([`COMPARISONS_MAX`]); what is beyond is left out, for the next read comes. They take no part in what is measured of others' speed, and out of no
-//! budget of hedges.
+//! ([`COMPARISONS_MAX`]), none while operations hold a quarter of what they may; what is beyond is left out, for the next read comes. They take no
+//! part in what is measured of others' speed, and out of no budget of hedges. A core that stops does not wait for them.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -29,7 +29,9 @@ use crate::env::Env;
 /// Of how many reads at ONE one is followed by a comparison: 1.6 % more questions to other nodes.
 pub(super) const READS_PER_COMPARISON: u32 = 64;
 /// Most comparisons of a core in flight at a time.
-pub(super) const COMPARISONS_MAX: usize = 64;
+pub(super) const COMPARISONS_MAX: usize = 8;
+/// How long one takes at most, in nanoseconds.
+const TIMEOUT_NS_MAX: u64 = 2_000_000_000;
 
 /// When the next comparison is due, and with whom.
 #[derive(Debug, Default)]
@@ -45,8 +47,7 @@ pub(super) struct Comparisons {
 }
 
 impl<E: Env> Shard<E> {
-    /// Counts a read that `needed` of `replicas` answer. True = replicas are to be compared after it, so it takes the long way; it stays true
-    /// until one has done so. Reads that ask several compare them anyway.
+    /// Counts a read that `needed` of `replicas` answer. True = replicas are to be compared after it. Reads that ask several compare them anyway.
     #[inline]
     pub(super) fn is_compared_after(&self, needed: usize, replicas: usize) -> bool {
         if needed > 1 || replicas == 1 {
@@ -54,17 +55,21 @@ impl<E: Env> Shard<E> {
         }
         let reads = self.comparisons.reads.get() + 1;
         let is_due = reads >= self.settings.reads_per_comparison;
-        if !is_due {
-            self.comparisons.reads.set(reads);
-        }
+        self.comparisons.reads.set(if is_due { 0 } else { reads });
         is_due
+    }
+
+    /// Comparisons in flight.
+    pub(super) fn comparing(&self) -> usize {
+        self.comparisons.in_flight.get()
     }
 
     /// Compares what this node, or else a replica that can be reached, has of a key with what another has. Nobody waits for it.
     pub(super) fn compare_replicas(self: &Rc<Self>, route: Route, key: &Key<'_>) {
         let comparisons = &self.comparisons;
-        comparisons.reads.set(0);
-        let has_room = comparisons.in_flight.get() < COMPARISONS_MAX && self.has_room_to_coordinate();
+        let has_room = comparisons.in_flight.get() < COMPARISONS_MAX
+            && self.held.bytes() <= self.settings.operation_bytes_max / 4
+            && self.has_room_to_coordinate();
         if self.stopping.get() || !has_room {
             return;
         }
@@ -95,7 +100,7 @@ impl<E: Env> Shard<E> {
             nodes: self.laggards(route).0,
             is_timed: false,
         };
-        let deadline_ns = self.env.now_ns() + self.settings.request_timeout_ns;
+        let deadline_ns = self.env.now_ns() + self.settings.request_timeout_ns.min(TIMEOUT_NS_MAX);
         self.begin_read(Requester::Nobody, route, key, deadline_ns, plan, None);
     }
 

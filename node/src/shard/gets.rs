@@ -45,8 +45,12 @@ impl<E: Env> Shard<E> {
         level: Level,
         key: &Key<'_>,
     ) -> Option<Next> {
-        let key = self.key_here(level, key)?;
-        self.get_one(connection, &key, id, self.is_stale(epoch))
+        let (route, engine_key) = self.key_here(level, key)?;
+        let next = self.get_one(connection, &engine_key, id, self.is_stale(epoch))?;
+        if self.is_compared_after(1, route.replicas) {
+            self.rc().compare_replicas(route, key);
+        }
+        Some(next)
     }
 
     #[inline]
@@ -98,6 +102,7 @@ impl<E: Env> Shard<E> {
             None => return 0,
         };
         let (mut len, mut used) = (0, 0);
+        let mut compared = None;
         while len < together && whole_get(&bytes[used..]).is_some() {
             // Whatever is wrong with a frame is found again, and answered, on its own.
             let Ok(Parsed::Frame { frame, bytes: frame_bytes }) =
@@ -109,8 +114,11 @@ impl<E: Env> Shard<E> {
             else {
                 break;
             };
-            let Some(key) = self.key_here(level, &key) else { break };
-            keys[len] = key;
+            let Some((route, engine_key)) = self.key_here(level, &key) else { break };
+            if self.is_compared_after(1, route.replicas) {
+                compared = Some((route, key));
+            }
+            keys[len] = engine_key;
             asked[len] = Asked { id: frame.header.request, stale: self.is_stale(epoch), at: used };
             len += 1;
             used += frame_bytes;
@@ -157,6 +165,9 @@ impl<E: Env> Shard<E> {
                 return keys.iter().zip(asked).find(told).map_or(used, |(_, next)| next.at);
             }
         }
+        if let Some((route, key)) = compared {
+            self.compare_replicas(route, &key);
+        }
         let answered = no_room_from as u64 - u64::from(missed.count_ones());
         self.counters.gets.set(self.counters.gets.get() + answered);
         while missed != 0 {
@@ -173,20 +184,17 @@ impl<E: Env> Shard<E> {
         asked.get(no_room_from).map_or(used, |next| next.at)
     }
 
-    /// The engine's key, if this core may answer a get of it alone.
+    /// The route and the engine's key, if this core may answer a get of it alone.
     #[inline]
-    fn key_here<'k>(&self, level: Level, key: &Key<'k>) -> Option<ferrite_lsm::Key<'k>> {
+    fn key_here<'k>(&self, level: Level, key: &Key<'k>) -> Option<(Route, ferrite_lsm::Key<'k>)> {
         let route: Route = self.route(key).ok()?;
-        self.answers_alone(&route, level).then(|| engine_key(key, route.vnode, route.token))
+        self.answers_alone(&route, level).then(|| (route, engine_key(key, route.vnode, route.token)))
     }
 
-    /// Whether this core's own copy of a key is all that a read of it needs, and nothing follows it.
+    /// Whether this core's own copy of a key is all that a read of it needs.
     #[inline]
     pub(super) fn answers_alone(&self, route: &Route, level: Level) -> bool {
-        route.hop.is_none()
-            && route.position.is_some()
-            && level.needed(route.replicas) == 1
-            && !self.is_compared_after(1, route.replicas)
+        route.hop.is_none() && route.position.is_some() && level.needed(route.replicas) == 1
     }
 
     #[inline]

@@ -188,8 +188,8 @@ impl<E: Env> Handler for Shard<E> {
         }
         let idle = self.acks.borrow().len() == 0
             && self.waiting.borrow().is_empty()
-            // What writes still owe is not waited for: hints are made of it.
-            && self.operations.borrow().len() == self.debts.get()
+            // What writes still owe is not waited for: hints are made of it. Nor is what nobody waits for.
+            && self.operations.borrow().len() == self.debts.get() + self.comparing()
             && self.hint_fetches.get() == 0
             && self.multi_gets.borrow().len() == 0
             && self.multi_puts.borrow().len() == 0

@@ -150,6 +150,11 @@ impl<E: Env> Shard<E> {
             let item = Requester::Item { multi_get: id, index: *index };
             self.get(item, *route, level, key, deadline_ns);
         }
+        for (_, route, key) in items {
+            if self.is_compared_after(1, route.replicas) {
+                self.compare_replicas(*route, key);
+            }
+        }
     }
 
     /// Fills in one key's answer; the last one sends the whole.

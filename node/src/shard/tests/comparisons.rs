@@ -120,6 +120,43 @@ fn comparisons_are_bounded_and_fail_in_silence() {
     assert_eq!(node.asked().len(), 1, "there is room again");
 }
 
+/// Reads from memory went a longer way where a comparison was due, which refused them while the node stopped or had stood still: one, and all after it.
+#[test]
+fn a_comparison_that_is_due_refuses_no_read_and_holds_up_no_stop() {
+    let mut node = Coordinator::new(3, 3);
+    let name = node.key(true);
+    let key = Key::plain(&name);
+    node.store(key, version(8), b"new");
+    read_until_compared(&mut node, key, b"new");
+    assert_eq!(node.asked().len(), 1, "and nobody answers it");
+    node.shard.on_stop();
+    for _ in 0..2 * READS_PER_COMPARISON {
+        node.get(key, Level::One);
+    }
+    assert_eq!(node.told(), vec![value(b"new"); 2 * READS_PER_COMPARISON as usize]);
+    assert!(node.asked().is_empty(), "a node that stops compares nothing");
+    for _ in 0..3 {
+        node.shard.is_drained();
+        node.settle();
+    }
+    assert!(node.shard.is_drained());
+}
+
+/// A comparison keeps a value until the other replica answers: where operations keep much, there is no room for any.
+#[test]
+fn comparisons_leave_the_room_of_operations_to_clients() {
+    let mut node = Coordinator::new(3, 3);
+    let name = node.key(true);
+    let key = Key::plain(&name);
+    node.store(key, version(8), b"new");
+    let holding = node.shard.held.hold(node.shard.settings.operation_bytes_max / 4 + 1);
+    read_until_compared(&mut node, key, b"new");
+    assert!(holding.is_some() && node.asked().is_empty());
+    drop(holding);
+    read_until_compared(&mut node, key, b"new");
+    assert_eq!(node.asked().len(), 1);
+}
+
 #[test]
 fn what_a_majority_answers_or_a_lone_replica_is_not_compared() {
     let mut node = Coordinator::new(3, 3);
