@@ -2,7 +2,7 @@
 //!
 //! The node has one CPU for itself, if there are two. Established clients share another with the others, which are a process of their own that
 //! runs when nobody else wants to (`chrt --idle`, where there is one): it is the node that is measured. The figure is wrong where its memory was
-//! ever more than it was given and a tenth, and where the established clients have not [their share](Row::wrong): the 99th percentile of what
+//! ever more than it was given and a tenth, and where the established clients have not their share: the 99th percentile of what
 //! they do is at most twice what it is when they are alone.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};

@@ -2,7 +2,7 @@
 //!
 //! Three nodes behind the proxy, which takes so much longer with everything between the slow node and the others; half of it each way.
 //! Some clients have the other two coordinate, the others all three: a coordinator that is slow itself is the client's to avoid. Healthy and
-//! slow take turns. The figure [is wrong](wrong) where the 99th percentile of answered reads is more than twice the healthy one, where more
+//! slow take turns. The figure is wrong where the 99th percentile of answered reads is more than twice the healthy one, where more
 //! than one read in twenty was asked of one more replica, and where any read failed.
 
 use std::path::Path;
