@@ -30,7 +30,9 @@ pub(super) const CORES_MAX: u16 = 3;
 const ODD_ONE_IN: u64 = 32;
 /// Gossip is in one run of so many.
 const ODD_GOSSIP_ONE_IN: u64 = 10;
-/// Replicas are compared behind one read in so many: far more than servers do.
+/// In one run of so many replicas are compared far more often than servers do it: in all, comparisons would mend what hints have lost before it is seen.
+const OFTEN_COMPARED_ONE_IN: u64 = 8;
+/// Behind one read in so many they are compared then.
 const READS_PER_COMPARISON: u32 = 6;
 /// Longest value in runs with large ones.
 const LARGE_BYTES: u64 = 48 * 1024;
@@ -65,6 +67,7 @@ pub(super) struct Options {
     hop_backlog_bytes_max: usize,
     hints: HintOptions,
     gossip: GossipOptions,
+    is_often_compared: bool,
 }
 
 impl Options {
@@ -113,6 +116,7 @@ impl Options {
             hop_backlog_bytes_max: 16 << 20,
             hints: draw_hints(random),
             gossip: gossip_options(),
+            is_often_compared: false,
         }
     }
 
@@ -143,11 +147,12 @@ impl Options {
         }
     }
 
-    /// Draws a bound so low that runs meet it, which they do not by far with the one that servers have.
+    /// Draws a bound so low, or a chance so high, that runs meet it, which they do not by far with the one that servers have.
     fn draw_tight(&mut self, random: &mut Random) {
         if random.one_in(4) {
             self.hints.pinned_bytes_max = one_of(random, &[0, 4 << 10, 32 << 10]);
         }
+        self.is_often_compared = random.one_in(OFTEN_COMPARED_ONE_IN);
     }
 
     fn apply_to_engine(&self, engine: &mut ferrite_lsm::Options) {
@@ -180,7 +185,9 @@ impl Options {
         settings.hop_backlog_bytes_max = self.hop_backlog_bytes_max;
         settings.request_timeout_ns = self.request_timeout_ns;
         settings.operations_max = self.operations_max;
-        settings.reads_per_comparison = READS_PER_COMPARISON;
+        if self.is_often_compared {
+            settings.reads_per_comparison = READS_PER_COMPARISON;
+        }
         settings.waiting_bytes_max = self.waiting_bytes_max;
         settings.disk_reads_max = self.disk_reads_max;
         settings.scrub_bytes_per_s = self.scrub_bytes_per_s;
@@ -332,6 +339,7 @@ impl Shape {
             hop_backlog_bytes_max: 16 << 20,
             hints: HintOptions::default(),
             gossip: gossip_options(),
+            is_often_compared: false,
         };
         Shape {
             nodes,
