@@ -147,6 +147,8 @@ const NO_STAMP: Stamp = (Order(0), Actor(0));
 pub struct ReadQuorum {
     reading: Reading,
     repairing: Repairing,
+    /// Nothing is repaired, for what is kept is longer than a replica takes.
+    is_too_long: bool,
     needed: u8,
     candidates: Candidates,
     /// Those that were never asked.
@@ -185,6 +187,7 @@ impl ReadQuorum {
         let mut read = ReadQuorum {
             reading,
             repairing,
+            is_too_long: false,
             needed,
             candidates,
             spare: candidates.all(),
@@ -282,9 +285,9 @@ impl ReadQuorum {
         self.complete(ReadStep::default(), version)
     }
 
-    /// The joined set is too long to be sent: replicas stay as they are.
-    pub fn never_repairs(&mut self) {
-        self.repairing = Repairing::Never;
+    /// Whether what the host keeps is longer than a replica takes: those that lack it then stay as they are.
+    pub fn set_too_long(&mut self, is_too_long: bool) {
+        self.is_too_long = is_too_long;
     }
 
     /// The version that replicas are, or were, brought up to before the answer.
@@ -436,7 +439,8 @@ impl ReadQuorum {
     fn complete(&mut self, mut step: ReadStep, version: Version) -> ReadStep {
         let holding = self.holders(stamp(&version));
         let behind = self.answered.without(holding);
-        let waits = match self.repairing {
+        let repairing = if self.is_too_long { Repairing::Never } else { self.repairing };
+        let waits = match repairing {
             Repairing::Before => !planted::active(planted::Bug::RepairUnawaited),
             Repairing::After | Repairing::Never => false,
         };
@@ -445,7 +449,7 @@ impl ReadQuorum {
             step.repair = behind;
             return step;
         }
-        if self.repairing != Repairing::Never {
+        if repairing != Repairing::Never {
             step.repair = behind;
         }
         self.ended = true;

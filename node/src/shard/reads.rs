@@ -107,10 +107,19 @@ impl ReadOperation {
     /// All sets have come: tells what they are together.
     fn settle(&mut self) -> ReadStep {
         let set = SiblingSet::decode(&self.kept).expect("a set is checked when it arrives");
-        if self.kept.len() > self.repaired_bytes_max {
-            self.quorum.never_repairs();
+        let version = set.version();
+        // This node's own may have been longer than all are together.
+        self.weigh(self.kept.len());
+        self.quorum.on_settled(version)
+    }
+
+    /// What has so many bytes is written to those that lack it, unless that is more than they take.
+    fn weigh(&mut self, bytes: usize) {
+        let is_too_long = bytes > self.repaired_bytes_max;
+        if is_too_long {
+            cover::mark("set too long to be repaired");
         }
-        self.quorum.on_settled(set.version())
+        self.quorum.set_too_long(is_too_long);
     }
 }
 
@@ -273,7 +282,7 @@ impl<E: Env> Shard<E> {
             }
             if bytes.len() > read.repaired_bytes_max {
                 // This node's own set, longer than one that travels, or than its log would take again.
-                read.quorum.never_repairs();
+                read.weigh(bytes.len());
             }
             let step = read.quorum.on_answer(replica, short);
             if step.keep && read.quorum.joins() {

@@ -343,6 +343,91 @@ fn a_set_that_is_too_long_to_travel_is_told_of_and_ended_by_an_overwrite_at_one(
     assert_eq!(told(&header, &body).values().0, owned(&[b"short"]));
 }
 
+/// A set of so many siblings, made by actors from this one on.
+fn many(from: u64, count: u64, value: &[u8]) -> SiblingSet<'_> {
+    let dots: Vec<_> = (from..from + count).map(|actor| (actor, 10, value)).collect();
+    set_with(&dots)
+}
+
+/// Reads at ALL what the others have one such set of each, and gives the number of siblings shown and of repairs asked for.
+fn read_at_all(bench: &Bench, shard: &Rc<Shard<Bench>>, others: &SiblingSet<'_>) -> (usize, usize) {
+    let connection = client(bench, shard);
+    links(shard).into_iter().for_each(|link| drop(bench.frames(link)));
+    receive(shard, connection, &request_frame(1, &get_of(b"k", Level::All)));
+    bench.run();
+    let mut writes = 0;
+    loop {
+        let mut answers = Vec::new();
+        for link in links(shard) {
+            for (header, body) in bench.frames(link) {
+                let (version, value) = (others.version(), bytes_of(others));
+                let answer = match PeerMessage::decode(header.kind, &body).expect("sound") {
+                    PeerMessage::ReplicaRead { want: ReadWant::Full, .. } => {
+                        PeerMessage::ReplicaReadAnswer(ReplicaAnswer::Full { version, value: &value })
+                    }
+                    PeerMessage::ReplicaRead { .. } => {
+                        PeerMessage::ReplicaReadAnswer(ReplicaAnswer::Digest { version })
+                    }
+                    PeerMessage::ReplicaWrite { .. } => {
+                        writes += 1;
+                        PeerMessage::ReplicaWriteAnswer(WriteAnswer::Applied)
+                    }
+                    _ => continue,
+                };
+                answers.push((link, message_frame(header.request.0, 0, &answer)));
+            }
+        }
+        if answers.is_empty() {
+            break;
+        }
+        answers.iter().for_each(|(link, frame)| receive(shard, *link, frame));
+        shard.on_batch_end();
+        pass(bench, shard, 1);
+    }
+    pass(bench, shard, 1);
+    let (header, body) = bench.frames(connection).remove(0);
+    (told(&header, &body).values().0.len(), writes)
+}
+
+/// Two replicas had 42 siblings and 3, 77 KiB together, and their logs took 63: each is found, and stays where it is.
+#[test]
+fn sets_that_are_together_longer_than_a_log_takes_are_shown_and_not_repaired() {
+    let (bench, shard) = of_three();
+    let from = peer(&bench, &shard);
+    let value = vec![7; 3_000];
+    replicate(&bench, &shard, from, &many(1, 14, &value));
+    pass(&bench, &shard, 1);
+    assert_eq!(read_at_all(&bench, &shard, &many(101, 14, &value)), (28, 0));
+    assert_eq!(read_at_all(&bench, &shard, &many(101, 1, &value)), (15, 2), "shorter, and repaired");
+}
+
+/// Its own set was too long, so a replica left itself as it was, though what replaced that was short.
+#[test]
+fn a_replica_whose_own_set_is_too_long_is_repaired_by_what_is_short_together() {
+    let (bench, shard) = of_three();
+    let from = peer(&bench, &shard);
+    let value = vec![7; 3_000];
+    for actor in 1..=30 {
+        assert_eq!(replicate(&bench, &shard, from, &many(actor, 1, &value)), WriteAnswer::Applied);
+        pass(&bench, &shard, 1);
+    }
+    let mut replaced = many(1, 30, b"gone");
+    let seen = replaced.clock().clone();
+    let sibling = Sibling {
+        dot: Dot { actor: Actor(99), number: 10 },
+        order: Order(10),
+        expiry_ms: 0,
+        value: b"short",
+    };
+    replaced.put(&seen, sibling, &SetLimits::default()).expect("there is room");
+    assert_eq!(read_at_all(&bench, &shard, &replaced), (1, 0), "the others have it");
+    let connection = client(&bench, &shard);
+    receive(&shard, connection, &request_frame(1, &get_of(b"k", Level::One)));
+    bench.run();
+    let (header, body) = bench.frames(connection).remove(0);
+    assert!(told(&header, &body).values().0 == owned(&[b"short"]), "its own 30 are gone");
+}
+
 /// A name of a key that this node is, or is not, a replica of.
 fn named(shard: &Shard<Bench>, is_replica: bool) -> [u8; 4] {
     let is_it = |name: &[u8; 4]| shard.route(&key(name)).expect("a table").position.is_some() == is_replica;
