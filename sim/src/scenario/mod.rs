@@ -273,6 +273,16 @@ impl Scenario {
             }
         }
         self.run_until(world, world.now_ns() + HEALING_NS, || false);
+        // What had begun to fail before may have fenced a core since.
+        let fenced: Vec<usize> = (0..self.shape.nodes).filter(|node| world.is_fenced(*node)).collect();
+        if !fenced.is_empty() {
+            self.count("nodes that were fenced while the cluster healed");
+            for node in fenced {
+                world.stop(node, Death::Kill);
+                self.shape.start(world, node);
+            }
+            self.run_until(world, world.now_ns() + HEALING_NS, || false);
+        }
     }
 
     /// Lets everybody deliver what they owe. From then on what was acknowledged sloppily is with replicas; and what a node that has run ever since
