@@ -16,6 +16,11 @@ mod counts {
         COUNTS.with_borrow_mut(|counts| *counts.entry(name).or_default() += 1);
     }
 
+    /// Whether a path was taken on this thread since the last call of [`take`].
+    pub fn was_taken(name: &str) -> bool {
+        COUNTS.with_borrow(|counts| counts.contains_key(name))
+    }
+
     /// How often each path was taken on this thread since the last call.
     pub fn take() -> BTreeMap<&'static str, u64> {
         COUNTS.take()
@@ -23,7 +28,7 @@ mod counts {
 }
 
 #[cfg(feature = "cover-marks")]
-pub use counts::{mark, take};
+pub use counts::{mark, take, was_taken};
 
 /// This path was taken: nobody counts, without the `cover-marks` feature.
 #[cfg(not(feature = "cover-marks"))]

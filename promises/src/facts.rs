@@ -12,7 +12,8 @@
 //! nobody owes anything any more.
 //!
 //! A read whose level is a majority promises more than what it shows: as many replicas hold that by then as its level needs, whether or not
-//! the write was ever acknowledged. From then on it counts like a write to so many.
+//! the write was ever acknowledged. From then on it counts like a write to so many. Not so where sets of siblings are together longer than a replica
+//! takes: they are shown, and stay where they are ([`Facts::sets_are_too_long`]).
 
 use std::fmt;
 
@@ -105,7 +106,7 @@ pub(crate) struct Holdings(Vec<Written>);
 impl Holdings {
     /// A read that was answered just now has shown the write.
     pub(crate) fn shown(&mut self, reading: Reading, holders: Holders, told_ns: u64, facts: &Facts) {
-        if reading.needed <= holders.count() / 2 {
+        if reading.needed <= holders.count() / 2 || facts.are_sets_too_long {
             return;
         }
         let Reading { begun_ns, needed, .. } = reading;
@@ -142,13 +143,14 @@ struct Loss {
 pub struct Facts {
     losses: Vec<Loss>,
     wall_highest_ms: u64,
+    are_sets_too_long: bool,
 }
 
 impl Facts {
     /// Nothing so far.
     #[cfg(test)]
     pub(crate) const fn new() -> Facts {
-        Facts { losses: Vec::new(), wall_highest_ms: 0 }
+        Facts { losses: Vec::new(), wall_highest_ms: 0, are_sets_too_long: false }
     }
 
     /// A node's disk has forgotten, just now, what it was told since a moment (0 = all that it ever was).
@@ -163,6 +165,11 @@ impl Facts {
 
     fn last_loss_of_any_ns(&self) -> u64 {
         self.losses.iter().map(|loss| loss.at_ns).max().unwrap_or(0)
+    }
+
+    /// Some read has found more siblings than a replica takes: it, and those that come, may have left replicas as they were.
+    pub fn sets_are_too_long(&mut self) {
+        self.are_sets_too_long = true;
     }
 
     /// Takes note of a wall clock.
@@ -263,5 +270,22 @@ mod tests {
         assert_eq!(held.meet(reading(2), &facts), None, "one of them may have forgotten it");
         held.shown(Reading::new(21, 2), holders, 22, &facts);
         assert_eq!(held.meet(reading(2), &facts), Some(Why::Shown));
+    }
+
+    /// Two replicas had 42 siblings and 3, 77 KiB together, and the logs took 63 KiB: reads of both showed all of them, and mended nothing.
+    #[test]
+    fn a_read_that_finds_more_siblings_than_a_replica_takes_says_nothing_of_who_holds_them() {
+        let (mut held, mut facts) = (Holdings::default(), Facts::default());
+        let holders = Holders::of(0..2);
+        facts.sets_are_too_long();
+        held.shown(Reading::new(10, 2), holders, 12, &facts);
+        assert_eq!(held.meet(reading(1), &facts), None);
+        let acknowledged = Written { sent_ns: 10, told_ns: 12, holders, ..written(2) };
+        held.acknowledged(acknowledged);
+        assert_eq!(
+            held.meet(reading(1), &facts),
+            Some(Why::Acknowledged),
+            "what was written is where it was"
+        );
     }
 }

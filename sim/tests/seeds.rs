@@ -82,7 +82,7 @@ const NOT_TAKEN: [(&str, &[&str]); 8] = [
     ),
 ];
 /// Paths that hardly any seed takes: these seeds may, and whatever changes elsewhere may take that from them. A long run says which it has not taken.
-const RARE: [&str; 15] = [
+const RARE: [&str; 16] = [
     "clock begun above what may have been minted",
     "clock's bound still not known",
     "compaction abandoned",
@@ -92,6 +92,7 @@ const RARE: [&str; 15] = [
     "manifest tail cut",
     "no room to write a hint again",
     "scrubbing found damage",
+    "set too long to be repaired",
     "something ran while a group was applied",
     "space 0 passed over where it is damaged",
     "start passed over unreadable hints",

@@ -10,6 +10,9 @@ use super::value::id_of;
 use super::writes::Write;
 use crate::world::World;
 
+/// The mark of reads that found more siblings than a replica takes.
+const SET_TOO_LONG: &str = "set too long to be repaired";
+
 impl Scenario {
     /// An answer has come; `time` is the highest order that it tells its client of.
     pub(super) fn on_reply(
@@ -29,6 +32,9 @@ impl Scenario {
             }
         };
         (0..self.shape.nodes).for_each(|node| self.facts.borrow_mut().saw_wall(world.wall_ms(node)));
+        if ferrite_lsm::cover::was_taken(SET_TOO_LONG) {
+            self.facts.borrow_mut().sets_are_too_long();
+        }
         if let Reply::Error { code, .. } = reply {
             self.count_error(*code);
             self.left.borrow_mut().extend(pending.task());
