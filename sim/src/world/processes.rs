@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use ferrite_lsm::layout::Layout;
 use ferrite_lsm::mem_disk::{CrashMode, MemDisk};
-use ferrite_node::{Handler, HintCounts, Place, Shard, ShardSettings};
+use ferrite_node::{Handler, HintCounts, Place, Placement, Shard, ShardSettings};
 
 use super::{Core, Event, Process, World};
 use crate::env::SimEnv;
@@ -23,6 +23,9 @@ pub(crate) trait Launch {
 
     /// What a core is told, given how the data is laid out and the process's incarnation.
     fn settings(&self, layout: &Layout, core: u16, incarnation: u64) -> ShardSettings;
+
+    /// Where vnodes are looked for, with so many stores on so many cores.
+    fn placement(&self, layout: &Layout, stores: u16, cores: u16) -> Placement;
 }
 
 /// How a process dies.
@@ -122,7 +125,9 @@ impl World {
         let envs: Vec<SimEnv> = (0..cores).map(env).collect();
         self.spawn(process, 0, async move {
             let options = |core, stores| launch.engine(core, stores);
-            let layout = match ferrite_node::lay_out(&first, cores, launch.stores(), options).await {
+            let placement = |layout: &Layout| launch.placement(layout, layout.stores(), layout.cores());
+            let shape = (cores, launch.stores());
+            let layout = match ferrite_node::lay_out(&first, shape, options, placement).await {
                 Ok(layout) => layout,
                 Err(error) => {
                     world.failed_opens.borrow_mut().push((process.node, error.to_string()));

@@ -38,6 +38,60 @@ fn stores_may_be_added_on_one_core() {
     assert_eq!(second.settings.placement.core(VnodeId(3)), CoreId(0));
 }
 
+/// Settings of a core of a node alone, after its data was laid out for so many cores.
+fn laid_out(bench: &Bench, cores: u16, core: u16) -> ShardSettings {
+    laid_out_with(bench, settings(1, cores, 4), cores, core)
+}
+
+fn laid_out_with(bench: &Bench, mut settings: ShardSettings, cores: u16, core: u16) -> ShardSettings {
+    let known = settings.engine.clone();
+    let options = |core, stores| Options { core, stores, ..known.clone() };
+    let place = |layout: &Layout| placement_in(&settings, layout);
+    let layout = block_on(crate::lay_out(bench, (cores, 4), options, place)).expect("the disk is sound");
+    settings.placement = Placement::keep(
+        &settings.topology,
+        settings.node,
+        layout.stores(),
+        cores,
+        layout.vnodes().iter().copied(),
+    );
+    (settings.engine.core, settings.engine.layout) = (layout.core_number(core), Some(layout.mark(core)));
+    (settings.core, settings.engine.stores) = (CoreId(core), settings.placement.stores_of(CoreId(core)));
+    settings
+}
+
+/// The first start of a node was cut short when one of three cores had its vnodes. With another number of cores the data was refused for good, as if the
+/// configuration had changed: what the other two had never had was missing from a catalog that was not empty.
+#[test]
+fn a_first_start_that_was_cut_short_is_ended_before_the_number_of_cores_changes() {
+    let bench = Bench::new(MemDisk::new());
+    let (before, after) = ((3, 1), (2, [0, 1]));
+    let shard = open(&bench, laid_out(&bench, before.0, before.1)).expect("an empty disk opens");
+    let kept: Vec<_> = (0..16).map(|vnode| shard.engine.vnode_store(vnode)).collect();
+    assert!(kept.iter().any(Option::is_some) && kept.iter().any(Option::is_none));
+    drop(shard);
+    let shards =
+        after.1.map(|core| open(&bench, laid_out(&bench, after.0, core)).expect("it has no data to miss"));
+    for (vnode, kept) in (0..16).zip(kept) {
+        let now: Vec<u16> = shards.iter().filter_map(|shard| shard.engine.vnode_store(vnode)).collect();
+        assert_eq!(now.len(), 1, "vnode {vnode} lives once");
+        assert!(kept.is_none_or(|store| now == [store]), "vnode {vnode} stays where it is");
+    }
+}
+
+/// The same while the membership changes: what another core holds is refused as ever.
+#[test]
+fn a_first_start_that_was_cut_short_hides_no_change_of_the_configuration() {
+    let bench = Bench::new(MemDisk::new());
+    drop(open(&bench, laid_out(&bench, 3, 1)).expect("an empty disk opens"));
+    let mut changed = settings(1, 1, 4);
+    // Another member has half of the vnodes now, of each core some.
+    changed.topology.replicas[..8].fill(vec![NodeId(2)]);
+    let changed = laid_out_with(&bench, changed, 1, 0);
+    let refused = open(&bench, changed).expect_err("vnodes would be looked for elsewhere");
+    assert!(matches!(refused, OpenError::MovedVnode(_)), "{refused}");
+}
+
 /// Damage that recovery found used to be dropped on the way to the operator.
 #[test]
 fn damage_in_the_log_shows_in_the_status() {
