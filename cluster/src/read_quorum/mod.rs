@@ -147,7 +147,7 @@ const NO_STAMP: Stamp = (Order(0), Actor(0));
 pub struct ReadQuorum {
     reading: Reading,
     repairing: Repairing,
-    /// Nothing is repaired, for what is kept is longer than a replica takes.
+    /// Nothing is repaired: what is kept is longer than a replica takes, or not all.
     is_too_long: bool,
     needed: u8,
     candidates: Candidates,
@@ -285,7 +285,7 @@ impl ReadQuorum {
         self.complete(ReadStep::default(), version)
     }
 
-    /// Whether what the host keeps is longer than a replica takes: those that lack it then stay as they are.
+    /// Whether what the host keeps, or is about to, cannot be written to replicas: those that lack it then stay as they are. Said last counts.
     pub fn set_too_long(&mut self, is_too_long: bool) {
         self.is_too_long = is_too_long;
     }

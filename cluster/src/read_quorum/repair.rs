@@ -6,7 +6,8 @@
 //! | fewer | afterwards | is not held up |
 //!
 //! So two reads of a majority never see a value come and go: whatever the first one showed is on a majority by then, and the
-//! second one asks one of those. A write that failed on a minority would flicker otherwise.
+//! second one asks one of those. A write that failed on a minority would flicker otherwise. Sets of siblings may be together longer than a
+//! replica takes: those flicker ([`ReadQuorum::set_too_long`](super::ReadQuorum::set_too_long)).
 //!
 //! ```text
 //!                         enough hold it ──────────────────────────────────────────────────────► Found

@@ -53,6 +53,8 @@ pub(super) struct ReadOperation {
     kept: Vec<u8>,
     /// What is longer, in bytes, is no record that a replica could take: it is answered as it is found.
     repaired_bytes_max: usize,
+    /// A set that has come is not in `kept`: written to whoever has it, that would be all it has.
+    is_one_left_out: bool,
     /// The bytes of key and `kept`.
     holding: Holding,
     /// What is to be written on top of what is found, in place of an answer.
@@ -108,14 +110,14 @@ impl ReadOperation {
     fn settle(&mut self) -> ReadStep {
         let set = SiblingSet::decode(&self.kept).expect("a set is checked when it arrives");
         let version = set.version();
-        // This node's own may have been longer than all are together.
+        // One of them may have been longer than all are together.
         self.weigh(self.kept.len());
         self.quorum.on_settled(version)
     }
 
-    /// What has so many bytes is written to those that lack it, unless that is more than they take.
+    /// What has so many bytes is written to those that lack it, unless that is more than they take, or not all that has come.
     fn weigh(&mut self, bytes: usize) {
-        let is_too_long = bytes > self.repaired_bytes_max;
+        let is_too_long = bytes > self.repaired_bytes_max || self.is_one_left_out;
         if is_too_long {
             cover::mark("set too long to be repaired");
         }
@@ -206,6 +208,7 @@ impl<E: Env> Shard<E> {
             quorum,
             kept: Vec::new(),
             repaired_bytes_max: self.settings.set_bytes_max(key),
+            is_one_left_out: false,
             holding,
             then,
             timed: self.timed(elsewhere, nodes),
@@ -280,13 +283,13 @@ impl<E: Env> Shard<E> {
             if !matches!(short, ReadAnswer::Failed(_)) {
                 self.on_timed(&mut read.timed, replica);
             }
-            if bytes.len() > read.repaired_bytes_max {
-                // This node's own set, longer than one that travels, or than its log would take again.
+            if bytes.len() > read.repaired_bytes_max && matches!(short, ReadAnswer::Full(_)) {
+                // Longer than a log takes again.
                 read.weigh(bytes.len());
             }
             let step = read.quorum.on_answer(replica, short);
             if step.keep && read.quorum.joins() {
-                join_into(&mut read.kept, bytes);
+                read.is_one_left_out |= !join_into(&mut read.kept, bytes);
             } else if step.keep && (step.outcome.is_none() || read.route.has_siblings()) {
                 // What ends the read now is answered from where it lies.
                 read.kept.clear();

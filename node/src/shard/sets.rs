@@ -89,8 +89,8 @@ pub(super) fn arrived<'b>(version: &Version, bytes: &'b [u8]) -> Option<SiblingS
     (set.version() == *version).then_some(set)
 }
 
-/// Joins an arrived set with those that came before it. One that cannot be joined is left out, as in [`join_records`].
-pub(super) fn join_into(kept: &mut Vec<u8>, arrived: &[u8]) {
+/// Joins an arrived set with those that came before it. False = they cannot be joined, and it is left out, as in [`join_records`].
+pub(super) fn join_into(kept: &mut Vec<u8>, arrived: &[u8]) -> bool {
     let joined = match (SiblingSet::decode(kept), SiblingSet::decode(arrived)) {
         (Ok(one), Ok(other)) => one.join(&other),
         // Nothing came before it.
@@ -99,11 +99,12 @@ pub(super) fn join_into(kept: &mut Vec<u8>, arrived: &[u8]) {
     };
     if !is_bounded(&joined) {
         leave_out(&joined);
-        return;
+        return false;
     }
     let mut out = Vec::with_capacity(joined.encoded_bytes());
     joined.encode(&mut out);
     *kept = out;
+    true
 }
 
 /// What a read has seen of a key: the clock of what came.

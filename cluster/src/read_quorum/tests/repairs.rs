@@ -245,6 +245,31 @@ fn an_answer_waits_until_a_majority_has_it() {
     assert_eq!(read.on_repaired(1, APPLIED), ReadStep::default());
 }
 
+/// This node's own set is too long to be written again. Alone it is left to others' reads; together with another that replaces it it may be short.
+#[test]
+fn what_is_too_long_is_answered_and_not_repaired_unless_it_is_short_when_joined() {
+    let live = (0..2).collect();
+    let candidates = || among(2, live, Some(0));
+    let start =
+        || ReadQuorum::start(Reading::Joined, Repairing::Before, candidates(), 2).expect("both are live").0;
+    let mut alone = start();
+    alone.set_too_long(true);
+    alone.on_answer(0, full(8));
+    let step = alone.on_answer(1, ReadAnswer::Absent);
+    let found = Some(ReadOutcome::Found { version: version(8), answered: 2 });
+    assert_eq!((step.outcome, step.repair), (found, ReplicaSet::default()));
+    for is_too_long in [true, false] {
+        let mut joined = start();
+        joined.set_too_long(true);
+        joined.on_answer(0, full(8));
+        joined.on_answer(1, digest(9));
+        assert!(joined.on_answer(1, full(9)).settle);
+        joined.set_too_long(is_too_long);
+        let step = joined.on_settled(version(9));
+        assert_eq!((step.outcome.is_some(), step.repair.contains(0)), (is_too_long, !is_too_long));
+    }
+}
+
 /// A replica whose disk is full must not stand in the way of reads for as long as it is full.
 #[test]
 fn another_is_written_to_in_place_of_one_that_refuses() {
