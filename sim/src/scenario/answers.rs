@@ -236,3 +236,11 @@ impl Scenario {
         self.judge(verdict);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_mark_of_sets_that_are_too_long_is_one() {
+        assert!(crate::MARKS.contains(&super::SET_TOO_LONG));
+    }
+}
