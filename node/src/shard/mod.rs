@@ -359,6 +359,11 @@ impl<E: Env> Shard<E> {
         self.engine.is_fenced()
     }
 
+    /// Whether the disk did not give some table when it was opened: its keys are refused until the next start.
+    pub fn has_unread_tables(&self) -> bool {
+        !self.engine.unreadable().is_empty()
+    }
+
     fn on_frame(
         self: &Rc<Self>,
         connection: Connection,

@@ -86,6 +86,13 @@ impl World {
         nodes[node].process.as_ref().is_some_and(|process| process.cores.iter().any(fenced))
     }
 
+    /// Whether a node has tables that its disk did not give when it opened them: they are refused until its next start.
+    pub(crate) fn has_unread(&self, node: usize) -> bool {
+        let nodes = self.nodes.borrow();
+        let has_unread = |core: &Core| core.shard.as_ref().is_some_and(|shard| shard.has_unread_tables());
+        nodes[node].process.as_ref().is_some_and(|process| process.cores.iter().any(has_unread))
+    }
+
     /// The disk of a node.
     pub(crate) fn disk(&self, node: usize) -> MemDisk {
         let nodes = self.nodes.borrow();
@@ -257,6 +264,17 @@ impl World {
         let processes = nodes.iter().filter_map(|node| node.process.as_ref());
         let cores = processes.flat_map(|process| &process.cores);
         cores.map(|core| core.shard.as_ref().map_or(1, |shard| shard.owes())).sum()
+    }
+
+    /// Until when some process or core stands still.
+    pub(crate) fn any_still_until_ns(&self) -> u64 {
+        let nodes = self.nodes.borrow();
+        let processes = nodes.iter().filter_map(|node| node.process.as_ref());
+        let until = processes.flat_map(|process| {
+            let cores = process.cores.iter().map(|core| core.stalled_until_ns);
+            cores.chain([process.paused_until_ns])
+        });
+        until.max().unwrap_or(0)
     }
 
     /// Since when a node's process has run, if it has left out no hint that it owed.
