@@ -43,13 +43,13 @@ pub(crate) fn settle(plan: &Plan, cpu: usize, directory: &DataDirectory) -> Resu
         let plan = plan.clone();
         move |core: u16, stores: Vec<u16>| plan.engine(core, stores)
     };
-    let place = {
+    let deal = {
         let plan = plan.clone();
-        move |layout: &Layout| plan.placement(layout, layout.stores(), layout.cores())
+        move |stores: u16, cores: u16| plan.deal(stores, cores)
     };
     let ended = std::thread::Builder::new().name("layout".to_owned()).spawn(move || {
         run_core::<Rc<Shard<RingEnv>>, End, _, _>(setup, move |env| async move {
-            Err(match lay_out(&env, (cores, stores), options, place).await {
+            Err(match lay_out(&env, (cores, stores), options, deal).await {
                 Ok(layout) => End::Settled(Box::new(layout)),
                 Err(error) => End::Failed(error),
             })
@@ -69,12 +69,12 @@ pub(crate) fn settle(plan: &Plan, cpu: usize, directory: &DataDirectory) -> Resu
 }
 
 /// Finds how the data of a node is laid out, and lays it out anew if that is for another number of cores, with at least so many stores. `options` says how
-/// the engine of a core is opened, given the number of its directory and its stores; `place` where vnodes are looked for in a layout.
+/// the engine of a core is opened, given the number of its directory and its stores; `deal` where a first start puts vnodes, with so many stores on so many cores.
 pub async fn lay_out<E: Env>(
     env: &E,
     (cores, stores): (u16, u16),
     options: impl Fn(u16, Vec<u16>) -> ferrite_lsm::Options,
-    place: impl Fn(&Layout) -> Placement,
+    deal: impl Fn(u16, u16) -> Placement,
 ) -> Result<Layout, OpenError> {
     let disk = env.disk();
     // The logs of the old cores are applied as those would have done.
@@ -93,7 +93,8 @@ pub async fn lay_out<E: Env>(
             to = cores,
             "laying the data out for another number of cores"
         );
-        if end_first_start(env, &before.layout, &options, &place(&before.layout)).await? {
+        let layout = &before.layout;
+        if end_first_start(env, layout, &options, &deal(layout.stores(), layout.cores())).await? {
             found = layout::find(&disk).await?;
         }
     }
@@ -102,29 +103,42 @@ pub async fn lay_out<E: Env>(
 }
 
 /// Gives cores of a layout that never came up the vnodes that they would have: a first start may have been cut short when others had theirs. All of
-/// them go into one catalog, which would seem to miss some, as if the configuration had changed. True = there was such a core.
+/// them go into one catalog, which would seem to miss some, as if the configuration had changed. So it may have: nothing is given unless each core has nothing,
+/// or just what a first start `dealt` to it. True = there was such a core.
 async fn end_first_start<E: Env>(
     env: &E,
     layout: &Layout,
     options: &impl Fn(u16, Vec<u16>) -> ferrite_lsm::Options,
-    placement: &Placement,
+    dealt: &Placement,
 ) -> Result<bool, OpenError> {
-    let mut has_ended = false;
+    let mut missing = Vec::new();
+    let mut seen = 0;
     for index in 0..layout.cores() {
-        let (vnodes, stores) = (placement.vnodes_of(CoreId(index)), placement.stores_of(CoreId(index)));
-        let has_some = layout.vnodes().iter().any(|(_, store)| stores.contains(store));
-        if has_some || vnodes.is_empty() || layout.vnodes().is_empty() {
-            continue;
+        let (vnodes, stores) = (dealt.vnodes_of(CoreId(index)), dealt.stores_of(CoreId(index)));
+        let mut has: Vec<(u16, u16)> = layout.vnodes().to_vec();
+        has.retain(|(_, store)| stores.contains(store));
+        has.sort_unstable();
+        seen += has.len();
+        if has.is_empty() && !vnodes.is_empty() {
+            missing.push((index, stores, vnodes));
+        } else if has != vnodes {
+            return Ok(false);
         }
+    }
+    if missing.is_empty() || seen == 0 || seen < layout.vnodes().len() {
+        return Ok(false);
+    }
+    for (index, stores, vnodes) in missing {
         cover::mark("first start ended before cores changed");
-        let mut options = options(layout.core_number(index), stores);
-        options.layout = Some(layout.mark(index));
-        let (engine, _) = Engine::open(env.disk(), env.pace(), options).await?;
+        let core = layout.core_number(index);
+        let options = ferrite_lsm::Options { layout: Some(layout.mark(index)), ..options(core, stores) };
+        let (engine, recovery) = Engine::open(env.disk(), env.pace(), options).await?;
+        recovered::tell(CoreId(index), core, &recovery);
+        tracing::info!(core = index, "ended its first start, which had been cut short");
         engine.assign(&vnodes).await?;
         engine.close().await?;
-        has_ended = true;
     }
-    Ok(has_ended)
+    Ok(true)
 }
 
 fn tell(progress: Progress) {

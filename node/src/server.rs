@@ -328,15 +328,16 @@ impl Plan {
         Plan { topology, reactor, memory, cores, stores, node: node.id, server, gossip, joining, hints }
     }
 
-    /// Where vnodes of this node are looked for, with so many stores on so many cores: where they are, or dealt anew.
-    pub(crate) fn placement(&self, layout: &Layout, stores: u16, cores: u16) -> Placement {
-        Placement::keep(&self.topology, self.node, stores, cores, layout.vnodes().iter().copied())
+    /// Where a first start puts this node's vnodes.
+    pub(crate) fn deal(&self, stores: u16, cores: u16) -> Placement {
+        Placement::deal(&self.topology, self.node, stores, cores)
     }
 
     /// Gives every vnode of this node its store and core.
     fn placed(mut self, node: &Node, layout: Layout, place: Place) -> Placed {
         let stores = self.stores.max(layout.stores());
-        let placement = self.placement(&layout, stores, self.cores);
+        let placement =
+            Placement::keep(&self.topology, self.node, stores, self.cores, layout.vnodes().iter().copied());
         let incarnation = random_u64();
         if let Ok(at) = self.topology.nodes.binary_search_by_key(&node.id, |entry| entry.id) {
             let entry = &mut self.topology.nodes[at];

@@ -444,15 +444,15 @@ impl Launch for Start {
         engine
     }
 
-    fn placement(&self, layout: &Layout, stores: u16, cores: u16) -> Placement {
-        let id = NodeId(self.node as u16 + 1);
-        Placement::keep(&self.topology, id, stores, cores, layout.vnodes().iter().copied())
+    fn deal(&self, stores: u16, cores: u16) -> Placement {
+        Placement::deal(&self.topology, NodeId(self.node as u16 + 1), stores, cores)
     }
 
     fn settings(&self, layout: &Layout, core: u16, incarnation: u64) -> ShardSettings {
         let (id, cores) = (NodeId(self.node as u16 + 1), self.cores);
         let mut topology = self.topology.clone();
-        let placement = self.placement(layout, self.stores.max(layout.stores()), cores);
+        let stores = self.stores.max(layout.stores());
+        let placement = Placement::keep(&topology, id, stores, cores, layout.vnodes().iter().copied());
         let entry = &mut topology.nodes[self.node];
         entry.incarnation = incarnation;
         entry.endpoints = (1..=usize::from(cores)).map(|place| address(self.node, place)).collect();

@@ -24,8 +24,8 @@ pub(crate) trait Launch {
     /// What a core is told, given how the data is laid out and the process's incarnation.
     fn settings(&self, layout: &Layout, core: u16, incarnation: u64) -> ShardSettings;
 
-    /// Where vnodes are looked for, with so many stores on so many cores.
-    fn placement(&self, layout: &Layout, stores: u16, cores: u16) -> Placement;
+    /// Where a first start puts vnodes, with so many stores on so many cores.
+    fn deal(&self, stores: u16, cores: u16) -> Placement;
 }
 
 /// How a process dies.
@@ -132,9 +132,9 @@ impl World {
         let envs: Vec<SimEnv> = (0..cores).map(env).collect();
         self.spawn(process, 0, async move {
             let options = |core, stores| launch.engine(core, stores);
-            let placement = |layout: &Layout| launch.placement(layout, layout.stores(), layout.cores());
+            let deal = |stores, cores| launch.deal(stores, cores);
             let shape = (cores, launch.stores());
-            let layout = match ferrite_node::lay_out(&first, shape, options, placement).await {
+            let layout = match ferrite_node::lay_out(&first, shape, options, deal).await {
                 Ok(layout) => layout,
                 Err(error) => {
                     world.failed_opens.borrow_mut().push((process.node, error.to_string()));

@@ -385,8 +385,8 @@ fn laid_out(bench: &Bench, nodes: u16, cores: u16, core: u16) -> ShardSettings {
     let mut settings = settings(nodes, cores, 2);
     let known = settings.engine.clone();
     let options = |core, stores| Options { core, stores, ..known.clone() };
-    let place = |layout: &Layout| placement_in(&settings, layout);
-    let layout = block_on(crate::lay_out(bench, (cores, 2), options, place)).expect("the disk is sound");
+    let deal = |stores, cores| Placement::deal(&settings.topology, settings.node, stores, cores);
+    let layout = block_on(crate::lay_out(bench, (cores, 2), options, deal)).expect("the disk is sound");
     (settings.engine.core, settings.engine.layout) = (layout.core_number(core), Some(layout.mark(core)));
     (settings.core, settings.engine.stores) = (CoreId(core), settings.placement.stores_of(CoreId(core)));
     settings

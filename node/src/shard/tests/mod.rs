@@ -41,7 +41,6 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use ferrite_cluster::{Member, initial_topology};
-use ferrite_lsm::layout::Layout;
 use ferrite_lsm::mem_disk::run::{block_on, poll_once};
 use ferrite_lsm::mem_disk::{MemDisk, MemPace};
 use ferrite_lsm::{OpenError, Options};
@@ -329,12 +328,6 @@ fn receive(shard: &Shard<Bench>, connection: Connection, bytes: &[u8]) {
 
 fn message_frame(number: u64, deadline_us: u32, message: &PeerMessage<'_>) -> Vec<u8> {
     frame_of(message.kind(), number, deadline_us, |out| message.encode(out))
-}
-
-/// Where a node's vnodes are looked for in a layout.
-fn placement_in(settings: &ShardSettings, layout: &Layout) -> Placement {
-    let kept = layout.vnodes().iter().copied();
-    Placement::keep(&settings.topology, settings.node, layout.stores(), layout.cores(), kept)
 }
 
 /// Lets time pass in ticks, with everything that is due.

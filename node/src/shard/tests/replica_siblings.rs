@@ -192,8 +192,8 @@ pub(super) fn laid_out_for(bench: &Bench, nodes: u16, cores: u16, core: u16) -> 
     let known = settings.engine.clone();
     let options =
         |core, stores| Options { core, stores, join: ferrite_lsm::JoinByFlag::default(), ..known.clone() };
-    let place = |layout: &Layout| placement_in(&settings, layout);
-    let layout = block_on(crate::lay_out(bench, (cores, 2), options, place)).expect("the disk is sound");
+    let deal = |stores, cores| Placement::deal(&settings.topology, settings.node, stores, cores);
+    let layout = block_on(crate::lay_out(bench, (cores, 2), options, deal)).expect("the disk is sound");
     (settings.engine.core, settings.engine.layout) = (layout.core_number(core), Some(layout.mark(core)));
     (settings.core, settings.engine.stores) = (CoreId(core), settings.placement.stores_of(CoreId(core)));
     settings
