@@ -364,6 +364,11 @@ impl<E: Env> Shard<E> {
         !self.engine.unreadable().is_empty()
     }
 
+    /// Whether something is known to be damaged for good: its keys are refused until replicas have brought it again.
+    pub fn has_quarantined(&self) -> bool {
+        !self.engine.quarantined().is_empty()
+    }
+
     fn on_frame(
         self: &Rc<Self>,
         connection: Connection,

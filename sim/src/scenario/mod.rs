@@ -262,7 +262,7 @@ impl Scenario {
         for node in 0..self.shape.nodes {
             world.set_full(node, false);
             self.set_clock(world, node, 0);
-            if self.is_damaged(node) {
+            if self.is_damaged(node) || world.has_quarantined(node) {
                 self.replace_disk(world, node);
             }
             if world.is_fenced(node) || world.is_stopping(node) || world.has_unread(node) {
@@ -280,19 +280,23 @@ impl Scenario {
     }
 
     /// What had begun to fail before all was healed may have fenced a core since, or will where it stands still; and a core that was opening may have given a
-    /// table up. An operator would restart that node.
+    /// table up. An operator would restart that node, and replace a disk that is said to be damaged: nothing else mends it yet.
     fn restart_failed(&self, world: &Rc<World>) {
         let still_until_ns = world.any_still_until_ns();
         if still_until_ns > world.now_ns() {
             self.run_until(world, still_until_ns + LOOK_NS, || false);
         }
-        let has_failed = |node: &usize| world.is_fenced(*node) || world.has_unread(*node);
+        let has_failed =
+            |node: &usize| world.is_fenced(*node) || world.has_unread(*node) || world.has_quarantined(*node);
         let failed: Vec<usize> = (0..self.shape.nodes).filter(has_failed).collect();
         if failed.is_empty() {
             return;
         }
         self.count_many("nodes that failed while the cluster healed", failed.len() as u64);
         for node in failed {
+            if world.has_quarantined(node) {
+                self.replace_disk(world, node);
+            }
             world.stop(node, Death::Kill);
             self.shape.start(world, node);
         }

@@ -88,9 +88,17 @@ impl World {
 
     /// Whether a node has tables that its disk did not give when it opened them: they are refused until its next start.
     pub(crate) fn has_unread(&self, node: usize) -> bool {
+        self.any_shard_of(node, Shard::has_unread_tables)
+    }
+
+    /// Whether a node holds something to be damaged for good.
+    pub(crate) fn has_quarantined(&self, node: usize) -> bool {
+        self.any_shard_of(node, Shard::has_quarantined)
+    }
+
+    fn any_shard_of(&self, node: usize, is_so: impl Fn(&Shard<SimEnv>) -> bool) -> bool {
         let nodes = self.nodes.borrow();
-        let has_unread = |core: &Core| core.shard.as_ref().is_some_and(|shard| shard.has_unread_tables());
-        nodes[node].process.as_ref().is_some_and(|process| process.cores.iter().any(has_unread))
+        nodes[node].process.as_ref().is_some_and(|process| process.shards().any(|shard| is_so(shard)))
     }
 
     /// The disk of a node.
