@@ -18,7 +18,8 @@
 //!
 //! A run ends early at the first broken promise. What may fail within the promise: any number of power cuts, kills, orderly stops, pauses,
 //! cores that stand still, partitions, lost connections, messages between nodes that are lost, late or repeated, clocks that jump, run fast or slow, and full disks; reads that fail, come back damaged or are of what stands elsewhere; syncs that fail. Data directories that
-//! are emptied, put back from an old copy, or on a disk that cannot be trusted, cost what [`Facts`] says.
+//! are emptied, put back from an old copy, on a disk that cannot be trusted, or replaced in the end since something of them is held to be damaged for good, cost
+//! what [`Facts`] says.
 
 mod adding;
 mod answers;

@@ -81,9 +81,7 @@ impl World {
 
     /// Whether any core of a node is fenced.
     pub(crate) fn is_fenced(&self, node: usize) -> bool {
-        let nodes = self.nodes.borrow();
-        let fenced = |core: &Core| core.shard.as_ref().is_some_and(|shard| shard.is_fenced());
-        nodes[node].process.as_ref().is_some_and(|process| process.cores.iter().any(fenced))
+        self.any_shard_of(node, Shard::is_fenced)
     }
 
     /// Whether a node has tables that its disk did not give when it opened them: they are refused until its next start.

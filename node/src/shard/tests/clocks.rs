@@ -382,14 +382,8 @@ fn a_node_that_starts_while_all_others_are_away_serves_its_own_copies_after_a_mo
 
 /// A core of a node of so many, of data that is laid out for so many cores.
 fn laid_out(bench: &Bench, nodes: u16, cores: u16, core: u16) -> ShardSettings {
-    let mut settings = settings(nodes, cores, 2);
-    let known = settings.engine.clone();
-    let options = |core, stores| Options { core, stores, ..known.clone() };
-    let deal = |stores, cores| Placement::deal(&settings.topology, settings.node, stores, cores);
-    let layout = block_on(crate::lay_out(bench, (cores, 2), options, deal)).expect("the disk is sound");
-    (settings.engine.core, settings.engine.layout) = (layout.core_number(core), Some(layout.mark(core)));
-    (settings.core, settings.engine.stores) = (CoreId(core), settings.placement.stores_of(CoreId(core)));
-    settings
+    let settings = settings(nodes, cores, 2);
+    laid_out_by(&settings.engine.clone(), bench, settings, (cores, 2), core)
 }
 
 /// What a process leaves that is killed, with the clock going on.

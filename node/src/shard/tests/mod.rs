@@ -330,6 +330,24 @@ fn message_frame(number: u64, deadline_us: u32, message: &PeerMessage<'_>) -> Ve
     frame_of(message.kind(), number, deadline_us, |out| message.encode(out))
 }
 
+/// Has the data laid out for so many cores and at least so many stores, by engines of these options. The settings are then those of one of the cores.
+fn laid_out_by(
+    engine: &Options,
+    bench: &Bench,
+    mut settings: ShardSettings,
+    (cores, stores): (u16, u16),
+    core: u16,
+) -> ShardSettings {
+    let options = |core, stores| Options { core, stores, ..engine.clone() };
+    let deal = |stores, cores| Placement::deal(&settings.topology, settings.node, stores, cores);
+    let layout = block_on(crate::lay_out(bench, (cores, stores), options, deal)).expect("the disk is sound");
+    let kept = layout.vnodes().iter().copied();
+    settings.placement = Placement::keep(&settings.topology, settings.node, layout.stores(), cores, kept);
+    (settings.engine.core, settings.engine.layout) = (layout.core_number(core), Some(layout.mark(core)));
+    (settings.core, settings.engine.stores) = (CoreId(core), settings.placement.stores_of(CoreId(core)));
+    settings
+}
+
 /// Lets time pass in ticks, with everything that is due.
 fn pass(bench: &Bench, shard: &Shard<Bench>, ms: u64) {
     for _ in 0..ms {

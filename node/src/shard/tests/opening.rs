@@ -43,21 +43,8 @@ fn laid_out(bench: &Bench, cores: u16, core: u16) -> ShardSettings {
     laid_out_with(bench, settings(1, cores, 4), cores, core)
 }
 
-fn laid_out_with(bench: &Bench, mut settings: ShardSettings, cores: u16, core: u16) -> ShardSettings {
-    let known = settings.engine.clone();
-    let options = |core, stores| Options { core, stores, ..known.clone() };
-    let deal = |stores, cores| Placement::deal(&settings.topology, settings.node, stores, cores);
-    let layout = block_on(crate::lay_out(bench, (cores, 4), options, deal)).expect("the disk is sound");
-    settings.placement = Placement::keep(
-        &settings.topology,
-        settings.node,
-        layout.stores(),
-        cores,
-        layout.vnodes().iter().copied(),
-    );
-    (settings.engine.core, settings.engine.layout) = (layout.core_number(core), Some(layout.mark(core)));
-    (settings.core, settings.engine.stores) = (CoreId(core), settings.placement.stores_of(CoreId(core)));
-    settings
+fn laid_out_with(bench: &Bench, settings: ShardSettings, cores: u16, core: u16) -> ShardSettings {
+    laid_out_by(&settings.engine.clone(), bench, settings, (cores, 4), core)
 }
 
 /// The first start of a node was cut short when one of three cores had its vnodes. With another number of cores the data was refused for good, as if the

@@ -188,15 +188,9 @@ fn sets_of_others_are_joined_across_memtables_tables_and_merges() {
 
 /// Settings of a core of data that is laid out for so many cores, by somebody who knows nothing of sets.
 pub(super) fn laid_out_for(bench: &Bench, nodes: u16, cores: u16, core: u16) -> ShardSettings {
-    let mut settings = settings_of(nodes, cores, 3);
-    let known = settings.engine.clone();
-    let options =
-        |core, stores| Options { core, stores, join: ferrite_lsm::JoinByFlag::default(), ..known.clone() };
-    let deal = |stores, cores| Placement::deal(&settings.topology, settings.node, stores, cores);
-    let layout = block_on(crate::lay_out(bench, (cores, 2), options, deal)).expect("the disk is sound");
-    (settings.engine.core, settings.engine.layout) = (layout.core_number(core), Some(layout.mark(core)));
-    (settings.core, settings.engine.stores) = (CoreId(core), settings.placement.stores_of(CoreId(core)));
-    settings
+    let settings = settings_of(nodes, cores, 3);
+    let engine = Options { join: ferrite_lsm::JoinByFlag::default(), ..settings.engine.clone() };
+    laid_out_by(&engine, bench, settings, (cores, 2), core)
 }
 
 /// When the number of cores changed, the logs of the old ones were applied as if the last write won: of two sets of a key that no table held
