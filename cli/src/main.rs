@@ -1,10 +1,10 @@
 //! `ferrite`: see the library beside it.
 
+mod allocator;
+
 use std::process::ExitCode;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
+    allocator::give_back_soon();
     ferrite_cli::run()
 }
