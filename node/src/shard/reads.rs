@@ -53,8 +53,6 @@ pub(super) struct ReadOperation {
     kept: Vec<u8>,
     /// What is longer, in bytes, is no record that a replica could take: it is answered as it is found.
     repaired_bytes_max: usize,
-    /// A set that has come is not in `kept`: written to whoever has it, that would be all it has.
-    is_one_left_out: bool,
     /// The bytes of key and `kept`.
     holding: Holding,
     /// What is to be written on top of what is found, in place of an answer.
@@ -115,9 +113,10 @@ impl ReadOperation {
         self.quorum.on_settled(version)
     }
 
-    /// What has so many bytes is written to those that lack it, unless that is more than they take, or not all that has come.
+    /// What has so many bytes is written to those that lack it, unless that is more than they take. So is what is not all that has
+    /// come: whoever left one out has kept more than a replica takes, for no message is half as long as what a join makes.
     fn weigh(&mut self, bytes: usize) {
-        let is_too_long = bytes > self.repaired_bytes_max || self.is_one_left_out;
+        let is_too_long = bytes > self.repaired_bytes_max;
         if is_too_long {
             cover::mark("set too long to be repaired");
         }
@@ -208,7 +207,6 @@ impl<E: Env> Shard<E> {
             quorum,
             kept: Vec::new(),
             repaired_bytes_max: self.settings.set_bytes_max(key),
-            is_one_left_out: false,
             holding,
             then,
             timed: self.timed(elsewhere, nodes),
@@ -289,7 +287,7 @@ impl<E: Env> Shard<E> {
             }
             let step = read.quorum.on_answer(replica, short);
             if step.keep && read.quorum.joins() {
-                read.is_one_left_out |= !join_into(&mut read.kept, bytes);
+                join_into(&mut read.kept, bytes);
             } else if step.keep && (step.outcome.is_none() || read.route.has_siblings()) {
                 // What ends the read now is answered from where it lies.
                 read.kept.clear();

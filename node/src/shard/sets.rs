@@ -9,7 +9,8 @@ use std::cell::Cell;
 use ferrite_cluster::{CausalClock, Context, SiblingSet};
 use ferrite_lsm::{Joined, Key, Record, RecordBuf, RecordFlags, cover};
 use ferrite_wire::{
-    ErrorCode, Reader, Reply, SiblingValue, Siblings, TableId, Version, VersionFlags, limits::SET_BYTES_MAX,
+    ErrorCode, Reader, Reply, SiblingValue, Siblings, TableId, Version, VersionFlags,
+    limits::{BODY_BYTES_MAX, SET_BYTES_MAX},
 };
 
 use super::record::version_of;
@@ -20,6 +21,8 @@ use crate::env::Env;
 /// however it is joined ([`ferrite_cluster::SetLimits`]); of two sets that would be longer together, or could not be encoded, the newer
 /// stays as it is, and the other is told of in the log and [counted](left_out).
 const JOINED_BYTES_MAX: usize = ferrite_lsm::RECORD_BYTES_MAX / 2;
+// What is left out of a read because it does not fit beside the rest, which a replica would take, cannot come in one message.
+const _: () = assert!(JOINED_BYTES_MAX >= SET_BYTES_MAX + BODY_BYTES_MAX);
 
 thread_local! {
     /// A core is a thread, and what the engine calls to join two records has nothing else of the core's.
@@ -89,8 +92,8 @@ pub(super) fn arrived<'b>(version: &Version, bytes: &'b [u8]) -> Option<SiblingS
     (set.version() == *version).then_some(set)
 }
 
-/// Joins an arrived set with those that came before it. False = they cannot be joined, and it is left out, as in [`join_records`].
-pub(super) fn join_into(kept: &mut Vec<u8>, arrived: &[u8]) -> bool {
+/// Joins an arrived set with those that came before it. If they cannot be joined it is left out, as in [`join_records`].
+pub(super) fn join_into(kept: &mut Vec<u8>, arrived: &[u8]) {
     let joined = match (SiblingSet::decode(kept), SiblingSet::decode(arrived)) {
         (Ok(one), Ok(other)) => one.join(&other),
         // Nothing came before it.
@@ -98,13 +101,11 @@ pub(super) fn join_into(kept: &mut Vec<u8>, arrived: &[u8]) -> bool {
         (_, Err(_)) => unreachable!("a set is checked when it arrives"),
     };
     if !is_bounded(&joined) {
-        leave_out(&joined);
-        return false;
+        return leave_out(&joined);
     }
     let mut out = Vec::with_capacity(joined.encoded_bytes());
     joined.encode(&mut out);
     *kept = out;
-    true
 }
 
 /// What a read has seen of a key: the clock of what came.

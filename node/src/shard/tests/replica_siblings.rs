@@ -346,6 +346,12 @@ fn many(from: u64, count: u64, value: &[u8]) -> SiblingSet<'_> {
 
 /// Reads at ALL what the others have one such set of each, and gives the number of siblings shown and of repairs asked for.
 fn read_at_all(bench: &Bench, shard: &Rc<Shard<Bench>>, others: &SiblingSet<'_>) -> (usize, usize) {
+    let (told, writes) = told_at_all(bench, shard, others);
+    (told.values().0.len(), writes)
+}
+
+/// The same; what the client is told.
+fn told_at_all(bench: &Bench, shard: &Rc<Shard<Bench>>, others: &SiblingSet<'_>) -> (Told, usize) {
     let connection = client(bench, shard);
     links(shard).into_iter().for_each(|link| drop(bench.frames(link)));
     receive(shard, connection, &request_frame(1, &get_of(b"k", Level::All)));
@@ -381,7 +387,7 @@ fn read_at_all(bench: &Bench, shard: &Rc<Shard<Bench>>, others: &SiblingSet<'_>)
     }
     pass(bench, shard, 1);
     let (header, body) = bench.frames(connection).remove(0);
-    (told(&header, &body).values().0.len(), writes)
+    (told(&header, &body), writes)
 }
 
 /// Two replicas had 42 siblings and 3, 77 KiB together, and their logs took 63: each is found, and stays where it is.
@@ -394,6 +400,33 @@ fn sets_that_are_together_longer_than_a_log_takes_are_shown_and_not_repaired() {
     pass(&bench, &shard, 1);
     assert_eq!(read_at_all(&bench, &shard, &many(101, 14, &value)), (28, 0));
     assert_eq!(read_at_all(&bench, &shard, &many(101, 1, &value)), (15, 2), "shorter, and repaired");
+}
+
+/// Two replicas have the same, which the third was never sent, for it is longer than its log takes: it is shown, and not written to anybody.
+#[test]
+fn one_set_that_is_longer_than_a_log_takes_is_shown_and_not_repaired() {
+    let (bench, shard) = of_three();
+    let value = vec![7; 3_000];
+    let repairs = || shard.counters.repairs.written.get();
+    assert_eq!(read_at_all(&bench, &shard, &many(1, 25, &value)), (25, 0));
+    assert_eq!(repairs(), 0);
+    assert_eq!(read_at_all(&bench, &shard, &many(1, 14, &value)), (14, 0), "shorter");
+    assert_eq!(repairs(), 1, "of this one");
+}
+
+/// Longer than any answer to a client: it is told so, and nobody is written what no log takes.
+#[test]
+fn what_others_have_and_is_too_long_to_be_shown_repairs_nobody() {
+    let (bench, shard) = of_three();
+    let from = peer(&bench, &shard);
+    assert_eq!(replicate(&bench, &shard, from, &set_with(&[(1, 1, &[7; 3_000])])), WriteAnswer::Applied);
+    pass(&bench, &shard, 1);
+    let long = vec![8; limits::SET_BYTES_MAX / 3 - 200];
+    let others = (2..4).fold(set_with(&[(4, 4, &long)]), |all, at| all.join(&set_with(&[(at, at, &long)])));
+    assert!(others.encoded_bytes() <= limits::SET_BYTES_MAX);
+    let (told, writes) = told_at_all(&bench, &shard, &others);
+    assert!(matches!(told, Told::Error(ErrorCode::TooLarge, _)), "{told:?}");
+    assert_eq!(writes, 0);
 }
 
 /// Its own set was too long, so a replica left itself as it was, though what replaced that was short.
