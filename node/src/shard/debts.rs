@@ -4,7 +4,7 @@
 //! of a connection. It keeps the key in mind, and the record only at a coordinator that is no replica or has asked stand-ins; else that is read again from the
 //! engine where a hint is made, which most writes never need. By then the key may have a newer record: that one is owed just as well.
 //! While this node's own copy is on its way to the log, which a write that others have answered does not wait for, there is nothing to read: what is
-//! owed until then is owed when it is there. Refused, it leaves nothing to make a hint of, which is counted.
+//! owed until then is owed when it is there. Refused, it leaves nothing to make a hint of where the record is not in mind, which is counted.
 //!
 //! Hints take what room the log has left over. What finds none is kept in mind in a queue, within the same bound as all that writes may owe, and a
 //! few are made after each group, before what waits for room comes in: else none would ever be made while clients write as fast as they can, which is
@@ -15,7 +15,7 @@
 //! | was away at the start | when the write has ended as done or unknown |
 //! | refused, or its connection broke | then, or at once |
 //! | is silent at the deadline | then |
-//! | is there and was heard of lately, and was silent or overloaded | as far as [`Ledger::may_hint_live`](ferrite_cluster::hints::Ledger::may_hint_live) allows: a storm of hints would be more load for who has too much |
+//! | was heard of lately, and was silent at the deadline or answered that it has too much to do | as far as [`Ledger::may_hint_live`](ferrite_cluster::hints::Ledger::may_hint_live) allows: a storm of hints would be more load for who has too much |
 //! | has a stand-in that acknowledged | none: the stand-in delivers |
 //! | has not answered when this node stops | then, however many: what is on its way to it may be lost with the link, and nobody is left who knows of it |
 //! | refused for good (`too large`, `malformed`, `clock drift`) | none: it would again |
@@ -177,6 +177,7 @@ impl<E: Env> Shard<E> {
                 return false;
             }
             write.foreclosed = true;
+            write.give_up_silent();
             write.owed = write.owed.iter().chain(write.still_asked().iter()).collect();
             let silent = write.take_owed();
             (write.subject_if(!silent.is_empty()), silent, write.is_settled())
@@ -258,11 +259,14 @@ impl<E: Env> Shard<E> {
             // Nobody keeps a hint for this node: what its log refused it gets when it is read, or not at all.
             return self.hints.borrow_mut().count_drop(target, DropReason::NotWritten);
         }
-        let may_be_spared = self.is_heard_of(target) && !self.stopping.get();
-        if may_be_spared && !self.hints.borrow_mut().may_hint_live(target, self.env.now_ns()) {
+        let is_pressed = self.with_write(id, |write| Some(write.pressed.contains(replica))) == Some(true);
+        let is_spared = is_pressed && self.is_heard_of(target) && !self.stopping.get();
+        if is_spared && !self.hints.borrow_mut().may_hint_live(target, self.env.now_ns()) {
             return;
         }
-        if self.with_write(id, |write| Some(write.own == Own::Refused)) == Some(true) {
+        let is_nowhere = self.with_write(id, |write| Some(write.own == Own::Refused)) == Some(true)
+            && subject.payload.is_none();
+        if is_nowhere {
             return self.hints.borrow_mut().count_drop(target, DropReason::NoRecord);
         }
         let is_next = self.owed.borrow().is_empty() && self.waiting.borrow().is_empty();
@@ -363,11 +367,21 @@ impl WriteOperation {
         self.subject.as_ref().filter(|_| wanted).cloned()
     }
 
-    /// Takes note of a refusal that would be repeated.
+    /// Takes note of a refusal that would be repeated, and of one that asks to be spared.
     pub(super) fn refused(&mut self, replica: u8, code: ErrorCode) {
         if !may_take_it_later(code) {
             self.refused_for_good.insert(replica);
         }
+        let is_pressed = matches!(code, ErrorCode::Overloaded | ErrorCode::Expired);
+        if is_pressed && !self.stood_in.contains(replica) {
+            self.pressed.insert(replica);
+        }
+    }
+
+    /// The deadline: whoever was asked and is silent has too much to do.
+    pub(super) fn give_up_silent(&mut self) {
+        let silent = self.still_asked().without(self.stood_in);
+        self.pressed = self.pressed.iter().chain(silent.iter()).collect();
     }
 
     /// Whether a replica refused for good.

@@ -64,12 +64,14 @@ pub(super) struct WriteOperation {
     /// All replicas of the key's table.
     pub(super) wanted: ReplicaSet,
     /// Those in whose stead others were asked.
-    stood_in: ReplicaSet,
+    pub(super) stood_in: ReplicaSet,
     /// Those others, whatever has become of it.
     stand_ins: Vec<NodeId>,
     deadline_ns: u64,
     /// Those that refused, and would again.
     pub(super) refused_for_good: ReplicaSet,
+    /// Those that were asked and had too much to do: they said so, or nothing in time.
+    pub(super) pressed: ReplicaSet,
     pub(super) route: Route,
     /// What it may owe, if there was room to keep it in mind.
     pub(super) subject: Option<Rc<Subject>>,
@@ -104,6 +106,7 @@ impl WriteOperation {
             stand_ins: spread.stand_ins.clone(),
             deadline_ns: write.deadline_ns,
             refused_for_good: ReplicaSet::default(),
+            pressed: ReplicaSet::default(),
             route,
             subject,
             own: if route.position.is_some() { Own::Coming } else { Own::Nowhere },
@@ -247,7 +250,10 @@ impl<E: Env> Shard<E> {
         if self.foreclose(id) {
             return;
         }
-        let outcome = self.with_write(id, |write| Some(write.quorum.on_deadline()));
+        let outcome = self.with_write(id, |write| {
+            write.give_up_silent();
+            Some(write.quorum.on_deadline())
+        });
         self.settle_write(id, outcome);
     }
 

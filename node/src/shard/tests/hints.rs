@@ -6,6 +6,7 @@ use ferrite_wire::{ErrorCode, HintsAction, Mode, Reply, Table, TableId, Version,
 
 use super::tables::accepted_by;
 use super::*;
+use crate::shard::Absences;
 use crate::shard::debts::LAST_HINTS_NS;
 
 /// Settings of a node that cuts no silent peer.
@@ -251,6 +252,51 @@ fn live_replicas_that_time_out_raise_no_storm_of_hints() {
     assert!((5..=6).contains(&kept), "{kept}");
     let (written, ..) = shard.hints.borrow_mut().delivered(NodeId(3), 0);
     assert_eq!(written, kept);
+}
+
+/// A replica that was there and could write nothing, its disk full or its log broken, was spared hints as one that had too much to do: all but a thousand a
+/// second of what it missed was lost to it until somebody read that.
+#[test]
+fn replicas_that_are_there_and_cannot_write_are_owed_all_of_it() {
+    for (code, is_spared) in [
+        (ErrorCode::DiskFull, false),
+        (ErrorCode::Fenced, false),
+        (ErrorCode::Stopping, false),
+        (ErrorCode::Unknown, false),
+        (ErrorCode::Overloaded, true),
+        (ErrorCode::Expired, true),
+    ] {
+        let mut settings = patient(3);
+        settings.hints.storm_per_s = 5;
+        let (bench, shard, second, from) = without_the_third(settings);
+        let third = comes(&bench, &shard, 3);
+        write_and_ack(&bench, &shard, from, second, 50);
+        for (number, ..) in writes(&bench, third) {
+            answer(&bench, &shard, third, number, WriteAnswer::Refused(code));
+        }
+        assert_eq!((told(&bench, from).len(), shard.debts.get()), (50, 0), "{code:?}");
+        assert!(shard.is_heard_of(NodeId(3)));
+        pass(&bench, &shard, 20);
+        let (written, ..) = shard.hints.borrow_mut().delivered(NodeId(3), 0);
+        assert_eq!(written, if is_spared { 5 } else { 50 }, "{code:?}");
+        assert_eq!(drops(&shard, DropReason::Storm), 50 - written, "{code:?}");
+    }
+}
+
+/// Gossip held a node to be absent, and writes did not ask it: as it was heard of all the same, what they owed it was spared as well.
+#[test]
+fn replicas_that_are_not_asked_because_gossip_holds_them_absent_are_owed_all_of_it() {
+    let mut settings = patient(3);
+    settings.hints.storm_per_s = 5;
+    let (bench, shard, second, from) = without_the_third(settings);
+    comes(&bench, &shard, 3);
+    shard.on_absences(Absences::of_nodes(vec![NodeId(3)]).into());
+    write_and_ack(&bench, &shard, from, second, 50);
+    assert_eq!((told(&bench, from).len(), shard.debts.get()), (50, 0), "nobody else is waited for");
+    pass(&bench, &shard, 20);
+    assert!(shard.is_heard_of(NodeId(3)));
+    let (written, ..) = shard.hints.borrow_mut().delivered(NodeId(3), 0);
+    assert_eq!((written, drops(&shard, DropReason::Storm)), (50, 0));
 }
 
 /// The places that are kept for writes that still owe were given to any operation: a core took thousands more than it may have in flight.

@@ -96,6 +96,40 @@ fn others_stand_in_for_replicas_that_are_away_only_if_the_write_allows_it() {
     assert_eq!(shard.hints.borrow().owed(NodeId(others[1])).0, 0, "the stand-in delivers");
 }
 
+/// The record was in mind, for a stand-in was to have it, and was thrown away because this node's own log had had no room for it.
+#[test]
+fn what_is_in_mind_is_owed_though_the_log_here_refused_its_own_copy() {
+    let (bench, shard, from) = one_of_five();
+    let (name, replicas, fallbacks) = named(&shard, TableId::DEFAULT, true);
+    let others: Vec<u16> = replicas.iter().copied().filter(|node| *node != 1).collect();
+    let there = comes(&bench, &shard, others[0]);
+    let stand_ins: Vec<Connection> = fallbacks.iter().map(|node| comes(&bench, &shard, *node)).collect();
+    bench.0.disk.set_full(true);
+    let is_full = (0..500).any(|_| {
+        ask(&bench, &shard, from, &put(&name, &[7; 30_000], Level::One));
+        writes(&bench, there).iter().for_each(|(number, ..)| {
+            answer(&bench, &shard, there, *number, WriteAnswer::Refused(ErrorCode::DiskFull));
+        });
+        told(&bench, from).iter().any(|(_, told)| *told == Err(ErrorCode::DiskFull))
+    });
+    assert!(is_full);
+    let before = shard.hints.borrow().owed(NodeId(others[1])).0;
+    ask(&bench, &shard, from, &sloppy(Key::plain(&name), &[7; 30_000], Level::One));
+    let sent = writes(&bench, there);
+    answer(&bench, &shard, there, sent[0].0, WriteAnswer::Applied);
+    assert!(matches!(told(&bench, from)[..], [(1, Ok(_))]), "the other replica will do");
+    bench.0.disk.set_full(false);
+    pass(&bench, &shard, 1_000);
+    for link in stand_ins {
+        hinted(&bench, link).iter().for_each(|(number, ..)| {
+            answer(&bench, &shard, link, *number, WriteAnswer::Refused(ErrorCode::Overloaded));
+        });
+    }
+    pass(&bench, &shard, 20);
+    assert_eq!(drops(&shard, DropReason::NoRecord), 0);
+    assert_eq!(shard.hints.borrow().owed(NodeId(others[1])).0, before + 1);
+}
+
 /// Its node is there, and only the node was looked at: the write was refused, or came to nothing, though another would have stood in.
 #[test]
 fn a_core_that_is_fenced_or_stands_still_is_passed_over_as_a_stand_in() {
