@@ -42,19 +42,25 @@ struct Fetched {
 const WALKED_MAX: usize = 1_024;
 
 impl<E: Env> Shard<E> {
-    /// Sees to every lane: what may be sent is.
+    /// Sees to every lane, at each tick: what may be sent is, one fetch of a lane also where clients' writes wait.
     pub(super) fn deliver_hints(self: &Rc<Self>) {
         let owed: Vec<LaneId> = {
             let hints = self.hints.borrow();
             hints.lanes().filter(|(_, lane)| lane.owes()).map(|(id, _)| id).collect()
         };
-        owed.into_iter().for_each(|id| self.pump_lane(id));
+        owed.into_iter().for_each(|id| self.start_fetch(id));
     }
 
-    /// Starts a fetch for a lane, if its target is there and its window has room. What clients write goes first: while that waits for
-    /// the log, nothing more is sent.
+    /// Goes on with a lane. What clients write goes first: while that waits for the log, the lane waits for the next tick.
     pub(super) fn pump_lane(self: &Rc<Self>, id: LaneId) {
-        if self.stopping.get() || !self.is_there(id.target) || !self.waiting.borrow().is_empty() {
+        if self.waiting.borrow().is_empty() {
+            self.start_fetch(id);
+        }
+    }
+
+    /// Starts a fetch for a lane, if its target is there and its window has room.
+    fn start_fetch(self: &Rc<Self>, id: LaneId) {
+        if self.stopping.get() || !self.is_there(id.target) {
             return;
         }
         let (cores, now_ns) = (self.cores_of(id.target), self.env.now_ns());

@@ -427,6 +427,32 @@ fn hints_are_made_while_writes_wait_for_room_in_the_log() {
     assert_eq!(drops(&shard, DropReason::NotWritten) + drops(&shard, DropReason::Untracked), 0);
 }
 
+/// While clients wrote as fast as the log could take it, something always waited for room, and who had come back got nothing of what it had missed.
+#[test]
+fn hints_are_delivered_while_writes_wait_for_room_in_the_log() {
+    let (bench, shard, second, from) = without_the_third(patient(3));
+    write_and_ack(&bench, &shard, from, second, 30);
+    pass(&bench, &shard, 20);
+    assert_eq!(shard.hints_owed(), 30);
+    bench.0.disk.defer();
+    for number in 101..=200u64 {
+        let value = [number as u8; 2_000];
+        receive(&shard, from, &request_frame(number, &put(&number.to_le_bytes(), &value, Level::Quorum)));
+    }
+    shard.on_batch_end();
+    let third = comes(&bench, &shard, 3);
+    let mut taken = 0;
+    for _ in 0..100 {
+        pass(&bench, &shard, 10);
+        assert!(!shard.waiting.borrow().is_empty());
+        let sent: Vec<_> =
+            writes(&bench, third).into_iter().filter(|(_, value, _)| value.len() == 8).collect();
+        taken += sent.len();
+        sent.iter().for_each(|(number, ..)| answer(&bench, &shard, third, *number, WriteAnswer::Applied));
+    }
+    assert_eq!(taken, 30);
+}
+
 /// A disk became full while others acknowledged a write at ONE. The write had ended by the time that its coordinator's own log refused it, so nobody was
 /// told, and nothing counted, that this replica lacks it.
 #[test]
