@@ -197,7 +197,7 @@ impl Pipeline {
         self.wake_by(now + wait);
     }
 
-    fn take_fault(&mut self, now: Instant, slot: u32, fault: Fault) {
+    pub(super) fn take_fault(&mut self, now: Instant, slot: u32, fault: Fault) {
         let call = self.calls.open(slot);
         let next = after(fault.code, call.is_write());
         call.place = Place::Paused(now);
@@ -286,8 +286,8 @@ impl Pipeline {
     /// Hands a call's end to whoever waits for it.
     pub(super) fn complete(&mut self, now: Instant, slot: u32, completion: Completion) {
         let call = self.calls.remove(slot);
-        match call.owner {
-            Owner::Front(tag) => self.completions.push_back((tag, completion)),
+        match &call.owner {
+            Owner::Front(tag) => self.completions.push_back((*tag, completion)),
             Owner::Refresh => {
                 let Completion::Topology(fetched) = completion else {
                     unreachable!("a fetch of the topology ends as one, not {completion:?}");
@@ -302,10 +302,10 @@ impl Pipeline {
             }
             Owner::Writes { batch, places } => {
                 let again = match &completion {
-                    Completion::Writes(outcomes) => self.writes_again(&call.body, &places, outcomes),
+                    Completion::Writes(outcomes) => self.writes_again(now, &call, *batch, places, outcomes),
                     _ => Vec::new(),
                 };
-                self.take_part(now, batch, &places, completion, call.deadline, again);
+                self.take_part(now, *batch, places, completion, again);
             }
             Owner::Part { gather, places } => {
                 let mut again = Vec::new();
@@ -314,13 +314,13 @@ impl Pipeline {
                     else {
                         unreachable!("the client encoded it");
                     };
-                    for ((key, answer), place) in keys.iter().zip(answers).zip(&places) {
+                    for ((key, answer), place) in keys.iter().zip(answers).zip(places) {
                         if is_crowded_out(answer) {
                             again.push((*place, self.router.target(&key), encode_get(level, key)));
                         }
                     }
                 }
-                self.gather_part(now, gather, &places, completion, call.deadline, again);
+                self.gather_part(now, *gather, places, completion, call.deadline, again);
             }
         }
         self.calls.recycle(call.body);

@@ -1,16 +1,21 @@
 //! A batch of writes: split by the address that owns each key, answered in parts, merged in the order of its entries.
 //!
-//! A part that was certainly not applied is sent again whole, as any write is. An entry that a server refused for a reason that another one, or a
-//! moment, may not have is sent again on its own; nothing whose outcome is open ever is.
+//! A part that was certainly not applied is sent again whole, as any write is. Nothing whose outcome is open ever is. Of the entries that
+//! a server refused each on its own:
+//! - What another server may take is sent to another at once, alone.
+//! - What there was no room for is sent again together, after the pause that the part would make. One by one it would be up to a thousand requests where
+//!   there was one, to servers that had too much to do with that.
+//!
+//! Both go on from where their part was: whoever refused it has been tried.
 
-use super::call::Owner;
+use super::call::{Call, Owner};
 use super::{Completion, Pipeline};
 use crate::WriteOptions;
 use crate::outcome::{UnknownReason, WriteOutcome};
 use crate::pace::Class;
 use crate::retry::{Next, after};
 use crate::router::{EndpointId, Target};
-use ferrite_wire::{Entry, Epoch, ErrorCode, Fault, FrameKind, Level, Outcome, Outcomes, Request, limits};
+use ferrite_wire::{Entry, Epoch, ErrorCode, Fault, FrameKind, Outcome, Outcomes, Request, limits};
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -24,12 +29,10 @@ pub(super) struct Batch {
     outcomes: Vec<Option<WriteOutcome>>,
 }
 
-/// A write that is sent again on its own.
+/// Writes of a part that are sent again, and what they were refused for.
 pub(super) struct Again {
-    place: u32,
-    target: Target,
-    kind: FrameKind,
-    body: Vec<u8>,
+    call: Call,
+    fault: Fault,
 }
 
 impl Pipeline {
@@ -86,28 +89,47 @@ impl Pipeline {
         }
     }
 
-    /// The entries of an answered part that are sent again on their own.
-    pub(super) fn writes_again(&self, body: &[u8], places: &[u32], outcomes: &[WriteOutcome]) -> Vec<Again> {
-        let Ok(Request::MultiPut { level, options, entries, .. }) =
-            Request::decode(FrameKind::MultiPut, body)
+    /// What is sent again of an answered part.
+    pub(super) fn writes_again(
+        &mut self,
+        now: Instant,
+        part: &Call,
+        batch: u32,
+        places: &[u32],
+        outcomes: &[WriteOutcome],
+    ) -> Vec<Again> {
+        let Ok(Request::MultiPut { level, options, entries, .. }) = Request::decode(part.kind, &part.body)
         else {
             unreachable!("the client encoded it");
         };
-        let again = |((entry, outcome), place): ((Entry<'_>, &WriteOutcome), &u32)| {
-            let WriteOutcome::NotApplied(fault) = outcome else { return None };
+        let (mut again, mut crowded_out) = (Vec::new(), Vec::new());
+        for ((entry, outcome), place) in entries.iter().zip(outcomes).zip(places) {
+            let WriteOutcome::NotApplied(fault) = outcome else { continue };
             match after(fault.code, true) {
-                Next::OtherReplica | Next::AfterPause => Some(self.again(*place, &entry, level, options)),
-                Next::Answer | Next::Unknown => None,
+                Next::OtherReplica => {
+                    let request = entry.request(Epoch(0), level, options);
+                    let mut body = self.calls.buffer();
+                    request.encode(&mut body);
+                    let owner = Owner::Writes { batch, places: vec![*place] };
+                    let target = self.router.target(entry.key());
+                    // What its part met before was not about it.
+                    let call = Call { faults: 0, ..part.rest(now, owner, request.kind(), target, body) };
+                    again.push(Again { call, fault: fault.clone() });
+                }
+                Next::AfterPause => crowded_out.push((*place, entry, fault)),
+                Next::Answer | Next::Unknown => {}
             }
-        };
-        entries.iter().zip(outcomes).zip(places).filter_map(again).collect()
-    }
-
-    fn again(&self, place: u32, entry: &Entry<'_>, level: Level, options: u8) -> Again {
-        let request = entry.request(Epoch(0), level, options);
-        let mut body = Vec::new();
-        request.encode(&mut body);
-        Again { place, target: self.router.target(entry.key()), kind: request.kind(), body }
+        }
+        if let Some((_, first, fault)) = crowded_out.first() {
+            let places = crowded_out.iter().map(|(place, ..)| *place).collect();
+            let target = self.router.target(first.key());
+            let mut body = self.calls.buffer();
+            let of_rest = crowded_out.iter().map(|(_, entry, _)| *entry);
+            Request::encode_multi_put(Epoch(0), level, options, of_rest, &mut body);
+            let call = part.rest(now, Owner::Writes { batch, places }, FrameKind::MultiPut, target, body);
+            again.push(Again { call, fault: (*fault).clone() });
+        }
+        again
     }
 
     /// Takes a part's answer.
@@ -117,7 +139,6 @@ impl Pipeline {
         batch: u32,
         places: &[u32],
         completion: Completion,
-        deadline: Instant,
         again: Vec<Again>,
     ) {
         let whole = self.batches.get_mut(&batch).expect("a part belongs to a batch");
@@ -135,9 +156,9 @@ impl Pipeline {
             let whole = self.batches.remove(&batch).expect("just found");
             return self.end_batch(whole);
         }
-        for Again { place, target, kind, body } in again {
-            let owner = Owner::Writes { batch, places: vec![place] };
-            self.start(now, owner, kind, target, body, deadline);
+        for Again { call, fault } in again {
+            let slot = self.calls.insert(call);
+            self.take_fault(now, slot, fault);
         }
     }
 

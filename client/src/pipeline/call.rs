@@ -60,6 +60,32 @@ impl Call {
         matches!(self.kind, FrameKind::Put | FrameKind::Delete | FrameKind::MultiPut)
     }
 
+    /// A call for some of what this one asked for in vain, which goes on from where this one is.
+    pub(super) fn rest(
+        &self,
+        now: Instant,
+        owner: Owner,
+        kind: FrameKind,
+        target: Target,
+        body: Vec<u8>,
+    ) -> Call {
+        Call {
+            owner,
+            kind,
+            target,
+            body,
+            deadline: self.deadline,
+            place: Place::Paused(now),
+            attempt: 0,
+            attempts: self.attempts,
+            faults: self.faults,
+            last_fault: None,
+            tried: self.tried,
+            tried_len: self.tried_len,
+            is_probe: false,
+        }
+    }
+
     pub(super) fn has_tried(&self, endpoint: EndpointId) -> bool {
         self.tried[..self.tried_len].contains(&endpoint)
     }

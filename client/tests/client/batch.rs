@@ -4,11 +4,13 @@ use crate::fake::{Shelf, cluster};
 use crate::frames::{error, version};
 use crate::script::{Script, Seen, options};
 use ferrite_client::{
-    Client, Completion, Entry, ErrorCode, Key, Operation, ReadOptions, UnknownReason, WriteOptions,
+    Client, Completion, Entry, ErrorCode, Key, Operation, Options, ReadOptions, UnknownReason, WriteOptions,
     WriteOutcome,
 };
 use ferrite_wire::{FrameKind, Outcome, Outcomes, Reply, Request, limits};
 use std::time::Duration;
+
+const MS: Duration = Duration::from_millis(1);
 
 fn done() -> Outcome {
     Outcome::Done { version: version(1), answered: 2, sloppy: false }
@@ -36,6 +38,33 @@ fn answer(script: &mut Script, part: &Seen, of: impl Fn(u8) -> Outcome) {
     let mut body = Vec::new();
     Outcomes::encode_all(outcomes.into_iter(), &mut body);
     script.reply(part, &Reply::decode(FrameKind::Outcomes, &body).unwrap());
+}
+
+/// The entries' names.
+fn names_in(part: &Seen) -> Vec<u8> {
+    match Request::decode(part.header.kind, &part.body) {
+        Ok(Request::MultiPut { entries, .. }) => {
+            entries.iter().map(|entry| entry.key().partition[0]).collect()
+        }
+        Ok(Request::Put { key, .. } | Request::Delete { key, .. }) => vec![key.partition[0]],
+        other => panic!("no write: {other:?}"),
+    }
+}
+
+/// A batch of which the part of one owner is not answered, and the others are done.
+fn with_one_part_open(options: Options) -> (Script, Seen) {
+    let mut script = Script::with_nodes(options, 3);
+    let names = names();
+    let entries: Vec<Entry<'_>> = names.iter().map(|name| entry(name)).collect();
+    script.submit(1, Operation::MultiPut(&entries, WriteOptions::default()));
+    script.connect_all();
+    let mut parts: Vec<_> = script.requests.drain(..).collect();
+    let open = parts.remove(0);
+    assert!(names_in(&open).len() > 4, "several are of one owner");
+    for part in &parts {
+        answer(&mut script, part, |_| done());
+    }
+    (script, open)
 }
 
 fn outcomes(script: &mut Script) -> Vec<WriteOutcome> {
@@ -121,6 +150,118 @@ fn a_part_that_is_lost_is_in_doubt_and_the_others_are_not() {
     for (name, outcome) in (0u8..).zip(outcomes(&mut script)) {
         let is_in_doubt = matches!(outcome, WriteOutcome::Unknown(UnknownReason::ConnectionLost(_)));
         assert_eq!(is_in_doubt, lost.contains(&name), "{name}: {outcome}");
+        assert!(is_in_doubt || outcome.is_done());
+    }
+}
+
+/// Each entry was sent again at once and alone: a core that had no room for one batch was sent up to a thousand requests for it.
+#[test]
+fn entries_that_there_was_no_room_for_are_sent_again_together_after_a_growing_pause() {
+    let (mut script, first) = with_one_part_open(options(&["n1:7101"]));
+    let (mut part, mut asked, mut pauses) = (first.clone(), Vec::new(), Vec::new());
+    for _ in 0..5 {
+        answer(&mut script, &part, |_| Outcome::Error(ErrorCode::Overloaded));
+        assert!(script.requests.is_empty(), "not at once");
+        assert_eq!(script.pipeline.calls_open(), 1, "one call for all of them");
+        let refused_at = script.now;
+        while script.requests.is_empty() {
+            script.advance(MS);
+            script.connect_all();
+        }
+        pauses.push(script.now - refused_at);
+        asked.push(std::mem::replace(&mut part, script.request()).address);
+        assert!(script.requests.is_empty(), "one request for all of them");
+        assert_eq!(names_in(&part), names_in(&first));
+    }
+    answer(&mut script, &part, |_| done());
+    assert!(outcomes(&mut script).iter().all(WriteOutcome::is_done));
+    asked.truncate(3);
+    asked.sort();
+    assert_eq!(asked, ["n1:7101", "n2:7101", "n3:7101"], "the other replicas come first");
+    assert!(pauses[0] >= 5 * MS && pauses[4] >= 3 * pauses[0], "{pauses:?}");
+}
+
+#[test]
+fn of_a_part_only_what_there_was_no_room_for_waits() {
+    let (mut script, part) = with_one_part_open(options(&["n1:7101"]));
+    let names = names_in(&part);
+    let (alone, in_doubt, refused, crowded_out) = (names[0], names[1], names[2], &names[3..]);
+    answer(&mut script, &part, |name| match name {
+        name if name == alone => Outcome::Error(ErrorCode::DiskFull),
+        name if name == in_doubt => Outcome::Error(ErrorCode::Unknown),
+        name if name == refused => Outcome::Error(ErrorCode::BadContext),
+        _ => Outcome::Error(ErrorCode::Overloaded),
+    });
+    let again = script.request();
+    assert_eq!(names_in(&again), [alone], "what another replica may take waits for nothing");
+    assert_ne!(again.address, part.address, "that one has refused it");
+    script.reply(&again, &Reply::Done { version: version(1), answered: 2, sloppy: false });
+    assert!(script.requests.is_empty() && script.completions.is_empty());
+    script.advance(100 * MS);
+    let again = script.request();
+    assert!(script.requests.is_empty());
+    assert_eq!(names_in(&again), crowded_out);
+    assert_ne!(again.address, part.address);
+    // There was room for some of them now.
+    let (taken, last) = crowded_out.split_at(1);
+    answer(&mut script, &again, |name| match taken.contains(&name) {
+        true => done(),
+        false => Outcome::Error(ErrorCode::Overloaded),
+    });
+    script.advance(100 * MS);
+    let again = script.request();
+    assert_eq!(names_in(&again), last);
+    answer(&mut script, &again, |_| done());
+    for (name, outcome) in (0u8..).zip(outcomes(&mut script)) {
+        match outcome {
+            WriteOutcome::Unknown(UnknownReason::Server(_)) => assert_eq!(name, in_doubt),
+            WriteOutcome::NotApplied(fault) => {
+                assert_eq!((name, fault.code), (refused, ErrorCode::BadContext));
+            }
+            outcome => assert!(outcome.is_done() && name != in_doubt && name != refused, "{name}: {outcome}"),
+        }
+    }
+    assert_eq!(script.pipeline.calls_open(), 0);
+}
+
+#[test]
+fn a_deadline_within_the_pause_ends_what_was_refused_as_not_applied() {
+    let timeout = 4 * MS;
+    let (mut script, part) = with_one_part_open(Options { timeout, ..options(&["n1:7101"]) });
+    let names = names_in(&part);
+    answer(&mut script, &part, |name| match name == names[0] {
+        true => done(),
+        false => Outcome::Error(ErrorCode::Overloaded),
+    });
+    script.advance(timeout - MS);
+    assert!(script.completions.is_empty(), "they may still be taken");
+    script.advance(MS);
+    for (name, outcome) in (0u8..).zip(outcomes(&mut script)) {
+        match outcome {
+            WriteOutcome::NotApplied(fault) => {
+                assert!(names[1..].contains(&name), "{name}");
+                assert_eq!(fault.code, ErrorCode::Overloaded);
+            }
+            outcome => assert!(outcome.is_done() && !names[1..].contains(&name), "{name}: {outcome}"),
+        }
+    }
+    assert!(script.requests.is_empty());
+}
+
+#[test]
+fn a_deadline_after_the_pause_leaves_what_was_sent_again_in_doubt() {
+    let (mut script, part) = with_one_part_open(options(&["n1:7101"]));
+    let names = names_in(&part);
+    answer(&mut script, &part, |name| match name == names[0] {
+        true => done(),
+        false => Outcome::Error(ErrorCode::Overloaded),
+    });
+    script.advance(100 * MS);
+    script.request();
+    script.advance(Duration::from_secs(5));
+    for (name, outcome) in (0u8..).zip(outcomes(&mut script)) {
+        let is_in_doubt = outcome == WriteOutcome::Unknown(UnknownReason::Deadline);
+        assert_eq!(is_in_doubt, names[1..].contains(&name), "{name}: {outcome}");
         assert!(is_in_doubt || outcome.is_done());
     }
 }

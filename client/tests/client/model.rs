@@ -19,7 +19,8 @@ enum Step {
     Batch(Vec<u8>),
     Connect,
     Refuse,
-    Answer(prop::sample::Index, Option<u8>),
+    /// One of the requests; with this error, and if it is a batch, of all of it or of some.
+    Answer(prop::sample::Index, Option<(u8, bool)>),
     Lose(prop::sample::Index),
     Wait(u16),
 }
@@ -32,7 +33,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => prop::collection::vec(any::<u8>(), 0..5).prop_map(Step::Batch),
         3 => Just(Step::Connect),
         1 => Just(Step::Refuse),
-        4 => (index(), prop::option::of(0u8..ErrorCode::ALL.len() as u8)).prop_map(|(at, code)| Step::Answer(at, code)),
+        4 => (index(), prop::option::of((0u8..ErrorCode::ALL.len() as u8, any::<bool>()))).prop_map(|(at, code)| Step::Answer(at, code)),
         1 => index().prop_map(Step::Lose),
         2 => (0u16..3000).prop_map(Step::Wait),
     ]
@@ -119,10 +120,10 @@ fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 if !script.open.contains_key(&request.connection) {
                     continue;
                 }
-                let code = code.map(|code| ErrorCode::ALL[code as usize]);
+                let refused_whole = code.is_some_and(|(_, is_whole)| is_whole);
+                let code = code.map(|(code, _)| ErrorCode::ALL[code as usize]);
                 let is_batch = request.header.kind == FrameKind::MultiPut;
                 // Some of a batch are done where others are not, and some batches are refused whole.
-                let refused_whole = code.is_some_and(|code| (code as u16).is_multiple_of(2));
                 let mut outcomes = Vec::new();
                 for (place, number) in writes_of(&request).into_iter().enumerate() {
                     let code = code.filter(|_| !is_batch || refused_whole || place % 2 == 0);
