@@ -27,7 +27,11 @@ impl Random {
 /// capped at `max`.
 pub(crate) fn backoff(failures: u32, min: Duration, max: Duration, random: &mut Random) -> Duration {
     let doublings = failures.saturating_sub(1).min(20);
-    let whole = min.saturating_mul(1 << doublings).min(max);
+    jittered(min.saturating_mul(1 << doublings).min(max), random)
+}
+
+/// Between half and all of `whole`.
+pub(crate) fn jittered(whole: Duration, random: &mut Random) -> Duration {
     let half_us = (whole.as_micros() / 2) as u64;
     Duration::from_micros(half_us + random.draw() % (half_us + 1))
 }

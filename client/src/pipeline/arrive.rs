@@ -2,9 +2,8 @@
 
 use super::batch::outcomes_of;
 use super::call::{Call, Owner, Place, slot_and_attempt};
-use super::route::ROUND_PAUSE;
 use super::{Completion, ConnectionId, Pipeline, REFRESH_INTERVAL, REFRESH_INTERVAL_MAX, Stage};
-use crate::backoff::backoff;
+use crate::backoff::{backoff, jittered};
 use crate::outcome::{ReadError, UnknownReason, Value, WriteOutcome};
 use crate::retry::{Next, after};
 use crate::router::{Last, Stop};
@@ -12,12 +11,15 @@ use crate::session::{Arrival, Session, SessionError};
 use crate::siblings::{Context, Siblings};
 use ferrite_wire::{Epoch, ErrorCode, Fault, FrameHeader, FrameKind, Item, Key, Reply, Request, Topology};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// So many faults servers may answer a call with at least before the last one is its answer. They may be as many as its key has replicas.
 const FAULTS_LEAST: usize = 3;
 
-/// A call that meets one overloaded server after another pauses at most this many times [`ROUND_PAUSE`].
+/// Longest pause after a server said for the first time that it is overloaded. It is drawn from the upper half of this, so that not all whom one server refused at a
+/// moment come back at a moment.
+const OVERLOAD_PAUSE: Duration = Duration::from_millis(8);
+/// A call that meets one overloaded server after another pauses at most this many times as long.
 const PAUSES_MAX: u32 = 8;
 
 impl Pipeline {
@@ -219,7 +221,7 @@ impl Pipeline {
 
     /// The other addresses come first; once all of them are overloaded the round begins anew.
     fn pause_after_overload(&mut self, now: Instant, slot: u32, faults: u32) {
-        let until = now + ROUND_PAUSE * faults.min(PAUSES_MAX);
+        let until = now + jittered(OVERLOAD_PAUSE * faults.min(PAUSES_MAX), &mut self.random);
         let call = self.calls.get(slot).expect("an open call");
         let mut has_others = false;
         self.router.candidates(call.target, &Last::NONE, |endpoint| {

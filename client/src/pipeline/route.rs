@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 pub(super) const ATTEMPTS_MAX: u32 = 64;
 /// A read is given at least this long by one replica before the next is asked.
 const ATTEMPT_MIN: Duration = Duration::from_millis(20);
-/// Pause between two rounds in which no address was in backoff, and after a server said that it is overloaded.
-pub(super) const ROUND_PAUSE: Duration = Duration::from_millis(5);
+/// Pause between two rounds in which no address was in backoff.
+const ROUND_PAUSE: Duration = Duration::from_millis(5);
 
 impl Pipeline {
     pub(super) fn accept(&mut self, now: Instant, tag: u64, operation: Operation<'_>) {

@@ -210,6 +210,33 @@ fn overload_is_answered_with_a_pause_and_another_try() {
     assert!(matches!(script.completion(), (1, Completion::Write(WriteOutcome::Done { .. }))));
 }
 
+/// All that one server had refused at a moment came back at a moment.
+#[test]
+fn pauses_after_overload_grow_are_capped_and_differ() {
+    let pauses = |jitter_seed| {
+        let mut script = Script::with_nodes(Options { jitter_seed, ..options(&["n1:7101"]) }, 3);
+        script.submit(1, put());
+        let mut pauses = Vec::new();
+        for _ in 0..12 {
+            script.connect_all();
+            let request = script.request();
+            script.reply(&request, &error(ErrorCode::Overloaded));
+            let refused_at = script.now;
+            while script.requests.is_empty() && script.opening.is_empty() {
+                script.advance(Duration::from_micros(100));
+            }
+            pauses.push(script.now - refused_at);
+        }
+        pauses
+    };
+    let (mine, yours) = (pauses(1), pauses(2));
+    for (round, (mine, yours)) in (1u32..).zip(mine.iter().zip(&yours)) {
+        let range = ms(4) * round.min(8)..=ms(8) * round.min(8) + ms(1);
+        assert!(range.contains(mine) && range.contains(yours), "{round}: {mine:?}, {yours:?}");
+    }
+    assert_ne!(mine, yours);
+}
+
 #[test]
 fn a_lost_connection_leaves_writes_unknown_and_sends_reads_elsewhere() {
     let mut script = Script::with_nodes(options(&["n1:7101"]), 2);
