@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | in its socket, while this core stood still ([`super::standstill`]) or did not read from it, or half sent | when it is read | `in_socket` |
 //! | for another core's turn, from a client | when that core takes it | `in_queue` |
-//! | the same, from a peer | when that core takes it | `at_replica` |
+//! | the same, from a peer, or in its socket | when that core takes it, or when it is read | `at_replica` |
 //! | for room in the log | when there is room, and every 20 ms | `waiting_for_log` |
 //! | for a key's latch | when it is free | `waiting_for_latch` |
 //! | for the disk | before it is read, and after that if it writes | `waiting_for_disk` |
@@ -37,7 +37,7 @@ pub(super) enum Waited {
     InSocket,
     /// A client's request, for another core.
     InQueue,
-    /// A peer's, for another core of the replica.
+    /// A peer's, for another core of the replica, or in its socket.
     AtReplica,
     /// A record, for room in the log.
     ForLog,

@@ -404,8 +404,11 @@ impl<E: Env> Shard<E> {
                 else {
                     unreachable!("the kinds above");
                 };
-                let deadline_ns = self.env.now_ns() + self.timeout_ns(frame.header.deadline_us, 0);
-                if let Ok(Route { hop: Some(core), .. }) = self.route(key) {
+                let came_late_ns = self.env.lay_ns(connection);
+                let deadline_ns = self.env.now_ns() + self.timeout_ns(frame.header.deadline_us, came_late_ns);
+                if self.is_expired(deadline_ns, expiry::Waited::AtReplica) {
+                    self.refuse_message(requester, &message, ferrite_wire::ErrorCode::Expired);
+                } else if let Ok(Route { hop: Some(core), .. }) = self.route(key) {
                     let hop = Hop::Request { connection, from_peer: true, deadline_ns, frame: raw.to_vec() };
                     ferrite_lsm::cover::mark("peer's request hopped");
                     self.counters.hops.set(self.counters.hops.get() + 1);

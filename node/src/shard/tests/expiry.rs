@@ -1,6 +1,6 @@
 //! Work whose time is up is dropped where it waits, was not done, and is counted by what it waited for.
 
-use ferrite_wire::{ErrorCode, Mode, Reply, Table, TableId, Version, WriteAnswer};
+use ferrite_wire::{ErrorCode, Mode, ReadWant, ReplicaAnswer, Reply, Table, TableId, Version, WriteAnswer};
 
 use super::coordinator::Coordinator;
 use super::*;
@@ -102,6 +102,41 @@ fn a_write_that_came_while_the_core_stood_still_is_not_minted_when_it_goes_on() 
     receive(&shard, connection, &short(b"k"));
     pass(&bench, &shard, 1);
     assert!(!is_refused(&bench.frames(connection)), "what comes now is new");
+}
+
+/// A replica that had stood still wrote and read all that had come in meanwhile, which no coordinator waited for any more, before it came to what somebody did.
+#[test]
+fn what_peers_sent_while_the_core_stood_still_is_dropped_when_it_goes_on() {
+    let bench = Bench::new(MemDisk::new());
+    let shard = open(&bench, settings(3, 1, 2)).expect("an empty disk opens");
+    let from = peer(&bench, &shard);
+    pass(&bench, &shard, 1);
+    sleep(&bench, 3_000);
+    let (vnode_epoch, key, want) = (Epoch(1), Key::plain(b"k"), ReadWant::Full);
+    let read = PeerMessage::ReplicaRead { vnode_epoch, want, key };
+    for frame in [replica_write(7, b"k", b"v"), message_frame(8, GIVEN_MS as u32 * 1_000, &read)] {
+        receive(&shard, from, &frame);
+        shard.on_batch_end();
+        bench.run();
+        let answers = bench.frames(from);
+        let answer = PeerMessage::decode(answers[0].0.kind, &answers[0].1).expect("sound");
+        let expired = ErrorCode::Expired;
+        let expected = match answer {
+            PeerMessage::ReplicaWriteAnswer(_) => {
+                PeerMessage::ReplicaWriteAnswer(WriteAnswer::Refused(expired))
+            }
+            _ => PeerMessage::ReplicaReadAnswer(ReplicaAnswer::Refused(expired)),
+        };
+        assert_eq!(answer, expected);
+    }
+    assert_eq!(dropped(&shard), ["at_replica 2"]);
+    for _ in 0..110 {
+        pass(&bench, &shard, 20);
+    }
+    receive(&shard, from, &replica_write(9, b"k", b"v"));
+    pass(&bench, &shard, 1);
+    assert!(!is_refused(&bench.frames(from)), "what comes now is new");
+    assert_eq!(dropped(&shard), ["at_replica 2"]);
 }
 
 /// What no coordinator waits for any more took the place in the log of what somebody does.
