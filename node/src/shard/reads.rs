@@ -19,7 +19,7 @@ use super::held::Holding;
 use super::record::version_of;
 use super::requester::Requester;
 use super::set_writes::SetWrite;
-use super::sets::{arrived, clock_of, join_into};
+use super::sets::{arrived, clock_of, joined};
 use super::slab::OperationId;
 use super::{Operation, Route, Shard};
 use crate::env::{Connection, Env};
@@ -113,8 +113,7 @@ impl ReadOperation {
         self.quorum.on_settled(version)
     }
 
-    /// What has so many bytes is written to those that lack it, unless that is more than they take. So is what is not all that has
-    /// come: whoever left one out has kept more than a replica takes, for no message is half as long as what a join makes.
+    /// What has so many bytes is written to those that lack it, unless that is more than they take.
     fn weigh(&mut self, bytes: usize) {
         let is_too_long = bytes > self.repaired_bytes_max;
         if is_too_long {
@@ -278,6 +277,13 @@ impl<E: Env> Shard<E> {
                 }
                 short => short,
             };
+            let joins = read.quorum.joins() && matches!(short, ReadAnswer::Full(_));
+            let joined = joins.then(|| joined(&read.kept, bytes)).flatten();
+            let short = match joined {
+                // What it has cannot be shown beside the rest: it does not count as having answered.
+                None if joins => ReadAnswer::Failed(ErrorCode::TooLarge),
+                Some(_) | None => short,
+            };
             if !matches!(short, ReadAnswer::Failed(_)) {
                 self.on_timed(&mut read.timed, replica);
             }
@@ -286,8 +292,8 @@ impl<E: Env> Shard<E> {
                 read.weigh(bytes.len());
             }
             let step = read.quorum.on_answer(replica, short);
-            if step.keep && read.quorum.joins() {
-                join_into(&mut read.kept, bytes);
+            if let Some(joined) = joined.filter(|_| step.keep) {
+                read.kept = joined;
             } else if step.keep && (step.outcome.is_none() || read.route.has_siblings()) {
                 // What ends the read now is answered from where it lies.
                 read.kept.clear();

@@ -9,8 +9,7 @@ use std::cell::Cell;
 use ferrite_cluster::{CausalClock, Context, SiblingSet};
 use ferrite_lsm::{Joined, Key, Record, RecordBuf, RecordFlags, cover};
 use ferrite_wire::{
-    ErrorCode, Reader, Reply, SiblingValue, Siblings, TableId, Version, VersionFlags,
-    limits::{BODY_BYTES_MAX, SET_BYTES_MAX},
+    ErrorCode, Reader, Reply, SiblingValue, Siblings, TableId, Version, VersionFlags, limits::SET_BYTES_MAX,
 };
 
 use super::record::version_of;
@@ -21,8 +20,6 @@ use crate::env::Env;
 /// however it is joined ([`ferrite_cluster::SetLimits`]); of two sets that would be longer together, or could not be encoded, the newer
 /// stays as it is, and the other is told of in the log and [counted](left_out).
 const JOINED_BYTES_MAX: usize = ferrite_lsm::RECORD_BYTES_MAX / 2;
-// What is left out of a read because it does not fit beside the rest, which a replica would take, cannot come in one message.
-const _: () = assert!(JOINED_BYTES_MAX >= SET_BYTES_MAX + BODY_BYTES_MAX);
 
 thread_local! {
     /// A core is a thread, and what the engine calls to join two records has nothing else of the core's.
@@ -92,8 +89,8 @@ pub(super) fn arrived<'b>(version: &Version, bytes: &'b [u8]) -> Option<SiblingS
     (set.version() == *version).then_some(set)
 }
 
-/// Joins an arrived set with those that came before it. If they cannot be joined it is left out, as in [`join_records`].
-pub(super) fn join_into(kept: &mut Vec<u8>, arrived: &[u8]) {
+/// An arrived set together with those that came before it. `None` = they cannot be joined, as in [`join_records`].
+pub(super) fn joined(kept: &[u8], arrived: &[u8]) -> Option<Vec<u8>> {
     let joined = match (SiblingSet::decode(kept), SiblingSet::decode(arrived)) {
         (Ok(one), Ok(other)) => one.join(&other),
         // Nothing came before it.
@@ -101,11 +98,12 @@ pub(super) fn join_into(kept: &mut Vec<u8>, arrived: &[u8]) {
         (_, Err(_)) => unreachable!("a set is checked when it arrives"),
     };
     if !is_bounded(&joined) {
-        return leave_out(&joined);
+        leave_out(&joined);
+        return None;
     }
     let mut out = Vec::with_capacity(joined.encoded_bytes());
     joined.encode(&mut out);
-    *kept = out;
+    Some(out)
 }
 
 /// What a read has seen of a key: the clock of what came.
@@ -233,8 +231,7 @@ mod tests {
         assert_eq!(left_out(), before);
         assert!(matches!(join(&older, &newer), Joined::Right), "the newer stays as it is");
         assert_eq!(left_out(), before + 1);
-        let mut kept = encoded(&older);
-        join_into(&mut kept, &encoded(&newer));
-        assert_eq!((left_out(), kept), (before + 2, encoded(&older)));
+        assert_eq!(joined(&encoded(&older), &encoded(&newer)), None);
+        assert_eq!(left_out(), before + 2);
     }
 }

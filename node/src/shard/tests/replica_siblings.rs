@@ -6,6 +6,7 @@ use ferrite_wire::{Actor, ErrorCode, OVERWRITE, ReadWant, ReplicaAnswer, Reply, 
 
 use super::siblings::{Told, get_of, key, owned, put_of, settings_of, told};
 use super::*;
+use crate::shard::slab::OperationId;
 
 /// Longer than any write is delayed, in milliseconds.
 const DELAY_MS_MAX: usize = 1_000;
@@ -412,6 +413,51 @@ fn one_set_that_is_longer_than_a_log_takes_is_shown_and_not_repaired() {
     assert_eq!(repairs(), 0);
     assert_eq!(read_at_all(&bench, &shard, &many(1, 14, &value)), (14, 0), "shorter");
     assert_eq!(repairs(), 1, "of this one");
+}
+
+/// One replica had kept siblings while the others were away, longer than a record together with theirs: it was left out, counted as having answered, and what the
+/// others had was shown as all that there is, and written to it.
+#[test]
+fn a_replica_whose_set_does_not_fit_beside_the_others_has_not_answered() {
+    let (bench, shard) = of_three();
+    let value = vec![7; 1 << 20];
+    let one = |actor| set_with(&[(actor, 10, &value[..actor as usize % 10 * 1_000 + 1_000_000])]);
+    let long = (11..20).fold(one(10), |all, actor| all.join(&one(actor)));
+    let short = set_with(&[(1, 1, b"short")]);
+    let connection = client(&bench, &shard);
+    links(&shard).into_iter().for_each(|link| drop(bench.frames(link)));
+    receive(&shard, connection, &request_frame(1, &get_of(b"k", Level::All)));
+    bench.run();
+    let (mut asked, mut writes) = (0, 0);
+    for _ in 0..10 {
+        for (number, link) in links(&shard).into_iter().enumerate() {
+            let set = [&short, &long][number];
+            for (header, body) in bench.frames(link) {
+                let (id, replica) = OperationId::from_request(header.request.0);
+                let (version, value) = (set.version(), bytes_of(set));
+                match PeerMessage::decode(header.kind, &body).expect("sound") {
+                    // Longer than a frame may be: as if it were this node's own, which is slow to come from its disk.
+                    PeerMessage::ReplicaRead { want: ReadWant::Full, .. } => {
+                        shard.on_read_answer(id, replica, &ReplicaAnswer::Full { version, value: &value });
+                        asked += 1;
+                    }
+                    PeerMessage::ReplicaRead { .. } => {
+                        shard.on_read_answer(id, replica, &ReplicaAnswer::Digest { version });
+                    }
+                    PeerMessage::ReplicaWrite { .. } => writes += 1,
+                    _ => {}
+                }
+            }
+        }
+        pass(&bench, &shard, 1);
+    }
+    let (header, body) = bench.frames(connection).remove(0);
+    assert!(
+        matches!(told(&header, &body), Told::Error(ErrorCode::TooLarge, _)),
+        "{:?}",
+        told(&header, &body)
+    );
+    assert_eq!((asked, writes), (2, 0));
 }
 
 /// Longer than any answer to a client: it is told so, and nobody is written what no log takes.

@@ -8,7 +8,7 @@ use super::hints::{answer, comes, drops, patient, told, writes};
 use super::*;
 use crate::shard::Absences;
 use crate::shard::apart::Apart;
-use crate::shard::sets::join_into;
+use crate::shard::sets::joined;
 
 pub(super) fn sloppy<'a>(key: Key<'a>, value: &'a [u8], level: Level) -> Request<'a> {
     Request::Put { epoch: Epoch(0), level, options: SLOPPY, key, ttl_ms: 0, context: b"", value }
@@ -367,12 +367,10 @@ fn siblings_written_while_no_replica_is_there_are_bounded_and_all_that_were_done
             pass(&bench, &shard, 20);
         }
         assert_eq!(done.len(), expected, "of {value_bytes} bytes");
-        let mut joined = Vec::new();
-        for set in takes(&bench, &shard, replicas[0]) {
-            join_into(&mut joined, &set);
-        }
-        assert!(joined.len() <= limits::SET_BYTES_MAX / 4, "{} bytes", joined.len());
-        let values = if done.is_empty() { Vec::new() } else { values_of(&joined) };
+        let join = |all: Vec<u8>, set: Vec<u8>| joined(&all, &set).expect("they are short together");
+        let all = takes(&bench, &shard, replicas[0]).into_iter().fold(Vec::new(), join);
+        assert!(all.len() <= limits::SET_BYTES_MAX / 4, "{} bytes", all.len());
+        let values = if done.is_empty() { Vec::new() } else { values_of(&all) };
         assert!(values == done, "{} of {} are left", values.len(), done.len());
     }
 }
