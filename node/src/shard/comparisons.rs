@@ -2,7 +2,7 @@
 //!
 //! A read at ONE sees one copy, so it can find nothing to repair; where hints were dropped, or went with the node that held them, a copy would
 //! stay as it is for as long as nobody reads at a higher level. So one in so many reads at ONE ([`READS_PER_COMPARISON`]) is followed by a
-//! comparison of two replicas, once it has been answered: this node's own if it has one, and the others by turns. What one of them lacks is written to
+//! comparison of two replicas, once it has been answered: this node's own if it has one, and any of the others. What one of them lacks is written to
 //! it as after any read below a majority ([`super::repairs`]). Nobody waits for it, and whatever becomes of it changes no answer.
 //!
 //! ```text
@@ -26,20 +26,19 @@ use super::requester::Requester;
 use super::{Route, Shard};
 use crate::env::Env;
 
-/// Of how many reads at ONE one is followed by a comparison: 1.6 % more questions to other nodes.
-pub(super) const READS_PER_COMPARISON: u32 = 64;
+/// Of how many reads at ONE one is followed by a comparison: 1.6 % more questions to other nodes. A prime, so that of keys which are read round and round not
+/// the same ones are compared each time.
+pub(super) const READS_PER_COMPARISON: u32 = 61;
 /// Most comparisons of a core in flight at a time.
 pub(super) const COMPARISONS_MAX: usize = 8;
 /// How long one takes at most, in nanoseconds.
 const TIMEOUT_NS_MAX: u64 = 2_000_000_000;
 
-/// When the next comparison is due, and with whom.
+/// When the next comparison is due.
 #[derive(Debug, Default)]
 pub(super) struct Comparisons {
     /// Reads since the last one.
     reads: Cell<u32>,
-    /// Whose turn it is among the others.
-    turn: Cell<u8>,
     /// Comparisons that have not ended.
     in_flight: Cell<usize>,
     /// Comparisons begun.
@@ -78,9 +77,11 @@ impl<E: Env> Shard<E> {
         let Some(one) = local.or(reach.live.first()) else { return };
         let mut others = reach.live;
         others.remove(one);
-        let turn = comparisons.turn.get();
-        let Some(other) = others.iter().find(|other| *other >= turn).or(others.first()) else { return };
-        comparisons.turn.set(other + 1);
+        if others.is_empty() {
+            return;
+        }
+        let at = self.env.random() % u64::from(others.len());
+        let other = others.iter().nth(at as usize).expect("so many are there");
         comparisons.in_flight.set(comparisons.in_flight.get() + 1);
         comparisons.begun.set(comparisons.begun.get() + 1);
         cover::mark("replicas compared behind a read");

@@ -33,7 +33,7 @@ const ODD_GOSSIP_ONE_IN: u64 = 10;
 /// In one run of so many replicas are compared far more often than servers do it: in all, comparisons would mend what hints have lost before it is seen.
 const OFTEN_COMPARED_ONE_IN: u64 = 8;
 /// Behind one read in so many they are compared then.
-const READS_PER_COMPARISON: u32 = 6;
+const READS_PER_COMPARISON: u32 = 7;
 /// Longest value in runs with large ones.
 const LARGE_BYTES: u64 = 48 * 1024;
 
