@@ -251,8 +251,14 @@ impl<E: Env> Shard<E> {
         }
     }
 
-    /// Answers the clients of writes that have no operation, for this node has their only replica, once their time is up: nobody knows what becomes of these.
-    pub(super) fn end_late_puts(&self, now_ns: u64) {
+    /// Answers the clients of writes that have no operation, for this node has their only replica, once their time is up: nobody knows what becomes of these. Those
+    /// that have no place in a group yet are not written, whoever waits for them.
+    pub(super) fn end_late_puts(self: &Rc<Self>, now_ns: u64) {
+        let late = self.waiting.borrow_mut().take_late(now_ns);
+        for waiting in late {
+            self.count_expired(Waited::ForLog);
+            self.refuse_ack(waiting.ack, ErrorCode::Expired);
+        }
         let late = self.acks.borrow_mut().take_late(now_ns);
         late.into_iter().for_each(|(requester, version)| self.answer_in_doubt(requester, version));
     }

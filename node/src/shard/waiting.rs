@@ -53,12 +53,16 @@ pub(super) struct WaitingRoom {
     queue: VecDeque<Waiting>,
     bytes: usize,
     bytes_max: usize,
+    /// How many have left.
+    left: u64,
+    /// The same at the last tick.
+    left_before: u64,
 }
 
 impl WaitingRoom {
     /// An empty room for so many bytes.
     pub(super) fn new(bytes_max: usize) -> WaitingRoom {
-        WaitingRoom { queue: VecDeque::new(), bytes: 0, bytes_max }
+        WaitingRoom { queue: VecDeque::new(), bytes: 0, bytes_max, left: 0, left_before: 0 }
     }
 
     /// Whether nothing waits.
@@ -108,7 +112,21 @@ impl WaitingRoom {
     pub(super) fn leave(&mut self) -> Option<Waiting> {
         let waiting = self.queue.pop_front()?;
         self.bytes -= waiting.bytes();
+        self.left += 1;
         Some(waiting)
+    }
+
+    /// Those whose time is up, wherever they stand. Looked for while nothing leaves, so that while the log moves this costs a comparison: then they are told
+    /// of when they come to the front.
+    pub(super) fn take_late(&mut self, now_ns: u64) -> Vec<Waiting> {
+        if self.queue.is_empty() || std::mem::replace(&mut self.left_before, self.left) != self.left {
+            return Vec::new();
+        }
+        let (late, waits): (VecDeque<_>, VecDeque<_>) =
+            self.queue.drain(..).partition(|waiting| now_ns >= waiting.deadline_ns);
+        self.queue = waits;
+        self.bytes = self.queue.iter().map(Waiting::bytes).sum();
+        late.into()
     }
 }
 

@@ -177,6 +177,29 @@ fn a_record_that_waited_too_long_for_room_in_the_log_is_not_written() {
     }
 }
 
+/// Only the first that waits was looked at: behind one with more time, a put of a key whose only replica is here was not answered until the log moved again.
+#[test]
+fn what_waits_for_the_log_behind_one_with_more_time_is_told_when_its_own_is_up() {
+    let (bench, shard) = alone();
+    let connection = client(&bench, &shard);
+    bench.0.disk.defer();
+    let value = [7; 8 * 1024];
+    let mut number = 100;
+    while shard.waiting.borrow().bytes() == 0 {
+        receive(&shard, connection, &request_frame(number, &put(&number.to_le_bytes(), &value, Level::One)));
+        shard.on_batch_end();
+        bench.run();
+        number += 1;
+    }
+    receive(&shard, connection, &timed(1, &put(b"hurried", b"v", Level::One)));
+    pass(&bench, &shard, GIVEN_MS + 45);
+    assert!(is_refused(&bench.frames(connection)));
+    assert_eq!(dropped(&shard), ["waiting_for_log 1"]);
+    assert!(shard.waiting.borrow().bytes() > value.len(), "the one before it waits on");
+    receive(&shard, connection, &request_frame(2, &get(b"hurried", Level::One)));
+    assert_eq!(bench.frames(connection)[0].0.kind, FrameKind::Absent);
+}
+
 /// A stand-in wrote what its coordinator had given up on, and had asked the next one for.
 #[test]
 fn a_hint_that_waited_too_long_for_room_in_the_log_is_not_kept() {
