@@ -5,11 +5,13 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use ferrite_client::BlockingClient;
 use ferrite_wire::Role;
 
 use crate::cluster::{Cluster, Status, Wanted, directory, program, wait_for};
+use crate::machine::Machine;
 use crate::wire::{Raw, put, request};
 
 const NODES: usize = 3;
@@ -23,6 +25,13 @@ const MEMTABLE: &str = "memtable = \"4MiB\"";
 const SATURATED_LOOKS: u64 = 10;
 /// Packets that each node must have sent while saturated: some ten rounds of the protocol.
 const PACKETS: u64 = 20;
+/// A CPU that is away for so long at a stretch may make nodes suspect one on it: less than one has to answer.
+const AWAY: Duration = Duration::from_millis(300);
+/// For how long after that a verdict may still come of it: two rounds of the protocol, and as long as a node stays suspect.
+const AFTERMATH: Duration = Duration::from_secs(6);
+/// The same where gossip is quick.
+const AWAY_QUICK: Duration = Duration::from_millis(100);
+const AFTERMATH_QUICK: Duration = Duration::from_millis(1_600);
 
 /// The word and the age in a node's line about another.
 fn held(status: &Status, node: usize) -> (String, u64) {
@@ -62,43 +71,69 @@ fn press(cluster: &Cluster, stop: &Arc<AtomicBool>, done: &Arc<AtomicU64>, numbe
     })
 }
 
-/// Gossip has connections of its own: however much data waits on the others, nobody is suspected for it.
-#[test]
-fn a_saturated_data_path_does_not_disturb_gossip() {
-    let cluster = Cluster::start(Wanted { nodes: NODES, cores: 1, server: MEMTABLE });
-    let mut client = cluster.client();
-    formed(&cluster, &mut client);
-    let counts = |client: &mut BlockingClient, at| {
+/// What each node has sent, and whom it has suspected and held to be down, so far.
+fn counts(cluster: &Cluster, client: &mut BlockingClient) -> [[u64; 3]; NODES] {
+    std::array::from_fn(|at| {
         let status = cluster.status(client, at);
         ["sent", "suspicions", "downs"].map(|name| status.number(&format!("gossip.{name}")))
+    })
+}
+
+/// Waits until the first node was found saturated often enough, and each has gossiped meanwhile.
+fn gossip_beside_load(cluster: &Cluster, client: &mut BlockingClient, before: &[[u64; 3]; NODES]) {
+    let refused = |status: &Status| {
+        status.line("errors.Overloaded").map_or(0, |count| count.parse::<u64>().expect("a number"))
     };
-    let before: Vec<[u64; 3]> = (0..NODES).map(|at| counts(&mut client, at)).collect();
-    let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let pressing: Vec<JoinHandle<()>> =
-        (0..CONNECTIONS).map(|number| press(&cluster, &stop, &done, number)).collect();
-    let (mut looks, mut saturated, mut refused_before) = (0, 0, 0);
-    let mut waiting_bytes_max = 0;
+    let (mut looks, mut saturated, mut waiting_bytes_max) = (0, 0, 0);
+    let mut refused_before = refused(&cluster.status(client, 0));
     wait_for("gossip goes on while the data path is saturated", || {
-        let status = cluster.status(&mut client, 0);
-        let refused = status.line("errors.Overloaded").and_then(|count| count.parse().ok()).unwrap_or(0);
-        let waiting_bytes = status.number("waiting_bytes");
+        let status = cluster.status(client, 0);
+        let (refused, waiting_bytes) = (refused(&status), status.number("waiting_bytes"));
         looks += 1;
         saturated += u64::from(waiting_bytes > 0 || refused > refused_before);
         (refused_before, waiting_bytes_max) = (refused, waiting_bytes.max(waiting_bytes_max));
-        let has_gossiped =
-            before.iter().enumerate().all(|(at, before)| counts(&mut client, at)[0] >= before[0] + PACKETS);
+        let now = counts(cluster, client);
+        let has_gossiped = now.iter().zip(before).all(|(now, before)| now[0] >= before[0] + PACKETS);
         (has_gossiped && saturated >= SATURATED_LOOKS).then_some(())
     });
     println!(
         "saturated at {saturated} of {looks} looks: up to {waiting_bytes_max} bytes waited, {refused_before} writes were refused"
     );
-    let written = done.load(Ordering::Relaxed);
-    for (at, before) in before.iter().enumerate() {
-        let after = counts(&mut client, at);
-        println!("node {}: {} packets beside {written} writes", at + 1, after[0] - before[0]);
-        assert_eq!(after[1..], before[1..], "node {} suspected somebody, or held him to be down", at + 1);
-    }
-    assert!(written > (CONNECTIONS * DEPTH) as u64, "only {written} writes pressed on the nodes");
+}
+
+/// Gossip has connections of its own: however much data waits on the others, nobody is suspected for it.
+#[test]
+fn a_saturated_data_path_does_not_disturb_gossip() {
+    let cluster = Cluster::start(Wanted { nodes: NODES, cores: 1, server: MEMTABLE });
+    let machine = Machine::watched();
+    let mut client = cluster.client();
+    formed(&cluster, &mut client);
+    let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let mut before = counts(&cluster, &mut client);
+    let pressing: Vec<JoinHandle<()>> =
+        (0..CONNECTIONS).map(|number| press(&cluster, &stop, &done, number)).collect();
+    wait_for("nodes gossip under load while the machine lets them run", || {
+        let begun = Instant::now();
+        gossip_beside_load(&cluster, &mut client, &before);
+        let after = counts(&cluster, &mut client);
+        let written = done.load(Ordering::Relaxed);
+        assert!(written > (CONNECTIONS * DEPTH) as u64, "only {written} writes pressed on the nodes");
+        let suspecting: Vec<usize> = (0..NODES).filter(|at| after[*at][1..] != before[*at][1..]).collect();
+        for (at, (after, before)) in after.iter().zip(&before).enumerate() {
+            println!("node {}: {} packets beside {written} writes", at + 1, after[0] - before[0]);
+        }
+        before = after;
+        if suspecting.is_empty() {
+            return Some(());
+        }
+        let away = machine.longest_absence(begun - AFTERMATH);
+        assert!(
+            away >= AWAY,
+            "{suspecting:?} suspected somebody, or held him to be down, and no CPU was away for longer than {away:?}"
+        );
+        println!("a CPU was away for {away:?}, and {suspecting:?} suspected who was on it: once more");
+        None
+    });
     stop.store(true, Ordering::Relaxed);
     pressing.into_iter().for_each(|thread| thread.join().expect("it was answered"));
 }
@@ -119,6 +154,16 @@ fn table(cluster: &Cluster) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
+/// What a node has logged so far.
+fn log(cluster: &Cluster, index: usize) -> String {
+    std::fs::read_to_string(cluster.local.log_file(index)).expect("it logs")
+}
+
+/// Whether a line of a log says that the third node is suspect.
+fn suspects_third(line: &str) -> bool {
+    ["verdict on a node", "node=3 ", "to=\"suspect\""].iter().all(|part| line.contains(part))
+}
+
 #[test]
 fn a_node_that_stands_still_is_down_until_it_goes_on_and_one_that_stops_is_down_at_once() {
     let wanted = Wanted { nodes: NODES, cores: 1, server: "" };
@@ -128,28 +173,42 @@ fn a_node_that_stands_still_is_down_until_it_goes_on_and_one_that_stops_is_down_
     let gossip = "\n[gossip]\nprobe_interval = \"300ms\"\nprobe_timeout = \"150ms\"\nsuspicion = \"1s\"\n";
     file.write_all(gossip.as_bytes()).expect("it can be added to");
     cluster.local.start_all().expect("all nodes start");
+    let machine = Machine::watched();
     let mut client = cluster.client();
     formed(&cluster, &mut client);
 
     signal(&cluster, 2, "-STOP");
     until_held(&cluster, &mut client, &[0, 1], 2, "down");
-    let said = table(&cluster);
     let state_of = |said: &str, name: &str| {
         let row = said.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{said}"));
         row.split_whitespace().nth(2).map(str::to_owned)
     };
-    assert_eq!(["n1", "n2", "n3"].map(|name| state_of(&said, name).unwrap()), ["UN", "UN", "DN"], "{said}");
+    let has_suspected = |by: usize| log(&cluster, by).lines().any(suspects_third);
+    assert!(has_suspected(0) || has_suspected(1), "it was suspect first, and a log says so in these words");
+    wait_for("the table says so", || {
+        let said = table(&cluster);
+        let states = ["n1", "n2", "n3"].map(|name| state_of(&said, name).unwrap());
+        (states == ["UN", "UN", "DN"]).then_some(())
+    });
     signal(&cluster, 2, "-CONT");
     until_held(&cluster, &mut client, &[0, 1], 2, "up");
     // It had stood still itself, so it holds nobody to be down for that.
     until_held(&cluster, &mut client, &[2], 0, "up");
 
-    let before = cluster.status(&mut client, 0).number("gossip.suspicions");
-    cluster.local.stop(2).expect("it drains");
-    until_held(&cluster, &mut client, &[0, 1], 2, "down");
-    let after = cluster.status(&mut client, 0).number("gossip.suspicions");
-    assert_eq!(after, before, "it has said so itself");
-    cluster.local.start(2).expect("it starts again");
-    until_held(&cluster, &mut client, &[0, 1], 2, "up");
-    assert_eq!(held(&cluster.status(&mut client, 2), 0).0, "up");
+    wait_for("it says that it stops while the machine lets it run", || {
+        let (begun, said_before) = (Instant::now(), log(&cluster, 0).len());
+        cluster.local.stop(2).expect("it drains");
+        until_held(&cluster, &mut client, &[0, 1], 2, "down");
+        let is_suspected = log(&cluster, 0)[said_before..].lines().any(suspects_third);
+        cluster.local.start(2).expect("it starts again");
+        until_held(&cluster, &mut client, &[0, 1], 2, "up");
+        if !is_suspected {
+            return Some(());
+        }
+        let away = machine.longest_absence(begun - AFTERMATH_QUICK);
+        assert!(away >= AWAY_QUICK, "it has said so itself, and no CPU was away for longer than {away:?}");
+        println!("a CPU was away for {away:?}, and who was on it was suspected: once more");
+        None
+    });
+    until_held(&cluster, &mut client, &[2], 0, "up");
 }

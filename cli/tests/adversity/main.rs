@@ -18,6 +18,7 @@ mod joining;
 mod ledger;
 mod lifecycle;
 mod liveness;
+mod machine;
 mod options;
 mod overload;
 mod power_cuts;
