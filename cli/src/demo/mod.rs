@@ -47,6 +47,8 @@ const BEFORE_KILL: Duration = Duration::from_secs(3);
 const DEAD_TIME: Duration = Duration::from_secs(3);
 /// Attempts at removing the data of nodes that were just killed.
 const REMOVE_TRIES: usize = 50;
+/// Longest wait for an answer: on a slow disk, hundreds of writes wait before each.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(60);
 /// Longest wait for the workload's first records.
 const PREFILL_WITHIN: Duration = Duration::from_secs(30);
 
@@ -149,7 +151,10 @@ fn home(wanted: Option<&Path>) -> Result<tempfile::TempDir, Failure> {
 }
 
 fn connect(cluster: &LocalCluster) -> Result<BlockingClient, Failure> {
-    let builder = BlockingClient::builder().seeds(cluster.addresses()).cluster(cluster.config().cluster.id);
+    let builder = BlockingClient::builder()
+        .seeds(cluster.addresses())
+        .cluster(cluster.config().cluster.id)
+        .timeout(ANSWERED_WITHIN);
     builder.connect_blocking().map_err(Failure::failed)
 }
 

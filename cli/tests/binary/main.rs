@@ -13,6 +13,7 @@ mod tables;
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use ferrite_cli::local::{LocalCluster, Shape};
 use ferrite_client::BlockingClient;
@@ -28,9 +29,17 @@ fn program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_ferrite"))
 }
 
-/// Runs `ferrite` in a directory until it ends.
+/// Bound on what must be answered at all, so that a test that waits in vain fails instead of hanging.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(60);
+
+/// Runs `ferrite` in a directory until it ends. Commands that ask nodes have [`ANSWERED_WITHIN`] if they do not say how long.
 fn ferrite(directory: &Path, arguments: &[&str]) -> Output {
-    Command::new(program()).args(arguments).current_dir(directory).output().expect("ferrite starts")
+    let asks = ["get", "put", "del", "status", "hints", "tables", "import"];
+    let is_asking = arguments.first().is_some_and(|command| asks.contains(command));
+    let within = format!("--timeout={}s", ANSWERED_WITHIN.as_secs());
+    let given = (is_asking && !arguments.contains(&"--timeout")).then_some(within);
+    let mut command = Command::new(program());
+    command.args(arguments).args(given).current_dir(directory).output().expect("ferrite starts")
 }
 
 /// Its exit code, and what it said on stderr.
@@ -52,6 +61,9 @@ fn cluster(directory: &Path, nodes: usize) -> LocalCluster {
 }
 
 fn client(cluster: &LocalCluster) -> BlockingClient {
-    let builder = BlockingClient::builder().seeds(cluster.addresses()).cluster(cluster.config().cluster.id);
+    let builder = BlockingClient::builder()
+        .seeds(cluster.addresses())
+        .cluster(cluster.config().cluster.id)
+        .timeout(ANSWERED_WITHIN);
     builder.connect_blocking().expect("the cluster answers")
 }
