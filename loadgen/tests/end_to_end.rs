@@ -48,7 +48,16 @@ impl Running {
     fn options(&self, scheme: &str) -> Options {
         let target: Target = format!("{scheme}://{}", self.address).parse().expect("a target");
         let small = Options::new(target);
-        Options { records: 500, connections: 4, depth: 8, duration: Duration::ZERO, ops: Some(4000), ..small }
+        Options {
+            records: 500,
+            connections: 4,
+            depth: 8,
+            duration: Duration::ZERO,
+            ops: Some(4000),
+            // How long a busy machine may stand still.
+            timeout: Duration::from_secs(60),
+            ..small
+        }
     }
 }
 
