@@ -10,14 +10,13 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use ferrite_client::{
     BlockingClient, ErrorCode, Key, ReadOptions, UnknownReason, WriteOptions, WriteOutcome,
 };
 use tempfile::TempDir;
 
-use crate::cluster::{Cluster, Wanted, directory, program, wait_for};
+use crate::cluster::{Cluster, WITHIN, Wanted, directory, program, wait_for};
 use crate::image::{Image, in_a_namespace};
 
 /// Room for the log's first segments and little more.
@@ -60,7 +59,8 @@ fn value(number: u64) -> Vec<u8> {
 }
 
 fn put(client: &mut BlockingClient, number: u64) -> WriteOutcome {
-    let options = WriteOptions { timeout: Some(Duration::from_secs(2)), ..WriteOptions::default() };
+    // That a disk is full is said at once.
+    let options = WriteOptions { timeout: Some(WITHIN), ..WriteOptions::default() };
     client.put(Key::plain(&key(number)), &value(number), options)
 }
 
