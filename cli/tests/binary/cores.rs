@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ferrite_cli::local::{LocalCluster, Shape};
-use ferrite_client::{Key, WriteOptions};
+use ferrite_client::{Key, Level, WriteOptions};
 use ferrite_node::config::ByteSize;
 
 use crate::kills::{Ledger, round};
@@ -14,6 +14,8 @@ use crate::{client, directory, ferrite, program};
 
 /// Longest that nodes may take to hear of each other's cores.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Puts that are counted.
+const PUTS: u32 = 64;
 
 /// Makes the configuration say `cores`, wherever it said another number.
 fn set_cores(cluster: &LocalCluster, cores: u16) {
@@ -79,10 +81,6 @@ fn the_status_counts_all_cores_and_shows_each() {
         Shape { name: "test".into(), nodes: 2, cores: 2, memory: ByteSize::mib(64), first_port: None };
     let mut cluster = LocalCluster::create(program(), home.path(), &shape).expect("a configuration");
     cluster.start_all().expect("it starts");
-    let mut client = client(&cluster);
-    for key in 0..64u32 {
-        assert!(client.put(Key::plain(&key.to_le_bytes()), b"v", WriteOptions::default()).is_done());
-    }
     let status = |more: &[&str]| {
         let config = cluster.config_file().to_str().expect("a path of this test").to_owned();
         let output = ferrite(home.path(), &[&["status", "--config", &config], more].concat());
@@ -90,23 +88,49 @@ fn the_status_counts_all_cores_and_shows_each() {
         String::from_utf8(output.stdout).expect("text")
     };
     let deadline = Instant::now() + PATIENCE;
-    // Until they have heard of each other, and of each other's cores.
-    let rows = loop {
+    // What is refused for want of a link is counted too, so that each core has one to each of the other node first.
+    loop {
+        let all = status(&["--all"]);
+        let links: Vec<&str> = all.lines().filter(|line| line.starts_with("peer.")).collect();
+        if links.len() == 2 * 2 * 2 && links.iter().all(|line| line.contains(" up ")) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{links:?}");
+    }
+    let mut client = client(&cluster);
+    let all = WriteOptions { level: Some(Level::All), ..WriteOptions::default() };
+    let mut put = |key: u32| client.put(Key::plain(&key.to_le_bytes()), b"v", all);
+    for key in 0..PUTS {
+        while !put(key).is_done() {
+            assert!(Instant::now() < deadline, "put {key} is not taken");
+        }
+    }
+    let rows = || {
         let table = status(&[]);
-        let rows: Vec<Vec<String>> = table
-            .lines()
-            .filter(|line| line.starts_with("n1 ") || line.starts_with("n2 "))
-            .map(|line| line.split_whitespace().map(str::to_owned).collect())
-            .collect();
+        let lines = table.lines().filter(|line| line.starts_with("n1 ") || line.starts_with("n2 "));
+        let rows = lines.map(|line| line.split_whitespace().map(str::to_owned).collect());
+        let rows: Vec<Vec<String>> = rows.collect();
         assert_eq!(rows.len(), 2, "{table}");
+        rows
+    };
+    // Until they have heard of each other, and of each other's cores.
+    let rows_before = loop {
+        let rows = rows();
         if rows.iter().all(|row| row[2] == "UN" && row[4] == "2" && row[5] == env!("CARGO_PKG_VERSION")) {
             break rows;
         }
-        assert!(Instant::now() < deadline, "{table}");
+        assert!(Instant::now() < deadline, "{rows:?}");
     };
-    assert!(rows.iter().all(|row| row[3].ends_with('s')), "the age of a verdict: {rows:?}");
-    let puts: u64 = rows.iter().map(|row| row[8].parse::<u64>().expect("a number")).sum();
-    assert_eq!(puts, 64, "through whichever core: {rows:?}");
+    assert!(rows_before.iter().all(|row| row[3].ends_with('s')), "the age of a verdict: {rows_before:?}");
+    for key in 0..PUTS {
+        assert!(put(key).is_done());
+    }
+    let rows = rows();
+    let puts = |rows: &[Vec<String>]| -> u64 {
+        rows.iter().map(|row| row[8].parse::<u64>().expect("a number")).sum()
+    };
+    let counted = puts(&rows) - puts(&rows_before);
+    assert_eq!(counted, u64::from(PUTS), "through whichever core: {rows:?} after {rows_before:?}");
     let all = status(&["--all"]);
     for node in ["n1", "n2"] {
         for core in 0..2 {
