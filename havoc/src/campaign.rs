@@ -10,10 +10,11 @@
 //! before any comes up twice. The seed decides which, to whom and how long; what nodes and writers make of it is the machine's.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use ferrite_client::{BlockingClient, Level};
+use ferrite_client::{BlockingClient, Level, Topology};
 use ferrite_loadgen::chooser::Rng;
 
 use crate::carts::{Carts, Shopper, Spoilt};
@@ -42,6 +43,8 @@ const SETS_OF_EACH: usize = 4;
 const SETS_KEPT_MAX: usize = 64;
 /// What a core calls the hints that it still keeps for others.
 const HINTS: &str = "hints.count";
+/// Longest time until a client is told who owns what.
+const TOLD_WITHIN: Duration = Duration::from_secs(60);
 /// Longest time until all hints are delivered.
 const DRAINED_WITHIN: Duration = Duration::from_secs(60);
 /// Violations after which nobody needs more.
@@ -209,7 +212,7 @@ impl Campaign<'_> {
         }
         let left = self.draw_left();
         let at = [self.draw_of(&left, true), self.draw_of(&left, false)];
-        let topology = self.nodes.client(at[1]).topology().map_err(failed("learn the topology"))?;
+        let topology = self.topology(at[1])?;
         let mut sets =
             Set::across(&topology, &format!("set {round}"), SETS_OF_EACH, |node| left.contains(&node));
         self.carts.open(&topology, CARTS, |node| left.contains(&node));
@@ -286,6 +289,19 @@ impl Campaign<'_> {
             shopped.acknowledged,
             self.report.violations.len()
         ))
+    }
+
+    /// What a client beside a node is told, which is asked again where it is not told in time.
+    fn topology(&self, at: usize) -> Result<Arc<Topology>, Obstacle> {
+        let mut client = self.nodes.client(at);
+        let mut told = client.topology();
+        wait_for(TOLD_WITHIN, || {
+            if told.is_err() {
+                told = client.topology();
+            }
+            told.is_ok().then_some(())
+        });
+        told.map_err(failed("learn the topology"))
     }
 
     /// The nodes of the smaller side.
