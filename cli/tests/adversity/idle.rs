@@ -1,11 +1,12 @@
 //! Ten thousand clients that do nothing any more, of one core: what each of them costs.
 
 use std::io::Write;
+use std::sync::{Mutex, PoisonError};
 
 use ferrite_wire::{ErrorCode, FrameKind, Role};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::cluster::{Cluster, Wanted};
+use crate::cluster::{Cluster, Wanted, wait_for};
 use crate::wire::{self, Raw, request};
 
 const ONE_CORE: Wanted<'static> = Wanted { nodes: 1, cores: 1, server: "" };
@@ -20,6 +21,22 @@ const OTHER_FILES: u64 = 2_000;
 const CLIENT_BYTES_MAX: u64 = 16 << 10;
 /// The same of one that has sent or been sent much: the buffer of a receive, which is as long as that, was used to its end.
 const RECEIVED_BYTES_MAX: u64 = CLIENT_BYTES_MAX + (4 << 10);
+
+/// Held by whoever has so many files open in this process: there is room for one.
+static OPEN_FILES: Mutex<()> = Mutex::new(());
+/// Looks that must find no less memory than was found before.
+const STILL_LOOKS: u32 = 50;
+
+/// The memory of a node that does nothing, in bytes: once it has given back what is free, which takes it some ten milliseconds.
+fn resident_bytes_at_rest(cluster: &Cluster) -> u64 {
+    let (mut least, mut still) = (u64::MAX, 0);
+    wait_for("the node's memory holds still", || {
+        let found = cluster.resident_bytes(0);
+        still = if found < least { 0 } else { still + 1 };
+        least = least.min(found);
+        (still == STILL_LOOKS).then_some(least)
+    })
+}
 
 /// How many clients there can be here. Fewer than there should be are told to whoever runs the tests.
 fn clients() -> usize {
@@ -39,6 +56,8 @@ fn clients() -> usize {
 
 /// What each of so many clients costs that has done this and then nothing more, beside a first one that has done it as often.
 fn cost(what: &str, count: usize, bytes_max: u64, done: impl Fn(&mut Raw)) {
+    // Whoever failed with it has closed his.
+    let _alone = OPEN_FILES.lock().unwrap_or_else(PoisonError::into_inner);
     let cluster = Cluster::start(ONE_CORE);
     let client = || {
         let mut raw = Raw::greeted(&cluster, Role::Client);
@@ -48,10 +67,10 @@ fn cost(what: &str, count: usize, bytes_max: u64, done: impl Fn(&mut Raw)) {
     let mut first = client();
     // What the node keeps of what was done, and not of who did it, is there before.
     (1..count.min(LONG_CLIENTS)).for_each(|_| done(&mut first));
-    let before = cluster.resident_bytes(0);
+    let before = resident_bytes_at_rest(&cluster);
     let idle: Vec<Raw> = (1..count).map(|_| client()).collect();
-    let each = cluster.resident_bytes(0).saturating_sub(before) / idle.len() as u64;
-    println!("{} idle clients, {what}: {each} bytes each", idle.len());
+    let each = resident_bytes_at_rest(&cluster).saturating_sub(before) / idle.len() as u64;
+    println!("{} idle clients, {what}: {each} bytes each, of {bytes_max}", idle.len());
     assert!(each <= bytes_max, "{what}: {each} bytes each, of {} clients", idle.len());
     let mut status = cluster.client();
     assert!(cluster.status(&mut status, 0).number("connections.clients") >= count as u64, "all are there");
