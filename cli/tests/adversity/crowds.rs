@@ -125,8 +125,9 @@ fn readers_that_never_read_cost(cores: usize) -> u64 {
     let most = cluster.resident_bytes_max(0);
     let grown = most.saturating_sub(before);
     println!(
-        "beside {SLOW_READERS} slow readers a process of {cores} cores takes {} MiB, {} MiB of them more than before",
+        "beside {SLOW_READERS} slow readers a process of {cores} cores takes {} MiB of {} that it may, {} MiB of them more than before",
         most >> 20,
+        MEMORY_BYTES_MAX >> 20,
         grown >> 20
     );
     drop(readers);

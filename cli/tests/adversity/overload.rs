@@ -182,7 +182,12 @@ fn what_is_above_the_bounds_is_refused_and_what_was_taken_on_is_done() {
         assert!(!are_there(&mut client, refused).into_iter().any(|there| there), "what is refused is not");
     }
     let memory = cluster.resident_bytes_max(0);
-    println!("the node took {} MiB of memory at most, {} of them before", memory >> 20, memory_before >> 20);
+    println!(
+        "the node took {} MiB of memory at most, {} of them before, of {} that it may",
+        memory >> 20,
+        memory_before >> 20,
+        MEMORY_BYTES_MAX >> 20
+    );
     assert!(memory < MEMORY_BYTES_MAX, "{memory} bytes");
 
     // Nothing of it is left, once what was taken on is in tables: what is within the bounds is done, all of it.
