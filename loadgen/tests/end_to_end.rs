@@ -269,16 +269,15 @@ fn topology(addresses: &[SocketAddr], replicas: impl Fn(u16) -> Vec<u16>) -> Top
     }
 }
 
-fn three_listeners() -> (Vec<TcpListener>, Vec<SocketAddr>) {
-    let listeners: Vec<TcpListener> =
-        (0..3).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
+fn three_listeners(host: &str) -> (Vec<TcpListener>, Vec<SocketAddr>) {
+    let listeners: Vec<TcpListener> = (0..3).map(|_| TcpListener::bind((host, 0)).expect("a port")).collect();
     let addresses = listeners.iter().map(|listener| listener.local_addr().expect("its address")).collect();
     (listeners, addresses)
 }
 
 #[test]
 fn every_key_goes_to_its_owner_in_passes_and_mixes_alike() {
-    let (listeners, addresses) = three_listeners();
+    let (listeners, addresses) = three_listeners("127.0.0.1");
     let topology = topology(&addresses, |vnode| vec![vnode % 3 + 1]);
     let stores = [Stored::default(), Stored::default(), Stored::default()];
     let servers: Vec<Running> = { listeners.into_iter().zip(&stores) }
@@ -309,7 +308,8 @@ fn every_key_goes_to_its_owner_in_passes_and_mixes_alike() {
 
 #[test]
 fn keys_of_a_dead_member_go_to_the_next_replica() {
-    let (mut listeners, addresses) = three_listeners();
+    // An address of its own, so that nobody takes the dead member's port.
+    let (mut listeners, addresses) = three_listeners("127.0.0.81");
     let topology =
         topology(&addresses, |vnode| vec![vnode % 3 + 1, (vnode + 1) % 3 + 1, (vnode + 2) % 3 + 1]);
     drop(listeners.remove(1));
@@ -332,7 +332,8 @@ fn keys_of_a_dead_member_go_to_the_next_replica() {
 
 #[test]
 fn nobody_there_is_an_error_in_one_line() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    // An address of its own, so that nobody takes the port in between.
+    let listener = TcpListener::bind("127.0.0.82:0").expect("a port");
     let address = listener.local_addr().expect("its address");
     drop(listener);
     for scheme in ["ferrite", "redis"] {

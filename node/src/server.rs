@@ -504,16 +504,20 @@ mod tests {
     /// It was looked up beside what was listened at: where that failed for a moment the node said that it was nowhere, and whoever did not list it never found it.
     #[test]
     fn where_a_node_says_that_it_is_is_where_it_listens() {
-        // Ports that nobody has at this moment.
-        let free = [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-        let [contact, own] = free.map(|listener| listener.local_addr().expect("it is bound").port());
-        let text = format!(
-            "{TEXT}[[nodes]]\nname = \"n2\"\nid = 2\naddress = \"localhost:{contact}\"\nports = [{own}]\ndata = \"n2\"\ncores = 1\n"
-        )
-        .replace("replication = 2", "replication = 1");
-        let config = Config::parse(&text, std::path::Path::new("ferrite.toml")).expect("a correct file");
-        let Listening { listeners, contact: said } =
-            Listening::start(&config.nodes[0], CoreId(0)).expect("the ports are free");
+        let (contact, Listening { listeners, contact: said }) = loop {
+            // Ports that nobody has at this moment; somebody may have taken one by the next.
+            let free = [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+            let [contact, own] = free.map(|listener| listener.local_addr().expect("it is bound").port());
+            let text = format!(
+                "{TEXT}[[nodes]]\nname = \"n2\"\nid = 2\naddress = \"localhost:{contact}\"\nports = [{own}]\ndata = \"n2\"\ncores = 1\n"
+            )
+            .replace("replication = 2", "replication = 1");
+            let config = Config::parse(&text, std::path::Path::new("ferrite.toml")).expect("a correct file");
+            match Listening::start(&config.nodes[0], CoreId(0)) {
+                Err(StartupError::PortInUse { .. }) => {}
+                listening => break (contact, listening.expect("the ports are free")),
+            }
+        };
         let said = said.expect("the first core serves it");
         assert!(said.ip().is_loopback() && said.port() == contact && listeners.len() == 2);
         std::net::TcpStream::connect(said).expect("it is there");

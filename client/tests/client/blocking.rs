@@ -1,6 +1,6 @@
 //! The blocking front against servers on loopback.
 
-use crate::fake::{Answer, Fake, Shelf, Stuck, cluster};
+use crate::fake::{Answer, Fake, Shelf, Stuck, cluster, cluster_at};
 use crate::frames::CLUSTER;
 use ferrite_client::{
     BlockingClient, ClusterId, Dial, ErrorCode, Key, ReadError, ReadOptions, Record, UnknownReason,
@@ -74,13 +74,13 @@ fn a_put_whose_connection_dies_is_unknown_and_is_not_sent_again() {
 #[test]
 fn a_server_that_restarts_is_found_again() {
     let shelf = Shelf::default();
-    let first = shelf.serve();
+    // An address of its own, so that nobody takes the port in between.
+    let first = shelf.serve_at("127.0.0.83:0");
     let address = first.address.clone();
     let mut client = connect(&address);
     assert!(client.put(Key::plain(b"k"), b"v", WRITE).is_done());
     drop(first);
-    let again = shelf.clone();
-    let second = Fake::start_at(&address, CLUSTER, move |header, request| again.answer(header, request));
+    let second = shelf.serve_at(&address);
     let value = client.get(Key::plain(b"k"), READ).unwrap().unwrap();
     assert_eq!(value.bytes, b"v");
     assert_eq!(second.asked(), 1);
@@ -89,7 +89,8 @@ fn a_server_that_restarts_is_found_again() {
 #[test]
 fn a_dead_node_is_left_for_the_next_replica() {
     let shelf = Shelf::default();
-    let [mut first, second] = cluster(&shelf);
+    // An address of its own, so that nobody takes the ports of the dead.
+    let [mut first, second] = cluster_at("127.0.0.84:0", &shelf);
     let mut client = connect(&second[0].address);
     first.clear();
     for name in 0..32u8 {

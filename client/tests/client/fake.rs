@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Longest that a server waits for what should come.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a server does about a request.
 pub(crate) enum Answer {
@@ -309,14 +309,23 @@ impl Shelf {
     }
 
     pub(crate) fn serve(&self) -> Fake {
+        self.serve_at("127.0.0.1:0")
+    }
+
+    pub(crate) fn serve_at(&self, address: &str) -> Fake {
         let shelf = self.clone();
-        Fake::start(move |header, request| shelf.answer(header, request))
+        Fake::start_at(address, CLUSTER, move |header, request| shelf.answer(header, request))
     }
 }
 
 /// A cluster of two nodes with two cores each: for each node its contact server, then its cores' servers.
 pub(crate) fn cluster(shelf: &Shelf) -> [Vec<Fake>; 2] {
-    let servers = [(); 2].map(|()| (0..3).map(|_| shelf.serve()).collect::<Vec<Fake>>());
+    cluster_at("127.0.0.1:0", shelf)
+}
+
+/// The same, where all of them are found.
+pub(crate) fn cluster_at(address: &str, shelf: &Shelf) -> [Vec<Fake>; 2] {
+    let servers = [(); 2].map(|()| (0..3).map(|_| shelf.serve_at(address)).collect::<Vec<Fake>>());
     let nodes: Vec<(String, Vec<String>)> = servers
         .iter()
         .map(|node| (node[0].address.clone(), node[1..].iter().map(|core| core.address.clone()).collect()))

@@ -482,7 +482,8 @@ mod tests {
         ring.stop_listening(listening);
         assert!(matches!(next_event(&ring), Event::Accepted { stream: Err(_), .. }));
 
-        let there = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        // An address of its own, so that no other test's listener takes the port once it is free.
+        let there = std::net::TcpListener::bind("127.0.0.80:0").unwrap();
         let there_address = there.local_addr().unwrap();
         ring.connect(there_address, Token(4)).unwrap();
         assert!(matches!(next_event(&ring), Event::Connected { token: Token(4), stream: Ok(_) }));

@@ -73,6 +73,10 @@ fn a_taken_port_is_named_with_its_holder() {
     assert_eq!(named, &address.to_string());
     assert_eq!(holder.as_ref().unwrap().pid, std::process::id());
     assert_eq!(error.exit_code(), EXIT_CONFIGURATION);
+    // On an address of its own: on the one that all tests share, somebody else may take the port in between.
+    let listener = TcpListener::bind("127.0.0.78:0").unwrap();
+    let address: crate::config::Address = listener.local_addr().unwrap().to_string().parse().unwrap();
+    assert!(matches!(ports::check(&address), Err(StartupError::PortInUse { .. })));
     drop(listener);
     ports::check(&address).unwrap();
 }
@@ -106,7 +110,8 @@ fn direct_io_is_tried_and_leaves_nothing() {
 #[test]
 fn this_machine_will_do() {
     let temp = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    // An address of its own, so that no other test takes the ports in between.
+    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.79:0").unwrap());
     let [contact, core] = listeners.each_ref().map(|listener| listener.local_addr().unwrap());
     drop(listeners);
     let text = format!(
