@@ -127,6 +127,8 @@ fn the_kernel_keeps_little_for_a_client_that_does_not_read() {
     let options = ReactorOptions { pause_bytes: 1 << 20, ..ReactorOptions::default() };
     let node = Node::start(1, options);
     let mut sleeper = node.connect();
+    // So that its side does not take what ours does not keep.
+    SockRef::from(&sleeper).set_recv_buffer_size(64 * 1024).unwrap();
     assert_eq!(ask(&mut sleeper, b"l"), b"welcome");
     let mut other = node.connect();
     const ASKED: usize = 8;
@@ -288,6 +290,7 @@ fn a_client_that_does_not_read_does_not_keep_the_room_for_long_frames() {
     };
     let node = Node::start(1, options);
     let (mut sleeper, mut other, mut victim) = (node.connect(), node.connect(), node.connect());
+    SockRef::from(&sleeper).set_recv_buffer_size(64 * 1024).unwrap();
     let mut long = Vec::new();
     frame(&mut long, &vec![b'e'; 60_000]);
     let mut settle = || (0..200).for_each(|_| assert_eq!(ask(&mut other, b"e"), b"e"));
@@ -325,6 +328,7 @@ fn long_frames_that_were_paused_do_not_wait_behind_others_with_a_part_of_the_roo
     frame(&mut long, &vec![b'e'; 60_000]);
     let mut settle = || (0..200).for_each(|_| assert_eq!(ask(&mut other, b"e"), b"e"));
     for stream in &mut paused {
+        SockRef::from(&*stream).set_recv_buffer_size(64 * 1024).unwrap();
         assert_eq!(ask(stream, b"l"), b"welcome");
         stream.write_all(&[1, 0, b'm', 1, 0, b'k']).unwrap();
         settle();
@@ -360,6 +364,7 @@ fn a_client_that_reads_slowly_does_not_keep_the_room_for_long_frames() {
     };
     let node = Node::start(1, options);
     let (mut slow, mut other, mut third) = (node.connect(), node.connect(), node.connect());
+    SockRef::from(&slow).set_recv_buffer_size(64 * 1024).unwrap();
     let mut long = Vec::new();
     frame(&mut long, &vec![b'e'; 60_000]);
     let mut settle = || (0..200).for_each(|_| assert_eq!(ask(&mut other, b"e"), b"e"));
