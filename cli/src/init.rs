@@ -97,7 +97,7 @@ fn birth(args: &Args) -> Result<Birth, Failure> {
         nodes: usize::from(args.nodes),
         addresses: args.addresses.clone(),
         cores: usize::from(args.cores),
-        cpus: startup::allowed_cpus().map_or(1, |cpus| cpus.len()),
+        cpus: startup::allowed_cpus().map_err(Failure::failed)?,
         vnodes: args.vnodes,
         replication: args.replication,
         memory: args.memory,

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use ferrite_node::config::{Address, Birth, ByteSize, Config, ConfigError, Node};
+use ferrite_node::startup::{self, StartupError};
 use ferrite_wire::{ClusterId, HashSeed};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -61,6 +62,8 @@ pub enum LocalError {
         /// Its answer.
         error: io::Error,
     },
+    /// The machine does not say what it has.
+    Machine(StartupError),
     /// There are not enough free ports.
     NoPorts,
     /// The configuration that was made is not one.
@@ -87,6 +90,7 @@ impl fmt::Display for LocalError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             LocalError::System { action, error } => write!(f, "cannot {action}: {error}"),
+            LocalError::Machine(error) => write!(f, "{error}"),
             LocalError::NoPorts => write!(f, "no free ports were found on 127.0.0.1"),
             LocalError::Config(error) => write!(f, "{error}"),
             LocalError::Ended { node, status, log } => write!(f, "node {node} ended with {status}: {log}"),
@@ -139,7 +143,7 @@ impl LocalCluster {
             nodes: shape.nodes,
             addresses: free_addresses(shape)?,
             cores: shape.cores,
-            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            cpus: startup::allowed_cpus().map_err(LocalError::Machine)?,
             vnodes: None,
             replication: None,
             memory: Some(shape.memory),

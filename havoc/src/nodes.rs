@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use ferrite_client::{BlockingClient, Builder, ClusterId, ReadOptions};
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{CpuSet, sched_getaffinity};
 
 use crate::ground::Ground;
 use crate::{Obstacle, failed, wait_for};
@@ -51,7 +52,7 @@ pub struct Shape {
     pub more: String,
     /// A node whose data lies on a small file system of its own, which can be filled.
     pub small_disk: Option<usize>,
-    /// The CPUs that cores share out among them; none = all there are.
+    /// The CPUs that cores share out among them; none = all that there are for this thread.
     pub cpus: Vec<usize>,
 }
 
@@ -155,7 +156,8 @@ impl Nodes {
 
     fn write_configuration(&self, node: usize) -> Result<(), Obstacle> {
         let Shape { nodes, cores, replication, server, more, cpus, .. } = &self.shape;
-        let all: Vec<usize> = (0..std::thread::available_parallelism().map_or(1, usize::from)).collect();
+        let allowed = sched_getaffinity(None).map_err(failed("learn which CPUs there are"))?;
+        let all: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect();
         let cpus = if cpus.is_empty() { &all } else { cpus };
         let mut text = format!(
             "[cluster]\nname = \"havoc\"\nid = \"{cluster}\"\nhash_seed = \"{:016x}\"\nvnodes = 256\n\

@@ -4,6 +4,8 @@
 
 use std::sync::atomic::AtomicBool;
 
+use ferrite_node::startup;
+
 use crate::cluster::{Cluster, Wanted};
 use crate::ledger::{Ledger, Progress, StopAtEnd};
 use crate::random::Random;
@@ -30,9 +32,10 @@ fn options(random: &mut Random) -> (usize, String) {
 
 /// Has the configuration say these options.
 fn configure(cluster: &Cluster, plain: &str, (cores, server): &(usize, String)) {
+    let cpu = startup::allowed_cpus().expect("the kernel tells")[0];
     let line = |line: &str| match line {
         "[server]" => format!("[server]\n{server}\n"),
-        _ if line.starts_with("cores =") => format!("cores = {:?}\n", vec![0; *cores]),
+        _ if line.starts_with("cores =") => format!("cores = {:?}\n", vec![cpu; *cores]),
         _ => format!("{line}\n"),
     };
     let text: String = plain.lines().map(line).collect();

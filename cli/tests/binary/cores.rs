@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use ferrite_cli::local::{LocalCluster, Shape};
 use ferrite_client::{Key, Level, WriteOptions};
 use ferrite_node::config::ByteSize;
+use ferrite_node::startup;
 
 use crate::kills::{Ledger, round};
 use crate::{client, directory, ferrite, program};
@@ -20,8 +21,9 @@ const PUTS: u32 = 64;
 /// Makes the configuration say `cores`, wherever it said another number.
 fn set_cores(cluster: &LocalCluster, cores: u16) {
     let text = std::fs::read_to_string(cluster.config_file()).expect("it was written");
+    let cpu = startup::allowed_cpus().expect("the kernel tells")[0];
     let line = |line: &str| match line.starts_with("cores =") {
-        true => format!("cores = {:?}\n", vec![0; cores.into()]),
+        true => format!("cores = {:?}\n", vec![cpu; cores.into()]),
         false => format!("{line}\n"),
     };
     let changed: String = text.lines().map(line).collect();

@@ -35,8 +35,8 @@ pub struct Birth {
     pub addresses: Vec<Address>,
     /// Cores of each node, at least 1.
     pub cores: usize,
-    /// CPUs of this machine, to spread nodes that share it.
-    pub cpus: usize,
+    /// CPUs of this machine that nodes which share it are spread over, at least one.
+    pub cpus: Vec<usize>,
     /// Vnodes, or the default.
     pub vnodes: Option<u32>,
     /// Replicas, or the default.
@@ -69,6 +69,7 @@ impl Birth {
         let large = self.nodes > LARGE_CLUSTER_NODES;
         let vnodes = self.vnodes.unwrap_or(if large { VNODES_LARGE } else { VNODES_DEFAULT });
         let replication = self.replication.unwrap_or(self.nodes.min(REPLICATION_DEFAULT));
+        assert!(!self.cpus.is_empty(), "whoever runs has a CPU");
         let shared_host = self.nodes > 1 && contacts.iter().all(|contact| contact.host == contacts[0].host);
         let memory = match self.memory {
             Some(memory) => format!("memory = \"{memory}\""),
@@ -152,8 +153,9 @@ impl Birth {
             );
             if shared_host {
                 let first = index * self.cores;
-                let cpus: Vec<String> =
-                    (first..first + self.cores).map(|core| (core % self.cpus.max(1)).to_string()).collect();
+                let cpus: Vec<String> = (first..first + self.cores)
+                    .map(|core| self.cpus[core % self.cpus.len()].to_string())
+                    .collect();
                 let _ = writeln!(text, "cores = [{}]  # the CPU of each core", cpus.join(", "));
             }
         }

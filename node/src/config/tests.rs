@@ -398,7 +398,7 @@ fn birth(nodes: usize) -> Birth {
         nodes,
         addresses: vec!["127.0.0.1:7100".parse().unwrap()],
         cores: 1,
-        cpus: 2,
+        cpus: vec![0, 3],
         vnodes: None,
         replication: None,
         memory: None,
@@ -417,7 +417,7 @@ fn what_init_writes_is_a_configuration() {
     let cores: Vec<Cores> = config.nodes.iter().map(|node| node.cores.clone()).collect();
     assert_eq!(
         cores,
-        [Cores::Cpus(vec![0]), Cores::Cpus(vec![1]), Cores::Cpus(vec![0])],
+        [Cores::Cpus(vec![0]), Cores::Cpus(vec![3]), Cores::Cpus(vec![0])],
         "spread over the CPUs"
     );
 
