@@ -98,9 +98,15 @@ fn the_table_of_sockets_is_read() {
     assert_eq!(ports::listening_socket("", 7100), None);
 }
 
+/// Beside this program, where the build's file system is: sources may lie where nothing can be written, or not by direct I/O.
+fn directory() -> tempfile::TempDir {
+    let program = std::env::current_exe().unwrap();
+    tempfile::tempdir_in(program.parent().unwrap()).unwrap()
+}
+
 #[test]
 fn direct_io_is_tried_and_leaves_nothing() {
-    let temp = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let temp = directory();
     direct::check(temp.path()).unwrap();
     assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 0);
     let error = direct::check(Path::new("/proc")).unwrap_err();
@@ -109,7 +115,7 @@ fn direct_io_is_tried_and_leaves_nothing() {
 
 #[test]
 fn this_machine_will_do() {
-    let temp = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let temp = directory();
     // An address of its own, so that no other test takes the ports in between.
     let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.79:0").unwrap());
     let [contact, core] = listeners.each_ref().map(|listener| listener.local_addr().unwrap());
