@@ -6,7 +6,7 @@ use std::path::Path;
 
 use ferrite_node::config::Config;
 
-use crate::{cluster, directory, ferrite, outcome};
+use crate::{cluster, configured, directory, ferrite, outcome};
 
 #[test]
 fn init_writes_what_serve_reads_and_never_overwrites() {
@@ -162,7 +162,9 @@ fn a_directory_that_is_not_ours_is_refused_untouched() {
 
     // Held by a running process, under another port: the lock speaks, not the port.
     cluster.start(0).unwrap();
-    let elsewhere = text.replacen(&format!(":{}\"", cluster.node(0).address.port), ":30050\"", 1);
+    let other = directory();
+    let free = configured(other.path(), 1).node(0).address.port;
+    let elsewhere = text.replacen(&format!(":{}\"", cluster.node(0).address.port), &format!(":{free}\""), 1);
     std::fs::write(cluster.config_file(), elsewhere).unwrap();
     let (code, said) = outcome(&ferrite(home.path(), &["serve", "--node", "n1"]));
     let holder = format!("is in use by process {}", cluster.pid(0).unwrap());
