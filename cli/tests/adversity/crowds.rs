@@ -6,8 +6,8 @@ use std::io::Write;
 use ferrite_wire::{ErrorCode, FRAME_HEADER_BYTES, FrameKind, Order, RequestId, Role, limits};
 
 use crate::bystander::Bystander;
-use crate::cluster::{Cluster, Wanted, wait_for};
-use crate::wire::{self, Raw, frame, frame_of, hello, peer, request};
+use crate::cluster::{Cluster, WITHIN, Wanted, wait_for};
+use crate::wire::{self, Raw, frame, frame_of, hello, peer, request, request_of};
 
 const ONE_NODE: Wanted<'static> = Wanted { nodes: 1, cores: 2, server: "" };
 const SILENT: usize = 200;
@@ -147,9 +147,8 @@ fn a_reader_that_comes_late_to_many_large_answers_gets_them_or_is_told() {
         assert_eq!(raw.next().map(|said| said.kind), Some(FrameKind::Done));
     }
     for number in 1..=LATE_GETS {
-        let (key, mut body) = ([(number % 8) as u8], Vec::new());
-        wire::get(&key).encode(&mut body);
-        gets.extend(frame_of(FrameKind::Get, RequestId(number), Order(0), &body));
+        let given_us = WITHIN.as_micros() as u32;
+        gets.extend(request_of(number, given_us, &wire::get(&[(number % 8) as u8])));
     }
     raw.send(&gets);
     let mut bystander = Bystander::start(&cluster);
