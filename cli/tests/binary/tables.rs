@@ -177,7 +177,7 @@ fn link_of(client: &mut BlockingClient, address: &str) -> String {
 /// Asks a node again and again until its link to the other one is as it should be.
 fn until_link(cluster: &LocalCluster, index: usize, is_so: impl Fn(&str) -> bool) -> String {
     let address = cluster.node(index).address.to_string();
-    let mut client = BlockingClient::builder().seeds([&address]).start_blocking();
+    let mut client = BlockingClient::builder().seeds([&address]).timeout(WITHIN).start_blocking();
     let deadline = Instant::now() + WITHIN;
     loop {
         let line = link_of(&mut client, &address);
