@@ -314,22 +314,23 @@ impl World {
         self.disk(node).image(CrashMode::All, &mut || self.random())
     }
 
-    /// Stops the clock of a node's process for a while.
+    /// Stops the clock of a node's process for a while, or for as long as it stands still already. An earlier end would be one for what comes from then on only:
+    /// what has come waits for the one that was known then, and the core's upkeep, by which it knows how long that was, may not.
     pub(crate) fn pause(&self, node: usize, nanoseconds: u64) {
         let until_ns = self.now_ns() + nanoseconds;
         if let Some(process) = self.nodes.borrow_mut()[node].process.as_mut() {
-            process.paused_until_ns = until_ns;
+            process.paused_until_ns = process.paused_until_ns.max(until_ns);
         }
     }
 
-    /// Stops the clock of one core of a node's process for a while. False if that core does not run.
+    /// The same for one core of a node's process. False if that core does not run.
     pub(crate) fn stall_core(&self, node: usize, core: u16, nanoseconds: u64) -> bool {
         let until_ns = self.now_ns() + nanoseconds;
         let mut nodes = self.nodes.borrow_mut();
         let cores = nodes[node].process.as_mut().map(|process| &mut process.cores);
         let core = cores.and_then(|cores| cores.get_mut(usize::from(core)));
         let Some(core) = core.filter(|core| core.shard.is_some()) else { return false };
-        core.stalled_until_ns = until_ns;
+        core.stalled_until_ns = core.stalled_until_ns.max(until_ns);
         true
     }
 }
