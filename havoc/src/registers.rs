@@ -208,6 +208,8 @@ impl Registers {
             may_come_again: false,
             seen: self.seen,
             now_ns,
+            // It may lie in sockets that nobody reads for as long as a node stands still.
+            minted_by_ns: u64::MAX,
         };
         let id = self.history.begin(intent, &self.facts);
         let value = match what {

@@ -77,6 +77,9 @@ pub struct Intent {
     pub seen: Order,
     /// When, in nanoseconds.
     pub now_ns: u64,
+    /// By when it is minted, if it ever is, and has read what it replaces; `u64::MAX` = that is not known. Its coordinator drops what it has not minted when its
+    /// time is over, but counts that time from when it came there.
+    pub minted_by_ns: u64,
 }
 
 impl Intent {

@@ -23,6 +23,7 @@ pub(crate) fn intent(now_ns: u64) -> Intent {
         may_come_again: false,
         seen: Order(0),
         now_ns,
+        minted_by_ns: u64::MAX,
     }
 }
 

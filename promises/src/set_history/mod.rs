@@ -2,16 +2,17 @@
 //!
 //! A put or delete bears the context of a read, or none. What that read showed is what the write *saw*, and replaces, and with it all that
 //! those writes had seen in their turn. A write that overwrites reads for itself, at its level: it *must* have seen what a read at that
-//! level must know of ([`crate::facts::Holdings::meet`]), and *may* have seen all that was sent before it was acknowledged. Whatever the clocks, and whichever
-//! node was asked:
+//! level must know of ([`crate::facts::Holdings::meet`]), and *may* have seen all that was sent before it was acknowledged, or before its time was over if it
+//! never was. Whatever the clocks, and whichever node was asked:
 //!
 //! 1. *Nothing is invented.* A sibling is the value of a put to that key that was not reported as not applied, under the version that
 //!    the put was acknowledged with, its expiry included.
-//! 2. *Nothing acknowledged is lost.* A read shows every put that it must know of, but for those that some other write may have seen, and
-//!    those that may have expired by the clock of some node.
+//! 2. *Nothing acknowledged is lost.* A read shows every put that it must know of, but for those that some other write may have taken from this very read
+//!    ([`replacements`]), and those that may have expired by the clock of some node.
 //! 3. *Nothing replaced comes back.* A read shows nothing that a write must have seen which the read must know of.
 
 mod places;
+mod replacements;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ use std::collections::BTreeSet;
 use ferrite_wire::Version;
 
 use self::places::Places;
+use self::replacements::Replacements;
 use crate::facts::{Facts, Reading};
 use crate::history::writes::{self, Writes, place_of};
 use crate::history::{Answer, Intent, Told, Violation};
@@ -48,14 +50,24 @@ pub struct Replaced {
 type Write = writes::Write<Replaced>;
 
 impl Write {
-    /// Whether it may have seen, and so replaced, the write at a place, which was sent at a moment.
-    fn may_have_seen(&self, place: usize, sent_ns: u64) -> bool {
-        match self.told {
-            Told::NotApplied => false,
-            _ if !self.more.overwrites => self.more.must.contains(place),
-            Told::InDoubt => true,
-            Told::Acknowledged(_) | Told::Sloppy(_) => sent_ns <= self.told_ns,
-        }
+    /// Whether it may have seen, and so replaced, another, which is at a place.
+    fn may_have_seen(&self, place: usize, other: &Write) -> bool {
+        let may = self.more.overwrites || self.more.must.contains(place);
+        may && self.told != Told::NotApplied && self.may_follow(other)
+    }
+
+    /// Whether it may have been minted on top of another, or of what was minted on top of that.
+    fn may_follow(&self, other: &Write) -> bool {
+        let read_by_ns = match self.told {
+            // It bears what had been read before.
+            _ if !self.more.overwrites => self.sent.now_ns,
+            Told::Acknowledged(_) | Told::Sloppy(_) => self.told_ns,
+            Told::InDoubt | Told::NotApplied => self.sent.minted_by_ns,
+        };
+        // A put is above all that it has seen, and a delete, which has no version of its own, is told as the newest of that.
+        let is_below =
+            self.version().zip(other.version()).is_some_and(|(this, other)| this.order < other.order);
+        other.sent.now_ns <= read_by_ns && !is_below
     }
 }
 
@@ -140,6 +152,7 @@ impl SetHistory {
             }
             shown.insert(place);
         }
+        let replacements = Replacements { writes, shown: &shown, facts };
         for (place, write) in writes.iter().enumerate() {
             let (Some(version), Some(why)) = (write.version(), write.held.meet(reading, facts)) else {
                 continue;
@@ -153,12 +166,10 @@ impl SetHistory {
                 ));
             }
             let is_hidden = write.sent.is_delete || facts.may_have_passed(version.expiry_ms);
-            let replaces =
-                |other: &Write| other.may_have_seen(place, write.sent.now_ns) && other.id != write.id;
-            if !is_hidden && !shown.contains(place) && !writes.iter().any(replaces) {
+            if !is_hidden && !shown.contains(place) && !replacements.may_have_taken(place) {
                 let id = write.id;
                 return violation(format!(
-                    "sibling {id} is lost: it had to be seen {why}, and nothing that was written can have seen it"
+                    "sibling {id} is lost: it had to be seen {why}, and nothing that was written can have taken it from this read"
                 ));
             }
         }

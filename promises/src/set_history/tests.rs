@@ -88,10 +88,9 @@ fn an_overwrite_replaces_what_its_read_must_know_of_and_hides_nothing_later() {
     let first = put(&mut history, nothing(), 10);
     let overwrite = history.begin(intent(20), &Saw::ItsOwnRead);
     let beside = put(&mut history, nothing(), 30);
-    let (one, over) = ((Some(first), version(10)), (Some(overwrite), version(21)));
+    let (one, over) = ((Some(first), version(10)), (Some(overwrite), version(31)));
     let two = (Some(beside), version(30));
-    assert!(history.saw(1, at(35), &NEW, &[]).is_ok(), "while it is in doubt it may have replaced anything");
-    acknowledge(&mut history, overwrite, 21, 40);
+    acknowledge(&mut history, overwrite, 31, 40);
     let later = put(&mut history, nothing(), 50);
     let three = (Some(later), version(50));
     assert!(history.saw(1, at(55), &NEW, &[over, two, three]).is_ok());
@@ -104,6 +103,65 @@ fn an_overwrite_replaces_what_its_read_must_know_of_and_hides_nothing_later() {
     let (fourth, all) = ((Some(weak), version(61)), of(70, 3));
     assert!(history.saw(1, all, &NEW, &[over, three, fourth]).is_ok(), "a read of one need not know of them");
     assert!(history.saw(1, all, &NEW, &[fourth]).is_ok(), "but may");
+}
+
+/// A delete that overwrote and was never answered made the checker blind to everything the key lost from then on.
+#[test]
+fn an_overwrite_in_doubt_has_not_seen_what_was_sent_after_its_time() {
+    let mut history = SetHistory::default();
+    let first = put(&mut history, nothing(), 10);
+    history.begin(Intent { minted_by_ns: 30, ..delete(20) }, &Saw::ItsOwnRead);
+    let (second, third) = (put(&mut history, nothing(), 30), put(&mut history, nothing(), 31));
+    let [one, two, three] =
+        [(first, 10), (second, 30), (third, 31)].map(|(id, order)| (Some(id), version(order)));
+    assert!(history.saw(1, at(40), &NEW, &[one, two, three]).is_ok(), "it may not have been done");
+    assert!(history.saw(1, at(40), &NEW, &[three]).is_ok(), "or as late as it may be");
+    assert!(history.saw(1, at(40), &NEW, &[one, two]).is_err(), "nobody can have deleted the third");
+    history.begin(delete(50), &Saw::ItsOwnRead);
+    assert!(history.saw(1, at(60), &NEW, &[]).is_ok(), "nobody knows when this one is done");
+}
+
+/// So did a put that overwrote and was never done: nothing of it had to be seen.
+#[test]
+fn an_overwrite_in_doubt_takes_nothing_from_a_read_that_does_not_come_to_it() {
+    let mut history = SetHistory::default();
+    let first = put(&mut history, nothing(), 10);
+    let overwrite = history.begin(intent(20), &Saw::ItsOwnRead);
+    let (one, over) = ((Some(first), version(10)), (Some(overwrite), version(35)));
+    assert!(history.saw(1, at(25), &NEW, &[]).is_err(), "it would be here itself");
+    assert!(history.saw(1, of(25, 1), &NEW, &[over]).is_ok() && history.saw(1, at(25), &NEW, &[one]).is_ok());
+    let [below, above] = [30, 40].map(|now_ns| put(&mut history, nothing(), now_ns));
+    let (two, three) = ((Some(below), version(30)), (Some(above), version(40)));
+    assert!(history.saw(1, of(45, 3), &NEW, &[over, three]).is_ok());
+    assert!(history.saw(1, of(45, 3), &NEW, &[over, two]).is_err(), "it would be above the third");
+    assert!(history.saw(1, of(45, 3), &NEW, &[two, three]).is_err(), "it was seen: it is lost itself");
+}
+
+#[test]
+fn what_has_replaced_an_overwrite_in_doubt_takes_away_what_that_may_have_seen() {
+    let mut history = SetHistory::default();
+    let first = put(&mut history, nothing(), 10);
+    let doubtful = history.begin(intent(20), &Saw::ItsOwnRead);
+    let late = put(&mut history, nothing(), 25);
+    let next = put(&mut history, these(&[doubtful]), 30);
+    let last = put(&mut history, nothing(), 35);
+    let [two, three, four] =
+        [(late, 25), (next, 30), (last, 35)].map(|(id, order)| (Some(id), version(order)));
+    assert!(history.saw(1, at(40), &NEW, &[two, three, four]).is_ok());
+    assert!(history.saw(1, at(40), &NEW, &[three, four]).is_ok(), "in doubt it may have seen the second");
+    assert!(history.saw(1, at(40), &NEW, &[three]).is_err(), "what replaced it was sent before the last");
+    assert!(history.saw(1, at(40), &NEW, &[two, four]).is_err(), "and is not replaced itself");
+    assert!(history.saw(1, at(40), &NEW, &[(Some(first), version(10)), two, three, four]).is_ok());
+    // What expires hides what it has replaced when it is not to be seen any more.
+    let brief = history.begin(Intent { expires: true, ..intent(50) }, &Saw::ItsOwnRead);
+    assert!(history.saw(1, at(60), &NEW, &[]).is_ok(), "it may live for a moment only");
+    let flags = VersionFlags(VersionFlags::EXPIRES);
+    let version = Version { expiry_ms: 500, flags, ..version(51) };
+    assert!(history.saw(1, of(60, 1), &NEW, &[(Some(brief), version)]).is_ok());
+    assert!(history.saw(1, at(65), &NEW, &[]).is_err(), "by no clock");
+    let mut facts = Facts::default();
+    facts.saw_wall(500);
+    assert!(history.saw(1, at(65), &facts, &[]).is_ok());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use ferrite_wire::{
 };
 
 /// Deadline of a request, in microseconds.
-const DEADLINE_US: u32 = 1_000_000;
+pub(super) const DEADLINE_US: u32 = 1_000_000;
 
 /// A client's first frame.
 pub(super) fn greeting(cluster: ClusterId) -> Vec<u8> {

@@ -6,9 +6,10 @@ use std::rc::Rc;
 use ferrite_promises::{Intent, Saw};
 use ferrite_wire::{Entry, FrameKind, Level, OVERWRITE, Request, SLOPPY};
 
-use super::Scenario;
 use super::clients::{Pending, Wall};
+use super::frames::DEADLINE_US;
 use super::value::value_of;
+use super::{MS, Scenario};
 use crate::world::World;
 
 /// The shortest and the longest time to live that a put bears.
@@ -19,6 +20,9 @@ const OVERWRITES_ONE_IN: u64 = 24;
 const BLIND_ONE_IN: u64 = 3;
 /// A context is used again once in so many writes: such a client writes on top of what it saw long ago.
 const REUSED_ONE_IN: u64 = 4;
+/// A node counts the time of a request from when it reads it. That is later than it was sent by the way of its pieces, a few tens of milliseconds, and by a
+/// standstill of the core that is too short to be taken off: 250 ms, and the 20 between two turns of its upkeep. Both together are less than this.
+const UNCOUNTED_NS: u64 = 800 * MS;
 /// Fewest and most entries of a multi-put; several may be of one key.
 const MULTI_PUT_ENTRIES: (u64, u64) = (2, 5);
 
@@ -149,7 +153,12 @@ impl Scenario {
             (clients[client].node, clients[client].seen)
         };
         let holders = self.shape.holders_of(key);
-        let is_apart = has_siblings && terms.sloppy && !holders.contains(node);
+        let is_handed_on = has_siblings && !holders.contains(node);
+        let is_apart = is_handed_on && terms.sloppy;
+        let now_ns = world.now_ns();
+        // What is handed on is given anew what it waited on its way, and links outlive a partition for longer than these runs would gain by a bound.
+        let minted_by_ns =
+            if is_handed_on { u64::MAX } else { now_ns + u64::from(DEADLINE_US) * 1_000 + UNCOUNTED_NS };
         let intent = Intent {
             key,
             is_delete,
@@ -160,7 +169,8 @@ impl Scenario {
             may_be_sloppy: terms.sloppy && self.shape.nodes > replicas,
             may_come_again: is_apart && self.plan.messages.repeated_percent > 0,
             seen,
-            now_ns: world.now_ns(),
+            now_ns,
+            minted_by_ns,
         };
         let id = match &saw {
             Some(saw) => self.sets.borrow_mut().begin(intent, saw),
