@@ -17,7 +17,8 @@
 //!    value says that something newer has taken that away and is held by as many, whether or not that was ever acknowledged.
 //!
 //! An answer "absent" names no version. It is right if the newest write that the read must know of is a delete, or may have expired by the
-//! clock of some node, or there is none, or some delete or expiring put whose outcome nobody knows may be newer.
+//! clock of some node, or there is none, or some delete or expiring put whose outcome nobody knows may be newer. One is not newer than its client was told that
+//! it may be, nor than what was written through its node after its time was over.
 //!
 //! Two writes may well have the same order, minted in the same tick by two nodes: then the actor decides. No two have both.
 
@@ -193,15 +194,18 @@ impl History {
         if floor.flags.is_tombstone() || facts.may_have_passed(floor.expiry_ms) {
             return Ok(());
         }
-        let may_hide = |write: &Write| match write.told {
-            Told::InDoubt => write.sent.is_delete || write.sent.expires,
-            Told::Acknowledged(version) | Told::Sloppy(version) => {
+        let writes = self.writes.of(key);
+        let may_hide = |write: &Write| match (write.told, write.version()) {
+            (Told::NotApplied, _) => false,
+            (_, Some(version)) => {
                 let is_gone = write.sent.is_delete || facts.may_have_passed(version.expiry_ms);
                 is_gone && version.beats(&floor)
             }
-            Told::NotApplied => false,
+            (_, None) => {
+                let is_gone = write.sent.is_delete || write.sent.expires;
+                is_gone && may_be_as_high(write, floor.order, writes, facts)
+            }
         };
-        let writes = self.writes.of(key);
         if !writes.iter().any(may_hide) {
             return Err(Violation { key, what: format!("nothing, but {floor:?} had to be seen {why}") });
         }
@@ -216,4 +220,15 @@ impl History {
         self.writes.forget(key);
         self.gone.remove(&key);
     }
+}
+
+/// Whether a write of unknown version may have this order, or a higher one.
+fn may_be_as_high(write: &Write, order: Order, writes: &[Write], facts: &Facts) -> bool {
+    let Intent { node, now_ns, minted_by_ns, .. } = write.sent;
+    let is_above = |later: &&Write| later.sent.node == node && later.sent.now_ns > minted_by_ns;
+    let mut above = writes.iter().filter(is_above).filter_map(Write::version);
+    // What a node minted before its disk was emptied it does not know of.
+    let goes_forward = facts.last_loss_ns(node) < now_ns;
+    let is_below = goes_forward && above.any(|version| version.order <= order);
+    write.more.time.is_none_or(|time| time >= order) && !is_below
 }

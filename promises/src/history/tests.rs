@@ -18,6 +18,11 @@ fn begin(history: &mut History, sent: Intent) -> u64 {
 const READING: Reading = Reading { begun_ns: 1_000, needed: 2, answered: 0 };
 const NOW: (Reading, u64) = (READING, 2_000);
 
+/// The same of all three.
+fn of_all() -> (Reading, u64) {
+    (Reading { needed: 3, ..READING }, 2_000)
+}
+
 #[test]
 fn a_lost_write_is_a_violation() {
     let (mut history, mut facts) = (History::default(), Facts::default());
@@ -109,6 +114,44 @@ fn absence_needs_a_delete() {
     assert!(history.saw_nothing(1, NOW, &facts).is_err());
     let again = begin(&mut history, delete(4));
     history.told(1, again, answer(Told::Acknowledged(tombstone(20)), 5)).unwrap();
+    assert!(history.saw_nothing(1, NOW, &facts).is_ok());
+}
+
+/// One delete of unknown outcome made the checker blind to every value of the key that was gone from then on.
+#[test]
+fn a_delete_in_doubt_hides_nothing_that_is_newer_than_it_can_be() {
+    let (mut history, mut facts) = (History::default(), Facts::default());
+    let doubtful = begin(&mut history, Intent { minted_by_ns: 10, ..delete(2) });
+    let put_at = |history: &mut History, sent: Intent, order| {
+        let put = begin(history, sent);
+        history.told(1, put, answer(Told::Acknowledged(version(order)), sent.now_ns + 1)).unwrap();
+    };
+    put_at(&mut history, Intent { node: 1, ..intent(20) }, 30);
+    put_at(&mut history, intent(10), 20);
+    assert!(history.saw_nothing(1, NOW, &facts).is_ok(), "another node's clock may be behind");
+    put_at(&mut history, intent(21), 31);
+    assert!(history.saw_nothing(1, NOW, &facts).is_err(), "it was minted through the same node before this");
+    put_at(&mut history, Intent { node: 1, ..intent(22) }, 32);
+    assert!(history.saw_nothing(1, NOW, &facts).is_err(), "which is older still");
+    facts.lost(0, 0, 3);
+    assert!(history.saw_nothing(1, of_all(), &facts).is_ok(), "its node may have forgotten it");
+    history.told(1, doubtful, Answer { time: Order(32), ..answer(Told::InDoubt, 40) }).unwrap();
+    assert!(history.saw_nothing(1, of_all(), &facts).is_ok(), "it may be of the same order");
+    put_at(&mut history, Intent { node: 1, ..intent(41) }, 33);
+    assert!(history.saw_nothing(1, of_all(), &facts).is_err(), "its client was told of less");
+}
+
+#[test]
+fn an_expiring_put_in_doubt_that_was_shown_hides_nothing_before_it_has_expired() {
+    let (mut history, mut facts) = (History::default(), Facts::default());
+    let put = begin(&mut history, intent(0));
+    history.told(1, put, answer(Told::Acknowledged(version(10)), 1)).unwrap();
+    let doubtful = begin(&mut history, Intent { expires: true, ..intent(2) });
+    assert!(history.saw_nothing(1, NOW, &facts).is_ok(), "it may live for a moment only");
+    let at_one = Reading { needed: 1, ..READING };
+    assert!(history.saw_value(1, (at_one, 1_100), &facts, Some(doubtful), expiring(20, 500)).is_ok());
+    assert!(history.saw_nothing(1, NOW, &facts).is_err());
+    facts.saw_wall(500);
     assert!(history.saw_nothing(1, NOW, &facts).is_ok());
 }
 
