@@ -39,7 +39,7 @@ pub struct ReactorOptions {
     pub slow_reader_ms: u64,
     /// How long a connection that is being closed may take to accept its last bytes, in milliseconds.
     pub linger_ms: u64,
-    /// How long a stopping core waits for its shard, its tasks and its connections, in milliseconds.
+    /// How long a stopping core waits for its shard, its tasks and its connections, in milliseconds. A shard reckons with [`DRAIN_MS`](crate::shard::DRAIN_MS).
     pub drain_ms: u64,
     /// Rate of flushes and compaction, in bytes per second; 0 is unlimited.
     pub background_bytes_per_second: u64,
@@ -64,7 +64,7 @@ impl Default for ReactorOptions {
             spin_us: 50,
             slow_reader_ms: 2_000,
             linger_ms: 5_000,
-            drain_ms: 10_000,
+            drain_ms: crate::shard::DRAIN_MS,
             background_bytes_per_second: 0,
             clock_offset_ms: 0,
         }

@@ -44,9 +44,6 @@ pub(super) const HINTS_AT_ONCE: usize = 32;
 /// Bytes of them, from which no more are.
 const HINT_BYTES_AT_ONCE: usize = 64 << 10;
 
-/// How long a node that stops makes hints of what is owed, in nanoseconds.
-pub(super) const LAST_HINTS_NS: u64 = 4_000_000_000;
-
 /// A hint that is yet to be made.
 #[derive(Debug)]
 pub(super) struct Owed {
@@ -190,8 +187,9 @@ impl<E: Env> Shard<E> {
     }
 
     /// This node stops, and nothing else is in flight: whoever has not answered has missed the write, and hints are made, as many as the log takes. True = some
-    /// are on their way to it. What is left after [`LAST_HINTS_NS`] is counted as dropped: a stop has its time, and beyond it the log is not closed in order.
+    /// are on their way to it. What is left after [`LAST_HINTS_NS`](super::stop::LAST_HINTS_NS) is counted as dropped: a stop has its time, and beyond it the log is not closed in order.
     pub(super) fn settle_before_end(self: &Rc<Self>) -> bool {
+        self.begin_last_hints();
         let has_ended = |operation: &Operation| matches!(operation, Operation::Write(write) if write.ended);
         let ended = self.operations.borrow().ids_where(has_ended);
         for id in ended {
@@ -206,16 +204,13 @@ impl<E: Env> Shard<E> {
             self.make_hints(HINTS_AT_ONCE);
             let is_on_its_way = self.engine.has_staged() || self.disk_reads.get() > 0;
             if !is_on_its_way && self.owed.borrow().len() == before {
-                break;
+                return false;
             }
         }
-        // The log has nothing in flight that would make room: it takes none any more.
-        self.drop_owed();
-        false
     }
 
     /// Counts what is owed and will not be written.
-    fn drop_owed(&self) {
+    pub(super) fn drop_owed(&self) {
         for owed in self.owed.take() {
             self.hints.borrow_mut().count_drop(owed.target, DropReason::NotWritten);
         }
@@ -281,7 +276,7 @@ impl<E: Env> Shard<E> {
         if self.owed.borrow().is_empty() {
             return;
         }
-        if self.stopping.get() && self.env.now_ns() >= self.stopped_ns.get() + LAST_HINTS_NS {
+        if self.last_hints_ns.get().is_some_and(|until_ns| self.env.now_ns() >= until_ns) {
             return self.drop_owed();
         }
         // What may still be written. Shared with reads of the disk that are on their way.

@@ -176,44 +176,14 @@ impl<E: Env> Handler for Shard<E> {
     }
 
     fn on_stop(&self) {
-        self.stopping.set(true);
-        self.stopped_ns.set(self.env.now_ns());
-        self.rc().leave_gossip();
-        self.engine.stop_compactions();
+        self.rc().begin_stop();
     }
 
     fn is_drained(&self) -> bool {
-        if self.closed.get() {
-            return true;
+        let is_closed = self.closed.get();
+        if !is_closed {
+            self.rc().go_on_stopping();
         }
-        let idle = self.acks.borrow().len() == 0
-            && self.waiting.borrow().is_empty()
-            // What writes still owe is not waited for: hints are made of it. Nor is what nobody waits for.
-            && self.operations.borrow().len() == self.debts.get() + self.comparing()
-            && self.hint_fetches.get() == 0
-            && self.multi_gets.borrow().len() == 0
-            && self.multi_puts.borrow().len() == 0
-            && self.latches.borrow().is_empty()
-            && self.backlog.borrow().is_empty()
-            && self.disk_reads.get() == 0
-            && !self.pump_runs.get()
-            && !self.sync_runs.get()
-            && !self.lease_staged.get()
-            && !self.job_runs.get();
-        if idle && !self.engine.has_staged() {
-            let shard = self.rc();
-            if shard.settle_before_end() {
-                return false;
-            }
-            self.pump_runs.set(true);
-            self.env.spawn(async move {
-                shard.leave_actor();
-                if let Err(error) = shard.engine.close().await {
-                    tracing::error!(core = shard.settings.core.0, %error, "the log was not closed cleanly");
-                }
-                shard.closed.set(true);
-            });
-        }
-        false
+        is_closed
     }
 }

@@ -56,6 +56,7 @@ mod slab;
 mod stand_ins;
 mod standstill;
 mod status;
+mod stop;
 mod tables;
 mod time;
 mod upkeep;
@@ -80,6 +81,7 @@ pub use hint_counts::HintCounts;
 pub use liveness::{Absence, Absences, Progress};
 pub(crate) use sets::joining_sets;
 pub use settings::{DEADLINE_MAX_NS, Joining, PARTS_MAX, ShardSettings};
+pub use stop::DRAIN_MS;
 
 use crate::env::{Connection, Env, Hop};
 use crate::recovered;
@@ -222,6 +224,8 @@ pub struct Shard<E: Env> {
     stopping: Cell<bool>,
     /// When it was asked to stop.
     stopped_ns: Cell<u64>,
+    /// Until when hints are made of what is owed, once it stops and they can be.
+    last_hints_ns: Cell<Option<u64>>,
     closed: Cell<bool>,
     /// Called once when a sync has failed.
     on_fence: RefCell<Option<Box<dyn FnOnce()>>>,
@@ -323,6 +327,7 @@ impl<E: Env> Shard<E> {
             lease_staged: Cell::new(false),
             stopping: Cell::new(false),
             stopped_ns: Cell::new(0),
+            last_hints_ns: Cell::new(None),
             closed: Cell::new(false),
             on_fence: RefCell::default(),
             fence_told: Cell::new(false),

@@ -7,7 +7,7 @@ use ferrite_wire::{ErrorCode, HintsAction, Mode, Reply, Table, TableId, Version,
 use super::tables::accepted_by;
 use super::*;
 use crate::shard::Absences;
-use crate::shard::debts::LAST_HINTS_NS;
+use crate::shard::stop::LAST_HINTS_NS;
 
 /// Settings of a node that cuts no silent peer.
 pub(super) fn patient(nodes: u16) -> ShardSettings {
@@ -397,6 +397,29 @@ fn a_stop_ends_in_order_though_more_is_owed_than_it_has_time_for() {
     let left = drops(&shard, DropReason::NotWritten);
     assert!((1..100).contains(&left), "{left}: some were made, and what was not is told");
     assert_eq!(shard.hints_owed(), 100 - left);
+}
+
+/// The time for the last hints began with the order to stop. Where an operation took longer than that, all that was owed was dropped, though the log did nothing meanwhile.
+#[test]
+fn the_last_hints_have_their_time_once_they_can_be_made() {
+    const OPERATION_NS: u64 = LAST_HINTS_NS + 500 * MS;
+    let (bench, shard, second, from) = without_the_third(patient(3));
+    comes(&bench, &shard, 3);
+    write_and_ack(&bench, &shard, from, second, 20);
+    let open = put(b"open", b"value", Level::All);
+    let open = frame_of(open.kind(), 21, (OPERATION_NS / 1_000) as u32, |out| open.encode(out));
+    receive(&shard, from, &open);
+    shard.on_stop();
+    let began_ns = bench.now_ns();
+    let is_drained = |_: u64| {
+        pass(&bench, &shard, 1);
+        shard.is_drained()
+    };
+    assert!((0..OPERATION_NS / MS + 100).any(is_drained));
+    assert!(bench.now_ns() - began_ns >= OPERATION_NS, "it was waited for");
+    assert_eq!(told(&bench, from).last(), Some(&(21, Err(ErrorCode::Unknown))));
+    assert_eq!(drops(&shard, DropReason::NotWritten), 0);
+    assert_eq!(shard.hints_owed(), 22, "the third has none, and the second lacks the last");
 }
 
 /// While clients wrote as fast as the log could take it, something always waited for room, and every hint of an outage was dropped.

@@ -1,0 +1,79 @@
+//! The orderly stop: what a core does between the order to stop and its end.
+//!
+//! It takes nothing new. What is in flight goes on until it is answered; then hints are made of what writes still owe, and the log is closed. Whoever waits for the core to end
+//! does so for [`DRAIN_MS`], and what is not done by then is not done in order. So each part has its time, and together they are less than that:
+//!
+//! ```text
+//!   order to stop ── nothing is in flight ──► the last hints ── at most LAST_HINTS_NS ──► the log is closed
+//! ```
+
+use std::rc::Rc;
+
+use super::Shard;
+use crate::env::Env;
+
+/// How long whoever has told a core to stop waits for its end, in milliseconds.
+pub const DRAIN_MS: u64 = 10_000;
+/// How long a core that stops makes hints of what is owed, from when it can, in nanoseconds.
+pub(super) const LAST_HINTS_NS: u64 = 4_000_000_000;
+
+/// What is left of the drain for closing the log, however late the last hints could be made, in nanoseconds.
+const CLOSING_NS: u64 = 1_000_000_000;
+const DRAIN_NS: u64 = DRAIN_MS * 1_000_000;
+
+const _: () = assert!(LAST_HINTS_NS + CLOSING_NS <= DRAIN_NS);
+
+impl<E: Env> Shard<E> {
+    /// The core is to stop.
+    pub(super) fn begin_stop(self: &Rc<Self>) {
+        self.stopping.set(true);
+        self.stopped_ns.set(self.env.now_ns());
+        self.leave_gossip();
+        self.engine.stop_compactions();
+    }
+
+    /// Goes on with the stop as far as that can be done at this moment.
+    pub(super) fn go_on_stopping(self: &Rc<Self>) {
+        if !self.is_idle() || self.settle_before_end() {
+            return;
+        }
+        // The log has nothing in flight that would make room: it takes none any more.
+        self.drop_owed();
+        self.pump_runs.set(true);
+        let shard = self.clone();
+        self.env.spawn(async move {
+            shard.leave_actor();
+            if let Err(error) = shard.engine.close().await {
+                tracing::error!(core = shard.settings.core.0, %error, "the log was not closed cleanly");
+            }
+            shard.closed.set(true);
+        });
+    }
+
+    /// From now on hints can be made of what is owed: their time begins with the first call.
+    pub(super) fn begin_last_hints(&self) {
+        if self.last_hints_ns.get().is_none() {
+            let end_ns = self.stopped_ns.get() + DRAIN_NS - CLOSING_NS;
+            self.last_hints_ns.set(Some(end_ns.min(self.env.now_ns() + LAST_HINTS_NS)));
+        }
+    }
+
+    /// Whether nothing is in flight that the end waits for.
+    fn is_idle(&self) -> bool {
+        self.acks.borrow().len() == 0
+            && self.waiting.borrow().is_empty()
+            // What writes still owe is not waited for: hints are made of it. Nor is what nobody waits for.
+            && self.operations.borrow().len() == self.debts.get() + self.comparing()
+            && self.hint_fetches.get() == 0
+            && self.multi_gets.borrow().len() == 0
+            && self.multi_puts.borrow().len() == 0
+            && self.latches.borrow().is_empty()
+            && self.backlog.borrow().is_empty()
+            && self.disk_reads.get() == 0
+            && !self.pump_runs.get()
+            && !self.sync_runs.get()
+            && !self.lease_staged.get()
+            && !self.job_runs.get()
+            && !self.engine.has_staged()
+    }
+}
