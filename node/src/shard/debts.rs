@@ -186,7 +186,7 @@ impl<E: Env> Shard<E> {
         true
     }
 
-    /// This node stops, and nothing else is in flight: whoever has not answered has missed the write, and hints are made, as many as the log takes. True = some
+    /// This node stops, and waits for nothing else any more: whoever has not answered has missed the write, and hints are made, as many as the log takes. True = some
     /// are on their way to it. What is left after [`LAST_HINTS_NS`](super::stop::LAST_HINTS_NS) is counted as dropped: a stop has its time, and beyond it the log is not closed in order.
     pub(super) fn settle_before_end(self: &Rc<Self>) -> bool {
         self.begin_last_hints();

@@ -49,7 +49,7 @@ pub(super) struct MultiGet {
     /// The highest order among the answers.
     seen: Order,
     /// When nobody waits for it any more.
-    deadline_ns: u64,
+    pub(super) deadline_ns: u64,
 }
 
 impl MultiGet {

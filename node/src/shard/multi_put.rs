@@ -35,7 +35,7 @@ pub(super) struct MultiPut {
     /// As high as another core may have minted in time, or may yet, by the wall clock of when it was asked and of each tick since.
     minted_max: Order,
     /// When nobody waits for it any more.
-    deadline_ns: u64,
+    pub(super) deadline_ns: u64,
 }
 
 /// What a request asks of each of its entries.

@@ -1,11 +1,14 @@
 //! The orderly stop: what a core does between the order to stop and its end.
 //!
 //! It takes nothing new. What is in flight goes on until it is answered; then hints are made of what writes still owe, and the log is closed. Whoever waits for the core to end
-//! does so for [`DRAIN_MS`], and what is not done by then is not done in order. So each part has its time, and together they are less than that:
+//! does so for [`DRAIN_MS`], and what is not done by then is not done in order. So each part has its time, and together they are no more than that:
 //!
 //! ```text
-//!   order to stop ── nothing is in flight ──► the last hints ── at most LAST_HINTS_NS ──► the log is closed
+//!   order to stop ── nothing is in flight, or OPEN_NS ──► the last hints ── LAST_HINTS_NS at most ──► the log is closed
 //! ```
+//!
+//! A client may give an operation longer than there is. What is open after [`OPEN_NS`] ends as it does at its deadline, so that the one who waits longest takes nothing
+//! from all that is owed.
 
 use std::rc::Rc;
 
@@ -14,6 +17,8 @@ use crate::env::Env;
 
 /// How long whoever has told a core to stop waits for its end, in milliseconds.
 pub const DRAIN_MS: u64 = 10_000;
+/// So long after the order to stop whatever is open ends, in nanoseconds: longer than operations take that are given no time of their own, where the configuration leaves that at 2 s.
+pub(super) const OPEN_NS: u64 = 5_000_000_000;
 /// How long a core that stops makes hints of what is owed, from when it can, in nanoseconds.
 pub(super) const LAST_HINTS_NS: u64 = 4_000_000_000;
 
@@ -21,7 +26,7 @@ pub(super) const LAST_HINTS_NS: u64 = 4_000_000_000;
 const CLOSING_NS: u64 = 1_000_000_000;
 const DRAIN_NS: u64 = DRAIN_MS * 1_000_000;
 
-const _: () = assert!(LAST_HINTS_NS + CLOSING_NS <= DRAIN_NS);
+const _: () = assert!(OPEN_NS + LAST_HINTS_NS + CLOSING_NS <= DRAIN_NS);
 
 impl<E: Env> Shard<E> {
     /// The core is to stop.
@@ -34,7 +39,16 @@ impl<E: Env> Shard<E> {
 
     /// Goes on with the stop as far as that can be done at this moment.
     pub(super) fn go_on_stopping(self: &Rc<Self>) {
-        if !self.is_idle() || self.settle_before_end() {
+        let is_late = self.env.now_ns() >= self.open_until_ns();
+        if is_late {
+            self.end_open();
+        }
+        let is_idle = self.is_idle();
+        if !is_idle && !is_late {
+            return;
+        }
+        // Hints are made beside what does not end; the log is closed behind it.
+        if self.settle_before_end() || !is_idle {
             return;
         }
         // The log has nothing in flight that would make room: it takes none any more.
@@ -48,6 +62,24 @@ impl<E: Env> Shard<E> {
             }
             shard.closed.set(true);
         });
+    }
+
+    fn open_until_ns(&self) -> u64 {
+        self.stopped_ns.get() + OPEN_NS
+    }
+
+    /// Ends what is open, as at its deadline.
+    fn end_open(self: &Rc<Self>) {
+        let open = self.operations.borrow().ids();
+        open.into_iter().for_each(|id| self.on_deadline(id));
+        // Their parts here have ended. Those that are other cores' end there, or are given up at the next ticks.
+        let until_ns = self.open_until_ns();
+        for multi_get in self.multi_gets.borrow_mut().iter_mut() {
+            multi_get.deadline_ns = multi_get.deadline_ns.min(until_ns);
+        }
+        for multi_put in self.multi_puts.borrow_mut().iter_mut() {
+            multi_put.deadline_ns = multi_put.deadline_ns.min(until_ns);
+        }
     }
 
     /// From now on hints can be made of what is owed: their time begins with the first call.

@@ -1,8 +1,12 @@
 //! Stopping, and work that nobody waits for.
 
-use ferrite_wire::{ErrorCode, Level, Version, WriteAnswer};
+use ferrite_cluster::hints::DropReason;
+use ferrite_wire::{Entry, ErrorCode, Level, Outcome, Reply, Version, WriteAnswer};
 
+use super::hints::{answer, comes, drops, patient, told, without_the_third, write_and_ack, writes};
+use super::multi_put::entry;
 use super::*;
+use crate::shard::stop::{DRAIN_MS, OPEN_NS};
 
 fn write_frame(number: u64, deadline_us: u32, key: &[u8]) -> Vec<u8> {
     let version = Version { order: Order(5), ..Version::default() };
@@ -89,4 +93,66 @@ fn a_stopping_shard_still_answers_what_is_in_memory() {
     bench.frames(connection);
     receive(&shard, connection, &request_frame(2, &get(b"key", Level::One)));
     assert_eq!(bench.frames(connection).remove(0).0.kind, FrameKind::Value);
+}
+
+/// Lets a core that was told to stop go on for so long at most; after how many milliseconds it has drained.
+fn drained_after(bench: &Bench, shard: &Shard<Bench>, ms_max: u64) -> Option<u64> {
+    (1..=ms_max).find(|_| {
+        pass(bench, shard, 1);
+        shard.is_drained()
+    })
+}
+
+const LONG_US: u32 = 30_000_000;
+
+/// While one operation went on that its client gave half a minute, no hints were made, and the node was stopped by the clock: what all other writes owed to a replica that
+/// stood still was owed by nobody.
+#[test]
+fn one_long_operation_takes_no_hints_from_all_that_is_owed() {
+    let (bench, shard, second, from) = without_the_third(patient(3));
+    comes(&bench, &shard, 3);
+    write_and_ack(&bench, &shard, from, second, 100);
+    assert_eq!((told(&bench, from).len(), shard.debts.get()), (100, 100), "the third is silent");
+    let (write, read) = (put(b"long", b"value", Level::All), get(b"long", Level::All));
+    for (number, request) in [(101, &write), (102, &read)] {
+        let frame = frame_of(request.kind(), number, LONG_US, |out| request.encode(out));
+        receive(&shard, from, &frame);
+    }
+    let [(at, ..)] = writes(&bench, second)[..] else { panic!("one write") };
+    answer(&bench, &shard, second, at, WriteAnswer::Applied);
+    shard.on_stop();
+    let after_ms = drained_after(&bench, &shard, DRAIN_MS - 1_000).expect("it stops in order");
+    assert!(after_ms >= OPEN_NS / MS, "{after_ms} ms: whoever answers until then is waited for");
+    assert_eq!(told(&bench, from), [(101, Err(ErrorCode::Unknown)), (102, Err(ErrorCode::Timeout))]);
+    assert_eq!((shard.hints_owed(), drops(&shard, DropReason::NotWritten)), (101, 0));
+    drop(shard);
+    let shard = open(&bench, patient(3)).expect("the same data");
+    assert_eq!(shard.hints_owed(), 101);
+}
+
+/// The same of requests of many keys, a part of which another core does not answer.
+#[test]
+fn a_stop_waits_for_no_part_longer_than_for_anything_else() {
+    let bench = Bench::new(MemDisk::new());
+    let shard = open(&bench, settings(1, 2, 4)).expect("an empty disk opens");
+    let from = client(&bench, &shard);
+    let names: Vec<[u8; 4]> = (0..20u32).map(u32::to_le_bytes).collect();
+    let entries: Vec<Entry<'_>> = names.iter().map(|name| entry(name, b"v")).collect();
+    let keys: Vec<Key<'_>> = names.iter().map(|name| Key::plain(name)).collect();
+    let puts = frame_of(FrameKind::MultiPut, 1, LONG_US, |out| {
+        Request::encode_multi_put(Epoch(0), Level::One, 0, entries.iter().copied(), out);
+    });
+    let gets = frame_of(FrameKind::MultiGet, 2, LONG_US, |out| {
+        Request::encode_multi_get(Epoch(0), Level::One, &keys, out);
+    });
+    [puts, gets].iter().for_each(|frame| receive(&shard, from, frame));
+    shard.on_stop();
+    let after_ms = drained_after(&bench, &shard, DRAIN_MS - 1_000).expect("it stops in order");
+    assert!(after_ms >= OPEN_NS / MS, "{after_ms} ms: the other core may answer until then");
+    let frames = bench.frames(from);
+    let replies: Vec<Reply<'_>> =
+        frames.iter().map(|(header, body)| Reply::decode(header.kind, body).expect("a reply")).collect();
+    let [Reply::Values(_), Reply::Outcomes(outcomes)] = &replies[..] else { panic!("{replies:?}") };
+    let in_doubt = outcomes.iter().filter(|outcome| *outcome == Outcome::Error(ErrorCode::Unknown)).count();
+    assert!((1..20).contains(&in_doubt), "those that are the other core's: {in_doubt}");
 }

@@ -8,7 +8,7 @@ use super::coordinator::{Coordinator, TIMEOUT_MS, What};
 use super::*;
 use crate::shard::multi_put::MULTI_PUTS_MAX;
 
-fn entry<'a>(key: &'a [u8], value: &'a [u8]) -> Entry<'a> {
+pub(super) fn entry<'a>(key: &'a [u8], value: &'a [u8]) -> Entry<'a> {
     Entry::Put { key: Key::plain(key), ttl_ms: 0, context: b"", value }
 }
 
