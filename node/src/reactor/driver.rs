@@ -471,7 +471,8 @@ impl<H: Handler, E> Driver<H, E> {
             return true;
         }
         let drained = self.handler.as_ref().is_some_and(|handler| handler.is_drained());
-        drained && self.shared.tasks.alive() == 0 && {
+        // Mail is looked for last: what a core has sent that was found ended is there by then.
+        drained && self.shared.tasks.alive() == 0 && !self.has_mail() && {
             let names = self.shared.table.borrow().names();
             let mut table = self.shared.table.borrow_mut();
             names.into_iter().all(|name| {

@@ -544,6 +544,23 @@ fn a_hop_waits_for_a_core_that_is_still_starting() {
     node.stop();
 }
 
+/// A core that had drained ended at once, and what had come from others meanwhile went with its mailbox: who had asked had no answer.
+#[test]
+fn a_core_ends_behind_the_last_of_its_mail() {
+    let seen = Seen { core_1_held: AtomicBool::new(true), ..Seen::default() };
+    let node = Node::start_seen(2, ReactorOptions::default(), seen);
+    let mut stream = node.connect();
+    let mut request = Vec::new();
+    frame(&mut request, b"hop");
+    frame(&mut request, b"e");
+    stream.write_all(&request).unwrap();
+    assert_eq!(answer(&mut stream), b"e", "the hop has been sent");
+    node.posts[1].stop();
+    node.seen.core_1_held.store(false, Ordering::SeqCst);
+    assert_eq!(answer(&mut stream), b"hop");
+    node.stop();
+}
+
 #[test]
 fn a_node_stops_under_load() {
     let node = Node::start(2, ReactorOptions { spin_us: 0, ..ReactorOptions::default() });
