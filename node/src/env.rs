@@ -150,8 +150,10 @@ pub trait Env: Clone + 'static {
         let _ = connection;
         0
     }
-    /// Sends to another core of this node; gives the message back when that core's queue is full.
+    /// Sends to another core of this node; gives the message back when that core's queue is full, or the core has ended.
     fn hop(&self, to: CoreId, message: Hop) -> Result<(), Hop>;
+    /// Whether a core of this node has ended: it takes no message any more, and what it has sent is in the queue of whom it is for.
+    fn has_ended(&self, core: CoreId) -> bool;
 }
 
 /// What a world tells a shard.

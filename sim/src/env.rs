@@ -73,4 +73,8 @@ impl Env for SimEnv {
     fn hop(&self, to: CoreId, message: Hop) -> Result<(), Hop> {
         self.world.hop(self.process, self.core, to, message)
     }
+
+    fn has_ended(&self, core: CoreId) -> bool {
+        self.world.has_ended(self.process, core)
+    }
 }

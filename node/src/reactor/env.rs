@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ferrite_wire::CoreId;
 
+use super::mailbox::Post;
 use super::pace::RingPace;
 use super::shared::{ReactorCounters, Shared, clock_ns};
 use crate::disk::RingDisk;
@@ -105,6 +106,10 @@ impl Env for RingEnv {
             Some(post) => post.hop(self.0.core, message),
             None => Err(message),
         }
+    }
+
+    fn has_ended(&self, core: CoreId) -> bool {
+        self.0.posts.get(usize::from(core.0)).is_some_and(Post::has_ended)
     }
 }
 

@@ -32,6 +32,8 @@ pub(super) enum Mail {
 struct Shared {
     ringer: Ringer,
     stop: AtomicBool,
+    /// The mailbox is gone.
+    ended: AtomicBool,
     /// Bytes of frames in the queue.
     bytes: AtomicUsize,
     /// Most of them, but that one alone may be longer.
@@ -61,8 +63,8 @@ pub fn mailboxes(cores: usize, bytes_max: usize) -> io::Result<(Vec<Post>, Vec<M
     let mut boxes = Vec::with_capacity(cores);
     for _ in 0..cores {
         let (sender, receiver) = bounded(MAIL_MAX);
-        let (stop, bytes) = (AtomicBool::new(false), AtomicUsize::new(0));
-        let shared = Shared { ringer: Ringer::new()?, stop, bytes, bytes_max };
+        let (stop, ended, bytes) = (AtomicBool::new(false), AtomicBool::new(false), AtomicUsize::new(0));
+        let shared = Shared { ringer: Ringer::new()?, stop, ended, bytes, bytes_max };
         let post = Post { sender, shared: Arc::new(shared) };
         posts.push(post.clone());
         boxes.push(Mailbox { receiver, post });
@@ -75,6 +77,11 @@ impl Post {
     pub fn stop(&self) {
         self.shared.stop.store(true, Ordering::Release);
         self.shared.ringer.ring();
+    }
+
+    /// Whether the core has ended: nobody takes what it is sent.
+    pub(super) fn has_ended(&self) -> bool {
+        self.shared.ended.load(Ordering::Acquire)
     }
 
     pub(super) fn hop(&self, from: CoreId, message: Hop) -> Result<(), Hop> {
@@ -136,6 +143,13 @@ impl Mailbox {
     }
 }
 
+impl Drop for Mailbox {
+    /// Before the queue goes: whoever finds that gone finds this said.
+    fn drop(&mut self) {
+        self.post.shared.ended.store(true, Ordering::Release);
+    }
+}
+
 fn frame_bytes(message: &Hop) -> usize {
     match message {
         Hop::Request { frame, .. } | Hop::Reply { frame, .. } => frame.capacity(),
@@ -162,6 +176,17 @@ mod tests {
         assert!(posts[0].hop(CoreId(0), reply(1)).is_err());
         assert!(boxes[0].take().is_some());
         assert!(posts[0].hop(CoreId(0), reply(1)).is_ok());
+    }
+
+    #[test]
+    fn a_core_that_has_ended_is_told_from_one_that_is_busy() {
+        let (posts, mut boxes) = mailboxes(2, BYTES_MAX).unwrap();
+        for _ in 0..MAIL_MAX {
+            posts[0].hop(CoreId(1), reply(1)).unwrap();
+        }
+        drop(boxes.pop());
+        assert!(posts.iter().all(|post| post.hop(CoreId(0), reply(1)).is_err()));
+        assert_eq!([0, 1].map(|core: usize| posts[core].has_ended()), [false, true]);
     }
 
     #[test]

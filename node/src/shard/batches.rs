@@ -81,7 +81,7 @@ impl<E: Env> Shard<E> {
     }
 
     /// Sends a part to the core that carries it out; one that finds no room in its queue, or has none there because of
-    /// those that were given up, is answered as overload.
+    /// those that were given up, is answered as overload, and one whose core has ended as a stop.
     pub(super) fn hop_part(
         &self,
         core: CoreId,
@@ -110,8 +110,10 @@ impl<E: Env> Shard<E> {
         finish_frame(&mut frame, start, &header);
         let connection = Connection { slot, generation: index };
         let hop = Hop::Request { connection, from_peer: false, deadline_ns, frame };
-        if !self.may_ask_part(core) || !self.ask_core(core, hop) {
-            self.answer_error(part, ErrorCode::Overloaded);
+        let asked =
+            if self.may_ask_part(core) { self.ask_core(core, hop) } else { Err(ErrorCode::Overloaded) };
+        if let Err(code) = asked {
+            self.answer_error(part, code);
         }
     }
 

@@ -176,8 +176,8 @@ impl<E: Env> Shard<E> {
         if let Ok(Route { hop: Some(core), .. }) = route {
             let hop = Hop::Request { connection, from_peer: true, deadline_ns, frame: raw.to_vec() };
             self.counters.hops.set(self.counters.hops.get() + 1);
-            if !self.ask_core(core, hop) {
-                self.answer_error(requester, ErrorCode::Overloaded);
+            if let Err(code) = self.ask_core(core, hop) {
+                self.answer_error(requester, code);
             }
             return true;
         }

@@ -418,8 +418,8 @@ impl<E: Env> Shard<E> {
                     ferrite_lsm::cover::mark("peer's request hopped");
                     self.counters.hops.set(self.counters.hops.get() + 1);
                     // Nothing bounds how many questions peers send: only answers may wait for room.
-                    if !self.ask_core(core, hop) {
-                        self.refuse_message(requester, &message, ferrite_wire::ErrorCode::Overloaded);
+                    if let Err(code) = self.ask_core(core, hop) {
+                        self.refuse_message(requester, &message, code);
                     }
                 } else {
                     self.on_peer_message(requester, frame, &message, deadline_ns);

@@ -11,7 +11,7 @@
 
 use std::cell::Cell;
 
-use ferrite_wire::CoreId;
+use ferrite_wire::{CoreId, ErrorCode};
 
 use super::Shard;
 use super::batches::is_part;
@@ -59,16 +59,17 @@ pub(super) fn share(all_max: usize, cores: u16) -> usize {
 }
 
 impl<E: Env> Shard<E> {
-    /// Asks another core; its answer is counted off when it comes. False = its queue is full.
-    pub(super) fn ask_core(&self, core: CoreId, question: Hop) -> bool {
+    /// Asks another core; its answer is counted off when it comes. An error says why it was not asked.
+    pub(super) fn ask_core(&self, core: CoreId, question: Hop) -> Result<(), ErrorCode> {
         let is_part = matches!(&question, Hop::Request { connection, .. } if is_part(*connection));
-        let is_sent = self.env.hop(core, question).is_ok();
-        if is_sent {
-            let of = self.questions.of(core);
-            of.all.set(of.all.get() + 1);
-            of.parts.set(of.parts.get() + usize::from(is_part));
+        if self.env.hop(core, question).is_err() {
+            let has_ended = self.env.has_ended(core);
+            return Err(if has_ended { ErrorCode::Stopping } else { ErrorCode::Overloaded });
         }
-        is_sent
+        let of = self.questions.of(core);
+        of.all.set(of.all.get() + 1);
+        of.parts.set(of.parts.get() + usize::from(is_part));
+        Ok(())
     }
 
     /// Another core has answered what was asked under this connection.

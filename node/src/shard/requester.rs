@@ -189,12 +189,20 @@ impl<E: Env> Shard<E> {
     /// what that core has asked, for every message here is the one answer of one of its questions; and in bytes, for over that core's
     /// share of the bound answers are short.
     pub(super) fn send_hop(&self, core: CoreId, message: Hop) {
-        self.backlog.borrow_mut().send(core, message, |core, message| self.env.hop(core, message));
+        self.backlog.borrow_mut().send(core, message, |core, message| self.hop_or_drop(core, message));
     }
 
     /// Tries again to send what found a full queue.
     pub(super) fn flush_hops(&self) {
-        self.backlog.borrow_mut().flush(|core, message| self.env.hop(core, message));
+        self.backlog.borrow_mut().flush(|core, message| self.hop_or_drop(core, message));
+    }
+
+    /// Gives back what finds a full queue. What is for a core that has ended is nobody's: kept, it would wait for ever, and this core's end for it.
+    fn hop_or_drop(&self, core: CoreId, message: Hop) -> Result<(), Hop> {
+        self.env.hop(core, message).or_else(|message| match self.env.has_ended(core) {
+            true => Ok(()),
+            false => Err(message),
+        })
     }
 }
 

@@ -101,8 +101,8 @@ impl<E: Env> Shard<E> {
             let hop = Hop::Request { connection, from_peer: false, deadline_ns, frame: raw.to_vec() };
             ferrite_lsm::cover::mark("client's request hopped");
             self.counters.hops.set(self.counters.hops.get() + 1);
-            if !self.ask_core(core, hop) {
-                self.answer_error(requester, ErrorCode::Overloaded);
+            if let Err(code) = self.ask_core(core, hop) {
+                self.answer_error(requester, code);
             }
             return;
         }

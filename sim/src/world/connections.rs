@@ -287,6 +287,9 @@ impl World {
 
     /// A core sends to another of its process.
     pub(crate) fn hop(&self, process: ProcessId, from: u16, to: CoreId, message: Hop) -> Result<(), Hop> {
+        if self.has_ended(process, to) {
+            return Err(message);
+        }
         let room = self.core_mut(process, to.0, |core| {
             let room = core.hops_waiting < HOPS_MAX;
             core.hops_waiting += usize::from(room);

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use ferrite_lsm::layout::Layout;
 use ferrite_lsm::mem_disk::{CrashMode, MemDisk};
 use ferrite_node::{Handler, HintCounts, Place, Placement, Shard, ShardSettings};
+use ferrite_wire::CoreId;
 
 use super::{Core, Event, Process, World};
 use crate::env::SimEnv;
@@ -231,6 +232,14 @@ impl World {
         self.nodes.borrow()[node].process.as_ref().is_some_and(|process| process.is_stopping)
     }
 
+    /// Whether a core of a process that was asked to stop has ended.
+    pub(crate) fn has_ended(&self, process: ProcessId, core: CoreId) -> bool {
+        let nodes = self.nodes.borrow();
+        let running = nodes[process.node].process.as_ref().filter(|running| running.id == process);
+        running
+            .is_some_and(|running| running.is_stopping && running.cores[usize::from(core.0)].shard.is_none())
+    }
+
     /// Ends the cores that have drained, and the processes of which no core is left.
     pub(super) fn end_drained(self: &Rc<World>) {
         let now_ns = self.now_ns();
@@ -247,7 +256,9 @@ impl World {
             for (core, shard) in shards.into_iter().enumerate() {
                 let Some(shard) = shard else { continue };
                 let is_still = self.still_until_ns(process, Some(core as u16)) > now_ns;
-                if !is_still && shard.is_drained() {
+                let is_drained = !is_still && shard.is_drained();
+                let has_mail = self.core_mut(process, core as u16, |core| core.hops_waiting > 0);
+                if is_drained && has_mail == Some(false) {
                     self.hints.borrow_mut().add(&shard.hint_counts());
                     self.core_mut(process, core as u16, |core| core.shard = None);
                 } else {

@@ -8,6 +8,9 @@ use super::multi_put::entry;
 use super::*;
 use crate::shard::stop::{DRAIN_MS, OPEN_NS};
 
+/// Longer than any stop takes, in microseconds.
+const LONG_US: u32 = 30_000_000;
+
 fn write_frame(number: u64, deadline_us: u32, key: &[u8]) -> Vec<u8> {
     let version = Version { order: Order(5), ..Version::default() };
     let message =
@@ -95,6 +98,48 @@ fn a_stopping_shard_still_answers_what_is_in_memory() {
     assert_eq!(bench.frames(connection).remove(0).0.kind, FrameKind::Value);
 }
 
+/// A core of two, a client of it, and a request for a key of the other core with much time.
+fn beside_another() -> (Bench, Rc<Shard<Bench>>, Connection, Vec<u8>) {
+    let bench = Bench::new(MemDisk::new());
+    let shard = open(&bench, settings(1, 2, 4)).expect("an empty disk opens");
+    let theirs = |key: &[u8; 1]| shard.route(&Key::plain(key)).expect("a table").hop.is_some();
+    let key = (0..=u8::MAX).map(|byte| [byte]).find(theirs).expect("the other core owns some keys");
+    let request = put(&key, b"value", Level::One);
+    let frame = frame_of(request.kind(), 1, LONG_US, |out| request.encode(out));
+    let from = client(&bench, &shard);
+    (bench, shard, from, frame)
+}
+
+/// What was for a core that had ended found its queue as if it were full, for ever: the core that had answered was stopped by the clock.
+#[test]
+fn an_answer_for_a_core_that_has_ended_holds_up_no_stop() {
+    let (bench, shard, _, _) = beside_another();
+    let ours = |key: &[u8; 1]| shard.route(&Key::plain(key)).expect("a table").hop.is_none();
+    let key = (0..=u8::MAX).map(|byte| [byte]).find(ours).expect("this core owns some keys");
+    let connection = Connection { slot: 9, generation: 1 };
+    let (frame, deadline_ns) =
+        (request_frame(1, &put(&key, b"value", Level::One)), bench.now_ns() + 1_000 * MS);
+    bench.0.hops_full.set(true);
+    shard.on_hop(CoreId(1), Hop::Request { connection, from_peer: false, deadline_ns, frame });
+    pass(&bench, &shard, 1);
+    assert!(!shard.backlog.borrow().is_empty());
+    shard.on_stop();
+    assert_eq!(drained_after(&bench, &shard, 100), None, "it may be busy");
+    bench.0.others_ended.set(true);
+    assert!(drained_after(&bench, &shard, 100).is_some());
+    shard.send_hop(CoreId(1), Hop::Reply { connection, frame: vec![] });
+    assert!(shard.backlog.borrow().is_empty(), "nor does one that is made later");
+}
+
+/// What belongs to a core that has ended was refused as overload, which is tried again here.
+#[test]
+fn a_request_for_a_core_that_has_ended_is_told_of_the_stop() {
+    let (bench, shard, from, frame) = beside_another();
+    bench.0.others_ended.set(true);
+    receive(&shard, from, &frame);
+    assert_eq!(told(&bench, from), [(1, Err(ErrorCode::Stopping))]);
+}
+
 /// Lets a core that was told to stop go on for so long at most; after how many milliseconds it has drained.
 fn drained_after(bench: &Bench, shard: &Shard<Bench>, ms_max: u64) -> Option<u64> {
     (1..=ms_max).find(|_| {
@@ -102,8 +147,6 @@ fn drained_after(bench: &Bench, shard: &Shard<Bench>, ms_max: u64) -> Option<u64
         shard.is_drained()
     })
 }
-
-const LONG_US: u32 = 30_000_000;
 
 /// While one operation went on that its client gave half a minute, no hints were made, and the node was stopped by the clock: what all other writes owed to a replica that
 /// stood still was owed by nobody.

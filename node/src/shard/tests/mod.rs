@@ -78,6 +78,8 @@ struct State {
     hops: RefCell<Vec<(CoreId, Hop)>>,
     /// Hops are given back.
     hops_full: Cell<bool>,
+    /// The other cores have ended: hops are given back, too.
+    others_ended: Cell<bool>,
     /// Sends are refused for want of room.
     out_full: Cell<bool>,
     /// Sends of more than a few bytes are.
@@ -104,6 +106,7 @@ impl Bench {
             attempts: RefCell::default(),
             hops: RefCell::default(),
             hops_full: Cell::new(false),
+            others_ended: Cell::new(false),
             out_full: Cell::new(false),
             out_nearly_full: Cell::new(false),
             is_not_read: Cell::new(false),
@@ -215,11 +218,14 @@ impl Env for Bench {
         self.0.lay_ns.get()
     }
     fn hop(&self, to: CoreId, message: Hop) -> Result<(), Hop> {
-        if self.0.hops_full.get() {
+        if self.0.hops_full.get() || self.0.others_ended.get() {
             return Err(message);
         }
         self.0.hops.borrow_mut().push((to, message));
         Ok(())
+    }
+    fn has_ended(&self, _: CoreId) -> bool {
+        self.0.others_ended.get()
     }
 }
 
