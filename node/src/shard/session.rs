@@ -138,6 +138,12 @@ impl Sessions {
         (session.generation == connection.generation).then_some(session.kind)
     }
 
+    /// Whether a client waits for an answer.
+    pub(super) fn has_waiting_client(&self) -> bool {
+        let waits = |session: &Session| session.kind == SessionKind::Client && session.in_flight > 0;
+        self.slots.iter().flatten().any(waits)
+    }
+
     /// How many there are of clients and of peers that connected to us.
     pub(super) fn counts(&self) -> (usize, usize) {
         let of = |kind| self.slots.iter().flatten().filter(|session| session.kind == kind).count();

@@ -64,7 +64,8 @@ impl<E: Env> Shard<E> {
         });
     }
 
-    fn open_until_ns(&self) -> u64 {
+    /// Until when what is open goes on.
+    pub(super) fn open_until_ns(&self) -> u64 {
         self.stopped_ns.get() + OPEN_NS
     }
 
@@ -101,6 +102,7 @@ impl<E: Env> Shard<E> {
             && self.multi_puts.borrow().len() == 0
             && self.latches.borrow().is_empty()
             && self.backlog.borrow().is_empty()
+            && !self.awaits_answers()
             && self.disk_reads.get() == 0
             && !self.pump_runs.get()
             && !self.sync_runs.get()

@@ -110,6 +110,62 @@ fn beside_another() -> (Bench, Rc<Shard<Bench>>, Connection, Vec<u8>) {
     (bench, shard, from, frame)
 }
 
+/// The other core says that the only request that hopped there is done.
+fn other_core_answers(bench: &Bench, shard: &Shard<Bench>) {
+    let hops = bench.0.hops.take();
+    let [(core, Hop::Request { connection, .. })] = hops[..] else { panic!("one question: {hops:?}") };
+    let done = Reply::Done { version: Version::default(), answered: 1, sloppy: false };
+    let frame = frame_of(done.kind(), 1, 0, |out| done.encode(out));
+    shard.on_hop(core, Hop::Reply { connection, frame });
+}
+
+/// What was asked of another core was no operation of this one, which ended before the answer, and its clients went without.
+#[test]
+fn a_core_that_stops_waits_for_what_others_owe_its_clients() {
+    let (bench, shard, from, frame) = beside_another();
+    receive(&shard, from, &frame);
+    shard.on_stop();
+    assert_eq!(drained_after(&bench, &shard, 1_000), None);
+    other_core_answers(&bench, &shard);
+    assert_eq!(bench.frames(from).len(), 1);
+    assert!(drained_after(&bench, &shard, 100).is_some());
+}
+
+/// Not longer than for its own operations, where the other core stands still; and not for a core that has ended, or a client that has gone.
+#[test]
+fn a_core_that_stops_waits_for_no_answer_that_does_not_come() {
+    let (bench, shard, from, frame) = beside_another();
+    receive(&shard, from, &frame);
+    shard.on_stop();
+    let after_ms = drained_after(&bench, &shard, DRAIN_MS - 1_000).expect("it stops in order");
+    assert!(after_ms >= OPEN_NS / MS, "{after_ms} ms");
+    for gone in [false, true] {
+        let (bench, shard, from, frame) = beside_another();
+        receive(&shard, from, &frame);
+        shard.on_stop();
+        match gone {
+            true => shard.on_closed(from),
+            false => bench.0.others_ended.set(true),
+        }
+        assert!(drained_after(&bench, &shard, 100).is_some(), "{gone}");
+    }
+}
+
+/// Peers ask for as long as they reach this core. What of that is another core's holds up no stop, also where a client's question was open there before.
+#[test]
+fn a_core_that_stops_waits_for_no_answer_to_a_peer() {
+    let (bench, shard, from, frame) = beside_another();
+    receive(&shard, from, &frame);
+    other_core_answers(&bench, &shard);
+    let theirs = |key: &[u8; 1]| shard.route(&Key::plain(key)).expect("a table").hop.is_some();
+    let key = (0..=u8::MAX).map(|byte| [byte]).find(theirs).expect("the other core owns some keys");
+    let other = peer_of(&bench, &shard, NodeId(1));
+    receive(&shard, other, &write_frame(1, LONG_US, &key));
+    assert_eq!(shard.questions.len(), 1);
+    shard.on_stop();
+    assert!(drained_after(&bench, &shard, 100).is_some());
+}
+
 /// What was for a core that had ended found its queue as if it were full, for ever: the core that had answered was stopped by the clock.
 #[test]
 fn an_answer_for_a_core_that_has_ended_holds_up_no_stop() {
