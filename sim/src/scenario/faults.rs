@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use ferrite_lsm::mem_disk::{CrashMode, MemDisk};
+use ferrite_node::shard::DRAIN_MS;
 
 use super::Scenario;
 use super::plan::FaultKind;
@@ -16,8 +17,8 @@ const CLOCK_JUMP_MS_MAX: u64 = 5_000;
 const PAUSE_MS_MAX: u64 = 3_000;
 /// How much longer a core stands still, at least and at most, than it may before it counts as absent, in milliseconds.
 const CORE_STALL_MS: (u64, u64) = (200, 3_000);
-/// A node that was asked to stop and has not drained after so long is killed.
-const STOP_PATIENCE_NS: u64 = 5 * SECOND;
+/// A node that was asked to stop and has not drained after one of these times is killed: by somebody in a hurry, or when it would have given up by itself.
+const STOP_PATIENCE_NS: [u64; 2] = [5 * SECOND, DRAIN_MS * MS];
 
 /// A copy of a node's data directory.
 #[derive(Debug)]
@@ -60,7 +61,8 @@ impl Scenario {
             FaultKind::Stop => {
                 if world.ask_to_stop(node) {
                     world.count("orderly stop");
-                    self.stopping.borrow_mut().push((node, world.now_ns() + STOP_PATIENCE_NS));
+                    let patience_ns = STOP_PATIENCE_NS[self.draw(2) as usize];
+                    self.stopping.borrow_mut().push((node, world.now_ns() + patience_ns));
                 }
             }
             FaultKind::Pause => {
