@@ -126,7 +126,11 @@ impl Pipeline {
             let mut body = self.calls.buffer();
             let of_rest = crowded_out.iter().map(|(_, entry, _)| *entry);
             Request::encode_multi_put(Epoch(0), level, options, of_rest, &mut body);
-            let call = part.rest(now, Owner::Writes { batch, places }, FrameKind::MultiPut, target, body);
+            let mut call = part.rest(now, Owner::Writes { batch, places }, FrameKind::MultiPut, target, body);
+            if crowded_out.len() < entries.len() {
+                // The node takes some each time: the rest may try as often as the whole.
+                (call.attempts, call.faults) = (0, 0);
+            }
             again.push(Again { call, fault: (*fault).clone() });
         }
         again

@@ -224,6 +224,27 @@ fn of_a_part_only_what_there_was_no_room_for_waits() {
     assert_eq!(script.pipeline.calls_open(), 0);
 }
 
+/// The rest of a part took over its attempts: after 64 of them it was given up, though each time some of it was taken.
+#[test]
+fn a_part_of_which_some_is_taken_each_time_is_done_in_the_end() {
+    let timeout = 60_000 * MS;
+    let mut script = Script::with_nodes(Options { timeout, ..options(&["n1:7101"]) }, 1);
+    let names: Vec<[u8; 1]> = (0..100).map(|name| [name]).collect();
+    let entries: Vec<Entry<'_>> = names.iter().map(|name| entry(name)).collect();
+    script.submit(1, Operation::MultiPut(&entries, WriteOptions::default()));
+    for _ in 0..names.len() {
+        script.connect_all();
+        let part = script.request();
+        let first = names_in(&part)[0];
+        answer(&mut script, &part, |name| match name == first {
+            true => done(),
+            false => Outcome::Error(ErrorCode::Overloaded),
+        });
+        script.advance(100 * MS);
+    }
+    assert!(outcomes(&mut script).iter().all(WriteOutcome::is_done));
+}
+
 #[test]
 fn a_deadline_within_the_pause_ends_what_was_refused_as_not_applied() {
     let timeout = 3 * MS;
