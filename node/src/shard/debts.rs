@@ -367,8 +367,7 @@ impl WriteOperation {
         if !may_take_it_later(code) {
             self.refused_for_good.insert(replica);
         }
-        let is_pressed = matches!(code, ErrorCode::Overloaded | ErrorCode::Expired);
-        if is_pressed && !self.stood_in.contains(replica) {
+        if code == ErrorCode::Overloaded && !self.stood_in.contains(replica) {
             self.pressed.insert(replica);
         }
     }

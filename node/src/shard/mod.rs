@@ -409,8 +409,10 @@ impl<E: Env> Shard<E> {
                 else {
                     unreachable!("the kinds above");
                 };
-                let came_late_ns = self.env.lay_ns(connection);
-                let deadline_ns = self.env.now_ns() + self.timeout_ns(frame.header.deadline_us, came_late_ns);
+                let now_ns = self.env.now_ns();
+                let lay_ns = self.env.lay_ns(connection);
+                let late_ns = self.standstill.late_from_peer_ns(now_ns, self.tend_ns.get(), lay_ns);
+                let deadline_ns = now_ns + self.given_ns(frame.header.deadline_us).saturating_sub(late_ns);
                 if self.is_expired(deadline_ns, expiry::Waited::AtReplica) {
                     self.refuse_message(requester, &message, ferrite_wire::ErrorCode::Expired);
                 } else if let Ok(Route { hop: Some(core), .. }) = self.route(key) {
@@ -445,12 +447,17 @@ impl<E: Env> Shard<E> {
     /// How long a request that is read now may take whose header says so many microseconds, and that is older than it seems by `came_late_ns`. What this core stood
     /// still meanwhile is in that, and is not taken off twice.
     fn timeout_ns(&self, deadline_us: u32, came_late_ns: u64) -> u64 {
+        let late_ns = self.standstill.late_ns(self.env.now_ns(), self.tend_ns.get(), came_late_ns);
+        self.given_ns(deadline_us).saturating_sub(late_ns)
+    }
+
+    /// How long a header gives a request that says so many microseconds.
+    fn given_ns(&self, deadline_us: u32) -> u64 {
         let by_default_ns = self.settings.request_timeout_ns;
-        let given_ns = match deadline_us {
+        match deadline_us {
             0 => by_default_ns,
             us => (u64::from(us) * 1_000).min(self.settings.deadline_max_ns.max(by_default_ns)),
-        };
-        given_ns.saturating_sub(self.standstill.late_ns(self.env.now_ns(), self.tend_ns.get(), came_late_ns))
+        }
     }
 
     /// Closes a connection from this side.

@@ -15,6 +15,8 @@ const STILL_NS_MIN: u64 = 250_000_000;
 const STOPPED_NS_MIN: u64 = 1_000_000_000;
 /// For so long after that what is read may have waited, in nanoseconds: it is not all read in one turn, and the turns after it are long.
 const AFTER_NS: u64 = 2_000_000_000;
+/// The same of what peers have sent, which is only done for nothing if it is old: they are few, and each is read from in the first turns.
+const AFTER_OF_PEERS_NS: u64 = 250_000_000;
 
 /// The last time that the core stood still.
 #[derive(Debug, Default)]
@@ -51,6 +53,13 @@ impl Standstill {
         let had_stood_still = came_ns < until_ns && came_ns + AFTER_NS >= until_ns;
         let before_ns = if had_stood_still { self.lasted_ns.get() } else { 0 };
         self.waited_ns(now_ns, due_ns).max(here_ns + before_ns)
+    }
+
+    /// The same of what a peer has sent.
+    pub(super) fn late_from_peer_ns(&self, now_ns: u64, due_ns: u64, here_ns: u64) -> u64 {
+        let stands_still = now_ns.saturating_sub(due_ns) >= STILL_NS_MIN;
+        let catches_up = now_ns + AFTER_NS < self.until_ns.get() + AFTER_OF_PEERS_NS;
+        if stands_still || catches_up { self.late_ns(now_ns, due_ns, here_ns) } else { here_ns }
     }
 }
 

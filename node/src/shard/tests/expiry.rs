@@ -130,7 +130,7 @@ fn what_peers_sent_while_the_core_stood_still_is_dropped_when_it_goes_on() {
         assert_eq!(answer, expected);
     }
     assert_eq!(dropped(&shard), ["at_replica 2"]);
-    for _ in 0..110 {
+    for _ in 0..14 {
         pass(&bench, &shard, 20);
     }
     receive(&shard, from, &replica_write(9, b"k", b"v"));

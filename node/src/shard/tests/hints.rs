@@ -263,8 +263,9 @@ fn replicas_that_are_there_and_cannot_write_are_owed_all_of_it() {
         (ErrorCode::Fenced, false),
         (ErrorCode::Stopping, false),
         (ErrorCode::Unknown, false),
+        // It stood still, and does so no more.
+        (ErrorCode::Expired, false),
         (ErrorCode::Overloaded, true),
-        (ErrorCode::Expired, true),
     ] {
         let mut settings = patient(3);
         settings.hints.storm_per_s = 5;
