@@ -36,7 +36,7 @@ impl Scenario {
         {
             // What stood still is lost, and the machine is back before anybody has told it of what it had told them.
             world.stop(stalled, Death::PowerCut(CrashMode::None));
-            self.shape.start(world, stalled);
+            self.start(world, stalled);
         }
         let nodes = self.shape.nodes;
         let node = self.draw(nodes as u64) as usize;
@@ -162,11 +162,23 @@ impl Scenario {
         self.is_damaged.get() && self.plan.untrusted.is_some_and(|disk| disk.node == node)
     }
 
+    /// A node comes back.
+    pub(super) fn start(&self, world: &Rc<World>, node: usize) {
+        if self.is_damaged(node) {
+            // What it finds damaged when it opens may be anything, also what it had in memory until then and has shown.
+            self.facts.borrow_mut().lost(node, 0, world.now_ns());
+        }
+        self.shape.start(world, node);
+    }
+
     /// A node gets an empty disk in place of one that is damaged.
     pub(super) fn replace_disk(&self, world: &Rc<World>, node: usize) {
         world.stop(node, Death::Kill);
         world.replace_disk(node, None);
-        self.is_damaged.set(false);
+        if self.is_damaged(node) {
+            // It was that one, and not another whose reads went wrong.
+            self.is_damaged.set(false);
+        }
         self.facts.borrow_mut().lost(node, 0, world.now_ns());
     }
 
@@ -267,11 +279,7 @@ impl Scenario {
                     self.set_clock_off(world, node);
                 }
                 self.deal_cores(world, node);
-                if self.is_damaged(node) {
-                    // Whatever it finds damaged when it opens may be anything.
-                    self.facts.borrow_mut().lost(node, 0, world.now_ns());
-                }
-                self.shape.start(world, node);
+                self.start(world, node);
             }
         }
     }

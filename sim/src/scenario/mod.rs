@@ -270,7 +270,7 @@ impl Scenario {
                 world.stop(node, Death::Kill);
             }
             if !world.is_running(node) {
-                self.shape.start(world, node);
+                self.start(world, node);
             }
         }
         self.run_until(world, world.now_ns() + HEALING_NS, || false);
@@ -299,7 +299,7 @@ impl Scenario {
                 self.replace_disk(world, node);
             }
             world.stop(node, Death::Kill);
-            self.shape.start(world, node);
+            self.start(world, node);
         }
         self.run_until(world, world.now_ns() + HEALING_NS, || false);
     }
