@@ -191,7 +191,9 @@ impl<D: Disk> Log<D> {
                 Some((first, next, bytes)) => {
                     segments.open(SegmentInfo { id, slot, first, next, bytes, file_bytes });
                 }
-                None if source.groups == 0
+                // Of another length it would have to be removed first, and on a full disk nothing would stand in its place.
+                None if file_bytes == options.segment_bytes
+                    && source.groups == 0
                     && !damaged.contains(&source.slot)
                     && source.nameless.is_none()
                     && source.cut_from().is_none()
@@ -203,13 +205,13 @@ impl<D: Disk> Log<D> {
             }
         }
         // Not in a file that holds groups: should its new header be torn, they would still have to be told from others.
-        let reuse = blank.is_some_and(|blank| blank.file_bytes == options.segment_bytes);
+        let reuse = blank.is_some();
         let identity = Identity { segment: next_id, life: options.life };
         let file_bytes = options.segment_bytes;
         let header = SegmentHeader { core, identity, recycled: reuse, life_first, life_after, file_bytes };
         let used: BTreeSet<u32> = sources.iter().map(|source| source.slot).collect();
         let slot = blank.map_or_else(|| slot_beside(&used), |blank| blank.slot);
-        let plan = Plan { slot, reuse, remove: blank.is_some() && !reuse, header };
+        let plan = Plan { slot, reuse, remove: false, header };
         let (file, first_slot) = match prepare::make(&disk, &plan).await {
             Ok(made) => {
                 segments.open(SegmentInfo {
@@ -235,7 +237,9 @@ impl<D: Disk> Log<D> {
                 let current = segments.current();
                 current.file_bytes = current.bytes;
                 let stands_in = sources.iter().find(|source| source.slot == current.slot);
-                (stands_in.expect("it is one of them").file.clone(), Some(slot))
+                // Beside it: it is the only one that says that there is a log, perhaps, and what is made in its place would have it removed first.
+                let next = if current.slot == slot { slot_beside(&used) } else { slot };
+                (stands_in.expect("it is one of them").file.clone(), Some(next))
             }
             Err(PrepareError::Create(error)) => return Err(LogError::Disk(error)),
             Err(PrepareError::NoBuffer) => return Err(LogError::NoBuffer),
@@ -248,7 +252,7 @@ impl<D: Disk> Log<D> {
             segments.recycle(slot);
         }
         segments.keep(damaged, aside);
-        segments.occupy(slot);
+        segments.occupy(first_slot.unwrap_or(slot));
         let state = State {
             filling: None,
             spare: Vec::new(),

@@ -206,6 +206,31 @@ fn a_full_disk_refuses_and_goes_on_when_there_is_space() {
     assert_eq!(recover(&disk.crash(CrashMode::None, &mut random(1)), options(2)).2, pairs(1..7));
 }
 
+/// On a full disk the one file that said that there is a log was removed for another in its place, for which there was no room: the next start found no log, and
+/// refused the data for good.
+#[test]
+fn starts_and_attempts_on_a_full_disk_leave_a_log_that_opens() {
+    for segment_bytes in [SEGMENT, 2 * SEGMENT] {
+        let disk = MemDisk::new();
+        drop(recover(&disk, options(1)));
+        let later = |life| {
+            let options = LogOptions { segment_bytes, needed: Seq(3), seq_min: Seq(3), ..options(life) };
+            recover(&disk, options)
+        };
+        disk.set_full(true);
+        for life in 2..5 {
+            let (log, ..) = later(life);
+            if block_on(log.prepare()).is_ok() {
+                assert_eq!(segment_bytes, SEGMENT, "there is a file for it");
+            }
+        }
+        disk.set_full(false);
+        let (log, ..) = later(5);
+        write(&log, 1..3, 100);
+        assert_eq!(later(6).2, [(3, 1), (4, 2)]);
+    }
+}
+
 /// A budget that was spent refused as a full disk does, to which an operator adds a disk; and left a file that was made for nothing.
 #[test]
 fn a_spent_budget_is_no_full_disk_and_touches_nothing() {
