@@ -528,9 +528,8 @@ fn a_busy_task_leaves_room_for_sockets_timers_disk_and_hops() {
     node.stop();
 }
 
-#[test]
-fn a_hop_waits_for_a_core_that_is_still_starting() {
-    // Seen as a client that hung: core 0 was up first, and core 1 threw the hop away for want of a shard.
+/// A node whose second core does not begin yet, and a client that has asked for a hop to it and then for something else.
+fn with_a_hop_to_a_core_that_is_held() -> (Node, TcpStream) {
     let seen = Seen { core_1_held: AtomicBool::new(true), ..Seen::default() };
     let node = Node::start_seen(2, ReactorOptions::default(), seen);
     let mut stream = node.connect();
@@ -538,6 +537,13 @@ fn a_hop_waits_for_a_core_that_is_still_starting() {
     frame(&mut request, b"hop");
     frame(&mut request, b"e");
     stream.write_all(&request).unwrap();
+    (node, stream)
+}
+
+#[test]
+fn a_hop_waits_for_a_core_that_is_still_starting() {
+    // Seen as a client that hung: core 0 was up first, and core 1 threw the hop away for want of a shard.
+    let (node, mut stream) = with_a_hop_to_a_core_that_is_held();
     assert_eq!(answer(&mut stream), b"e", "the hop has been sent, and core 0 goes on");
     node.seen.core_1_held.store(false, Ordering::SeqCst);
     assert_eq!(answer(&mut stream), b"hop");
@@ -547,13 +553,7 @@ fn a_hop_waits_for_a_core_that_is_still_starting() {
 /// A core that had drained ended at once, and what had come from others meanwhile went with its mailbox: who had asked had no answer.
 #[test]
 fn a_core_ends_behind_the_last_of_its_mail() {
-    let seen = Seen { core_1_held: AtomicBool::new(true), ..Seen::default() };
-    let node = Node::start_seen(2, ReactorOptions::default(), seen);
-    let mut stream = node.connect();
-    let mut request = Vec::new();
-    frame(&mut request, b"hop");
-    frame(&mut request, b"e");
-    stream.write_all(&request).unwrap();
+    let (node, mut stream) = with_a_hop_to_a_core_that_is_held();
     assert_eq!(answer(&mut stream), b"e", "the hop has been sent");
     node.posts[1].stop();
     node.seen.core_1_held.store(false, Ordering::SeqCst);
