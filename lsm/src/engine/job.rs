@@ -100,6 +100,10 @@ impl Running {
         (!cell.replace(true)).then_some(Guard(cell))
     }
 
+    pub(super) fn is_any(&self) -> bool {
+        Kind::EVERY.into_iter().any(|kind| self.of(kind).runs.get())
+    }
+
     /// The host begins a job.
     fn turn(&self) {
         Kind::EVERY.into_iter().for_each(|kind| self.of(kind).left_to_host.set(false));
@@ -153,7 +157,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
     }
 
     fn is_due(&self, kind: Kind) -> bool {
-        if self.running.of(kind).runs.get() || self.fenced.get() {
+        if self.running.of(kind).runs.get() || self.fenced.get() || self.closed.get() {
             return false;
         }
         // Until this life has its log segment and its manifest, nothing else is written.

@@ -146,6 +146,8 @@ struct Core<D: Disk, P: Pace> {
     compacting: Cell<Option<Compacting>>,
     /// No compaction is offered any more.
     closing: Cell<bool>,
+    /// No work at all is: the manifest says that the log is closed, or is about to, and whatever changed it after that would take that back.
+    closed: Cell<bool>,
     floors: RefCell<Floors>,
     pending: Pending,
     debt_bytes: Cell<u64>,
@@ -481,7 +483,11 @@ impl<D: Disk, P: Pace> Engine<D, P> {
         self.0.log.set_damaged_aside().await
     }
 
-    /// Commits what is staged and marks the engine as closed: the next open finds it clean. Flushes nothing. Nothing may be staged after.
+    /// Commits what is staged and marks the engine as closed: the next open finds it clean. Flushes nothing. Nothing may be staged after, and from the first poll on no
+    /// work is offered.
+    ///
+    /// # Panics
+    /// When a job runs: what it changed would come after the mark.
     pub async fn close(&self) -> Result<(), DiskError> {
         self.0.close().await
     }

@@ -106,6 +106,8 @@ impl<D: Disk, P: Pace> Core<D, P> {
     }
 
     pub(super) async fn close(&self) -> Result<(), DiskError> {
+        assert!(!self.running.is_any(), "whoever closes waits for the jobs that run");
+        self.closed.set(true);
         let fenced = DiskError { kind: DiskErrorKind::Io, operation: "close", name: None };
         while self.log.has_staged() {
             self.commit().await.map_err(|_| fenced)?;

@@ -369,6 +369,11 @@ impl<E: Env> Shard<E> {
         !self.engine.unreadable().is_empty()
     }
 
+    /// Whether what was here before closed its log in order, and nothing of that was lost.
+    pub fn was_closed_in_order(&self) -> bool {
+        self.counters.closed_cleanly
+    }
+
     /// Whether something is known to be damaged for good: its keys are refused until replicas have brought it again.
     pub fn has_quarantined(&self) -> bool {
         !self.engine.quarantined().is_empty()

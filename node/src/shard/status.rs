@@ -33,7 +33,7 @@ pub(super) struct Counters {
     pub(super) jobs_failed: Cell<u64>,
     errors: RefCell<Vec<(ErrorCode, u64)>>,
     replayed: u64,
-    closed_cleanly: bool,
+    pub(super) closed_cleanly: bool,
     damaged: u64,
     cut_tail: bool,
 }

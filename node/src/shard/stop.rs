@@ -54,6 +54,8 @@ impl<E: Env> Shard<E> {
         // The log has nothing in flight that would make room: it takes none any more.
         self.drop_owed();
         self.pump_runs.set(true);
+        // Nor does any job begin: what one changed behind the mark of a closed log would take that back.
+        self.job_runs.set(true);
         let shard = self.clone();
         self.env.spawn(async move {
             shard.leave_actor();

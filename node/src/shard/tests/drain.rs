@@ -7,6 +7,7 @@ use super::hints::{answer, comes, drops, patient, told, without_the_third, write
 use super::multi_put::entry;
 use super::*;
 use crate::shard::stop::{DRAIN_MS, OPEN_NS};
+use crate::shard::upkeep::TEND_INTERVAL_NS;
 
 /// Longer than any stop takes, in microseconds.
 const LONG_US: u32 = 30_000_000;
@@ -254,4 +255,37 @@ fn a_stop_waits_for_no_part_longer_than_for_anything_else() {
     let [Reply::Values(_), Reply::Outcomes(outcomes)] = &replies[..] else { panic!("{replies:?}") };
     let in_doubt = outcomes.iter().filter(|outcome| *outcome == Outcome::Error(ErrorCode::Unknown)).count();
     assert!((1..20).contains(&in_doubt), "those that are the other core's: {in_doubt}");
+}
+
+/// While the log was closed, which takes the disk longer than a tick where it is busy, the next tick began a flush that was due. What that changed came behind the mark of
+/// a closed log: a node that had stopped in order, and had said so, was found to have been killed.
+#[test]
+fn no_work_begins_while_a_core_that_stops_closes_its_log() {
+    let bench = Bench::new(MemDisk::new());
+    let small = || {
+        let mut settings = settings(1, 1, 2);
+        settings.engine.memtable_bytes = 32 * 1024;
+        settings
+    };
+    let shard = open(&bench, small()).expect("an empty disk opens");
+    let from = client(&bench, &shard);
+    for number in 0..20u64 {
+        receive(&shard, from, &request_frame(number, &put(&number.to_le_bytes(), &[7; 8 * 1024], Level::One)));
+    }
+    shard.on_stop();
+    // A tick comes between each look whether it has drained, which begins to close the log, and what that asks of the disk.
+    let (mut ticks, mut is_left) = (0, false);
+    while !shard.is_drained() {
+        ticks += 1;
+        // Nothing else holds the log by then.
+        is_left |= shard.pump_runs.get() && shard.engine.next_job().is_some();
+        assert!(ticks < 100, "it stops in order");
+        bench.0.now_ns.set(bench.now_ns() + TEND_INTERVAL_NS);
+        shard.on_timer(bench.now_ns());
+        bench.run();
+    }
+    assert!(is_left, "some work was due when the log was closed");
+    drop(shard);
+    let shard = open(&bench, small()).expect("the same data");
+    assert!(shard.was_closed_in_order());
 }
