@@ -178,6 +178,8 @@ pub trait Handler: 'static {
     fn on_stop(&self);
     /// After [`Handler::on_stop`]: whether everything is drained and synced.
     fn is_drained(&self) -> bool;
+    /// The core ends, drained or out of time. The error says what is not as it should be then, for whoever runs the node.
+    fn end(&self) -> Result<(), String>;
 }
 
 impl<H: Handler> Handler for std::rc::Rc<H> {
@@ -210,5 +212,8 @@ impl<H: Handler> Handler for std::rc::Rc<H> {
     }
     fn is_drained(&self) -> bool {
         (**self).is_drained()
+    }
+    fn end(&self) -> Result<(), String> {
+        (**self).end()
     }
 }

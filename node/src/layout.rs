@@ -59,6 +59,7 @@ pub(crate) fn settle(plan: &Plan, cpu: usize, directory: &DataDirectory) -> Resu
             CoreError::Shard(End::Failed(error)) => Err(CoreError::Shard(error)),
             CoreError::Start(error) => Err(CoreError::Start(error)),
             CoreError::Ring(error) => Err(CoreError::Ring(error)),
+            CoreError::Disorder(why) => Err(CoreError::Disorder(why)),
         })
     })?;
     match ended.join() {

@@ -212,6 +212,10 @@ impl<E: Env> Handler for NullShard<E> {
     fn is_drained(&self) -> bool {
         self.stopping.get()
     }
+
+    fn end(&self) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 fn header(request: &FrameView<'_>, kind: FrameKind) -> FrameHeader {

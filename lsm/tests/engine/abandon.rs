@@ -155,3 +155,22 @@ fn a_full_disk_at_any_step_of_a_compaction_leaves_the_store_and_no_litter() {
         assert!(failed > 8, "{strategy:?}: {failed} steps failed");
     }
 }
+
+/// What a job changes after the engine was closed would take back that it was.
+#[test]
+fn an_engine_that_is_closed_offers_no_work() {
+    let (disk, engine, model) = due(Strategy::Leveled);
+    assert!(engine.next_job().is_some());
+    {
+        let mut close = Box::pin(engine.close());
+        while poll_once(Pin::as_mut(&mut close)).is_none() {
+            assert!(engine.next_job().is_none());
+        }
+    }
+    assert!(engine.next_job().is_none());
+    drop(engine);
+    let opened = block_on(open_with(&disk, MemPace::new(), options(2, Strategy::Leveled)));
+    let (engine, recovery) = opened.expect("nothing was damaged");
+    assert!(recovery.clean && engine.next_job().is_some(), "it is due then");
+    check(&engine, &model, KEYS);
+}

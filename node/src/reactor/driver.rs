@@ -109,7 +109,8 @@ impl<H: Handler, E> Driver<H, E> {
                 }
             }
             if self.is_finished() {
-                return Ok(());
+                let ended = self.handler.as_ref().map_or(Ok(()), Handler::end);
+                return ended.map_err(CoreError::Disorder);
             }
             if self.breath.is_due(self.shared.now_ns.get(), self.shared.ring.files_in_flight()) {
                 let from = clock_ns();

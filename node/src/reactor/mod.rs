@@ -87,7 +87,7 @@ pub struct CoreSetup {
     pub posts: Vec<Post>,
 }
 
-/// Why a core ended other than by being told to.
+/// Why a core ended other than by being told to, or not in order.
 #[derive(Debug)]
 pub enum CoreError<E> {
     /// No ring, no executor, or no data directory.
@@ -96,6 +96,8 @@ pub enum CoreError<E> {
     Shard(E),
     /// The ring broke.
     Ring(io::Error),
+    /// It was told to stop, and did not end in order: why not.
+    Disorder(String),
 }
 
 impl<E: fmt::Display> fmt::Display for CoreError<E> {
@@ -104,6 +106,7 @@ impl<E: fmt::Display> fmt::Display for CoreError<E> {
             CoreError::Start(error) => write!(f, "cannot start a core: {error}"),
             CoreError::Shard(error) => write!(f, "cannot start a shard: {error}"),
             CoreError::Ring(error) => write!(f, "the core's io_uring failed: {error}"),
+            CoreError::Disorder(why) => write!(f, "did not stop in order: {why}"),
         }
     }
 }

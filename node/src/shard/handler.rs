@@ -180,10 +180,14 @@ impl<E: Env> Handler for Shard<E> {
     }
 
     fn is_drained(&self) -> bool {
-        let is_closed = self.closed.get();
+        let is_closed = self.closed.get().is_some();
         if !is_closed {
             self.rc().go_on_stopping();
         }
         is_closed
+    }
+
+    fn end(&self) -> Result<(), String> {
+        self.rc().how_it_ends()
     }
 }

@@ -57,9 +57,9 @@ impl Latches {
         Latches { by_key: BTreeMap::new(), held: Slab::new(held_max), waiting_bytes: 0 }
     }
 
-    /// Whether none is held.
-    pub(super) fn is_empty(&self) -> bool {
-        self.held.len() == 0
+    /// How many are held.
+    pub(super) fn len(&self) -> usize {
+        self.held.len()
     }
 
     /// Takes the latch of a write's key, or has the write wait for it.

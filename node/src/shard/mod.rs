@@ -71,7 +71,7 @@ use std::rc::{Rc, Weak};
 
 use ferrite_cluster::hints::Ledger;
 use ferrite_cluster::{Clock, Ring, Walls};
-use ferrite_lsm::{Engine, OpenError};
+use ferrite_lsm::{DiskError, Engine, OpenError};
 use ferrite_wire::{
     Actor, CoreId, Epoch, FrameKind, FrameView, NodeId, PeerMessage, Request, Token, VnodeId,
 };
@@ -226,7 +226,7 @@ pub struct Shard<E: Env> {
     stopped_ns: Cell<u64>,
     /// Until when hints are made of what is owed, once it stops and they can be.
     last_hints_ns: Cell<Option<u64>>,
-    closed: Cell<bool>,
+    closed: Cell<Option<Result<(), DiskError>>>,
     /// Called once when a sync has failed.
     on_fence: RefCell<Option<Box<dyn FnOnce()>>>,
     fence_told: Cell<bool>,
@@ -328,7 +328,7 @@ impl<E: Env> Shard<E> {
             stopping: Cell::new(false),
             stopped_ns: Cell::new(0),
             last_hints_ns: Cell::new(None),
-            closed: Cell::new(false),
+            closed: Cell::new(None),
             on_fence: RefCell::default(),
             fence_told: Cell::new(false),
             quarantines_told: Cell::new(0),

@@ -59,10 +59,7 @@ impl<E: Env> Shard<E> {
         let shard = self.clone();
         self.env.spawn(async move {
             shard.leave_actor();
-            if let Err(error) = shard.engine.close().await {
-                tracing::error!(core = shard.settings.core.0, %error, "the log was not closed cleanly");
-            }
-            shard.closed.set(true);
+            shard.closed.set(Some(shard.engine.close().await));
         });
     }
 
@@ -95,21 +92,41 @@ impl<E: Env> Shard<E> {
 
     /// Whether nothing is in flight that the end waits for.
     fn is_idle(&self) -> bool {
-        self.acks.borrow().len() == 0
-            && self.waiting.borrow().is_empty()
+        self.in_flight().iter().all(|(count, _)| *count == 0)
+    }
+
+    /// What is in flight that the end waits for.
+    fn in_flight(&self) -> [(usize, &'static str); 11] {
+        let log = [self.pump_runs.get(), self.sync_runs.get(), self.lease_staged.get(), self.engine.has_staged()];
+        [
             // What writes still owe is not waited for: hints are made of it. Nor is what nobody waits for.
-            && self.operations.borrow().len() == self.debts.get() + self.comparing()
-            && self.hint_fetches.get() == 0
-            && self.multi_gets.borrow().len() == 0
-            && self.multi_puts.borrow().len() == 0
-            && self.latches.borrow().is_empty()
-            && self.backlog.borrow().is_empty()
-            && !self.awaits_answers()
-            && self.disk_reads.get() == 0
-            && !self.pump_runs.get()
-            && !self.sync_runs.get()
-            && !self.lease_staged.get()
-            && !self.job_runs.get()
-            && !self.engine.has_staged()
+            (self.operations.borrow().len().abs_diff(self.debts.get() + self.comparing()), "operations"),
+            (self.multi_gets.borrow().len() + self.multi_puts.borrow().len(), "requests of many keys"),
+            (self.acks.borrow().len(), "records on their way to the log"),
+            (self.waiting.borrow().len(), "records that wait for room in it"),
+            (log.into_iter().filter(|is_so| *is_so).count(), "tasks of the log"),
+            (usize::from(self.job_runs.get()), "background job"),
+            (self.disk_reads.get(), "reads of the disk"),
+            (self.hint_fetches.get(), "reads of hints"),
+            (self.latches.borrow().len(), "keys latched"),
+            (usize::from(!self.backlog.borrow().is_empty()), "backlog for other cores"),
+            (usize::from(self.awaits_answers()), "answer of another core awaited"),
+        ]
+    }
+
+    /// Whether this core has ended in order; else why not.
+    pub(super) fn how_it_ends(&self) -> Result<(), String> {
+        let why = match self.closed.get() {
+            Some(Ok(())) => return Ok(()),
+            Some(Err(error)) => error.to_string(),
+            None => {
+                let open = self.in_flight().into_iter().filter(|(count, _)| *count > 0);
+                let open: Vec<String> = open.map(|(count, what)| format!("{count} {what}")).collect();
+                format!("after {} s there were still {}", DRAIN_MS / 1_000, open.join(", "))
+            }
+        };
+        let text = format!("the log is not closed, {why}; what was acknowledged is in it, and the next start reads it");
+        tracing::error!(core = self.settings.core.0, "{text}");
+        Err(text)
     }
 }

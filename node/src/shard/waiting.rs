@@ -70,6 +70,11 @@ impl WaitingRoom {
         self.queue.is_empty()
     }
 
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
     /// Bytes that wait.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
@@ -122,8 +127,13 @@ impl WaitingRoom {
         if self.queue.is_empty() || std::mem::replace(&mut self.left_before, self.left) != self.left {
             return Vec::new();
         }
+        let is_late = |waiting: &Waiting| now_ns >= waiting.deadline_ns;
+        if !self.queue.iter().any(is_late) {
+            // Mostly so: nothing is moved for it.
+            return Vec::new();
+        }
         let (late, waits): (VecDeque<_>, VecDeque<_>) =
-            self.queue.drain(..).partition(|waiting| now_ns >= waiting.deadline_ns);
+            self.queue.drain(..).partition(is_late);
         self.queue = waits;
         self.bytes = self.queue.iter().map(Waiting::bytes).sum();
         late.into()

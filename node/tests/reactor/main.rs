@@ -1,6 +1,7 @@
 //! The reactor on loopback, with a shard that echoes: framing, many connections, hops, tasks, stopping, and what is bounded.
 
 mod bounds;
+mod stop;
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -33,6 +34,8 @@ struct Seen {
     stopping: AtomicBool,
     /// Set by a test to keep core 1 from getting its shard ready.
     core_1_held: AtomicBool,
+    /// Set by a test to keep the cores from draining.
+    never_drains: AtomicBool,
 }
 
 /// Frames are a length byte pair and a body. The body's first byte says what to do with the rest.
@@ -264,7 +267,11 @@ impl Handler for Echo {
     }
 
     fn is_drained(&self) -> bool {
-        self.stopping.get()
+        self.stopping.get() && !self.seen.never_drains.load(Ordering::SeqCst)
+    }
+
+    fn end(&self) -> Result<(), String> {
+        if self.is_drained() { Ok(()) } else { Err("something was left".to_owned()) }
     }
 }
 

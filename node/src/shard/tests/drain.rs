@@ -273,6 +273,7 @@ fn no_work_begins_while_a_core_that_stops_closes_its_log() {
         receive(&shard, from, &request_frame(number, &put(&number.to_le_bytes(), &[7; 8 * 1024], Level::One)));
     }
     shard.on_stop();
+    assert!(shard.end().is_err_and(|why| why.contains("records on their way to the log")), "given no time");
     // A tick comes between each look whether it has drained, which begins to close the log, and what that asks of the disk.
     let (mut ticks, mut is_left) = (0, false);
     while !shard.is_drained() {
@@ -284,6 +285,7 @@ fn no_work_begins_while_a_core_that_stops_closes_its_log() {
         shard.on_timer(bench.now_ns());
         bench.run();
     }
+    assert_eq!(shard.end(), Ok(()));
     assert!(is_left, "some work was due when the log was closed");
     drop(shard);
     let shard = open(&bench, small()).expect("the same data");

@@ -427,7 +427,7 @@ fn a_write_waits_until_the_one_before_it_can_be_read() {
     let orders: Vec<Order> = frames.iter().map(|(header, body)| told(header, body).version().order).collect();
     assert_eq!(orders.len(), 4);
     assert_eq!(node.get(b"k").values().0, owned(&[b"a", b"b", b"c"]));
-    assert!(node.shard.latches.borrow().is_empty());
+    assert_eq!(node.shard.latches.borrow().len(), 0);
     let numbers: Vec<u64> = frames.iter().map(|(header, _)| header.request.0).collect();
     let of_k: Vec<u64> = numbers.into_iter().filter(|number| *number < 4).collect();
     assert_eq!(of_k, [1, 2, 3], "in the order of coming");
@@ -457,7 +457,7 @@ fn those_who_wait_for_a_latch_are_bounded_in_number_and_by_their_deadlines() {
     };
     assert_eq!(frames.iter().filter(expired).count(), WAITERS_MAX);
     assert_eq!(node.get(b"k").values().0, owned(&[b"holds"]));
-    assert!(node.shard.latches.borrow().is_empty());
+    assert_eq!(node.shard.latches.borrow().len(), 0);
 }
 
 /// A group that finds the disk full was staged, and perhaps sent to others. Its dot must be in no later set of this replica, and no later
@@ -490,7 +490,7 @@ fn what_the_log_refuses_is_in_no_later_set_and_the_next_dots_are_of_another_acto
     let stored = node.stored(b"k");
     let set = SiblingSet::decode(&stored).expect("a set");
     assert!(set.clock().dots().iter().any(|dot| dot.actor == actor));
-    assert!(node.shard.latches.borrow().is_empty());
+    assert_eq!(node.shard.latches.borrow().len(), 0);
 }
 
 #[test]

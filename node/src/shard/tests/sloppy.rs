@@ -419,18 +419,18 @@ fn what_no_stand_in_took_is_not_in_the_next_set() {
         let told = put_apart(&bench, &shard, from, &sloppy(cart(&name), value, Level::One));
         assert_eq!(told, Err(ErrorCode::Overloaded));
     }
-    assert!(shard.latches.borrow().is_empty());
+    assert_eq!(shard.latches.borrow().len(), 0);
     shard.hints.replace(Ledger::new(HintOptions::default(), 0));
     for value in [&b"one"[..], b"two"] {
         receive(&shard, from, &request_frame(1, &sloppy(cart(&name), value, Level::One)));
     }
-    assert!(!shard.latches.borrow().is_empty(), "the second waits");
+    assert_eq!(shard.latches.borrow().len(), 1, "the second waits");
     shard.on_batch_end();
     bench.run();
     shard.on_batch_end();
     bench.run();
     assert_eq!(told(&bench, from).len(), 2);
-    assert!(shard.latches.borrow().is_empty());
+    assert_eq!(shard.latches.borrow().len(), 0);
     let sets: Vec<_> = takes(&bench, &shard, replicas[0]).iter().map(|set| values_of(set)).collect();
     assert_eq!(sets, [vec![b"one".to_vec()], vec![b"one".to_vec(), b"two".to_vec()]]);
 }
