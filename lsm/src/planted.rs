@@ -56,6 +56,8 @@ pub enum Bug {
     FreezesBeforeTurn,
     /// Forgets what was lost with a table's damaged blocks when a merge takes the table.
     MergeForgetsHole,
+    /// Offers work while it is closed and after.
+    WorkBehindTheEnd,
     /// Leaves the newest records of a vnode, which are in memory only, behind when it moves.
     MoveForgetsMemtable,
     /// A vnode may come back while records that went with its drop are only staged.

@@ -11,10 +11,11 @@ pub enum Bug {
 
 impl Bug {
     /// Every bug with its name on the command line.
-    pub const ALL: [(&'static str, Bug); 30] = [
+    pub const ALL: [(&'static str, Bug); 31] = [
         ("ack-before-sync", Bug::Engine(ferrite_lsm::planted::Bug::AckBeforeSync)),
         ("stale-segment-replayed", Bug::Engine(ferrite_lsm::planted::Bug::StaleSegmentReplayed)),
         ("skipped-directory-sync", Bug::Engine(ferrite_lsm::planted::Bug::SkippedDirectorySync)),
+        ("work-behind-the-end", Bug::Engine(ferrite_lsm::planted::Bug::WorkBehindTheEnd)),
         ("block-not-verified", Bug::Engine(ferrite_lsm::planted::Bug::BlockNotVerified)),
         ("quorum-off-by-one", Bug::Cluster(ferrite_cluster::planted::Bug::QuorumOffByOne)),
         ("tail-repeats-node", Bug::Cluster(ferrite_cluster::planted::Bug::TailRepeatsNode)),

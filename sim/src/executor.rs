@@ -101,6 +101,11 @@ impl Executor {
         }
     }
 
+    /// Whether a core of a process has tasks that have not ended.
+    pub(crate) fn has_tasks(&self, process: ProcessId, core: u16) -> bool {
+        self.tasks.values().flatten().any(|task| (task.process, task.core) == (process, core))
+    }
+
     /// Takes out all tasks; the caller drops them when nothing is borrowed.
     #[must_use]
     pub(crate) fn take_all(&mut self) -> Vec<impl Sized + use<>> {

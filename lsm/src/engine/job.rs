@@ -157,7 +157,7 @@ impl<D: Disk, P: Pace> Core<D, P> {
     }
 
     fn is_due(&self, kind: Kind) -> bool {
-        if self.running.of(kind).runs.get() || self.fenced.get() || self.closed.get() {
+        if self.running.of(kind).runs.get() || self.fenced.get() || self.work_ended.get() {
             return false;
         }
         // Until this life has its log segment and its manifest, nothing else is written.

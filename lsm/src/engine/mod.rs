@@ -147,7 +147,7 @@ struct Core<D: Disk, P: Pace> {
     /// No compaction is offered any more.
     closing: Cell<bool>,
     /// No work at all is: the manifest says that the log is closed, or is about to, and whatever changed it after that would take that back.
-    closed: Cell<bool>,
+    work_ended: Cell<bool>,
     floors: RefCell<Floors>,
     pending: Pending,
     debt_bytes: Cell<u64>,
@@ -481,6 +481,14 @@ impl<D: Disk, P: Pace> Engine<D, P> {
     /// Sets aside the files of the log in which damage was found, for whoever has flushed everything and leaves the log for good.
     pub(crate) async fn set_damaged_log_aside(&self) -> Result<(), DiskError> {
         self.0.log.set_damaged_aside().await
+    }
+
+    /// Ends all work: none is offered any more. For a host that closes at a later poll.
+    ///
+    /// # Panics
+    /// When a job runs.
+    pub fn stop_work(&self) {
+        self.0.stop_work();
     }
 
     /// Commits what is staged and marks the engine as closed: the next open finds it clean. Flushes nothing. Nothing may be staged after, and from the first poll on no

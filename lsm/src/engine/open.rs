@@ -177,7 +177,7 @@ pub(super) async fn open<D: Disk, P: Pace>(
         garbage_due_ms: Cell::new(u64::MAX),
         compacting: Cell::new(None),
         closing: Cell::new(false),
-        closed: Cell::new(false),
+        work_ended: Cell::new(false),
         floors: RefCell::new(Floors::default()),
         pending: Pending::default(),
         debt_bytes: Cell::new(0),

@@ -12,6 +12,8 @@
 
 use std::rc::Rc;
 
+use ferrite_lsm::cover;
+
 use super::Shard;
 use crate::env::Env;
 
@@ -54,8 +56,11 @@ impl<E: Env> Shard<E> {
         // The log has nothing in flight that would make room: it takes none any more.
         self.drop_owed();
         self.pump_runs.set(true);
+        if self.engine.next_job().is_some() {
+            cover::mark("log closed while work was due");
+        }
         // Nor does any job begin: what one changed behind the mark of a closed log would take that back.
-        self.job_runs.set(true);
+        self.engine.stop_work();
         let shard = self.clone();
         self.env.spawn(async move {
             shard.leave_actor();
@@ -97,7 +102,8 @@ impl<E: Env> Shard<E> {
 
     /// What is in flight that the end waits for.
     fn in_flight(&self) -> [(usize, &'static str); 11] {
-        let log = [self.pump_runs.get(), self.sync_runs.get(), self.lease_staged.get(), self.engine.has_staged()];
+        let log =
+            [self.pump_runs.get(), self.sync_runs.get(), self.lease_staged.get(), self.engine.has_staged()];
         [
             // What writes still owe is not waited for: hints are made of it. Nor is what nobody waits for.
             (self.operations.borrow().len().abs_diff(self.debts.get() + self.comparing()), "operations"),
@@ -125,7 +131,9 @@ impl<E: Env> Shard<E> {
                 format!("after {} s there were still {}", DRAIN_MS / 1_000, open.join(", "))
             }
         };
-        let text = format!("the log is not closed, {why}; what was acknowledged is in it, and the next start reads it");
+        let text = format!(
+            "the log is not closed, {why}; what was acknowledged is in it, and the next start reads it"
+        );
         tracing::error!(core = self.settings.core.0, "{text}");
         Err(text)
     }

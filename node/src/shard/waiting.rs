@@ -132,8 +132,7 @@ impl WaitingRoom {
             // Mostly so: nothing is moved for it.
             return Vec::new();
         }
-        let (late, waits): (VecDeque<_>, VecDeque<_>) =
-            self.queue.drain(..).partition(is_late);
+        let (late, waits): (VecDeque<_>, VecDeque<_>) = self.queue.drain(..).partition(is_late);
         self.queue = waits;
         self.bytes = self.queue.iter().map(Waiting::bytes).sum();
         late.into()

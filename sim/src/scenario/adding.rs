@@ -283,4 +283,8 @@ impl Director for Adding {
     fn on_open_failed(&self, _: &Rc<World>, node: usize, error: String) {
         panic!("node {} does not open on a sound disk: {error}", node + 1);
     }
+
+    fn on_stop_forgotten(&self, _: &Rc<World>, node: usize) {
+        panic!("node {} does not know that it stopped in order", node + 1);
+    }
 }

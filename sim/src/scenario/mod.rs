@@ -507,4 +507,12 @@ impl Director for Scenario {
             self.replace_disk(world, node);
         }
     }
+
+    fn on_stop_forgotten(&self, world: &Rc<World>, node: usize) {
+        self.note_damage(world);
+        if self.plan.disk.are_sound() && !self.is_damaged(node) {
+            let what = format!("node {} stopped in order, and does not know it when it starts", node + 1);
+            self.judge(Err(Violation { key: 0, what }));
+        }
+    }
 }

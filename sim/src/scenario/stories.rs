@@ -185,3 +185,41 @@ fn two_writes_of_the_same_tick_through_two_nodes_end_alike_on_all_replicas() {
     }
     assert!(ties >= 10, "only {ties} pairs of writes had the same order");
 }
+
+/// Stops each node in turn, and starts it again, while clients write and disks are slow.
+fn stopped_in_turn(seed: u64, bug: Option<Bug>) -> Option<Violation> {
+    let _planted = Planted::new(bug);
+    let (mut scenario, world) = calm_with(seed, vec![Table::default_of(3)], 256);
+    scenario.plan.think_ms_max = 1;
+    scenario.form(&world);
+    world.set_disk_faults(DiskFaults { latency_ns: 8_000_000, ..DiskFaults::default() });
+    for stop in 0..30 {
+        let node = stop % 3;
+        scenario.run_until(&world, world.now_ns() + SECOND / 4, || false);
+        // As soon as it has opened.
+        scenario.run_until(&world, world.now_ns() + 10 * SECOND, || world.ask_to_stop(node));
+        let is_over = || !world.is_running(node) || scenario.violation.borrow().is_some();
+        scenario.run_until(&world, world.now_ns() + 10 * SECOND, is_over);
+        assert!(!world.is_running(node) || scenario.violation.borrow().is_some(), "it ends in its time");
+        if scenario.violation.borrow().is_some() {
+            break;
+        }
+        scenario.shape.start(&world, node);
+    }
+    world.end();
+    scenario.violation.take()
+}
+
+/// Nodes that had stopped in order were found to have been killed: a flush that was due began while the log was being closed, and what it changed took back that it was.
+#[test]
+fn a_node_that_stops_in_order_is_found_to_have_done_so() {
+    ferrite_lsm::cover::take();
+    for seed in 1..5 {
+        assert_eq!(stopped_in_turn(seed, None), None, "seed {seed}");
+    }
+    let due = ferrite_lsm::cover::take().get("log closed while work was due").copied();
+    assert!(due.is_some_and(|times| times > 20), "else there is nothing to begin: {due:?}");
+    let bug = Bug::named("work-behind-the-end");
+    let caught = (1..5).find_map(|seed| stopped_in_turn(seed, bug));
+    assert!(caught.is_some_and(|violation| violation.what.contains("does not know it")));
+}

@@ -84,6 +84,8 @@ struct Process {
     paused_until_ns: u64,
     /// It was asked to stop: each core ends when it has drained.
     is_stopping: bool,
+    /// Each core that has ended has closed its log.
+    is_closed: bool,
 }
 
 /// A node: its disk outlives its processes.
@@ -103,6 +105,8 @@ struct Node {
     is_stalled: bool,
     /// Its disk has no room left.
     is_full: bool,
+    /// The last process ended by itself, and closed the log of each of its cores.
+    is_closed: bool,
 }
 
 /// Told of everything that concerns clients and faults; the rest of the world is told of nothing else.
@@ -119,6 +123,8 @@ pub(crate) trait Director {
     fn on_fault(&self, world: &Rc<World>);
     /// A node could not start.
     fn on_open_failed(&self, world: &Rc<World>, node: usize, error: String);
+    /// A node that had stopped in order does not know it.
+    fn on_stop_forgotten(&self, world: &Rc<World>, node: usize);
 }
 
 /// The world.
@@ -142,6 +148,7 @@ pub(crate) struct World {
     messages: Cell<MessageFaults>,
     faults_seen: RefCell<ByName>,
     failed_opens: RefCell<Vec<(usize, String)>>,
+    forgotten_stops: RefCell<Vec<usize>>,
     /// What cores that have ended did with hints.
     hints: RefCell<HintCounts>,
     wall_start_ms: u64,
@@ -163,6 +170,7 @@ impl World {
             wall_rate_permille: 1_000,
             is_stalled: false,
             is_full: false,
+            is_closed: false,
         };
         Rc::new(World {
             now_ns: Cell::new(1_000_000_000),
@@ -183,6 +191,7 @@ impl World {
             messages: Cell::default(),
             faults_seen: RefCell::default(),
             failed_opens: RefCell::default(),
+            forgotten_stops: RefCell::default(),
             hints: RefCell::default(),
             wall_start_ms: WALL_START_MS,
             shuffles: seed.is_multiple_of(2),
@@ -292,6 +301,8 @@ impl World {
         for (node, error) in failed {
             director.on_open_failed(self, node, error);
         }
+        let forgotten = std::mem::take(&mut *self.forgotten_stops.borrow_mut());
+        forgotten.into_iter().for_each(|node| director.on_stop_forgotten(self, node));
         true
     }
 

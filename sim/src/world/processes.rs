@@ -109,7 +109,7 @@ impl World {
     /// Starts a node's process: its data is laid out for its cores, if it was not, and then they open.
     pub(crate) fn start(self: &Rc<World>, node: usize, launch: impl Launch + 'static) {
         let cores = launch.cores();
-        let (process, place) = {
+        let (process, place, was_closed) = {
             let mut nodes = self.nodes.borrow_mut();
             let at = &mut nodes[node];
             assert!(at.process.is_none(), "a node runs one process");
@@ -126,9 +126,10 @@ impl World {
                 started_ns: self.now_ns(),
                 paused_until_ns: 0,
                 is_stopping: false,
+                is_closed: true,
             });
             let found = std::mem::replace(&mut at.place, u64::from(at.lives));
-            (id, Place { found, now: at.place })
+            (id, Place { found, now: at.place }, std::mem::take(&mut at.is_closed))
         };
         self.note(7, [node as u64, u64::from(process.life), u64::from(cores)]);
         let disk = self.disk(node);
@@ -154,6 +155,9 @@ impl World {
                 world.spawn(process, core as u16, async move {
                     match Shard::open(env, settings).await {
                         Ok(shard) => {
+                            if was_closed && !shard.was_closed_in_order() {
+                                opened.forgotten_stops.borrow_mut().push(process.node);
+                            }
                             opened.core_mut(process, core as u16, |core| core.shard = Some(shard));
                         }
                         Err(error) => {
@@ -179,6 +183,7 @@ impl World {
             let at = &mut self.nodes.borrow_mut()[node];
             left.set_full(at.is_full);
             at.disk = left;
+            at.is_closed = death == Death::Exit && process.is_closed;
         }
         let tasks = self.executor.borrow_mut().take_process(process.id);
         let sockets = self.network.borrow().of_process(process.id);
@@ -258,9 +263,16 @@ impl World {
                 let is_still = self.still_until_ns(process, Some(core as u16)) > now_ns;
                 let is_drained = !is_still && shard.is_drained();
                 let has_mail = self.core_mut(process, core as u16, |core| core.hops_waiting > 0);
-                if is_drained && has_mail == Some(false) {
+                let is_done =
+                    has_mail == Some(false) && !self.executor.borrow().has_tasks(process, core as u16);
+                if is_drained && is_done {
                     self.hints.borrow_mut().add(&shard.hint_counts());
                     self.core_mut(process, core as u16, |core| core.shard = None);
+                    if shard.end().is_err()
+                        && let Some(running) = self.nodes.borrow_mut()[node].process.as_mut()
+                    {
+                        running.is_closed = false;
+                    }
                 } else {
                     left += 1;
                 }
@@ -318,6 +330,7 @@ impl World {
         at.disk = disk.unwrap_or_default();
         at.place = 0;
         at.is_full = false;
+        at.is_closed = false;
     }
 
     /// A copy of a node's disk as it is now, as one takes a backup.
