@@ -6,3 +6,4 @@ mod exercise;
 mod messages;
 mod round_trip;
 mod vectors;
+mod words;
