@@ -12,8 +12,8 @@ use crate::outcome::Failure;
 /// Run a node of a cluster until SIGTERM or Ctrl-C
 ///
 /// Once the node accepts connections, one line beginning with "ready" is printed on stdout; logs go to stderr. On SIGTERM it
-/// stops accepting, finishes what is under way, syncs and exits with 0; what is not done after ten seconds it names, and exits
-/// with 1: nothing acknowledged is lost with it.
+/// stops accepting, finishes what is under way, syncs and exits with 0. If the log of a core is not closed after ten seconds,
+/// it says why and exits with 1; the next start then reads it as after a kill.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The cluster's configuration

@@ -178,13 +178,21 @@ pub fn serve(config: &Config, node: &Node, ready: impl FnOnce(&Started)) -> Resu
         let core = CoreId(at as u16);
         match thread.join() {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => ended = ended.and(Err(ServeError::Core { core, error })),
+            Ok(Err(error)) => ended = worse(ended, ServeError::Core { core, error }),
             Err(_) => ended = Err(ServeError::Panicked(core)),
         }
     }
     handle.close();
     watcher.join().ok();
     ended
+}
+
+/// What is told of a node one more of whose cores has ended with an error: the first, but one that did not stop in order may have been told to because of another.
+fn worse(ended: Result<(), ServeError>, error: ServeError) -> Result<(), ServeError> {
+    match ended {
+        Ok(()) | Err(ServeError::Core { error: CoreError::Disorder(_), .. }) => Err(error),
+        Err(first) => Err(first),
+    }
 }
 
 /// A node that has started.
@@ -521,5 +529,17 @@ mod tests {
         let said = said.expect("the first core serves it");
         assert!(said.ip().is_loopback() && said.port() == contact && listeners.len() == 2);
         std::net::TcpStream::connect(said).expect("it is there");
+    }
+    /// Cores that are stopped because one could not start may not stop in order, and hid why that one had not.
+    #[test]
+    fn what_went_wrong_first_is_told_and_not_what_came_of_it() {
+        let of = |core: u16, error| ServeError::Core { core: CoreId(core), error };
+        let disorder = |core| of(core, CoreError::Disorder("its log is not closed".to_owned()));
+        let moved = || of(1, CoreError::Shard(OpenError::MissingStore(3)));
+        let told = |ended: Result<(), ServeError>| ended.expect_err("an error").to_string();
+        assert_eq!(told(worse(Ok(()), disorder(0))), disorder(0).to_string());
+        assert_eq!(told(worse(Err(disorder(0)), moved())), moved().to_string());
+        assert_eq!(told(worse(Err(moved()), disorder(2))), moved().to_string());
+        assert_eq!(told(worse(Err(ServeError::AllFenced), disorder(0))), ServeError::AllFenced.to_string());
     }
 }

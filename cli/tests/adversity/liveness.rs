@@ -197,7 +197,7 @@ fn a_node_that_stands_still_is_down_until_it_goes_on_and_one_that_stops_is_down_
 
     wait_for("it says that it stops while the machine lets it run", || {
         let (begun, said_before) = (Instant::now(), log(&cluster, 0).len());
-        cluster.local.stop(2).expect("it drains");
+        assert!(cluster.local.stop(2).expect("it drains").success());
         until_held(&cluster, &mut client, &[0, 1], 2, "down");
         let is_suspected = log(&cluster, 0)[said_before..].lines().any(suspects_third);
         cluster.local.start(2).expect("it starts again");

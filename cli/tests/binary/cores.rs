@@ -64,7 +64,7 @@ fn one_core_two_and_one_again_keep_what_was_acknowledged() {
         // Killed under load, and so with a log that is not empty.
         round(&mut cluster, &mut ledger, &[0], 300);
         ledger.check(&mut client(&cluster), &format!("before change {at}"));
-        cluster.stop(0).expect("it stops");
+        assert!(cluster.stop(0).expect("it stops").success());
         // One start is with the number that it was before.
         if at != 3 {
             set_cores(&cluster, cores);

@@ -105,7 +105,9 @@ pub(super) async fn open<D: Disk, P: Pace>(
     if log_recovery.records > 0 {
         cover::mark("log replayed");
     }
-    if log_recovery.cut_tail.is_some() {
+    // Behind what a log held when it was closed is what the life before had left there, which was told of then. What it held itself is there, or reported as damage.
+    let cut_tail = log_recovery.cut_tail.filter(|_| closed.is_none());
+    if cut_tail.is_some() {
         cover::mark("log tail cut");
     }
     if found.cut_tail {
@@ -116,12 +118,9 @@ pub(super) async fn open<D: Disk, P: Pace>(
     }
     let recovery = Recovery {
         fresh,
-        clean: closed.is_some()
-            && !found.cut_tail
-            && log_recovery.cut_tail.is_none()
-            && log_recovery.damage.is_empty(),
+        clean: closed.is_some() && !found.cut_tail && log_recovery.damage.is_empty(),
         incarnation: catalog.incarnation,
-        cut_tail: log_recovery.cut_tail,
+        cut_tail,
         cut_manifest: found.cut_tail,
         damage: log_recovery.damage,
         quarantined: quarantined_in(&catalog),

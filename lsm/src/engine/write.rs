@@ -117,7 +117,11 @@ impl<D: Disk, P: Pace> Core<D, P> {
         self.stop_work();
         let fenced = DiskError { kind: DiskErrorKind::Io, operation: "close", name: None };
         while self.log.has_staged() {
-            self.commit().await.map_err(|_| fenced)?;
+            match self.commit().await {
+                // What found no room is not there, and nobody waits for it.
+                Ok(_) | Err(CommitError::DiskFull | CommitError::Overloaded) => {}
+                Err(CommitError::Fenced) => return Err(fenced),
+            }
         }
         // A group that another task commits is applied by then.
         let _turn = self.commit_turn.take().await;

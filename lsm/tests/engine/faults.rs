@@ -596,3 +596,54 @@ fn many_short_lives_do_not_pile_up_segments() {
     // Up to the log's cap, the one being written, and one made ready.
     assert!(segments <= 7, "{segments} segments");
 }
+
+fn nth_write(order: u64) -> Write {
+    Write { key: order % KEYS, order, actor: order, bytes: 900, tombstone: false }
+}
+
+/// Fills, on a full disk, the segments that were made ready before, with so many groups at most; gives the first that found no room.
+fn fill(groups: u64) -> (MemDisk, TestEngine, Option<u64>) {
+    let disk = MemDisk::new();
+    let (engine, _) = open(&disk, small_options(1)).expect("a fresh disk");
+    disk.set_full(true);
+    let full = (1..=groups).find(|&order| {
+        stage(&engine, &nth_write(order)).expect("nobody has noticed yet");
+        block_on(engine.commit()) == Err(CommitError::DiskFull)
+    });
+    (disk, engine, full)
+}
+
+/// What is staged when the disk is found full is not there any more, and nobody waits for it: an engine that was closed at that moment said that the device had failed.
+#[test]
+fn an_engine_that_finds_the_disk_full_when_it_is_closed_says_nothing_else() {
+    let (_, _, full) = fill(1_000);
+    let full = full.expect("a log has an end");
+    let (_, engine, none) = fill(full - 1);
+    assert_eq!(none, None);
+    stage(&engine, &nth_write(full)).expect("nobody has noticed yet");
+    let closed = block_on(engine.close()).map_err(|error| error.kind);
+    assert_eq!((closed, engine.is_fenced()), (Err(DiskErrorKind::NoSpace), false));
+}
+
+/// A life that has no log of its own, since the disk was full when it began, leaves the end of the one it found as it was. Closed, it was taken for one that was killed, and that end was
+/// told of once more (seed 51005050).
+#[test]
+fn a_cut_tail_is_told_of_once_though_the_disk_was_full_then() {
+    let (disk, engine, full) = fill(1_000);
+    assert!(full.is_some());
+    drop(engine);
+    let files = disk.list(Directory::Core(0)).into_iter().map(|(file, _)| file);
+    let last =
+        files.filter(|file| matches!(file, FileName::Segment { .. })).max().expect("a log has segments");
+    let mut bytes = disk.read_all(last).expect("it is there");
+    let end = bytes.iter().rposition(|byte| *byte != 0).expect("it was filled");
+    bytes[end] ^= 1;
+    disk.write_all(last, &bytes);
+    let (engine, recovery) = open(&disk, small_options(2)).expect("it need not write");
+    assert!(recovery.cut_tail.is_some(), "{recovery:?}");
+    disk.set_full(false);
+    block_on(engine.close()).expect("there is room for that");
+    drop(engine);
+    let (_, recovery) = open(&disk, small_options(3)).expect("no fault");
+    assert_eq!((recovery.clean, recovery.cut_tail), (true, None));
+}

@@ -25,6 +25,8 @@ use crate::ring::{Doorbell, Event, Token, Wait};
 const MAIL_PER_TURN: usize = 512;
 /// Longest time a core blocks, whatever its timers say.
 const PARK_MAX_NS: u64 = 1_000_000_000;
+/// What is told of a core that was told to stop before it had a shard, and did not get one in the time that a stop has.
+const NOT_OPEN: &str = "its data was not open yet; the next start opens it";
 const MILLISECOND_NS: u64 = 1_000_000;
 /// How often connections that do not read are looked for while room is short.
 const READERS_INTERVAL_NS: u64 = 100_000_000;
@@ -109,8 +111,8 @@ impl<H: Handler, E> Driver<H, E> {
                 }
             }
             if self.is_finished() {
-                let ended = self.handler.as_ref().map_or(Ok(()), Handler::end);
-                return ended.map_err(CoreError::Disorder);
+                let ended = self.handler.as_ref().map(Handler::end);
+                return ended.unwrap_or_else(|| Err(NOT_OPEN.to_owned())).map_err(CoreError::Disorder);
             }
             if self.breath.is_due(self.shared.now_ns.get(), self.shared.ring.files_in_flight()) {
                 let from = clock_ns();

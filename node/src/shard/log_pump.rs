@@ -224,7 +224,7 @@ impl<E: Env> Shard<E> {
     }
 
     /// Answers whoever waited for a record that was certainly not applied here, or perhaps was (`Unknown`).
-    fn refuse_ack(self: &Rc<Self>, ack: Ack, code: ErrorCode) {
+    pub(super) fn refuse_ack(self: &Rc<Self>, ack: Ack, code: ErrorCode) {
         match ack {
             Ack::Client { requester, version, .. } if code == ErrorCode::Unknown => {
                 self.answer_in_doubt(requester, version);
@@ -365,9 +365,10 @@ impl<E: Env> Shard<E> {
         }
     }
 
-    /// Runs flushes, compactions and the log's housekeeping, one at a time.
+    /// Runs flushes, compactions and the log's housekeeping, one at a time. A core that stops runs what makes room for those who wait for it, and nothing else: the rest is as well
+    /// done after the next start, and may take longer than a stop has.
     pub(super) fn start_job(self: &Rc<Self>) {
-        if self.job_runs.get() {
+        if self.job_runs.get() || self.stopping.get() && !self.waits_for_room() {
             return;
         }
         let Some(first) = self.engine.next_job() else { return };
@@ -387,6 +388,10 @@ impl<E: Env> Shard<E> {
             }
             shard.job_runs.set(false);
         });
+    }
+
+    fn waits_for_room(&self) -> bool {
+        !self.waiting.borrow().is_empty() || !self.owed.borrow().is_empty() || self.engine.has_staged()
     }
 }
 

@@ -69,6 +69,8 @@ impl<E: Env> Shard<E> {
                 }
             }
             PeerMessage::ReplicaRead { want, key, .. } => match self.route(key) {
+                // For the same reason. They ask another replica.
+                _ if self.stopping.get() => self.refuse_read(requester, ErrorCode::Stopping),
                 Ok(route @ Route { position: Some(_), .. }) => {
                     self.replica_read(requester, route, *want, key, deadline_ns);
                 }

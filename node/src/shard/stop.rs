@@ -13,6 +13,7 @@
 use std::rc::Rc;
 
 use ferrite_lsm::cover;
+use ferrite_wire::ErrorCode;
 
 use super::Shard;
 use crate::env::Env;
@@ -73,8 +74,11 @@ impl<E: Env> Shard<E> {
         self.stopped_ns.get() + OPEN_NS
     }
 
-    /// Ends what is open, as at its deadline.
+    /// Ends what is open, as at its deadline. What has found no place in the log by now gets none, whoever waits for it: where the engine is behind, and compacts no more, it
+    /// would wait for ever.
     fn end_open(self: &Rc<Self>) {
+        let waiting = self.waiting.borrow_mut().take_all();
+        waiting.into_iter().for_each(|record| self.refuse_ack(record.ack, ErrorCode::Stopping));
         let open = self.operations.borrow().ids();
         open.into_iter().for_each(|id| self.on_deadline(id));
         // Their parts here have ended. Those that are other cores' end there, or are given up at the next ticks.
@@ -128,12 +132,11 @@ impl<E: Env> Shard<E> {
             None => {
                 let open = self.in_flight().into_iter().filter(|(count, _)| *count > 0);
                 let open: Vec<String> = open.map(|(count, what)| format!("{count} {what}")).collect();
-                format!("after {} s there were still {}", DRAIN_MS / 1_000, open.join(", "))
+                let after_ms = self.env.now_ns().saturating_sub(self.stopped_ns.get()) / 1_000_000;
+                format!("after {after_ms} ms there were still {}", open.join(", "))
             }
         };
-        let text = format!(
-            "the log is not closed, {why}; what was acknowledged is in it, and the next start reads it"
-        );
+        let text = format!("the log is not closed, {why}; the next start reads it as after a kill");
         tracing::error!(core = self.settings.core.0, "{text}");
         Err(text)
     }

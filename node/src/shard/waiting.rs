@@ -121,6 +121,12 @@ impl WaitingRoom {
         Some(waiting)
     }
 
+    /// All of them: nothing leaves any more.
+    pub(super) fn take_all(&mut self) -> VecDeque<Waiting> {
+        self.bytes = 0;
+        std::mem::take(&mut self.queue)
+    }
+
     /// Those whose time is up, wherever they stand. Looked for while nothing leaves, so that while the log moves this costs a comparison: then they are told
     /// of when they come to the front.
     pub(super) fn take_late(&mut self, now_ns: u64) -> Vec<Waiting> {

@@ -37,3 +37,18 @@ fn a_core_that_has_drained_ends_in_order_whoever_does_not_read() {
     node.stop();
     drop(sleeper);
 }
+
+/// A core that was told to stop before it had opened its data ended as if it had done so in order.
+#[test]
+fn a_core_that_does_not_open_in_the_time_of_a_stop_says_so() {
+    let seen = Seen { core_1_held: AtomicBool::new(true), ..Seen::default() };
+    let node = Node::start_seen(2, ReactorOptions { drain_ms: 20, ..ReactorOptions::default() }, seen);
+    assert_eq!(ask(&mut node.connect(), b"e"), b"e");
+    node.posts.iter().for_each(Post::stop);
+    let ended = node.threads.into_iter().map(|thread| thread.join().expect("no panic"));
+    let ended: Vec<_> = ended.collect();
+    assert!(
+        matches!(&ended[..], [Ok(()), Err(CoreError::Disorder(why))] if why.contains("not open")),
+        "{ended:?}"
+    );
+}

@@ -1,7 +1,7 @@
 //! Stopping, and work that nobody waits for.
 
 use ferrite_cluster::hints::DropReason;
-use ferrite_wire::{Entry, ErrorCode, Level, Outcome, Reply, Version, WriteAnswer};
+use ferrite_wire::{Entry, ErrorCode, Level, Outcome, ReadWant, ReplicaAnswer, Reply, Version, WriteAnswer};
 
 use super::hints::{answer, comes, drops, patient, told, without_the_third, write_and_ack, writes};
 use super::multi_put::entry;
@@ -292,4 +292,86 @@ fn no_work_begins_while_a_core_that_stops_closes_its_log() {
     drop(shard);
     let shard = open(&bench, small()).expect("the same data");
     assert!(shard.was_closed_in_order());
+}
+
+/// A core whose engine was behind when it was told to stop, and which compacts no more from then on, waited for room that did not come until it was stopped by the clock.
+#[test]
+fn what_finds_no_room_in_a_core_that_stops_is_refused_in_its_time() {
+    let bench = Bench::new(MemDisk::new());
+    let mut settings = settings(1, 1, 1);
+    settings.engine.memtable_bytes = 16 * 1024;
+    (settings.engine.l0_tables_slow, settings.engine.l0_tables_max) = (1, 2);
+    settings.engine.l0_tables_trigger = 100;
+    let shard = open(&bench, settings).expect("an empty disk opens");
+    let from = client(&bench, &shard);
+    let value = [7; 8 * 1024];
+    let mut number = 0u64;
+    while shard.waiting.borrow().is_empty() || shard.engine.has_staged() {
+        number += 1;
+        assert!(number < 1_000, "level 0 is full in the end");
+        let key = number.to_le_bytes();
+        let request = put(&key, &value, Level::One);
+        receive(&shard, from, &frame_of(request.kind(), number, LONG_US, |out| request.encode(out)));
+        pass(&bench, &shard, 50);
+    }
+    bench.frames(from);
+    shard.on_stop();
+    let after_ms = drained_after(&bench, &shard, DRAIN_MS - 1_000).expect("it stops in order");
+    assert!(after_ms >= OPEN_NS / MS, "{after_ms} ms: until then there may be room");
+    let told = told(&bench, from);
+    assert!(!told.is_empty() && told.iter().all(|(_, told)| *told == Err(ErrorCode::Stopping)), "{told:?}");
+    assert_eq!(shard.end(), Ok(()));
+}
+
+/// Peers go on reading, too, and a disk that always has one more read for them to do never rests.
+#[test]
+fn a_stopping_shard_reads_nothing_for_peers() {
+    let bench = Bench::new(MemDisk::new());
+    let shard = open(&bench, settings(3, 1, 2)).expect("an empty disk opens");
+    let connection = peer(&bench, &shard);
+    let read = |number| {
+        let key = Key::plain(b"key");
+        let message = PeerMessage::ReplicaRead { want: ReadWant::Full, vnode_epoch: Epoch(1), key };
+        receive(&shard, connection, &message_frame(number, 1_000_000, &message));
+        let (header, body) = bench.frames(connection).remove(0);
+        match PeerMessage::decode(header.kind, &body) {
+            Ok(PeerMessage::ReplicaReadAnswer(ReplicaAnswer::Refused(code))) => Some(code),
+            Ok(PeerMessage::ReplicaReadAnswer(_)) => None,
+            other => panic!("{other:?} is no answer to a read"),
+        }
+    };
+    assert_eq!(read(1), None);
+    shard.on_stop();
+    assert_eq!(read(2), Some(ErrorCode::Stopping));
+}
+
+/// A flush takes as long as the disk does, and no stop needs it: what it would write is in the log.
+#[test]
+fn a_core_that_stops_begins_no_work_that_nobody_waits_for() {
+    let bench = Bench::new(MemDisk::new());
+    let small = || {
+        let mut settings = settings(1, 1, 1);
+        settings.engine.memtable_bytes = 16 * 1024;
+        settings
+    };
+    let shard = open(&bench, small()).expect("an empty disk opens");
+    let from = client(&bench, &shard);
+    // One group, and no more than fits it.
+    for number in 0..4u64 {
+        receive(
+            &shard,
+            from,
+            &request_frame(number, &put(&number.to_le_bytes(), &[7; 8 * 1024], Level::One)),
+        );
+    }
+    assert!(shard.waiting.borrow().is_empty());
+    let before = shard.engine.stats().flushes;
+    shard.on_stop();
+    assert!(drained_after(&bench, &shard, 100).is_some());
+    let stats = shard.engine.stats();
+    assert!(stats.frozen_bytes > 0, "a flush was due");
+    assert_eq!(stats.flushes, before);
+    assert!(told(&bench, from).iter().all(|(_, told)| told.is_ok()));
+    drop(shard);
+    assert!(open(&bench, small()).expect("the same data").was_closed_in_order());
 }
