@@ -24,12 +24,13 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use ferrite_lsm::{Engine, Prefix, Record, RecordFlags, cover};
-use ferrite_wire::{ErrorCode, Key, Order, TableId};
+use ferrite_lsm::{Engine, Prefix, Record, RecordBuf, RecordFlags, cover};
+use ferrite_wire::{ErrorCode, Key, Order, TableId, Version};
 
 use super::expiry::Waited;
 use super::held::Holding;
 use super::log_pump::Ack;
+use super::record::version_of;
 use super::{Route, Shard};
 use crate::env::Env;
 
@@ -156,17 +157,24 @@ impl<E: Env> Shard<E> {
 
     /// Looks. `then` is called once: with an error if a record from afar is there, nobody can tell, or that took longer than whoever asks waits: what is minted
     /// by then lies above what its client has written since. Until then what it keeps is held.
+    ///
+    /// `brought` is the version of a record that somebody else has minted. Only what beats it is in its way: a wall clock that was set back meanwhile makes afar of
+    /// what lies beneath it, too, and whoever sent it would take it for done.
     pub(super) fn look_first(
         self: &Rc<Self>,
         route: &Route,
         key: &Key<'_>,
+        brought: Option<Version>,
         deadline_ns: u64,
         holding: Holding,
         then: impl FnOnce(&Rc<Shard<E>>, Result<(), ErrorCode>) + 'static,
     ) {
         self.local_copy(*route, key, deadline_ns, move |shard, found| {
+            let is_beaten_by = |found: &RecordBuf| {
+                brought.is_none_or(|brought| version_of(&found.as_record()).beats(&brought))
+            };
             let looked = found.and_then(|found| match found {
-                Some(record) if shard.is_afar(Order(record.order)) => {
+                Some(found) if shard.is_afar(Order(found.order)) && is_beaten_by(&found) => {
                     cover::mark("write refused on top of a record from afar");
                     Err(ErrorCode::ClockDrift)
                 }

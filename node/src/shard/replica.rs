@@ -97,7 +97,8 @@ impl<E: Env> Shard<E> {
         }
         let holding = self.hold_record(key, value).ok_or(ErrorCode::Overloaded)?;
         let (owned, share, value) = (OwnedKey::of(key), *share, value.to_vec());
-        self.look_first(&share.route, key, share.deadline_ns, holding, move |shard, looked| {
+        let brought = Some(share.version);
+        self.look_first(&share.route, key, brought, share.deadline_ns, holding, move |shard, looked| {
             let taken = looked.and_then(|()| shard.stage_share(requester, &share, &owned.key(), &value));
             if let Err(code) = taken {
                 shard.answer_peer(requester, &PeerMessage::ReplicaWriteAnswer(WriteAnswer::Refused(code)));

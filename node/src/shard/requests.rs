@@ -303,7 +303,7 @@ impl<E: Env> Shard<E> {
         };
         let (owned, value) = (OwnedKey::of(&write.key), write.value.to_vec());
         let Write { requester, route, level, sloppy, version, given, deadline_ns, .. } = write;
-        self.look_first(&route, &write.key, deadline_ns, holding, move |shard, looked| match looked {
+        self.look_first(&route, &write.key, None, deadline_ns, holding, move |shard, looked| match looked {
             Ok(()) => {
                 let (key, value) = (owned.key(), &value[..]);
                 let write =

@@ -3,6 +3,7 @@
 //! Whole clusters are the simulator's business; here one shard is brought into one exact state.
 
 mod admission;
+mod afar;
 mod clocks;
 mod cluster;
 mod comebacks;
