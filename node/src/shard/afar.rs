@@ -5,7 +5,8 @@
 //! last write wins looks first at what is there, and is refused (`clock drift`) if that is from afar: at its coordinator, if it is a replica, and at each
 //! replica. With nothing from afar, which is how it should be, this costs a comparison.
 //!
-//! Hints and repairs come as replica writes too, and are refused alike. Who sends those takes it for done: something newer is there.
+//! Hints and repairs come as replica writes too, and are refused alike. Who sends those takes it for done: something newer is there. Where what is there is damaged,
+//! replicas take what is sent, for that heals the key; a coordinator mints nothing on top of it.
 //!
 //! ```text
 //! afar := nothing             a record in the core's local space; its order is the mark
@@ -159,7 +160,8 @@ impl<E: Env> Shard<E> {
     /// by then lies above what its client has written since. Until then what it keeps is held.
     ///
     /// `brought` is the version of a record that somebody else has minted. Only what beats it is in its way: a wall clock that was set back meanwhile makes afar of
-    /// what lies beneath it, too, and whoever sent it would take it for done.
+    /// what lies beneath it, too, and whoever sent it would take it for done. And what cannot be read for damage is not: this replica gets its copy back from others
+    /// by nothing else, and refused, a hint would keep all behind it waiting.
     pub(super) fn look_first(
         self: &Rc<Self>,
         route: &Route,
@@ -173,13 +175,18 @@ impl<E: Env> Shard<E> {
             let is_beaten_by = |found: &RecordBuf| {
                 brought.is_none_or(|brought| version_of(&found.as_record()).beats(&brought))
             };
-            let looked = found.and_then(|found| match found {
-                Some(found) if shard.is_afar(Order(found.order)) && is_beaten_by(&found) => {
+            let looked = match found {
+                Ok(Some(found)) if shard.is_afar(Order(found.order)) && is_beaten_by(&found) => {
                     cover::mark("write refused on top of a record from afar");
                     Err(ErrorCode::ClockDrift)
                 }
-                Some(_) | None => shard.in_time(deadline_ns, Waited::ForDisk),
-            });
+                Ok(_) => shard.in_time(deadline_ns, Waited::ForDisk),
+                Err(ErrorCode::Damaged) if brought.is_some() => {
+                    cover::mark("damaged key healed that was to be looked at");
+                    shard.in_time(deadline_ns, Waited::ForDisk)
+                }
+                Err(code) => Err(code),
+            };
             then(shard, looked);
             drop(holding);
         });

@@ -1,7 +1,9 @@
 //! Looking first at what is there, while a core keeps a record from afar in mind.
 
+use ferrite_lsm::{Directory, FileName};
 use ferrite_wire::{Actor, ErrorCode, Version, WriteAnswer};
 
+use super::clocks::replica_write_of;
 use super::*;
 use crate::shard::record::{engine_key, version_of};
 
@@ -11,8 +13,8 @@ const KEYS: u64 = 200;
 /// A replica with so many keys, all of which lie on its disk.
 fn with_keys_on_disk() -> (Bench, Rc<Shard<Bench>>) {
     let bench = Bench::new(MemDisk::new());
-    let mut settings = settings(2, 1, 1);
-    (settings.engine.memtable_bytes, settings.engine.cache_bytes) = (16 * 1024, 0);
+    let mut settings = settings(2, 1, 2);
+    (settings.engine.memtable_bytes, settings.engine.cache_bytes) = (32 * 1024, 0);
     let shard = open(&bench, settings).expect("an empty disk opens");
     let client = client(&bench, &shard);
     // What is written again and again at last has all else in tables.
@@ -67,4 +69,27 @@ fn what_lies_beneath_a_share_is_not_in_its_way_though_the_clock_is_set_back_whil
         answers.iter().map(|(header, body)| PeerMessage::decode(header.kind, body)).collect();
     let expected = [WriteAnswer::Applied, WriteAnswer::Refused(ErrorCode::ClockDrift)];
     assert_eq!(answers, expected.map(|answer| Ok(PeerMessage::ReplicaWriteAnswer(answer))));
+}
+
+/// A key whose place on the disk is damaged. What the core keeps for itself lies in the other store, hints among it, whose orders are above all that is written: beside
+/// those nobody could tell what is newer than what was lost.
+fn damage_one(bench: &Bench, shard: &Shard<Bench>) -> [u8; 8] {
+    let files = bench.0.disk.list(Directory::Store(1));
+    let tables = files.into_iter().filter(|(name, _)| matches!(name, FileName::Table { .. }));
+    let (table, bytes) = tables.max_by_key(|(_, bytes)| *bytes).expect("memtables were flushed");
+    assert!(bench.0.disk.corrupt(table, bytes / 2, 0x10));
+    let mut names = (0..KEYS).map(u64::to_le_bytes);
+    names.find(|name| stored(shard, name).is_err()).expect("some key was there")
+}
+
+/// What a peer sends heals a key whose place is damaged. Where it was to be looked at first it was refused for the damage as long as some other record from afar
+/// was kept in mind, and no hint behind it was delivered.
+#[test]
+fn what_a_peer_sends_heals_a_damaged_key_though_a_record_from_afar_is_kept_in_mind() {
+    let (bench, shard) = with_keys_on_disk();
+    let name = damage_one(&bench, &shard);
+    keep_in_mind(&bench, &shard);
+    let (from, order) = (peer(&bench, &shard), Order::from_wall_ms(bench.wall_ms()));
+    assert_eq!(replica_write_of(&bench, &shard, from, &name, order, b"theirs"), WriteAnswer::Applied);
+    assert_eq!(stored(&shard, &name).map(|version| version.order), Ok(order));
 }

@@ -129,7 +129,7 @@ fn replica_write(
     replica_write_of(bench, shard, from, key, order, b"theirs")
 }
 
-fn replica_write_of(
+pub(super) fn replica_write_of(
     bench: &Bench,
     shard: &Shard<Bench>,
     from: Connection,
@@ -150,7 +150,7 @@ fn replica_write_of(
 }
 
 /// The order of a write at ONE, of which this node is a replica.
-fn own_write(bench: &Bench, shard: &Shard<Bench>, key: &[u8]) -> Result<Order, ErrorCode> {
+pub(super) fn own_write(bench: &Bench, shard: &Shard<Bench>, key: &[u8]) -> Result<Order, ErrorCode> {
     let connection = client(bench, shard);
     receive(shard, connection, &request_frame(1, &put(key, b"ours", Level::One)));
     pass(bench, shard, 1);
