@@ -157,7 +157,7 @@ impl<E: Env> Shard<E> {
     }
 
     /// Looks. `then` is called once: with an error if a record from afar is there, nobody can tell, or that took longer than whoever asks waits: what is minted
-    /// by then lies above what its client has written since. Until then what it keeps is held.
+    /// by then lies above what its client has written since. Such an error says that nothing was applied. Until then what it keeps is held.
     ///
     /// `brought` is the version of a record that somebody else has minted. Only what beats it is in its way: a wall clock that was set back meanwhile makes afar of
     /// what lies beneath it, too, and whoever sent it would take it for done. And what cannot be read for damage is not: this replica gets its copy back from others
@@ -185,7 +185,9 @@ impl<E: Env> Shard<E> {
                     cover::mark("damaged key healed that was to be looked at");
                     shard.in_time(deadline_ns, Waited::ForDisk)
                 }
-                Err(code) => Err(code),
+                Err(code) if code.says_not_applied() => Err(code),
+                // Nothing was minted or sent: whatever says otherwise of a write is not the word for it.
+                Err(_) => Err(ErrorCode::Unavailable),
             };
             then(shard, looked);
             drop(holding);

@@ -3,7 +3,7 @@
 use ferrite_lsm::{Directory, FileName};
 use ferrite_wire::{Actor, ErrorCode, Version, WriteAnswer};
 
-use super::clocks::replica_write_of;
+use super::clocks::{own_write, replica_write_of};
 use super::*;
 use crate::shard::record::{engine_key, version_of};
 
@@ -92,4 +92,16 @@ fn what_a_peer_sends_heals_a_damaged_key_though_a_record_from_afar_is_kept_in_mi
     let (from, order) = (peer(&bench, &shard), Order::from_wall_ms(bench.wall_ms()));
     assert_eq!(replica_write_of(&bench, &shard, from, &name, order, b"theirs"), WriteAnswer::Applied);
     assert_eq!(stored(&shard, &name).map(|version| version.order), Ok(order));
+}
+
+/// A client was told the code for the damage, which leaves a write in doubt, though nothing had been minted or sent: it did not go on to another node, where the
+/// write could have been done.
+#[test]
+fn a_write_is_not_applied_where_a_damaged_key_cannot_be_looked_at() {
+    let (bench, shard) = with_keys_on_disk();
+    let name = damage_one(&bench, &shard);
+    keep_in_mind(&bench, &shard);
+    assert_eq!(own_write(&bench, &shard, &name), Err(ErrorCode::Unavailable));
+    assert!(ErrorCode::Unavailable.says_not_applied() && !ErrorCode::Damaged.says_not_applied());
+    assert!(!shard.engine.has_staged());
 }
