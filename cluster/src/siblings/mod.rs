@@ -318,6 +318,11 @@ impl<'a> SiblingSet<'a> {
         Ok(())
     }
 
+    /// Why the set is refused where it may have no more than `max` bytes.
+    pub fn too_long(&self, max: usize) -> Full {
+        if self.siblings.len() == 1 { Full::Value { max } } else { Full::Bytes { max } }
+    }
+
     /// What a planted bug ships in place of the set.
     pub fn lone(&self, dot: Dot) -> SiblingSet<'a> {
         let mut clock = Clock::default();
@@ -348,12 +353,7 @@ impl<'a> SiblingSet<'a> {
         let removed_bytes = before.encoded_bytes() - before.clock_bytes() - kept_bytes;
         let added_bytes = bytes - before.clock_bytes() - kept_bytes;
         if bytes > bytes_max && added_bytes * replicas > removed_bytes {
-            let is_alone = self.siblings.len() == 1;
-            return Err(if is_alone {
-                Full::Value { max: bytes_max }
-            } else {
-                Full::Bytes { max: bytes_max }
-            });
+            return Err(self.too_long(bytes_max));
         }
         Ok(())
     }

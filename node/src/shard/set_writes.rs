@@ -268,7 +268,14 @@ impl<E: Env> Shard<E> {
         };
         let limits = SetLimits::of_table(usize::from(write.route.max_siblings), write.route.replicas);
         let (given, dot) = self.next_set(write, &mut set, self.dots.get(), &limits)?;
-        self.send_set(latch, write, &set, given, dot)
+        self.send_set(latch, write, &set, given, dot).map_err(|code| match code {
+            // Joins had made it too long, and this write makes it shorter, but not short enough for a group of the log.
+            ErrorCode::TooLarge => {
+                let bytes_max = self.settings.set_bytes_max(&write.key());
+                set.too_long(bytes_max.min(limits.bytes_max)).into()
+            }
+            code => code.into(),
+        })
     }
 
     /// Makes the next set of one. The dot is of `actor`, and its number is 0 for a delete, which has none.
@@ -338,6 +345,7 @@ impl<E: Env> Shard<E> {
         })
     }
 
+    /// After an error it is with nobody, and the latch is still held.
     fn send_set(
         self: &Rc<Self>,
         latch: LatchId,
@@ -345,7 +353,7 @@ impl<E: Env> Shard<E> {
         set: &SiblingSet<'_>,
         given: Version,
         dot: Dot,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), ErrorCode> {
         let (route, key) = (write.route, write.key());
         let (mut bytes, version) = (Vec::new(), set.version());
         set.encode(&mut bytes);
@@ -359,7 +367,7 @@ impl<E: Env> Shard<E> {
             self.stage(engine_key(&key, route.vnode, route.token), record, route.vnode_epoch.0, ack)
         {
             self.operations.borrow_mut().remove(id);
-            return Err(code.into());
+            return Err(code);
         }
         self.deadlines.borrow_mut().add(write.deadline_ns, id);
         let (mut lone, mut shipped) = (Vec::new(), coordinated);

@@ -290,6 +290,26 @@ fn limits_are_answered_with_the_way_out() {
     assert_eq!(node.get(b"long").values().0.len(), 2, "what was refused is not in a later set");
 }
 
+/// The limits let a write pass that makes a set shorter which joins have made too long; where what was left was longer than a group of the log all the same, its
+/// client was told that it was too large, and not what to do.
+#[test]
+fn a_set_that_no_group_of_the_log_takes_is_refused_with_the_way_out() {
+    let mut node = Alone::new();
+    // A group of the bench takes two of these, and the limits any number.
+    let half = vec![7; 30_000];
+    node.put(b"k", &half, b"").version();
+    node.put(b"k", &half, b"").version();
+    let Told::Error(code, text) = node.put(b"k", &half, b"") else { panic!("no group takes it") };
+    assert_eq!(code, ErrorCode::TooLarge);
+    assert!(text.contains("bytes together: read it, merge them"), "{text}");
+    let (_, context) = node.get(b"k").values();
+    let Told::Error(code, text) = node.put(b"k", &[7; 70_000], &context) else { panic!("nor this") };
+    assert_eq!(code, ErrorCode::TooLarge);
+    assert!(text.contains("put less"), "{text}");
+    node.put(b"k", b"merged", &context).version();
+    assert_eq!(node.get(b"k").values().0, owned(&[b"merged"]));
+}
+
 #[test]
 fn an_overwrite_replaces_whatever_there_is() {
     let mut node = Alone::new();
