@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use ferrite_lsm::mem_disk::{CrashMode, MemDisk};
 use ferrite_node::shard::DRAIN_MS;
+use ferrite_promises::Violation;
 
 use super::Scenario;
 use super::plan::FaultKind;
@@ -252,6 +253,35 @@ impl Scenario {
         }
     }
 
+    /// Lets nodes that were asked to stop do so in the time that they have.
+    pub(super) fn await_stops(&self, world: &Rc<World>) {
+        for node in 0..self.shape.nodes {
+            let left_ns = (DRAIN_MS * MS).saturating_sub(world.stopping_for_ns(node));
+            if world.is_stopping(node) {
+                self.run_until(world, world.now_ns() + left_ns, || !world.is_stopping(node));
+            }
+            self.judge_stop(world, node);
+        }
+    }
+
+    /// Judges a node that does not end though its time to stop is over.
+    fn judge_stop(&self, world: &World, node: usize) {
+        let is_late = world.stopping_for_ns(node) >= DRAIN_MS * MS;
+        if is_late && self.nothing_holds_up_a_stop() {
+            let what = format!("node {} was asked to stop, and did not end in its time", node + 1);
+            self.judge(Err(Violation { key: 0, what }));
+        }
+    }
+
+    /// Whether no fault of this run takes the time from a node that it has for its stop.
+    fn nothing_holds_up_a_stop(&self) -> bool {
+        let kinds = [FaultKind::Pause, FaultKind::StalledCore, FaultKind::FullDisk, FaultKind::StalledDisk];
+        let plan = &self.plan;
+        plan.disk.are_sound()
+            && plan.untrusted.is_none()
+            && kinds.iter().all(|kind| !plan.kinds.contains(kind))
+    }
+
     /// What is down comes back sooner or later; a fenced node is restarted as an operator would.
     fn repair(&self, world: &Rc<World>) {
         if self.draw(3) == 0 {
@@ -260,6 +290,7 @@ impl Scenario {
         self.stopping.borrow_mut().retain(|(node, until_ns)| {
             let is_over = world.is_stopping(*node) && world.now_ns() >= *until_ns;
             if is_over {
+                self.judge_stop(world, *node);
                 world.count("killed while stopping");
                 world.stop(*node, Death::Kill);
             }

@@ -260,6 +260,7 @@ impl Scenario {
         if let Some(stalled) = self.stalled.take() {
             world.stop(stalled, Death::Kill);
         }
+        self.await_stops(world);
         for node in 0..self.shape.nodes {
             world.set_full(node, false);
             self.set_clock(world, node, 0);

@@ -82,8 +82,8 @@ struct Process {
     started_ns: u64,
     /// Until when it does nothing at all, as under SIGSTOP.
     paused_until_ns: u64,
-    /// It was asked to stop: each core ends when it has drained.
-    is_stopping: bool,
+    /// When it was asked to stop: each core ends when it has drained.
+    stopping_ns: Option<u64>,
     /// Each core that has ended has closed its log.
     is_closed: bool,
 }

@@ -125,7 +125,7 @@ impl World {
                 last_op: None,
                 started_ns: self.now_ns(),
                 paused_until_ns: 0,
-                is_stopping: false,
+                stopping_ns: None,
                 is_closed: true,
             });
             let found = std::mem::replace(&mut at.place, u64::from(at.lives));
@@ -219,11 +219,12 @@ impl World {
     pub(crate) fn ask_to_stop(&self, node: usize) -> bool {
         let shards: Option<Vec<_>> = {
             let mut nodes = self.nodes.borrow_mut();
-            let Some(process) = nodes[node].process.as_mut().filter(|process| !process.is_stopping) else {
+            let Some(process) = nodes[node].process.as_mut().filter(|process| process.stopping_ns.is_none())
+            else {
                 return false;
             };
             let shards = process.cores.iter().map(|core| core.shard.clone()).collect::<Option<Vec<_>>>();
-            process.is_stopping = shards.is_some();
+            process.stopping_ns = shards.is_some().then(|| self.now_ns());
             shards
         };
         let Some(shards) = shards else { return false };
@@ -234,15 +235,22 @@ impl World {
 
     /// Whether a node's process was asked to stop and has not ended.
     pub(crate) fn is_stopping(&self, node: usize) -> bool {
-        self.nodes.borrow()[node].process.as_ref().is_some_and(|process| process.is_stopping)
+        self.nodes.borrow()[node].process.as_ref().is_some_and(|process| process.stopping_ns.is_some())
+    }
+
+    /// How long ago a node's process that has not ended was asked to stop; 0 = it was not.
+    pub(crate) fn stopping_for_ns(&self, node: usize) -> u64 {
+        let asked_ns = self.nodes.borrow()[node].process.as_ref().and_then(|process| process.stopping_ns);
+        asked_ns.map_or(0, |asked_ns| self.now_ns() - asked_ns)
     }
 
     /// Whether a core of a process that was asked to stop has ended.
     pub(crate) fn has_ended(&self, process: ProcessId, core: CoreId) -> bool {
         let nodes = self.nodes.borrow();
         let running = nodes[process.node].process.as_ref().filter(|running| running.id == process);
-        running
-            .is_some_and(|running| running.is_stopping && running.cores[usize::from(core.0)].shard.is_none())
+        running.is_some_and(|running| {
+            running.stopping_ns.is_some() && running.cores[usize::from(core.0)].shard.is_none()
+        })
     }
 
     /// Ends the cores that have drained, and the processes of which no core is left.
@@ -251,7 +259,7 @@ impl World {
         let mut stopping = Vec::new();
         for (node, at) in self.nodes.borrow().iter().enumerate() {
             let Some(process) = at.process.as_ref() else { continue };
-            if process.is_stopping && process.paused_until_ns <= now_ns {
+            if process.stopping_ns.is_some() && process.paused_until_ns <= now_ns {
                 let shards: Vec<_> = process.cores.iter().map(|core| core.shard.clone()).collect();
                 stopping.push((node, process.id, shards));
             }
