@@ -6,8 +6,8 @@ use ferrite_wire::{CoreId, NodeId};
 
 use super::{Fetch, HintOptions, Lane, Seen};
 
-/// Milliseconds since the Unix epoch in the upper bits of a hint's time.
-const TIME_BITS: u32 = 20;
+/// Milliseconds since the Unix epoch in the upper bits of a hint's time, as in an order: a store tells by orders what is newer than all it has, whatever it is.
+const TIME_BITS: u32 = 16;
 
 /// Whose hints, and which core's writes they come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -316,7 +316,7 @@ impl Host {
         if let (Some(oldest_ms), Some((at, _))) =
             (self.ledger.oldest_ms(TARGET), self.stored.range(watermark + 1..).next())
         {
-            assert!(oldest_ms <= at >> 20 && oldest_ms >= 1_000, "{oldest_ms} of {}", at >> 20);
+            assert!(oldest_ms <= at >> 16 && oldest_ms >= 1_000, "{oldest_ms} of {}", at >> 16);
         }
     }
 
