@@ -105,8 +105,10 @@ pub(super) async fn open<D: Disk, P: Pace>(
     if log_recovery.records > 0 {
         cover::mark("log replayed");
     }
-    // Behind what a log held when it was closed is what the life before had left there, which was told of then. What it held itself is there, or reported as damage.
-    let cut_tail = log_recovery.cut_tail.filter(|_| closed.is_none());
+    // Behind what a log held when it was closed is what the life before had left there, which was told of then.
+    let replayed = log_recovery.replayed.map_or(0, |(_, last)| last.0);
+    let is_whole = closed.is_some_and(|closed| replayed.max(catalog.log_floor.saturating_sub(1)) >= closed);
+    let cut_tail = log_recovery.cut_tail.filter(|_| !is_whole);
     if cut_tail.is_some() {
         cover::mark("log tail cut");
     }
@@ -118,7 +120,7 @@ pub(super) async fn open<D: Disk, P: Pace>(
     }
     let recovery = Recovery {
         fresh,
-        clean: closed.is_some() && !found.cut_tail && log_recovery.damage.is_empty(),
+        clean: closed.is_some() && !found.cut_tail && cut_tail.is_none() && log_recovery.damage.is_empty(),
         incarnation: catalog.incarnation,
         cut_tail,
         cut_manifest: found.cut_tail,

@@ -206,6 +206,28 @@ fn a_single_life_of_which_nothing_can_be_read_is_a_cut_tail_or_missing() {
     assert_missing(&disk, 1, None);
 }
 
+/// What stands behind a gap that nothing tells of counts for nothing, though it reaches as far as the log did when it was closed: such a log is not whole.
+#[test]
+fn a_closed_log_that_is_cut_before_its_end_is_told_of() {
+    let mut options = options(1);
+    options.log.sync = ferrite_lsm::log::CommitlogSync::Periodic;
+    let disk = MemDisk::new();
+    let (engine, _) = open(&disk, options.clone()).expect("a fresh disk");
+    write(&engine, 0..4);
+    block_on(engine.close()).expect("no fault");
+    drop(engine);
+    let segment = segments(&disk)[0];
+    let mut bytes = disk.read_all(segment).expect("it is there");
+    let mark = bytes.iter().rposition(|byte| *byte != 0).expect("it was written") / BLOCK as usize;
+    bytes[mark * BLOCK as usize..][..BLOCK as usize].fill(0);
+    bytes[(mark - 2) * BLOCK as usize + 100] ^= 1;
+    disk.write_all(segment, &bytes);
+    options.entropy = 2;
+    let (engine, recovery) = open(&disk, options).expect("nothing says that it was synced");
+    assert!(!recovery.clean && recovery.cut_tail.is_some(), "{recovery:?}");
+    assert_eq!(present(&engine, 4), [0, 1]);
+}
+
 /// The last segment, taken away whole, took with it all that nothing else spoke of: an engine that had been closed opened as clean, and
 /// without it.
 #[test]

@@ -19,7 +19,7 @@
 //! spares that. A group that finds no buffer refuses what is in it, and what waited behind it is taken: the record without its mark. What is looked for goes by all
 //! that were raised, refused or not.
 //!
-//! What this leaves: replicas that have not got the record take the write, and where those suffice for its level it is acknowledged, and hidden once
+//! What this leaves: replicas that have not got the record, or cannot read it, take the write, and where those suffice for its level it is acknowledged, and hidden once
 //! the record has spread. A change of the number of cores gives the highest mark to every core.
 
 use std::cell::Cell;

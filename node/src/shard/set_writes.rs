@@ -271,8 +271,9 @@ impl<E: Env> Shard<E> {
         self.send_set(latch, write, &set, given, dot).map_err(|code| match code {
             // Joins had made it too long, and this write makes it shorter, but not short enough for a group of the log.
             ErrorCode::TooLarge => {
-                let bytes_max = self.settings.set_bytes_max(&write.key());
-                set.too_long(bytes_max.min(limits.bytes_max)).into()
+                let max = self.settings.set_bytes_max(&write.key()).min(limits.bytes_max);
+                let full = if write.value.is_some() { set.too_long(max) } else { Full::Bytes { max } };
+                full.into()
             }
             code => code.into(),
         })

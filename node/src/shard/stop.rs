@@ -54,7 +54,13 @@ impl<E: Env> Shard<E> {
         if self.settle_before_end() || !is_idle {
             return;
         }
-        // The log has nothing in flight that would make room: it takes none any more.
+        // What makes room is done first, one job after the other; what finds none then is given up.
+        if self.has_time_for_hints() && !self.owed.borrow().is_empty() {
+            self.start_job();
+            if self.job_runs.get() {
+                return;
+            }
+        }
         self.drop_owed();
         self.pump_runs.set(true);
         if self.engine.next_job().is_some() {
@@ -97,6 +103,10 @@ impl<E: Env> Shard<E> {
             let end_ns = self.stopped_ns.get() + DRAIN_NS - CLOSING_NS;
             self.last_hints_ns.set(Some(end_ns.min(self.env.now_ns() + LAST_HINTS_NS)));
         }
+    }
+
+    fn has_time_for_hints(&self) -> bool {
+        self.last_hints_ns.get().is_some_and(|until_ns| self.env.now_ns() < until_ns)
     }
 
     /// Whether nothing is in flight that the end waits for.

@@ -283,6 +283,9 @@ fn no_work_begins_while_a_core_that_stops_closes_its_log() {
     while !shard.is_drained() {
         ticks += 1;
         assert!(ticks < 100, "it stops in order");
+        // Nothing else holds it between two turns.
+        let is_closing = shard.pump_runs.get();
+        assert!(!is_closing || shard.engine.next_job().is_none(), "no work is offered behind the end");
         bench.0.now_ns.set(bench.now_ns() + TEND_INTERVAL_NS);
         shard.on_timer(bench.now_ns());
         bench.run();
@@ -374,4 +377,37 @@ fn a_core_that_stops_begins_no_work_that_nobody_waits_for() {
     assert!(told(&bench, from).iter().all(|(_, told)| told.is_ok()));
     drop(shard);
     assert!(open(&bench, small()).expect("the same data").was_closed_in_order());
+}
+
+/// What was owed when a core stopped while its engine was behind found no room, and was given up, though a flush that was due and had not begun would have made it.
+#[test]
+fn a_core_that_stops_makes_room_for_what_it_owes() {
+    let mut settings = patient(3);
+    settings.engine.memtable_bytes = 32 * 1024;
+    let (bench, shard, second, from) = without_the_third(settings);
+    comes(&bench, &shard, 3);
+    write_and_ack(&bench, &shard, from, second, 20);
+    assert_eq!((told(&bench, from).len(), shard.debts.get()), (20, 20), "the third is silent");
+    // While a job runs that takes long, others write until memory is spent, and give up what waits then.
+    shard.job_runs.set(true);
+    let other = peer_of(&bench, &shard, NodeId(2));
+    for number in 1..1_000u64 {
+        let (name, value) = (number.to_le_bytes(), [7; 8 * 1024]);
+        let version = Version { order: Order(5), ..Version::default() };
+        let (vnode_epoch, key) = (Epoch(1), Key::plain(&name));
+        let message = PeerMessage::ReplicaWrite { vnode_epoch, key, version, value: &value };
+        receive(&shard, other, &message_frame(number, LONG_US, &message));
+        pass(&bench, &shard, 50);
+        if !shard.waiting.borrow().is_empty() && !shard.engine.has_staged() {
+            break;
+        }
+    }
+    let waiting = shard.waiting.borrow_mut().take_all();
+    assert_eq!(waiting.len(), 1, "memory is spent in the end");
+    waiting.into_iter().for_each(|record| shard.refuse_ack(record.ack, ErrorCode::Expired));
+    shard.job_runs.set(false);
+    assert_eq!((shard.hints_owed(), shard.debts.get()), (0, 20));
+    shard.on_stop();
+    assert!(drained_after(&bench, &shard, 1_000).is_some());
+    assert_eq!((shard.hints_owed(), drops(&shard, DropReason::NotWritten)), (20, 0));
 }
