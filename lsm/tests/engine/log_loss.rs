@@ -23,6 +23,13 @@ fn options(entropy: u128) -> Options {
     options
 }
 
+/// The same, with a log that is synced now and then.
+fn periodic(entropy: u128) -> Options {
+    let mut options = options(entropy);
+    options.log.sync = ferrite_lsm::log::CommitlogSync::Periodic;
+    options
+}
+
 fn write(engine: &TestEngine, keys: std::ops::Range<u64>) {
     for n in keys {
         stage(engine, &Write { key: n, order: n + 1, actor: 1, bytes: 10, tombstone: false })
@@ -209,10 +216,8 @@ fn a_single_life_of_which_nothing_can_be_read_is_a_cut_tail_or_missing() {
 /// What stands behind a gap that nothing tells of counts for nothing, though it reaches as far as the log did when it was closed: such a log is not whole.
 #[test]
 fn a_closed_log_that_is_cut_before_its_end_is_told_of() {
-    let mut options = options(1);
-    options.log.sync = ferrite_lsm::log::CommitlogSync::Periodic;
     let disk = MemDisk::new();
-    let (engine, _) = open(&disk, options.clone()).expect("a fresh disk");
+    let (engine, _) = open(&disk, periodic(1)).expect("a fresh disk");
     write(&engine, 0..4);
     block_on(engine.close()).expect("no fault");
     drop(engine);
@@ -222,8 +227,7 @@ fn a_closed_log_that_is_cut_before_its_end_is_told_of() {
     bytes[mark * BLOCK as usize..][..BLOCK as usize].fill(0);
     bytes[(mark - 2) * BLOCK as usize + 100] ^= 1;
     disk.write_all(segment, &bytes);
-    options.entropy = 2;
-    let (engine, recovery) = open(&disk, options).expect("nothing says that it was synced");
+    let (engine, recovery) = open(&disk, periodic(2)).expect("nothing says that it was synced");
     assert!(!recovery.clean && recovery.cut_tail.is_some(), "{recovery:?}");
     assert_eq!(present(&engine, 4), [0, 1]);
 }
@@ -344,10 +348,8 @@ fn a_floor_above_the_first_record_counts() {
 /// In periodic mode a power cut may take the first group of all and leave the one after it: that is a cut, and no damage.
 #[test]
 fn a_first_group_that_was_never_synced_is_cut_and_not_missed() {
-    let mut options = options(1);
-    options.log.sync = ferrite_lsm::log::CommitlogSync::Periodic;
     let disk = MemDisk::new();
-    let (engine, _) = open(&disk, options.clone()).expect("a fresh disk");
+    let (engine, _) = open(&disk, periodic(1)).expect("a fresh disk");
     write(&engine, 0..2);
     drop(engine);
     let disk = disk.crash(CrashMode::All, &mut || 1);
@@ -355,8 +357,7 @@ fn a_first_group_that_was_never_synced_is_cut_and_not_missed() {
     let mut bytes = disk.read_all(segment).expect("it is there");
     bytes[BLOCK as usize..2 * BLOCK as usize].fill(0);
     disk.write_all(segment, &bytes);
-    options.entropy = 2;
-    let (engine, recovery) = open(&disk, options).expect("a power cut is no damage");
+    let (engine, recovery) = open(&disk, periodic(2)).expect("a power cut is no damage");
     assert!(recovery.damage.is_empty() && recovery.cut_tail.is_some());
     assert_eq!(present(&engine, 2), Vec::<u64>::new());
 }

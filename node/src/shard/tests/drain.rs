@@ -5,6 +5,7 @@ use ferrite_wire::{Entry, ErrorCode, Level, Outcome, ReadWant, ReplicaAnswer, Re
 
 use super::hints::{answer, comes, drops, patient, told, without_the_third, write_and_ack, writes};
 use super::multi_put::entry;
+use super::pressure::{soon_behind, with_memtables_of};
 use super::*;
 use crate::shard::stop::{DRAIN_MS, OPEN_NS};
 use crate::shard::upkeep::TEND_INTERVAL_NS;
@@ -262,11 +263,7 @@ fn a_stop_waits_for_no_part_longer_than_for_anything_else() {
 #[test]
 fn no_work_begins_while_a_core_that_stops_closes_its_log() {
     let bench = Bench::new(MemDisk::new());
-    let small = || {
-        let mut settings = settings(1, 1, 2);
-        settings.engine.memtable_bytes = 32 * 1024;
-        settings
-    };
+    let small = || with_memtables_of(2, 32 * 1024);
     let shard = open(&bench, small()).expect("an empty disk opens");
     let from = client(&bench, &shard);
     for number in 0..20u64 {
@@ -301,11 +298,7 @@ fn no_work_begins_while_a_core_that_stops_closes_its_log() {
 #[test]
 fn what_finds_no_room_in_a_core_that_stops_is_refused_in_its_time() {
     let bench = Bench::new(MemDisk::new());
-    let mut settings = settings(1, 1, 1);
-    settings.engine.memtable_bytes = 16 * 1024;
-    (settings.engine.l0_tables_slow, settings.engine.l0_tables_max) = (1, 2);
-    settings.engine.l0_tables_trigger = 100;
-    let shard = open(&bench, settings).expect("an empty disk opens");
+    let shard = open(&bench, soon_behind()).expect("an empty disk opens");
     let from = client(&bench, &shard);
     let value = [7; 8 * 1024];
     let mut number = 0u64;
@@ -352,11 +345,7 @@ fn a_stopping_shard_reads_nothing_for_peers() {
 #[test]
 fn a_core_that_stops_begins_no_work_that_nobody_waits_for() {
     let bench = Bench::new(MemDisk::new());
-    let small = || {
-        let mut settings = settings(1, 1, 1);
-        settings.engine.memtable_bytes = 16 * 1024;
-        settings
-    };
+    let small = || with_memtables_of(1, 16 * 1024);
     let shard = open(&bench, small()).expect("an empty disk opens");
     let from = client(&bench, &shard);
     // One group, and no more than fits it.
